@@ -1,0 +1,1 @@
+"""The backend-neutral part of gradreg: specification, projections, draws and the engine."""

@@ -1,0 +1,199 @@
+"""What a backend supplies: array operations and autodiff. Never a regularizer.
+
+A backend is any object with these methods; it need not inherit from :class:`Backend`. Arrays are the framework's own,
+dtypes are named by strings ("float32"), and every method works on traced arrays too unless it says otherwise.
+Integer arithmetic (``+``, ``^``, ``&``, ``|``) on int32 arrays is written with Python operators and must wrap around.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+__all__ = ["Array", "Backend", "Model", "Pullback"]
+
+Array = Any
+"""An array of whichever framework the backend belongs to."""
+Model = Callable[[Array], Array]
+Pullback = Callable[[Array], Array]
+
+
+class Backend(Protocol):
+    """The primitives that :mod:`gradreg_core.engine` is written over."""
+
+    name: str
+    capabilities: frozenset[str]
+    """Of ``named_activations`` (`at=`), ``host_checks`` (values can be read eagerly), ``traced_branch`` (`cond` skips
+    the branch not taken), ``batched_pullback`` (several cotangents in one pass)."""
+
+    # --- what an array is ------------------------------------------------------------------------------------------
+    def is_array(self, value: Any) -> bool:
+        """Whether `value` is an array of this framework."""
+        ...
+
+    def asarray(self, value: Any, like: Array) -> Array:
+        """`value` (array, list or number) as an array on the device of `like`; its dtype stays, 64-bit may narrow."""
+        ...
+
+    def shape(self, array: Array) -> tuple[int, ...]:
+        """The static shape."""
+        ...
+
+    def dtype(self, array: Array) -> str:
+        """The dtype's name, such as ``"float32"`` or ``"int64"``."""
+        ...
+
+    def host(self, array: Array) -> Any | None:
+        """`array` as a NumPy array where reading it is free (CPU, not traced), else None."""
+        ...
+
+    # --- making and moving arrays ----------------------------------------------------------------------------------
+    def constant(self, values: Any, dtype: str, like: Array) -> Array:
+        """An array of Python numbers on the device of `like`."""
+        ...
+
+    def int32(self, value: Any, like: Array) -> Array:
+        """A Python int in [-2**31, 2**31) or a (traced) integer array, as int32 on the device of `like`, wrapped."""
+        ...
+
+    def arange(self, stop: int, like: Array) -> Array:
+        """0 .. stop-1 as int32."""
+        ...
+
+    def astype(self, array: Array, dtype: str) -> Array:
+        """`array` converted to `dtype`, differentiably."""
+        ...
+
+    def reshape(self, array: Array, shape: Sequence[int]) -> Array:
+        """`array` in a new shape."""
+        ...
+
+    def moveaxis(self, array: Array, source: int, destination: int) -> Array:
+        """`array` with one axis moved."""
+        ...
+
+    def broadcast(self, array: Array, shape: Sequence[int]) -> Array:
+        """`array` repeated to `shape`."""
+        ...
+
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        """`arrays` joined along an axis that exists."""
+        ...
+
+    def take(self, array: Array, indices: Array) -> Array:
+        """Rows of `array` (axis 0) at integer `indices` of any shape, differentiably."""
+        ...
+
+    # --- arithmetic ------------------------------------------------------------------------------------------------
+    def left_shift(self, array: Array, bits: Any) -> Array:
+        """int32 << bits (a Python int, or an int32 array)."""
+        ...
+
+    def right_shift(self, array: Array, bits: Any) -> Array:
+        """int32 >> bits, arithmetic: the sign bit is copied in."""
+        ...
+
+    def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
+        """Element by element choice; one of the two choices may be a Python number."""
+        ...
+
+    def sum(self, array: Array, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
+        """Sum over axes, in the array's dtype."""
+        ...
+
+    def sqrt(self, array: Array) -> Array:
+        """Square root."""
+        ...
+
+    def sign(self, array: Array) -> Array:
+        """-1, 0 or 1, without gradient."""
+        ...
+
+    def argmax(self, array: Array) -> Array:
+        """Index (int32) of the first maximum over the last axis."""
+        ...
+
+    def argsort(self, array: Array) -> Array:
+        """Indices (int32) that sort the last axis in ascending order, equal values in their order."""
+        ...
+
+    def cumsum(self, array: Array) -> Array:
+        """Running sum over the last axis."""
+        ...
+
+    def softmax(self, array: Array) -> Array:
+        """Softmax over the last axis, twice differentiable."""
+        ...
+
+    def log_softmax(self, array: Array) -> Array:
+        """Log-softmax over the last axis, twice differentiable."""
+        ...
+
+    def sigmoid(self, array: Array) -> Array:
+        """Logistic function, twice differentiable."""
+        ...
+
+    def softplus(self, array: Array) -> Array:
+        """log(1 + exp(a)) without overflow and without a threshold, twice differentiable."""
+        ...
+
+    def eigvalsh(self, array: Array) -> Array:
+        """Eigenvalues, ascending, of symmetric matrices in the last two axes."""
+        ...
+
+    def matmul(self, left: Array, right: Array) -> Array:
+        """Matrix product over the last two axes."""
+        ...
+
+    # --- differentiation -------------------------------------------------------------------------------------------
+    def vjp(self, fn: Model, x: Array) -> tuple[Array, Pullback]:
+        """(fn(x), pullback): pullback(w) is J^T w, and may be called again and differentiated, in w too.
+
+        Raises:
+            InputError: x does not reach fn(x), where the framework can tell.
+        """
+        ...
+
+    def named_vjp(self, model: Any, x: Array, names: Sequence[str]) -> tuple[Array, dict[str, Pullback]]:
+        """Like `vjp`, with a pullback to each named activation; capability ``named_activations``."""
+        ...
+
+    def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
+        """`pullback` of each of rows (c, B, ...), stacked: (c, B, ...). One batched pass where that is faster."""
+        ...
+
+    def stop_gradient(self, array: Array) -> Array:
+        """`array` as a constant."""
+        ...
+
+    def cond(self, predicate: Array, branch: Callable[[], Array]) -> Array:
+        """branch() where the traced `predicate` holds, else a float 0 of the same shape and dtype."""
+        ...
+
+    def static_int(self, value: Any) -> int | None:
+        """`value` as a Python int where that costs nothing, else None."""
+        ...
+
+    # --- the model -------------------------------------------------------------------------------------------------
+    def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> Any:
+        """A context manager for the whole call: gradient mode on, and what the framework can tell of a misuse.
+
+        Raises:
+            InputError: inference mode.
+            BatchNormError: batch normalisation in training mode and `batch_norm` is "error".
+        """
+        ...
+
+    def finish(self, call: str, model: Any, value: Array) -> Array:
+        """The penalty as it leaves the call; raises if it cannot carry a gradient that the caller expects.
+
+        Raises:
+            InputError: the penalty does not depend on any parameter that requires a gradient.
+        """
+        ...
+
+    def parameters(self, model: Any) -> list[Array] | None:
+        """The trainable parameters that the framework finds on `model`, or None if it finds none of its kind."""
+        ...
+
+    def leaves(self, params: Any) -> list[Array]:
+        """The arrays in a nested structure of parameters."""
+        ...

@@ -1,0 +1,68 @@
+"""Every error and warning that gradreg raises.
+
+One root, :class:`GradregError`; each subclass is also the builtin that a caller would expect.
+A message names the call, says what was expected and what came, and what to do next.
+"""
+
+__all__ = [
+    "BackendImportError",
+    "BackendNotFoundError",
+    "BatchNormError",
+    "BatchNormWarning",
+    "DataFileError",
+    "DoubleBackwardError",
+    "GradregError",
+    "InputError",
+    "InputTypeError",
+    "PluginError",
+    "SpecError",
+    "UnsupportedError",
+]
+
+
+class GradregError(Exception):
+    """Root of every error raised by gradreg."""
+
+
+class SpecError(GradregError, ValueError):
+    """A regularizer, projection or penalty shape was described wrongly."""
+
+
+class InputError(GradregError, ValueError):
+    """A call got arrays whose shapes or values it cannot use."""
+
+
+class InputTypeError(GradregError, TypeError):
+    """A call got an argument of the wrong type or dtype."""
+
+
+class BatchNormError(GradregError, ValueError):
+    """Batch normalisation in training mode couples the samples, and the policy is ``"error"``."""
+
+
+class BackendNotFoundError(GradregError, LookupError):
+    """No backend of that name is registered."""
+
+
+class BackendImportError(GradregError, ImportError):
+    """The backend is registered, but what it needs cannot be imported."""
+
+
+class PluginError(GradregError, RuntimeError):
+    """A backend plugin is broken, or two claim the same name."""
+
+
+class UnsupportedError(GradregError, NotImplementedError):
+    """The backend, or the mode it runs in, cannot do what was asked."""
+
+
+class DoubleBackwardError(UnsupportedError):
+    """An operation of the model has no second derivative, so a penalty on its gradient cannot be trained."""
+
+
+class DataFileError(GradregError, ValueError):
+    """A data file is missing, truncated or malformed."""
+
+
+class BatchNormWarning(UserWarning):
+    """Batch normalisation in training mode couples the samples of a batch."""

@@ -1,0 +1,212 @@
+"""The named regularizers, each with the conventions of its paper pinned.
+
+Notation: z logits (m of them), f = softmax(z), y one-hot label, M the loss, J = dz/dx of one sample. All means are over
+the samples of the batch, all norms over the components of one sample's gradient; nothing is divided by the number of
+components. Inputs in other units scale J: dividing x by s multiplies every gradient by s.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+
+from gradreg_core.norms import hinge, target
+from gradreg_core.projections import exact, fisher, gaussian, onehot, random_onehot, sphere, top_singular
+from gradreg_core.spec import JacobianPenalty, JacobianTerm, Term
+from gradreg_core.validation import require_bool, require_integer, require_number
+
+__all__ = [
+    "R1",
+    "ConfidencePenalty",
+    "DataGrad",
+    "FrobReg",
+    "GradientPenalty",
+    "HoffmanReg",
+    "InputFisher",
+    "JacReg",
+    "OneHot",
+    "RandomOneHot",
+    "SpectReg",
+    "SpectralNormReg",
+    "WeightDecay",
+]
+
+
+@dataclass(frozen=True)
+class DataGrad(JacobianTerm):
+    """weight * mean_i ||dM(z_i, y_i)/dx_i||^2, the squared L2 norm of the loss's own input gradient; no one half.
+
+    For cross-entropy that is ||J^T (f - y)||^2. The loss is per sample: no 1/B enters the gradient.
+    Double backpropagation (Drucker, LeCun 1991), DataGrad (Ororbia et al. 2017); Varga et al. 2017, section 2.
+    """
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=exact(), output="loss")
+
+
+@dataclass(frozen=True)
+class SpectReg(JacobianTerm):
+    """weight * mean_i ||J_i^T r||^2 with r ~ N(0, I_m), unnormalised; expectation weight * mean_i ||J_i||_F^2.
+
+    Args:
+        spherical: project r onto the unit sphere; the expectation is then divided by m, and ||J^T r|| is at most the
+            spectral norm.
+        projections: average over this many independent draws; the cost grows with it, the variance falls.
+
+    Varga et al. 2017, section 2. Their code shares one r among the samples of a batch: ``draw="per_batch"``.
+    """
+
+    _: KW_ONLY
+    spherical: bool = False
+    projections: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_bool("SpectReg", "spherical", self.spherical)
+        require_integer("SpectReg", "projections", self.projections, minimum=1)
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=(sphere if self.spherical else gaussian)(self.projections))
+
+
+@dataclass(frozen=True)
+class FrobReg(JacobianTerm):
+    """weight * mean_i ||J_i||_F^2, exactly; no one half. Costs m backward passes. Varga et al. 2017, section 3."""
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=exact())
+
+
+@dataclass(frozen=True)
+class JacReg(JacobianTerm):
+    """weight * mean_i ||df_i/dx_i||_F^2, the exact Jacobian of the probabilities; no one half. m backward passes.
+
+    Sokolic et al. 2017, as compared with in Varga et al. 2017, section 3.
+    """
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=exact(), output="probabilities")
+
+
+@dataclass(frozen=True)
+class HoffmanReg(JacobianTerm):
+    """weight * 1/2 * mean_i (m / n) sum_{j=1..n} ||J_i^T v_j||^2 with v_j on the unit sphere, drawn per sample.
+
+    Args:
+        projections: n, or None for the exact weight * 1/2 * mean_i ||J_i||_F^2.
+
+    Hoffman, Roberts, Yaida 2019, equation 9 and Algorithm 1, with their one half and factor m: its expectation is half
+    of FrobReg's, and of SpectReg's.
+    """
+
+    _: KW_ONLY
+    projections: int | None = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projections is not None:
+            require_integer("HoffmanReg", "projections", self.projections, minimum=1)
+
+    def lower(self) -> JacobianPenalty:
+        chosen = exact() if self.projections is None else sphere(self.projections, unbiased=True)
+        return self._general(projection=chosen, scale=0.5)
+
+
+@dataclass(frozen=True)
+class GradientPenalty(JacobianTerm):
+    """weight * mean_i (||dD/dx_i||_2 - t)^2 for a critic D with one output, at the points x that are passed.
+
+    Args:
+        target: t, 1 in the paper.
+        one_sided: penalise max(0, ||dD/dx_i||_2 - t)^2 instead.
+
+    WGAN-GP (Gulrajani et al. 2017, equation 3; weight 10 there, x on segments between real and generated samples).
+    A model with several outputs has its Frobenius norm penalised. The norm's gradient at 0 is taken as 0.
+    """
+
+    _: KW_ONLY
+    target: float = 1.0
+    one_sided: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "target", require_number("GradientPenalty", "target", self.target, minimum=0))
+        require_bool("GradientPenalty", "one_sided", self.one_sided)
+
+    def lower(self) -> JacobianPenalty:
+        shape = (hinge if self.one_sided else target)(self.target)
+        return self._general(projection=exact(), squared=False, shape=shape)
+
+
+@dataclass(frozen=True)
+class R1(JacobianTerm):
+    """weight * 1/2 * mean_i ||dD/dx_i||^2 for a critic D, at real samples x; the paper's gamma/2.
+
+    Mescheder, Geiger, Nowozin 2018, equation 9. Their released code leaves the one half out: halve the weight there.
+    """
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=exact(), scale=0.5)
+
+
+@dataclass(frozen=True)
+class OneHot(JacobianTerm):
+    """weight * mean_i ||dz_{i,y}/dx_i||^2, the input gradient of the true class's logit (experiments of Varga et al.)."""
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=onehot())
+
+
+@dataclass(frozen=True)
+class RandomOneHot(JacobianTerm):
+    """weight * mean_i ||dz_{i,c}/dx_i||^2 with c uniform over all m classes; expectation ||J||_F^2 / m."""
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=random_onehot())
+
+
+@dataclass(frozen=True)
+class InputFisher(JacobianTerm):
+    """weight * mean_i ||J_i^T (f_i - e_c)||^2 with c ~ f_i: DataGrad with labels drawn from the model, no labels needed.
+
+    Its expectation is weight * mean_i tr(J_i^T S_i J_i), S = diag(f) - f f^T: the trace of the Fisher information
+    with respect to the input. The draw of c is a constant to differentiation.
+    """
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=fisher())
+
+
+@dataclass(frozen=True)
+class SpectralNormReg(JacobianTerm):
+    """weight * mean_i sigma_max(J_i)^2, the squared spectral norm by power iteration; no one half.
+
+    Args:
+        iterations: of the power method; each costs one product with J^T and one with J. The value is a lower bound
+            that approaches sigma_max^2 like (s_2 / s_1)^(2 * iterations).
+
+    The quantity that SpectReg bounds from below (Varga et al. 2017, section 2); as in Johansson et al. 2022.
+    """
+
+    _: KW_ONLY
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_integer("SpectralNormReg", "iterations", self.iterations, minimum=1)
+
+    def lower(self) -> JacobianPenalty:
+        return self._general(projection=top_singular(self.iterations))
+
+
+@dataclass(frozen=True)
+class ConfidencePenalty(Term):
+    """weight * mean_i sum_k f_ik log f_ik, the negative entropy of the predictions (mean over positions, if several).
+
+    Pereyra et al. 2017. The experiments of Varga et al. sum over the batch instead: multiply their weight by B.
+    """
+
+
+@dataclass(frozen=True)
+class WeightDecay(Term):
+    """weight * 1/2 * sum ||w||^2 over all parameters with two or more axes (no biases, no normalisation scales).
+
+    As in the experiments of Varga et al. The parameters are the model's own, or `params=` of the call.
+    """

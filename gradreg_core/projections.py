@@ -1,0 +1,321 @@
+"""Projections: which directions W_i of the output space the Jacobian is multiplied with.
+
+Every projection is a small frozen value. `directions` gives its rows for a batch; random rows are scaled by
+1 / sqrt(k), so that the sum of squares over k rows is a mean, and k only lowers the variance.
+Notation: m is the number of logits of one sample (all positions together where the output has more axes).
+
+References: Varga, Csiszarik, Zombori 2017, section 2 (gaussian, sphere, exact); their experiments (onehot,
+random_onehot, top_k); Hoffman, Roberts, Yaida 2019 (sphere and its factor m); Hutchinson 1990 (rademacher).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from gradreg_core.backend import Array, Backend, Pullback
+from gradreg_core.errors import InputError, SpecError
+from gradreg_core.labels import Target, one_hot
+from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
+from gradreg_core.validation import require_bool, require_integer
+
+__all__ = [
+    "DirectionContext",
+    "Projection",
+    "direction",
+    "exact",
+    "fisher",
+    "gaussian",
+    "onehot",
+    "orthonormal",
+    "rademacher",
+    "random_onehot",
+    "sphere",
+    "top_k",
+    "top_singular",
+]
+
+
+@dataclass(frozen=True)
+class DirectionContext:
+    """What a projection may look at: shapes, probabilities, labels, draws and the pullback of the projected output."""
+
+    ops: Backend
+    shape: tuple[int, int, int]
+    """(B, positions, classes) of the output that is projected."""
+    logits: Array
+    """(B, positions, classes), in the dtype that W is wanted in."""
+    probabilities: Callable[[], Array]
+    target: Callable[[], Target]
+    draws: Draws
+    pullback: Pullback
+    given: Any = None
+
+    @property
+    def size(self) -> int:
+        """The number of output components of one sample."""
+        return self.shape[1] * self.shape[2]
+
+    def rows(self, flat: Array) -> Array:
+        """Rows (k, B or 1, m) as (k, B, positions, classes) in the dtype of the logits."""
+        ops = self.ops
+        count = ops.shape(flat)[0]
+        wide = ops.broadcast(flat, (count, self.shape[0], self.size))
+        return ops.reshape(ops.astype(wide, ops.dtype(self.logits)), (count, *self.shape))
+
+
+class Projection:
+    """A choice of directions in output space."""
+
+    needs_labels: ClassVar[bool] = False
+
+    def count(self, size: int) -> int:
+        """The number of rows k for m = size."""
+        return 1
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        """Rows `rows` of W, shape (len(rows), B, positions, classes)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class exact(Projection):  # noqa: N801 - projections are the words of a specification
+    """All m basis vectors: ||J^T W|| is the norm of the Jacobian itself. Costs m backward passes."""
+
+    def count(self, size: int) -> int:
+        return size
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        ops = context.ops
+        indices = ops.constant(list(rows), "int32", context.logits)
+        basis = one_hot(ops, indices, context.size, ops.dtype(context.logits))
+        return context.rows(ops.reshape(basis, (len(rows), 1, context.size)))
+
+
+@dataclass(frozen=True)
+class _Random(Projection):
+    """k independent random rows, averaged."""
+
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        require_integer(type(self).__name__, "k", self.k, minimum=1)
+
+    def count(self, size: int) -> int:
+        return self.k
+
+
+def _unit(ops: Backend, rows: Array) -> Array:
+    """Rows divided by their length over the last axis; a row of zeros stays zero."""
+    square = ops.sum(rows * rows, -1, keepdims=True)
+    return rows / ops.sqrt(ops.where(square > 0, square, 1.0))
+
+
+@dataclass(frozen=True)
+class gaussian(_Random):  # noqa: N801
+    """k rows r ~ N(0, I_m), unnormalised, divided by sqrt(k): E ||J^T W||^2 = ||J||_F^2."""
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        drawn = context.draws.gaussians(STREAM_DIRECTION, rows, context.size)
+        return context.rows(drawn) * (1 / math.sqrt(self.k))
+
+
+@dataclass(frozen=True)
+class rademacher(_Random):  # noqa: N801
+    """k rows of random signs, divided by sqrt(k): E ||J^T W||^2 = ||J||_F^2, with less variance than gaussian."""
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        drawn = context.draws.signs(STREAM_DIRECTION, rows, context.size)
+        return context.rows(drawn) * (1 / math.sqrt(self.k))
+
+
+@dataclass(frozen=True)
+class _UnitRandom(_Random):
+    """Rows of unit length; `unbiased` multiplies them by sqrt(m), so that E ||J^T W||^2 = ||J||_F^2."""
+
+    unbiased: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_bool(type(self).__name__, "unbiased", self.unbiased)
+
+    def _scale(self, size: int) -> float:
+        return math.sqrt((size if self.unbiased else 1) / self.k)
+
+
+@dataclass(frozen=True)
+class sphere(_UnitRandom):  # noqa: N801
+    """k rows uniform on the unit sphere, divided by sqrt(k): E ||J^T W||^2 = ||J||_F^2 / m.
+
+    One row never exceeds the spectral norm of J.
+    """
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, rows, context.size))
+        flat = context.ops.reshape(drawn, (len(rows), context.shape[0], context.size))
+        return context.rows(_unit(context.ops, flat)) * self._scale(context.size)
+
+
+@dataclass(frozen=True)
+class orthonormal(_UnitRandom):  # noqa: N801
+    """k <= m orthonormal rows, Haar distributed, divided by sqrt(k): as sphere(k), with less variance; exact at k = m."""
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        if self.k > context.size:
+            raise InputError(
+                f"orthonormal(k={self.k}): there are only {context.size} orthonormal directions in a space of "
+                f"{context.size} outputs; use k of at most {context.size}, or exact()."
+            )
+        ops, batch = context.ops, context.shape[0]
+        drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, range(rows.stop), context.size))
+        drawn = ops.moveaxis(ops.reshape(drawn, (rows.stop, batch, context.size)), 0, 1)
+        frame = _unit(ops, drawn[:, :1])
+        for index in range(1, rows.stop):
+            row = drawn[:, index : index + 1]
+            for _ in range(2):  # Gram-Schmidt twice is orthogonal to roundoff (Giraud, Langou, Rozloznik 2005)
+                row = _unit(ops, row - ops.matmul(ops.matmul(row, ops.moveaxis(frame, 1, 2)), frame))
+            frame = ops.concat([frame, row], 1)
+        return context.rows(ops.moveaxis(frame, 1, 0)[rows.start :]) * self._scale(context.size)
+
+
+@dataclass(frozen=True)
+class random_onehot(_UnitRandom):  # noqa: N801
+    """k basis vectors drawn uniformly, divided by sqrt(k): E ||J^T W||^2 = ||J||_F^2 / m."""
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        picks = context.draws.integers(STREAM_DIRECTION, rows, context.size)
+        basis = one_hot(context.ops, picks, context.size, context.ops.dtype(context.logits))
+        return context.rows(basis) * self._scale(context.size)
+
+
+@dataclass(frozen=True)
+class onehot(Projection):  # noqa: N801
+    """The basis vector of the true class (at every position); the logit itself where there is only one."""
+
+    needs_labels: ClassVar[bool] = True
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        return context.ops.reshape(context.target().basis("onehot()"), (1, *context.shape))
+
+
+@dataclass(frozen=True)
+class top_k(Projection):  # noqa: N801
+    """One row, 1 at the k largest logits (of every position) and 0 elsewhere; the choice is a constant."""
+
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        require_integer("top_k", "k", self.k, minimum=1)
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        ops, (batch, positions, classes) = context.ops, context.shape
+        if self.k > classes:
+            raise InputError(f"top_k(k={self.k}): the output has only {classes} classes; use k of at most {classes}.")
+        best = ops.argsort(ops.stop_gradient(-context.logits))[:, :, : self.k]
+        mask = ops.sum(one_hot(ops, best, classes, ops.dtype(context.logits)), 2)
+        return ops.reshape(mask, (1, batch, positions, classes))
+
+
+@dataclass(frozen=True)
+class fisher(Projection):  # noqa: N801
+    """f - e_c with the class c drawn from f: DataGrad with labels sampled from the model, E W W^T = diag(f) - f f^T.
+
+    The draw of c is a constant, f itself is differentiated, as in DataGrad.
+    """
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        ops, (batch, positions, classes) = context.ops, context.shape
+        f = context.probabilities()
+        uniform = ops.reshape(context.draws.uniforms(STREAM_DIRECTION, (0,), positions), (-1, positions, 1))
+        uniform = ops.astype(uniform, ops.dtype(f))
+        if classes == 1:
+            drawn = ops.astype(uniform < ops.stop_gradient(f), ops.dtype(f))
+        else:
+            passed = ops.astype(ops.cumsum(ops.stop_gradient(f))[:, :, :-1] <= uniform, "int32")
+            drawn = one_hot(ops, ops.sum(passed, -1), classes, ops.dtype(f))
+        return ops.reshape((f - drawn) * (1 / positions), (1, batch, positions, classes))
+
+
+@dataclass(frozen=True)
+class direction(Projection):  # noqa: N801
+    """Directions given by the caller: v here as nested tuples of shape (m,) or (k, m), or by `directions=` in the call.
+
+    In the call, an array of shape (m,), (B, m) or (k, B, m), or the same with the output's own axes.
+    """
+
+    v: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
+    _matrix: tuple[tuple[float, ...], ...] = field(init=False, repr=False, compare=False, default=())
+
+    def __post_init__(self) -> None:
+        if self.v is None:
+            return
+        try:
+            rows = [list(row) for row in self.v] if hasattr(self.v[0], "__len__") else [list(self.v)]  # type: ignore[arg-type, call-overload]
+            matrix = tuple(tuple(float(value) for value in row) for row in rows)  # type: ignore[arg-type]
+        except (TypeError, ValueError, IndexError):
+            matrix = ()
+        if not matrix or not matrix[0] or len({len(row) for row in matrix}) != 1:
+            raise SpecError(f"direction: v must be numbers of shape (m,) or (k, m), got {self.v!r}.")
+        if not all(math.isfinite(value) for row in matrix for value in row):
+            raise SpecError(f"direction: v must be finite, got {self.v!r}.")
+        object.__setattr__(self, "v", matrix if hasattr(self.v[0], "__len__") else matrix[0])
+        object.__setattr__(self, "_matrix", matrix)
+
+    def count(self, size: int) -> int:
+        return max(1, len(self._matrix))
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        ops, (batch, *_), size = context.ops, context.shape, context.size
+        if not self._matrix:
+            return self._given(context)
+        if len(self._matrix[0]) != size:
+            raise InputError(
+                f"direction: v has {len(self._matrix[0])} components, but the model has {size} outputs per sample."
+            )
+        flat = [value for row in rows for value in self._matrix[row]]
+        values = ops.constant(flat, ops.dtype(context.logits), context.logits)
+        return context.rows(ops.reshape(values, (len(rows), 1, size)))
+
+    def _given(self, context: DirectionContext) -> Array:
+        ops, (batch, *_), size = context.ops, context.shape, context.size
+        if context.given is None:
+            raise InputError("direction(): no directions came; pass directions= in the call, or v in direction(v).")
+        given = ops.asarray(context.given, context.logits)
+        shape = ops.shape(given)
+        total = math.prod(shape)
+        if total == size:
+            return context.rows(ops.reshape(given, (1, 1, size)))
+        if shape[:1] == (batch,) and total == batch * size:
+            return context.rows(ops.reshape(given, (1, batch, size)))
+        if shape[1:2] == (batch,) and total == shape[0] * batch * size:
+            return context.rows(ops.reshape(given, (shape[0], batch, size)))
+        raise InputError(
+            f"directions= must have shape ({size},), ({batch}, {size}) or (k, {batch}, {size}) for {batch} samples "
+            f"with {size} outputs each, got {shape}."
+        )
+
+
+@dataclass(frozen=True)
+class top_singular(Projection):  # noqa: N801
+    """The left singular vector of the largest singular value, by power iteration on J J^T from a random start.
+
+    The vector is a constant, so the gradient of ||J^T W|| is that of the singular value (Danskin). The error of the
+    value falls like (s_2 / s_1)^(2 * iterations). Each iteration costs one product with J^T and one with J.
+    """
+
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        require_integer("top_singular", "iterations", self.iterations, minimum=1)
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        ops, batch = context.ops, context.shape[0]
+        start = context.rows(context.draws.gaussians(STREAM_START, (0,), context.size))
+        u = _unit(ops, ops.reshape(start, (batch, context.size)))
+        for _ in range(self.iterations):
+            cotangent = ops.reshape(u, context.shape)
+            # J v is the derivative of the linear map u -> J^T u, pulled back: no forward mode is needed.
+            v, push = ops.vjp(context.pullback, cotangent)
+            u = ops.stop_gradient(push(ops.stop_gradient(v)))
+            u = _unit(ops, ops.reshape(u, (batch, context.size)))
+        return context.rows(ops.reshape(u, (1, batch, context.size)))

@@ -1,0 +1,197 @@
+"""The specification of a regularizer: frozen values, validated when they are made, that add up and compare.
+
+A :class:`Term` has a weight; a :class:`JacobianTerm` is any of the family and lowers to one
+:class:`JacobianPenalty`, the general form that the engine evaluates:
+
+    penalty = weight(step) * scale * mean_i phi(||J_i^T W_i||),   W_i = projection(z_i, y_i, draw_i)
+
+The named members of the family are in :mod:`gradreg_core.presets`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+from gradreg_core.errors import SpecError
+from gradreg_core.norms import NORMS, Shape, identity
+from gradreg_core.projections import Projection, exact, gaussian
+from gradreg_core.validation import require_bool, require_choice, require_integer, require_number
+
+__all__ = ["OUTPUTS", "JacobianPenalty", "JacobianTerm", "Regularizer", "Sum", "Term", "Weight"]
+
+Weight = float | Callable[[Any], Any]
+"""A number >= 0, or a schedule step -> weight. A schedule may be given a traced step and return a traced weight."""
+
+OUTPUTS = ("logits", "probabilities", "log_probabilities", "loss")
+_DRAWS = ("per_sample", "per_batch")
+_MAX_EVERY = 2**31 - 1
+
+
+class Regularizer:
+    """One term or a sum of terms. `a + b` shares one forward pass."""
+
+    @property
+    def terms(self) -> tuple["Term", ...]:
+        """The terms, in order."""
+        raise NotImplementedError
+
+    def __add__(self, other: object) -> "Sum":
+        if not isinstance(other, Regularizer):
+            return NotImplemented
+        return Sum(self.terms + other.terms)
+
+    def __radd__(self, other: object) -> "Regularizer":
+        """Let sum([...]) start from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict of JSON values with a schema version; see :func:`gradreg_core.schema.to_dict`."""
+        from gradreg_core.schema import to_dict
+
+        return to_dict(self)
+
+
+@dataclass(frozen=True)
+class Sum(Regularizer):
+    """Several terms; their penalties add."""
+
+    _terms: tuple["Term", ...]
+
+    def __post_init__(self) -> None:
+        terms = tuple(self._terms)
+        if not terms or not all(isinstance(term, Term) for term in terms):
+            raise SpecError(f"Sum: expected one or more terms such as DataGrad(50.0), got {self._terms!r}.")
+        object.__setattr__(self, "_terms", terms)
+
+    @property
+    def terms(self) -> tuple["Term", ...]:
+        return self._terms
+
+    def __repr__(self) -> str:
+        return " + ".join(repr(term) for term in self._terms)
+
+
+@dataclass(frozen=True)
+class Term(Regularizer):
+    """Something with a weight that is added to the loss.
+
+    Args:
+        weight: a number >= 0, or a schedule `step -> weight`.
+        every: charge the term at steps divisible by `every` only, `every` times as much, so that its mean over steps
+            is unchanged. Lazy regularization: Karras et al. 2020 (StyleGAN2), section 3.1.
+    """
+
+    weight: Weight
+    _: KW_ONLY
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not callable(self.weight):
+            weight = require_number(type(self).__name__, "weight", self.weight, minimum=0)
+            object.__setattr__(self, "weight", weight)
+        every = require_integer(type(self).__name__, "every", self.every, minimum=1, maximum=_MAX_EVERY)
+        object.__setattr__(self, "every", every)
+
+    @property
+    def terms(self) -> tuple["Term", ...]:
+        return (self,)
+
+    def weight_at(self, step: Any) -> Any:
+        """The weight at `step`; a Python number is checked, a traced one is taken as it is.
+
+        Raises:
+            SpecError: the schedule returned a number that is negative, NaN or infinite.
+        """
+        value: Any = self.weight(step) if callable(self.weight) else self.weight
+        if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
+            raise SpecError(
+                f"{type(self).__name__}: the weight schedule must return a finite number of at least 0, "
+                f"got {value!r} at step {step!r}."
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class JacobianTerm(Term):
+    """A member of the gradient regularization family.
+
+    Args:
+        weight, every: see :class:`Term`.
+        fraction: penalise a random part of the batch of this share, drawn anew at each step; unbiased. The model is
+            called on the part and on the rest, so batch normalisation in training sees two smaller batches.
+        seed: of the draws, in [0, 2**64); equal seeds give equal draws in all frameworks.
+        draw: ``"per_sample"``, or ``"per_batch"``: one draw shared by all samples, as in the paper's own code.
+        at: differentiate with respect to this named activation instead of the input, where the framework has names.
+    """
+
+    _: KW_ONLY
+    fraction: float = 1.0
+    seed: int = 0
+    draw: str = "per_sample"
+    at: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        fraction = require_number(owner, "fraction", self.fraction, minimum=0, maximum=1, open_minimum=True)
+        object.__setattr__(self, "fraction", fraction)
+        object.__setattr__(self, "seed", require_integer(owner, "seed", self.seed, minimum=0, maximum=2**64 - 1))
+        require_choice(owner, "draw", self.draw, _DRAWS)
+        if self.at is not None and (not isinstance(self.at, str) or not self.at):
+            raise SpecError(f"{owner}: at must be the name of a layer or None, got {self.at!r}.")
+
+    def lower(self) -> "JacobianPenalty":
+        """The same penalty in the general form."""
+        raise NotImplementedError
+
+    def _general(self, **chosen: Any) -> "JacobianPenalty":
+        shared = {name: getattr(self, name) for name in ("every", "fraction", "seed", "draw", "at")}
+        return JacobianPenalty(self.weight, **shared, **chosen)
+
+
+@dataclass(frozen=True)
+class JacobianPenalty(JacobianTerm):
+    """The general form: weight * scale * mean_i phi(||J_i^T W_i||).
+
+    Args:
+        projection: the rows of W, such as ``gaussian(k)`` or ``exact()``; see :mod:`gradreg_core.projections`.
+        output: what is differentiated: the logits, the probabilities f = softmax(z), log f, or the loss. For the loss
+            there is one output, so the projection is ``exact()``; W is dM/dz, f - y for cross-entropy.
+        norm: ``"l2"``, ``"l1"`` or ``"linf"``, over all components of J^T W of one sample, all rows together.
+        squared: whether n is the squared norm (the paper's footnote 2).
+        shape: phi, ``identity()``, ``target(t)`` or ``hinge(t)``.
+        scale: a convention's constant, such as one half.
+        weight, every, fraction, seed, draw, at: see :class:`JacobianTerm`.
+
+    A single logit counts as binary: f is the logistic function of it.
+    """
+
+    _: KW_ONLY
+    projection: Projection = field(default_factory=gaussian)
+    output: str = "logits"
+    norm: str = "l2"
+    squared: bool = True
+    shape: Shape = field(default_factory=identity)
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = "JacobianPenalty"
+        if not isinstance(self.projection, Projection):
+            raise SpecError(f"{owner}: projection must be one such as gaussian(1) or exact(), got {self.projection!r}.")
+        if not isinstance(self.shape, Shape):
+            raise SpecError(f"{owner}: shape must be identity(), target(t) or hinge(t), got {self.shape!r}.")
+        require_choice(owner, "output", self.output, OUTPUTS)
+        require_choice(owner, "norm", self.norm, NORMS)
+        require_bool(owner, "squared", self.squared)
+        scale = require_number(owner, "scale", self.scale, minimum=0, open_minimum=True)
+        object.__setattr__(self, "scale", scale)
+        if self.output == "loss" and self.projection != exact():
+            raise SpecError(
+                f"{owner}: the loss is one number per sample, so output='loss' takes projection=exact(), "
+                f"got {self.projection!r}."
+            )
+
+    def lower(self) -> "JacobianPenalty":
+        return self
