@@ -6,6 +6,7 @@ Integer arithmetic (``+``, ``^``, ``&``, ``|``) on int32 arrays is written with 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 __all__ = ["Array", "Backend", "Model", "Pullback"]
@@ -156,6 +157,9 @@ class Backend(Protocol):
         """Like `vjp`, with a pullback to each named activation; capability ``named_activations``."""
         ...
 
+    default_chunk: int | None
+    """Rows that `pull_rows` gets at a time unless the caller says otherwise; None for all."""
+
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
         """`pullback` of each of rows (c, B, ...), stacked: (c, B, ...). One batched pass where that is faster."""
         ...
@@ -173,8 +177,8 @@ class Backend(Protocol):
         ...
 
     # --- the model -------------------------------------------------------------------------------------------------
-    def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> Any:
-        """A context manager for the whole call: gradient mode on, and what the framework can tell of a misuse.
+    def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> AbstractContextManager[Array]:
+        """A context for the whole call that gives x, ready to be differentiated: gradient mode on, and what the framework can tell of a misuse.
 
         Raises:
             InputError: inference mode.
@@ -182,12 +186,26 @@ class Backend(Protocol):
         """
         ...
 
-    def finish(self, call: str, model: Any, value: Array) -> Array:
-        """The penalty as it leaves the call; raises if it cannot carry a gradient that the caller expects.
+    def require_gradient(self, call: str, model: Any, value: Array) -> None:
+        """Refuse a penalty that cannot carry a gradient which the caller expects, where that can be told for nothing.
 
         Raises:
-            InputError: the penalty does not depend on any parameter that requires a gradient.
+            InputError: the model has parameters to train, and the penalty depends on none of them.
         """
+        ...
+
+    def leave(self, value: Array) -> Array:
+        """`value` as it leaves a call: without history where the caller's own mode keeps none."""
+        ...
+
+    def repeatable(self, model: Any) -> AbstractContextManager[None]:
+        """Random layers draw the same inside each such context, and the generator is as before afterwards."""
+        ...
+
+    def diagnose(
+        self, frontend: Any, model: Any, x: Array, y: Any, reg: Any, options: Any
+    ) -> tuple[list[tuple[str, str, str]], bool]:
+        """What only the framework can tell, as (level, problem, remedy), and whether differentiating twice is hopeless."""
         ...
 
     def parameters(self, model: Any) -> list[Array] | None:

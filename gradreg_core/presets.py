@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DataGrad(JacobianTerm):
     """weight * mean_i ||dM(z_i, y_i)/dx_i||^2, the squared L2 norm of the loss's own input gradient; no one half.
 
@@ -37,11 +37,11 @@ class DataGrad(JacobianTerm):
     Double backpropagation (Drucker, LeCun 1991), DataGrad (Ororbia et al. 2017); Varga et al. 2017, section 2.
     """
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=exact(), output="loss")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpectReg(JacobianTerm):
     """weight * mean_i ||J_i^T r||^2 with r ~ N(0, I_m), unnormalised; expectation weight * mean_i ||J_i||_F^2.
 
@@ -57,35 +57,35 @@ class SpectReg(JacobianTerm):
     spherical: bool = False
     projections: int = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _validate(self) -> None:
+        super()._validate()
         require_bool("SpectReg", "spherical", self.spherical)
         require_integer("SpectReg", "projections", self.projections, minimum=1)
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=(sphere if self.spherical else gaussian)(self.projections))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FrobReg(JacobianTerm):
     """weight * mean_i ||J_i||_F^2, exactly; no one half. Costs m backward passes. Varga et al. 2017, section 3."""
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=exact())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JacReg(JacobianTerm):
     """weight * mean_i ||df_i/dx_i||_F^2, the exact Jacobian of the probabilities; no one half. m backward passes.
 
     Sokolic et al. 2017, as compared with in Varga et al. 2017, section 3.
     """
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=exact(), output="probabilities")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HoffmanReg(JacobianTerm):
     """weight * 1/2 * mean_i (m / n) sum_{j=1..n} ||J_i^T v_j||^2 with v_j on the unit sphere, drawn per sample.
 
@@ -99,17 +99,17 @@ class HoffmanReg(JacobianTerm):
     _: KW_ONLY
     projections: int | None = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _validate(self) -> None:
+        super()._validate()
         if self.projections is not None:
             require_integer("HoffmanReg", "projections", self.projections, minimum=1)
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         chosen = exact() if self.projections is None else sphere(self.projections, unbiased=True)
         return self._general(projection=chosen, scale=0.5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradientPenalty(JacobianTerm):
     """weight * mean_i (||dD/dx_i||_2 - t)^2 for a critic D with one output, at the points x that are passed.
 
@@ -125,44 +125,44 @@ class GradientPenalty(JacobianTerm):
     target: float = 1.0
     one_sided: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _validate(self) -> None:
+        super()._validate()
         object.__setattr__(self, "target", require_number("GradientPenalty", "target", self.target, minimum=0))
         require_bool("GradientPenalty", "one_sided", self.one_sided)
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         shape = (hinge if self.one_sided else target)(self.target)
         return self._general(projection=exact(), squared=False, shape=shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class R1(JacobianTerm):
     """weight * 1/2 * mean_i ||dD/dx_i||^2 for a critic D, at real samples x; the paper's gamma/2.
 
     Mescheder, Geiger, Nowozin 2018, equation 9. Their released code leaves the one half out: halve the weight there.
     """
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=exact(), scale=0.5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OneHot(JacobianTerm):
     """weight * mean_i ||dz_{i,y}/dx_i||^2, the input gradient of the true class's logit (experiments of Varga et al.)."""
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=onehot())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RandomOneHot(JacobianTerm):
     """weight * mean_i ||dz_{i,c}/dx_i||^2 with c uniform over all m classes; expectation ||J||_F^2 / m."""
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=random_onehot())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InputFisher(JacobianTerm):
     """weight * mean_i ||J_i^T (f_i - e_c)||^2 with c ~ f_i: DataGrad with labels drawn from the model, no labels needed.
 
@@ -170,11 +170,11 @@ class InputFisher(JacobianTerm):
     with respect to the input. The draw of c is a constant to differentiation.
     """
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=fisher())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpectralNormReg(JacobianTerm):
     """weight * mean_i sigma_max(J_i)^2, the squared spectral norm by power iteration; no one half.
 
@@ -188,15 +188,15 @@ class SpectralNormReg(JacobianTerm):
     _: KW_ONLY
     iterations: int = 10
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _validate(self) -> None:
+        super()._validate()
         require_integer("SpectralNormReg", "iterations", self.iterations, minimum=1)
 
-    def lower(self) -> JacobianPenalty:
+    def _lower(self) -> JacobianPenalty:
         return self._general(projection=top_singular(self.iterations))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConfidencePenalty(Term):
     """weight * mean_i sum_k f_ik log f_ik, the negative entropy of the predictions (mean over positions, if several).
 
@@ -204,7 +204,7 @@ class ConfidencePenalty(Term):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WeightDecay(Term):
     """weight * 1/2 * sum ||w||^2 over all parameters with two or more axes (no biases, no normalisation scales).
 

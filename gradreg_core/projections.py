@@ -67,7 +67,8 @@ class DirectionContext:
 class Projection:
     """A choice of directions in output space."""
 
-    needs_labels: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False
+    """Whether it must know which axis of the output holds the classes."""
 
     def count(self, size: int) -> int:
         """The number of rows k for m = size."""
@@ -192,7 +193,7 @@ class random_onehot(_UnitRandom):  # noqa: N801
 class onehot(Projection):  # noqa: N801
     """The basis vector of the true class (at every position); the logit itself where there is only one."""
 
-    needs_labels: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = True
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         return context.ops.reshape(context.target().basis("onehot()"), (1, *context.shape))
@@ -201,6 +202,8 @@ class onehot(Projection):  # noqa: N801
 @dataclass(frozen=True)
 class top_k(Projection):  # noqa: N801
     """One row, 1 at the k largest logits (of every position) and 0 elsewhere; the choice is a constant."""
+
+    needs_classes: ClassVar[bool] = True
 
     k: int = 1
 
@@ -222,6 +225,8 @@ class fisher(Projection):  # noqa: N801
 
     The draw of c is a constant, f itself is differentiated, as in DataGrad.
     """
+
+    needs_classes: ClassVar[bool] = True
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         ops, (batch, positions, classes) = context.ops, context.shape

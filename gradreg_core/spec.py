@@ -10,7 +10,7 @@ The named members of the family are in :mod:`gradreg_core.presets`.
 
 import math
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from gradreg_core.errors import SpecError
@@ -26,6 +26,10 @@ Weight = float | Callable[[Any], Any]
 OUTPUTS = ("logits", "probabilities", "log_probabilities", "loss")
 _DRAWS = ("per_sample", "per_batch")
 _MAX_EVERY = 2**31 - 1
+
+
+def _default(each: "Field[Any]") -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 class Regularizer:
@@ -52,7 +56,7 @@ class Regularizer:
         return to_dict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sum(Regularizer):
     """Several terms; their penalties add."""
 
@@ -72,7 +76,7 @@ class Sum(Regularizer):
         return " + ".join(repr(term) for term in self._terms)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Term(Regularizer):
     """Something with a weight that is added to the loss.
 
@@ -87,6 +91,14 @@ class Term(Regularizer):
     every: int = 1
 
     def __post_init__(self) -> None:
+        self._validate()
+
+    def _validate(self) -> None:
+        """Check the fields and bring them to their own types.
+
+        Raises:
+            SpecError: a field is invalid.
+        """
         if not callable(self.weight):
             weight = require_number(type(self).__name__, "weight", self.weight, minimum=0)
             object.__setattr__(self, "weight", weight)
@@ -96,6 +108,15 @@ class Term(Regularizer):
     @property
     def terms(self) -> tuple["Term", ...]:
         return (self,)
+
+    def __repr__(self) -> str:
+        """The call that makes the term, defaults left out."""
+        chosen = [
+            f"{each.name}={getattr(self, each.name)!r}"
+            for each in fields(self)
+            if each.name != "weight" and getattr(self, each.name) != _default(each)
+        ]
+        return f"{type(self).__name__}({', '.join([repr(self.weight), *chosen])})"
 
     def weight_at(self, step: Any) -> Any:
         """The weight at `step`; a Python number is checked, a traced one is taken as it is.
@@ -112,7 +133,7 @@ class Term(Regularizer):
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JacobianTerm(Term):
     """A member of the gradient regularization family.
 
@@ -131,8 +152,8 @@ class JacobianTerm(Term):
     draw: str = "per_sample"
     at: str | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _validate(self) -> None:
+        super()._validate()
         owner = type(self).__name__
         fraction = require_number(owner, "fraction", self.fraction, minimum=0, maximum=1, open_minimum=True)
         object.__setattr__(self, "fraction", fraction)
@@ -141,8 +162,17 @@ class JacobianTerm(Term):
         if self.at is not None and (not isinstance(self.at, str) or not self.at):
             raise SpecError(f"{owner}: at must be the name of a layer or None, got {self.at!r}.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Made once, here, so that a compiler that traces a call finds it ready.
+        object.__setattr__(self, "_lowered", self._lower())
+
     def lower(self) -> "JacobianPenalty":
         """The same penalty in the general form."""
+        lowered: JacobianPenalty = self.__dict__["_lowered"]
+        return lowered
+
+    def _lower(self) -> "JacobianPenalty":
         raise NotImplementedError
 
     def _general(self, **chosen: Any) -> "JacobianPenalty":
@@ -150,7 +180,7 @@ class JacobianTerm(Term):
         return JacobianPenalty(self.weight, **shared, **chosen)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JacobianPenalty(JacobianTerm):
     """The general form: weight * scale * mean_i phi(||J_i^T W_i||).
 
@@ -175,8 +205,8 @@ class JacobianPenalty(JacobianTerm):
     shape: Shape = field(default_factory=identity)
     scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _validate(self) -> None:
+        super()._validate()
         owner = "JacobianPenalty"
         if not isinstance(self.projection, Projection):
             raise SpecError(f"{owner}: projection must be one such as gaussian(1) or exact(), got {self.projection!r}.")
@@ -193,5 +223,5 @@ class JacobianPenalty(JacobianTerm):
                 f"got {self.projection!r}."
             )
 
-    def lower(self) -> "JacobianPenalty":
+    def _lower(self) -> "JacobianPenalty":
         return self

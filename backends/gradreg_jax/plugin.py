@@ -1,0 +1,21 @@
+"""Describes the JAX backend, without importing JAX."""
+
+from gradreg_core.hookspecs import BackendDescription, hookimpl
+
+__all__ = ["gradreg_backends"]
+
+
+@hookimpl
+def gradreg_backends() -> list[BackendDescription]:
+    """The JAX backend."""
+    return [
+        BackendDescription(
+            name="jax",
+            factory="gradreg_jax.backend:JaxBackend",
+            modules=("jax",),
+            array_modules=("jax", "jaxlib"),
+            capabilities=(),
+            spec_version=1,
+            install='pip install "gradreg[jax]"',
+        )
+    ]

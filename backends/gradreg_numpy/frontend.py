@@ -1,0 +1,79 @@
+"""The calls that every backend has, on portable networks: loss, penalty, measure."""
+
+from typing import Any
+
+import numpy as np
+
+from gradreg_core.errors import InputTypeError
+from gradreg_core.results import Measures, Parts
+from gradreg_core.spec import Regularizer
+from gradreg_numpy.directions import pull
+from gradreg_numpy.functions import Array
+from gradreg_numpy.networks import Model
+from gradreg_numpy.oracle import Batch, data_loss, outputs, penalty_terms, projected_jacobian
+from gradreg_numpy.outputs import LossFunction
+
+__all__ = ["loss", "measure", "penalty"]
+
+
+def loss(model: Model, x: Any, y: Any, reg: Regularizer | None, **options: Any) -> tuple[Any, Parts]:
+    """The training loss: mean loss plus penalties.
+
+    Args:
+        model: a :class:`Model`.
+        x: the input, (B, *input_shape).
+        y: integer class labels or distributions over the classes.
+        reg: a regularizer, or None.
+        options: `step`, `sample_ids`, `sample_weight`, `normalizer`, `class_axis`, `directions`, `loss_fn`; see
+            :meth:`gradreg_numpy.oracle.Batch.of`.
+
+    Returns:
+        (total, parts) with ``parts.loss``, ``parts.penalty`` (one scalar a term) and ``parts.outputs``.
+
+    Raises:
+        InputError, InputTypeError: an argument does not fit.
+    """
+    batch = Batch.of("loss", model, x, y, **options)
+    terms = () if reg is None else tuple(penalty_terms(model, x, y, reg, **options))
+    z = outputs(batch, reg)
+    data = data_loss(batch, z)
+    return data + sum(terms), Parts(data, terms, z)
+
+
+def penalty(model: Model, x: Any, y: Any, reg: Regularizer, **options: Any) -> Any:
+    """The penalty alone: the sum over the terms of `reg`. See :func:`loss` for the arguments and errors."""
+    return sum(penalty_terms(model, x, y, reg, **options))
+
+
+def _rows(batch: Batch, output: str) -> Array:
+    """J^T e_k for all basis vectors e_k of the output, each at all samples at once: (B, q, d).
+
+    The Jacobian itself where the samples are independent, and otherwise what a backward pass gives for it.
+    """
+    _, J = projected_jacobian(batch, output)
+    size = J.shape[1]
+    basis = np.broadcast_to(np.eye(size)[:, None, :], (size, len(J), size))
+    return np.moveaxis(pull(J, basis), 0, 1)
+
+
+def measure(
+    model: Model, x: Any, y: Any = None, *, class_axis: int | None = None, loss_fn: LossFunction | None = None
+) -> Measures:
+    """Norms of each sample's Jacobian, unsquared, arrays of shape (B,): ||J||_F, sigma_max(J), ||dM/dx||.
+
+    Args:
+        model: a real :class:`Model`.
+        x: the input, (B, *input_shape).
+        y: labels, if the norm of the loss's gradient is wanted: ||J^T (f - y)|| / positions for cross-entropy.
+        class_axis: the axis of the outputs that holds the classes.
+        loss_fn: a loss with its gradient instead of cross-entropy.
+
+    Raises:
+        InputError, InputTypeError: an argument does not fit.
+    """
+    batch = Batch.of("measure", model, x, y, class_axis=class_axis, loss_fn=loss_fn)
+    if np.iscomplexobj(batch.x) or any(np.iscomplexobj(value) for value in model.params.values()):
+        raise InputTypeError("measure: the model and x must be real.")
+    J = _rows(batch, "logits")
+    gradient = None if y is None else np.linalg.norm(_rows(batch, "loss"), axis=(1, 2))
+    return Measures(np.linalg.norm(J, axis=(1, 2)), np.linalg.norm(J, ord=2, axis=(1, 2)), gradient)

@@ -1,0 +1,226 @@
+"""Portable networks in NumPy: outputs and explicit Jacobians, layer by layer, in real and in complex arithmetic."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradreg_core.errors import BatchNormError, InputError, InputTypeError
+from gradreg_core.networks import BatchNorm, Layer, Network, Residual
+from gradreg_numpy.functions import Array, numeric
+from gradreg_numpy.layers import forward, tangent
+
+__all__ = ["Model", "apply", "coupled", "full_jacobian", "initialize", "jacobian"]
+
+Arrays = Mapping[str, Any]
+
+
+def initialize(network: Network, seed: int) -> dict[str, Array]:
+    """Float64 weights and statistics of `network` by path.
+
+    Weights with two or more axes are Glorot uniform on +-sqrt(6 / (fan_in + fan_out)), the fans being the last two axes
+    times the kernel's area; biases are 0, normalisation scales 1, means 0, variances 1.
+    """
+    generator = np.random.default_rng(seed)
+    params: dict[str, Array] = {}
+    for path, shape in network.weights().items():
+        if len(shape) >= 2:
+            fans = (shape[-2] + shape[-1]) * math.prod(shape[:-2])
+            limit = math.sqrt(6 / fans)
+            params[path] = generator.uniform(-limit, limit, shape)
+        else:
+            params[path] = np.zeros(shape) if path.endswith(".bias") else np.ones(shape)
+    for path, shape in network.statistics().items():
+        params[path] = np.ones(shape) if path.endswith(".variance") else np.zeros(shape)
+    return params
+
+
+def _local(params: Arrays, path: str) -> dict[str, Array]:
+    """The arrays of the layer at `path` by their own names."""
+    named = (key.rpartition(".") for key in params)
+    return {name: numeric(params[f"{prefix}.{name}"]) for prefix, _, name in named if prefix == path}
+
+
+def _through(
+    layers: tuple[Layer, ...],
+    paths: list[str],
+    params: Arrays,
+    masks: Arrays,
+    x: Array,
+    dx: Array | None,
+) -> tuple[Array, Array | None]:
+    """Values x (B, *sample), and tangents dx (T, B, *sample) if there are any, through `layers` at `paths`."""
+    for path, layer in zip(paths, layers, strict=True):
+        if isinstance(layer, Residual):
+            inner = [f"{path}.{index}" for index in range(len(layer.layers))]
+            y, dy = _through(layer.layers, inner, params, masks, x, dx)
+            x, dx = x + y, None if dx is None or dy is None else dx + dy
+            continue
+        weights = _local(params, path)
+        mask = numeric(masks[path]) if path in masks else None
+        dx = None if dx is None else tangent(layer, weights, x, dx, mask)
+        x = forward(layer, weights, x, mask)
+    return x, dx
+
+
+def _section(network: Network, start: int, stop: int | None) -> tuple[tuple[Layer, ...], list[str]]:
+    indices = range(len(network.layers))[start:stop]
+    return network.layers[start:stop], [str(index) for index in indices]
+
+
+def apply(
+    network: Network, params: Arrays, x: Any, masks: Arrays | None = None, *, start: int = 0, stop: int | None = None
+) -> Array:
+    """The output for x of shape (B, *input_shape), shape (B, *output_shape).
+
+    Args:
+        network: the description.
+        params: arrays by path, weights and statistics ("0.weight", "3.mean"), real or complex.
+        x: the input, or the activation that enters layer `start`.
+        masks: dropout masks (B, *sample) by the layer's path; a layer without one is the identity.
+        start: the first top-level layer to apply.
+        stop: the top-level layer to stop before, as in a slice.
+    """
+    return _through(*_section(network, start, stop), params, masks or {}, numeric(x), None)[0]
+
+
+def coupled(network: Network, start: int = 0) -> bool:
+    """Whether an output depends on other samples of the batch: batch normalisation with the batch's own moments."""
+    return any(
+        isinstance(layer, BatchNorm) and layer.training
+        for path, layer, _ in network.walk()
+        if int(path.partition(".")[0]) >= start
+    )
+
+
+def _pushed(network: Network, params: Arrays, x: Any, masks: Arrays | None, start: int, basis: Array) -> Any:
+    """(z, dz) for the tangents `basis` of x, dz of shape (T, B, m)."""
+    x = numeric(x)
+    section = _section(network, start, None)
+    z, dz = _through(*section, params, masks or {}, x, basis.reshape(-1, *x.shape))
+    assert dz is not None
+    return z, dz.reshape(len(dz), len(z), -1)
+
+
+def jacobian(
+    network: Network, params: Arrays, x: Any, masks: Arrays | None = None, *, start: int = 0
+) -> tuple[Array, Array]:
+    """(z, J): the outputs and J[i, k, c] = dz[i, k] / dx[i, c], shape (B, m, d), outputs and inputs flattened.
+
+    All d basis vectors of the input are pushed through as tangents, the same in every sample. With `start` the
+    derivative is with respect to the activation x that enters that top-level layer.
+
+    Raises:
+        BatchNormError: the samples are coupled, so that this is not all of the derivative; see `full_jacobian`.
+    """
+    if coupled(network, start):
+        raise BatchNormError(
+            "jacobian: BatchNorm(training=True) couples the samples, so dz_i/dx_i is not the whole derivative; "
+            "use full_jacobian, or freeze the statistics."
+        )
+    x = numeric(x)
+    batch, size = len(x), math.prod(x.shape[1:])
+    basis = np.broadcast_to(np.eye(size)[:, None, :], (size, batch, size))
+    z, dz = _pushed(network, params, x, masks, start, basis)
+    return z, np.moveaxis(dz, 0, -1)
+
+
+def full_jacobian(
+    network: Network, params: Arrays, x: Any, masks: Arrays | None = None, *, start: int = 0
+) -> tuple[Array, Array]:
+    """(z, F): the outputs and F[i, k, j, c] = dz[i, k] / dx[j, c], shape (B, m, B, d): also between samples."""
+    x = numeric(x)
+    batch, size = len(x), math.prod(x.shape[1:])
+    z, dz = _pushed(network, params, x, masks, start, np.eye(batch * size))
+    return z, np.moveaxis(dz, 0, -1).reshape(batch, -1, batch, size)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A portable network with its arrays: a callable x -> z.
+
+    Args:
+        network: the description.
+        params: weights and statistics by path, real or complex.
+        masks: dropout masks (B, *sample) by path; a Dropout without one is the identity.
+
+    Raises:
+        InputError: an array is missing, unknown or of the wrong shape.
+        InputTypeError: `network` is no Network.
+    """
+
+    network: Network
+    params: Mapping[str, Any]
+    masks: Mapping[str, Any] | None = None
+    _shapes: dict[str, tuple[int, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.network, Network):
+            raise InputTypeError(f"Model: expected a gradreg_core.networks.Network, got {type(self.network).__name__}.")
+        shapes = self.network.weights() | self.network.statistics()
+        object.__setattr__(self, "_shapes", shapes)
+        object.__setattr__(self, "params", {path: numeric(value) for path, value in self.params.items()})
+        object.__setattr__(self, "masks", {path: numeric(value) for path, value in (self.masks or {}).items()})
+        if set(shapes) != set(self.params):
+            raise InputError(
+                f"Model: params must have the arrays of network.weights() and network.statistics(); missing are "
+                f"{sorted(set(shapes) - set(self.params))}, unknown are {sorted(set(self.params) - set(shapes))}."
+            )
+        for path, shape in shapes.items():
+            if self.params[path].shape != shape:
+                raise InputError(f"Model: params[{path!r}] must have shape {shape}, got {self.params[path].shape}.")
+        known = self.network.masks()
+        for path, mask in (self.masks or {}).items():
+            if path not in known or mask.shape[1:] != known[path]:
+                raise InputError(f"Model: masks[{path!r}] has shape {mask.shape}; the network takes masks {known}.")
+
+    def __call__(self, x: Any) -> Array:
+        """The outputs for x of shape (B, *input_shape)."""
+        return apply(self.network, self.params, self.checked("Model", x), self.masks)
+
+    def checked(self, call: str, x: Any) -> Array:
+        """`x` as float64 or complex128.
+
+        Raises:
+            InputError: its shape is not (B, *input_shape), or the masks are for another number of samples.
+            InputTypeError: it is no array of numbers.
+        """
+        try:
+            array = numeric(x)
+        except (TypeError, ValueError) as error:
+            raise InputTypeError(f"{call}: x must be an array of numbers, got {type(x).__name__}.") from error
+        if array.ndim == 0 or array.shape[1:] != self.network.input_shape or len(array) == 0:
+            wanted = ", ".join(map(str, self.network.input_shape))
+            raise InputError(f"{call}: expected x of shape (B, {wanted}) with at least one sample, got {array.shape}.")
+        for path, mask in (self.masks or {}).items():
+            if len(mask) != len(array):
+                raise InputError(f"{call}: masks[{path!r}] is for {len(mask)} samples, but x has {len(array)}.")
+        return array
+
+    def replaced(self, path: str, value: Any) -> "Model":
+        """The model with another array at `path`."""
+        return Model(self.network, {**self.params, path: value}, self.masks)
+
+    def take(self, samples: Array) -> "Model":
+        """The model for a part of the batch: its masks at the indices `samples`."""
+        return Model(self.network, self.params, {path: mask[samples] for path, mask in (self.masks or {}).items()})
+
+    def differentiate(self, x: Array, at: str | None = None) -> tuple[Array, Array]:
+        """Outputs z (B, *output_shape) and J (B, m, d), or F (B, m, B, d) where the samples are coupled.
+
+        Args:
+            x: the input (B, *input_shape).
+            at: differentiate with respect to what this top-level layer gives, named by its index, such as "2".
+
+        Raises:
+            InputError: no such layer.
+        """
+        names = [str(index) for index in range(len(self.network.layers))]
+        if at is not None and at not in names:
+            raise InputError(f"at={at!r}: the network has no top-level layer of that name; it has {', '.join(names)}.")
+        start = 0 if at is None else int(at) + 1
+        entering = apply(self.network, self.params, x, self.masks, stop=start)
+        derivative = full_jacobian if coupled(self.network, start) else jacobian
+        return derivative(self.network, self.params, entering, self.masks, start=start)

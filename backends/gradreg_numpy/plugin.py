@@ -1,0 +1,21 @@
+"""Describes the NumPy backend."""
+
+from gradreg_core.hookspecs import BackendDescription, hookimpl
+
+__all__ = ["gradreg_backends"]
+
+
+@hookimpl
+def gradreg_backends() -> list[BackendDescription]:
+    """The NumPy backend."""
+    return [
+        BackendDescription(
+            name="numpy",
+            factory="gradreg_numpy.reference:create",
+            modules=("numpy",),
+            array_modules=("numpy",),
+            capabilities=(),
+            spec_version=1,
+            install="pip install gradreg",
+        )
+    ]

@@ -1,0 +1,21 @@
+"""Describes the TensorFlow backend, without importing TensorFlow."""
+
+from gradreg_core.hookspecs import BackendDescription, hookimpl
+
+__all__ = ["gradreg_backends"]
+
+
+@hookimpl
+def gradreg_backends() -> list[BackendDescription]:
+    """The TensorFlow backend."""
+    return [
+        BackendDescription(
+            name="tensorflow",
+            factory="gradreg_tensorflow.backend:TensorFlowBackend",
+            modules=("tensorflow",),
+            array_modules=("tensorflow",),
+            capabilities=(),
+            spec_version=1,
+            install='pip install "gradreg[tensorflow]"',
+        )
+    ]

@@ -1,0 +1,288 @@
+"""The primitives in PyTorch: eager by autograd.grad on the shared graph, compiled by torch.func.vjp."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gradreg_core.backend import Model, Pullback
+from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError
+from torch import Tensor, nn
+
+from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
+
+__all__ = ["TorchBackend"]
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+class TorchBackend:
+    """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
+
+    name = "torch"
+    capabilities = frozenset({"named_activations"})
+    default_chunk: int | None = 1
+
+    def is_array(self, value: Any) -> bool:
+        return isinstance(value, Tensor)
+
+    def asarray(self, value: Any, like: Tensor) -> Tensor:
+        return torch.as_tensor(value, device=like.device)
+
+    def shape(self, array: Tensor) -> tuple[int, ...]:
+        return tuple(array.shape)
+
+    def dtype(self, array: Tensor) -> str:
+        return str(array.dtype).removeprefix("torch.")
+
+    def host(self, array: Tensor) -> np.ndarray | None:
+        if torch.compiler.is_compiling() or array.device.type != "cpu" or _is_functional(array):
+            return None
+        array = array.detach()
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+
+    def constant(self, values: Any, dtype: str, like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=_dtype(dtype), device=like.device)
+
+    def int32(self, value: Any, like: Tensor) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(device=like.device, dtype=torch.int32)
+        return torch.full((), value, dtype=torch.int32, device=like.device)
+
+    def arange(self, stop: int, like: Tensor) -> Tensor:
+        return torch.arange(stop, dtype=torch.int32, device=like.device)
+
+    def astype(self, array: Tensor, dtype: str) -> Tensor:
+        return array.to(_dtype(dtype))
+
+    def reshape(self, array: Tensor, shape: Sequence[int]) -> Tensor:
+        return array.reshape(tuple(shape))
+
+    def moveaxis(self, array: Tensor, source: int, destination: int) -> Tensor:
+        return array.movedim(source, destination)
+
+    def broadcast(self, array: Tensor, shape: Sequence[int]) -> Tensor:
+        return array.expand(tuple(shape))
+
+    def concat(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
+        return torch.cat(tuple(arrays), axis)
+
+    def take(self, array: Tensor, indices: Tensor) -> Tensor:
+        return array[indices.long()]
+
+    def left_shift(self, array: Tensor, bits: Any) -> Tensor:
+        return array << bits
+
+    def right_shift(self, array: Tensor, bits: Any) -> Tensor:
+        return array >> bits
+
+    def where(self, condition: Tensor, if_true: Any, if_false: Any) -> Tensor:
+        return torch.where(condition, if_true, if_false)
+
+    def sum(self, array: Tensor, axis: int | tuple[int, ...], keepdims: bool = False) -> Tensor:
+        return array.sum(axis, keepdim=keepdims, dtype=array.dtype)
+
+    def sqrt(self, array: Tensor) -> Tensor:
+        return array.sqrt()
+
+    def sign(self, array: Tensor) -> Tensor:
+        return array.detach().sign()
+
+    def argmax(self, array: Tensor) -> Tensor:
+        return array.argmax(-1).int()
+
+    def argsort(self, array: Tensor) -> Tensor:
+        return torch.argsort(array, dim=-1, stable=True).int()
+
+    def cumsum(self, array: Tensor) -> Tensor:
+        return array.cumsum(-1)
+
+    def softmax(self, array: Tensor) -> Tensor:
+        return array.softmax(-1)
+
+    def log_softmax(self, array: Tensor) -> Tensor:
+        return array.log_softmax(-1)
+
+    def sigmoid(self, array: Tensor) -> Tensor:
+        return array.sigmoid()
+
+    def softplus(self, array: Tensor) -> Tensor:
+        return -F.logsigmoid(-array)
+
+    def eigvalsh(self, array: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(array)
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        return left @ right
+
+    def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
+        if torch.compiler.is_compiling() or _is_functional(x):
+            outputs, pull = torch.func.vjp(fn, x)
+            return outputs, lambda w: pull(w)[0]
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        outputs = fn(x)
+        return outputs, _pullback(outputs, x, "x")
+
+    def named_vjp(
+        self, model: Any, x: Tensor, names: Sequence[str | None]
+    ) -> tuple[Tensor, dict[str | None, Pullback]]:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"at={names[-1]!r}: only a torch.nn.Module has named layers, got {type(model).__name__}.")
+        if torch.compiler.is_compiling():
+            raise InputError("at= does not work inside torch.compile; pass the head of the network and its input.")
+        modules = dict(model.named_modules())
+        kept: dict[str | None, Tensor] = {None: x}
+        hooks = []
+        for name in names:
+            if name is None:
+                continue
+            if name not in modules:
+                known = ", ".join(sorted(each for each in modules if each)[:20])
+                raise InputError(f"at={name!r}: the model has no module of that name; it has {known}.")
+            hooks.append(modules[name].register_forward_hook(_keeper(kept, name)))
+        try:
+            outputs = model(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        missing = [name for name in names if name not in kept]
+        if missing:
+            raise InputError(f"at={missing[0]!r}: the module was not called in the forward pass.")
+        return outputs, {name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x") for name in names}
+
+    def pull_rows(self, pullback: Pullback, rows: Tensor) -> Tensor:
+        return torch.stack([pullback(row) for row in rows])
+
+    def stop_gradient(self, array: Tensor) -> Tensor:
+        return array.detach()
+
+    def cond(self, predicate: Tensor, branch: Callable[[], Tensor]) -> Tensor:
+        value = branch()
+        return torch.where(predicate.to(value.device), value, torch.zeros_like(value))
+
+    def static_int(self, value: Any) -> int | None:
+        if isinstance(value, Tensor):
+            if torch.compiler.is_compiling() or value.device.type != "cpu" or _is_functional(value):
+                return None
+            return int(value)
+        return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else None
+
+    @contextmanager
+    def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
+        if torch.compiler.is_compiling() or _is_functional(x):
+            yield x
+            return
+        if batch_norm != "allow":
+            _refuse_batch_norm(call, model, batch_norm)
+        inference = torch.is_inference_mode_enabled()
+        if call != "measure" and (inference or x.is_inference()):
+            raise InputError(
+                f"{call}: x or the call is in torch.inference_mode(), where nothing can be differentiated; use "
+                f"torch.no_grad() for the value alone, or measure(), which works there."
+            )
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x
+            if x.is_floating_point() and not x.requires_grad:
+                x = x.detach().requires_grad_()
+            try:
+                yield x
+            except RuntimeError as error:
+                if any(mark in str(error) for mark in DOUBLE_BACKWARD_MARKS):
+                    raise explain(call, error) from error
+                raise
+
+    def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _is_functional(value):
+            return
+        trained = isinstance(model, nn.Module) and any(each.requires_grad for each in model.parameters())
+        if trained and not value.requires_grad and bool(value != 0):
+            raise InputError(
+                f"{call}: the penalty has no gradient: the model's parameters do not reach it. Look for .detach(), "
+                f".data or torch.no_grad() in the model, or call under torch.no_grad() if only the value is wanted."
+            )
+
+    def leave(self, value: Tensor) -> Tensor:
+        return value if torch.is_grad_enabled() else value.detach()
+
+    def repeatable(self, model: Any) -> AbstractContextManager[None]:
+        return _repeatable(model)
+
+    def diagnose(self, frontend: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> Any:
+        return diagnose(frontend, model, x, y, reg, options)
+
+    def parameters(self, model: Any) -> list[Tensor] | None:
+        if not isinstance(model, nn.Module):
+            return None
+        return [each for each in model.parameters() if each.requires_grad]
+
+    def leaves(self, params: Any) -> list[Tensor]:
+        if isinstance(params, Tensor):
+            return [params]
+        children = params.values() if isinstance(params, dict) else params
+        return [leaf for child in children for leaf in self.leaves(child)]
+
+
+def _is_functional(array: Tensor) -> bool:
+    """Whether the tensor belongs to a torch.func transform, inside which autograd.grad does not work."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(array)
+
+
+def _pullback(outputs: Any, x: Tensor, name: str) -> Pullback:
+    """w -> J^T w on the graph from x to outputs, differentiable and repeatable."""
+
+    def pullback(w: Tensor) -> Tensor:
+        if not isinstance(outputs, Tensor) or not outputs.requires_grad:
+            raise InputError(f"{name} does not reach the outputs: the model detaches them or computes without gradient.")
+        (gradient,) = torch.autograd.grad(outputs, x, w, create_graph=True, allow_unused=True)
+        if gradient is None:
+            raise InputError(f"{name} does not reach the outputs: they do not depend on it differentiably.")
+        return gradient
+
+    return pullback
+
+
+def _keeper(kept: dict[str | None, Tensor], name: str) -> Callable[..., None]:
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if name in kept:
+            raise InputError(f"at={name!r}: the module is called more than once in a forward pass.")
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            raise InputError(f"at={name!r}: the module's output is no differentiable tensor.")
+        kept[name] = output
+
+    return keep
+
+
+def _refuse_batch_norm(call: str, model: Any, policy: str) -> None:
+    """Raise or warn if the model normalises over the batch."""
+    if not isinstance(model, nn.Module):
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            message = (
+                f"{call}: {name or 'the model'} ({type(module).__name__}) is in training mode and couples the samples "
+                f"of a batch, so each sample's penalty also counts its effect on the others. Use GroupNorm or "
+                f"LayerNorm, put the module in eval mode, or pass batch_norm='allow' if that is meant."
+            )
+            if policy == "error":
+                raise BatchNormError(message)
+            warnings.warn(message, BatchNormWarning, stacklevel=5)
+            return
+
+
+@contextmanager
+def _repeatable(model: Any) -> Iterator[None]:
+    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
+    before = [each.detach().clone() for each in buffers]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+    with torch.no_grad():
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)

@@ -1,0 +1,21 @@
+"""Describes the PyTorch backend, without importing PyTorch."""
+
+from gradreg_core.hookspecs import BackendDescription, hookimpl
+
+__all__ = ["gradreg_backends"]
+
+
+@hookimpl
+def gradreg_backends() -> list[BackendDescription]:
+    """The PyTorch backend."""
+    return [
+        BackendDescription(
+            name="torch",
+            factory="gradreg_torch.backend:TorchBackend",
+            modules=("torch",),
+            array_modules=("torch",),
+            capabilities=("named_activations",),
+            spec_version=1,
+            install='pip install "gradreg[torch]"',
+        )
+    ]

@@ -1,0 +1,144 @@
+"""The pre-flight check: what would go wrong in training, found on one batch before it starts."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from gradreg_core.backend import Array
+from gradreg_core.errors import BatchNormError, DoubleBackwardError, GradregError, InputError
+from gradreg_core.labels import is_floating
+from gradreg_core.projections import gaussian, fisher, top_k, top_singular
+from gradreg_core.random import STREAM_START, Draws
+from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum
+
+if TYPE_CHECKING:
+    from gradreg_core.engine import Options
+    from gradreg_core.frontend import Frontend
+
+__all__ = ["CheckReport", "Finding", "run_check"]
+
+_STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
+"""Relative steps of the central differences: some step suits the curvature and the roundoff of any usual model."""
+_AGREEMENT = 5e-3
+"""A right gradient agrees with the best of these differences to about 1e-3 in float32; the errors that frameworks make
+in second derivatives are of 1e-2 and more."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the check found."""
+
+    level: str
+    """"error" (training would fail or be wrong) or "warning" (it may not be what is meant)."""
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.problem} {self.remedy}".rstrip()
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the check found, and how far the penalty's gradient was from finite differences."""
+
+    findings: tuple[Finding, ...]
+    disagreement: float | None
+    """Relative difference between the directional derivative of the penalty along a random input direction and the
+    best central difference; None where it could not be formed."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether no finding is an error."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [str(finding) for finding in self.findings]
+        if self.disagreement is not None:
+            lines.append(f"penalty gradient against finite differences: relative difference {self.disagreement:.1e}")
+        return "\n".join([f"gradreg check: {'passed' if self.ok else 'failed'}", *lines])
+
+    def raise_if_failed(self) -> None:
+        """Raise the errors, if any.
+
+        Raises:
+            DoubleBackwardError: an operation has no second derivative.
+            InputError: anything else is wrong.
+        """
+        if not self.ok:
+            kind = DoubleBackwardError if any("second derivative" in each.problem for each in self.findings) else InputError
+            raise kind(str(self))
+
+
+def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> CheckReport:
+    """See :meth:`gradreg_core.frontend.Frontend.check`."""
+    frontend._call("check", x, reg, "allow", options)
+    ops = frontend.backend
+    findings: list[Finding] = []
+    disagreement = None
+    with ops.repeatable(model):
+        try:
+            frontend.loss(model, x, y, reg, batch_norm="error", **options)
+        except BatchNormError as error:
+            findings.append(Finding("warning", str(error), ""))
+        except GradregError as error:
+            findings.append(Finding("error", str(error), ""))
+            return CheckReport(tuple(findings), None)
+    found, blocked = ops.diagnose(frontend, model, x, y, reg, options)
+    findings += [Finding(*each) for each in found]
+    if not blocked and is_floating(ops.dtype(x)):
+        disagreement = _against_differences(frontend, model, x, y, reg, options)
+        if disagreement is not None and not disagreement <= _AGREEMENT:
+            findings.append(
+                Finding(
+                    "error",
+                    f"the penalty's gradient differs from finite differences by {disagreement:.1%}: some operation of "
+                    f"the model has a wrong second derivative in this framework, or the model is random.",
+                    "Replace normalisation and pooling layers one by one to find it; docs/findings.md lists known ones.",
+                )
+            )
+    return CheckReport(tuple(findings), disagreement)
+
+
+def _smooth(reg: Regularizer) -> Regularizer | None:
+    """The Jacobian terms at the input, with directions that do not themselves depend on the input."""
+    terms = []
+    for term in reg.terms:
+        if isinstance(term, JacobianTerm) and term.at is None:
+            lowered = replace(term.lower(), weight=1.0, every=1, fraction=1.0)
+            if isinstance(lowered.projection, top_singular | top_k | fisher):
+                lowered = JacobianPenalty(1.0, projection=gaussian(), seed=term.seed)
+            terms.append(lowered)
+    return Sum(tuple(terms)) if terms else None
+
+
+def _against_differences(
+    frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options"
+) -> float | None:
+    """Relative difference of the penalty's derivative along a random input direction from central differences."""
+    ops = frontend.backend
+    smooth = _smooth(reg)
+    if smooth is None:
+        return None
+
+    def penalty(at: Array) -> Array:
+        with ops.repeatable(model):
+            return frontend.penalty(model, at, y, smooth, batch_norm="allow", **options)
+
+    def number(value: Array) -> float:
+        return float(ops.stop_gradient(value))
+
+    size = math.prod(ops.shape(x))
+    ids = ops.arange(1, x)
+    v = ops.reshape(Draws(ops, 0, 0, ids).gaussians(STREAM_START, (0,), size), ops.shape(x))
+    v = ops.astype(v, ops.dtype(x))
+    value, pullback = ops.vjp(lambda at: ops.reshape(penalty(at), (1,)), x)
+    axes = tuple(range(len(ops.shape(x))))
+    slope = number(ops.sum(pullback(value * 0 + 1) * v, axes))
+    length = math.sqrt(number(ops.sum(x * x, axes)) / size) or 1.0
+    floor = 1e-3 * abs(number(value[0])) / length
+    best = math.inf
+    for step in _STEPS:
+        h = step * length
+        difference = (number(penalty(x + h * v)) - number(penalty(x - h * v))) / (2 * h)
+        best = min(best, abs(difference - slope) / max(abs(difference), abs(slope), floor, 1e-30))
+    return best
