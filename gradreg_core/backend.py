@@ -153,8 +153,8 @@ class Backend(Protocol):
         """
         ...
 
-    def named_vjp(self, model: Any, x: Array, names: Sequence[str]) -> tuple[Array, dict[str, Pullback]]:
-        """Like `vjp`, with a pullback to each named activation; capability ``named_activations``."""
+    def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> tuple[Array, dict[str | None, Pullback]]:
+        """Like `vjp`, with a pullback to each named activation (None: to x); capability ``named_activations``."""
         ...
 
     default_chunk: int | None
@@ -178,7 +178,7 @@ class Backend(Protocol):
 
     # --- the model -------------------------------------------------------------------------------------------------
     def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> AbstractContextManager[Array]:
-        """A context for the whole call that gives x, ready to be differentiated: gradient mode on, and what the framework can tell of a misuse.
+        """A context for the whole call that gives x ready to be differentiated, gradient mode on, misuse refused.
 
         Raises:
             InputError: inference mode.
@@ -205,7 +205,7 @@ class Backend(Protocol):
     def diagnose(
         self, frontend: Any, model: Any, x: Array, y: Any, reg: Any, options: Any
     ) -> tuple[list[tuple[str, str, str]], bool]:
-        """What only the framework can tell, as (level, problem, remedy), and whether differentiating twice is hopeless."""
+        """What only the framework can tell, as (level, problem, remedy), and whether no derivative exists at all."""
         ...
 
     def parameters(self, model: Any) -> list[Array] | None:

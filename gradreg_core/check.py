@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gradreg_core.backend import Array
 from gradreg_core.errors import BatchNormError, DoubleBackwardError, GradregError, InputError
 from gradreg_core.labels import is_floating
-from gradreg_core.projections import gaussian, fisher, top_k, top_singular
+from gradreg_core.projections import fisher, gaussian, top_k, top_singular
 from gradreg_core.random import STREAM_START, Draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum
 
@@ -65,7 +65,11 @@ class CheckReport:
             InputError: anything else is wrong.
         """
         if not self.ok:
-            kind = DoubleBackwardError if any("second derivative" in each.problem for each in self.findings) else InputError
+            kind = (
+                DoubleBackwardError
+                if any("second derivative" in each.problem for each in self.findings)
+                else InputError
+            )
             raise kind(str(self))
 
 
@@ -93,7 +97,7 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
                     "error",
                     f"the penalty's gradient differs from finite differences by {disagreement:.1%}: some operation of "
                     f"the model has a wrong second derivative in this framework, or the model is random.",
-                    "Replace normalisation and pooling layers one by one to find it; docs/findings.md lists known ones.",
+                    "Replace normalisation and pooling layers one by one to find it; docs/findings.md lists some.",
                 )
             )
     return CheckReport(tuple(findings), disagreement)

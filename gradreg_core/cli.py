@@ -1,6 +1,7 @@
 """The command ``gradreg``. Commands live in other modules and are imported when they are called."""
 
 import json
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module, metadata
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gradreg_core.errors import BackendImportError, GradregError
+from gradreg_core.errors import GradregError
 
 if TYPE_CHECKING:
     from gradreg_core.plugins import BackendRecord
@@ -68,7 +69,7 @@ class LazyGroup(click.Group):
             command = getattr(import_module(module), attribute)
         except ImportError as error:
             message = f"{ctx.command_path} {cmd_name}: {error}. Install what it needs with: {install}"
-            raise _Failure(message) from BackendImportError(message)
+            raise _Failure(message) from error
         assert isinstance(command, click.Command)
         return command
 
@@ -118,18 +119,17 @@ def backends(as_json: bool) -> None:
 
 def module_version(module: str) -> str | None:
     """The version of the distribution that brings `module`, without importing it; None if there is none."""
-    for name in (module, *_providers().get(module, ())) if not _is_distribution(module) else (module,):
-        if _is_distribution(name):
-            return metadata.version(name)
-    return None
+    found = _version(module)
+    if found is None:
+        found = next(filter(None, map(_version, _providers().get(module, ()))), None)
+    return found
 
 
-def _is_distribution(name: str) -> bool:
+def _version(distribution: str) -> str | None:
     try:
-        metadata.version(name)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 @cache
@@ -167,7 +167,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         style = {"ok": "green", "missing": "yellow", "broken": "bold red"}[row["status"]]
         status = "BROKEN" if row["status"] == "broken" else row["status"]
         table.add_row(row["name"], Text(status, style), Text(owner), Text(needs), ", ".join(row["capabilities"]))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     for row in rows:
         if row["reason"]:
             click.echo(f"{row['name']}: {row['reason']}")

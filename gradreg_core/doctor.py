@@ -80,7 +80,7 @@ def doctor(names: tuple[str, ...], timeout: float) -> None:
     for record in records:
         if record.status == "missing" and (not names or record.name in asked):
             click.echo(f"{record.name}: {record.reason}")
-    for problem in problems:
+    for problem in dict.fromkeys(problems):
         click.echo(f"problem: {problem}")
     if problems:
         click.get_current_context().exit(1)

@@ -1,6 +1,6 @@
-"""The one formula, written once over the backend protocol:
+"""The one formula, written once over the backend protocol.
 
-penalty = weight * scale * mean_i phi(||J_i^T W_i||),   W_i = projection(z_i, y_i, draw_i)
+    penalty = weight * scale * mean_i phi(||J_i^T W_i||),   W_i = projection(z_i, y_i, draw_i)
 
 J^T w is the pullback of w through the model, so no Jacobian is formed unless all its rows are asked for. The pullback
 through the output map (softmax, log-softmax, loss) comes first and stays differentiable.
@@ -77,7 +77,7 @@ class Forward:
         return target
 
     def probabilities(self, what: str) -> Array:
-        """f = softmax(z), or the logistic function of a single logit."""
+        """F = softmax(z), or the logistic function of a single logit."""
         self.layout.require_classes(self.call.name, what)
         if "f" not in self._cache:
             ops = self.call.ops
@@ -87,7 +87,7 @@ class Forward:
 
     def losses(self) -> Array:
         """The loss of each sample, shape (B,), averaged over its positions."""
-        ops, (batch, positions, classes) = self.call.ops, self.layout.canonical
+        ops, (_, positions, classes) = self.call.ops, self.layout.canonical
         if self.call.loss_fn is not None:
             return self._custom_losses(self.outputs)
         y = self.target("the cross-entropy loss").distribution
@@ -128,7 +128,7 @@ class Forward:
         return w - f * ops.sum(w, -1, keepdims=True)
 
     def pull(self, term: JacobianPenalty) -> Pullback:
-        """w in the term's output space, (B, positions, classes), to J^T w, in float32 or better."""
+        """W in the term's output space, (B, positions, classes), to J^T w, in float32 or better."""
         ops, pullback = self.call.ops, self.pullbacks[term.at]
 
         def pull(w: Array) -> Array:
@@ -257,6 +257,7 @@ def forward_pass(call: Call, model: Any, x: Array, y: Any, ids: Array, names: tu
             f"Convert it, or, for tokens, penalise with respect to an embedding: pass the rest of the network as the "
             f"model and the embedded input as x, or name the layer with at=."
         )
+    pullbacks: dict[str | None, Pullback]
     if not names:
         outputs, pullbacks = model(x), {}
     elif names == (None,):
@@ -326,7 +327,7 @@ def _is_due(call: Call, term: Term) -> bool:
     """Whether the term may cost anything at this step, as far as can be told without reading a device."""
     weight = term.weight_at(call.step)
     zero = isinstance(weight, int | float) and weight == 0
-    return not zero and not (isinstance(call.step, int) and call.step % term.every)
+    return not zero and not (term.every > 1 and isinstance(call.step, int) and call.step % term.every)
 
 
 def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, with_loss: bool) -> Evaluation:
@@ -336,7 +337,7 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
     the batch, the batch is split into the part and the rest: no sample is forwarded twice.
     """
     ops = call.ops
-    call = replace(call, step=_checked_step(call))
+    call = replace(call, step=_checked_step(call, x))
     terms = () if reg is None else reg.terms
     due = [term for term in terms if _is_due(call, term)]
     batch = ops.shape(x)[0]
@@ -406,10 +407,12 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
     return Evaluation(loss, penalties, None if whole is None else whole.outputs)
 
 
-def _checked_step(call: Call) -> Any:
+def _checked_step(call: Call, x: Array) -> Any:
     """The step as a Python int where that costs nothing, else as it came."""
     static = call.ops.static_int(call.step)
     if static is None:
+        if isinstance(call.step, int) and not isinstance(call.step, bool):
+            return call.ops.int32(call.step, x)  # an int that a compiler traces: a branch on it would recompile
         if not call.ops.is_array(call.step):
             raise InputTypeError(f"{call.name}: step must be an integer, got {call.step!r}.")
         return call.step

@@ -53,7 +53,14 @@ class Frontend:
         return f"<gradreg {self.backend.name} backend>"
 
     def loss(
-        self, model: Any, x: Array, y: Any, reg: Regularizer | None, *, batch_norm: str = "warn", **options: Unpack[Options]
+        self,
+        model: Any,
+        x: Array,
+        y: Any,
+        reg: Regularizer | None,
+        *,
+        batch_norm: str = "warn",
+        **options: Unpack[Options],
     ) -> tuple[Array, Parts]:
         """The training loss: mean loss plus penalties, from one forward pass.
 
@@ -132,7 +139,9 @@ class Frontend:
                 frobenius = norm(projection=orthonormal(min(projections, size), unbiased=True))
                 spectral = norm(projection=top_singular(_POWER_ITERATIONS))
             gradient = None if y is None else norm(projection=exact(), output="loss")
-            return Measures(*(None if each is None else ops.stop_gradient(each) for each in (frobenius, spectral, gradient)))
+            return Measures(
+                *(None if each is None else ops.stop_gradient(each) for each in (frobenius, spectral, gradient))
+            )
 
     def check(self, model: Any, x: Array, y: Any, reg: Regularizer, **options: Unpack[Options]) -> CheckReport:
         """Look before training: values, layers, second derivatives. Takes a few steps' time and may synchronise.

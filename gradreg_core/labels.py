@@ -136,9 +136,13 @@ def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: i
                 f"{values.max()}. Relabel them, or mask padded samples with sample_weight=."
             )
     elif not (values >= 0).all() or (classes == 1 and not (values <= 1).all()):
-        raise InputError(f"{call}: soft labels must be probabilities, got values from {values.min()} to {values.max()}.")
+        raise InputError(
+            f"{call}: soft labels must be probabilities, got values from {values.min()} to {values.max()}."
+        )
     elif classes > 1 and abs(values.sum(-1) - 1).max() > _SOFT_LABEL_TOLERANCE:
-        raise InputError(f"{call}: soft labels must sum to 1 over the classes, got sums such as {values.sum(-1).min()}.")
+        raise InputError(
+            f"{call}: soft labels must sum to 1 over the classes, got sums such as {values.sum(-1).min()}."
+        )
 
 
 def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array, what: str) -> Target:

@@ -4,9 +4,10 @@ A description is a value: layers over channels-last arrays, weights in a flat di
 Each backend has an interpreter (``gradreg_torch.networks``, ...); NumPy's has analytic Jacobians. They serve the tests,
 the conformance kit, the demo and the reproduction, wherever two frameworks must compute the same thing.
 
-Conventions, the same in all frameworks: kernels are (height, width, in, out), dense weights (in, out); pooling windows do
-not overlap and leave out an incomplete last one; LayerNorm is over the last axis, BatchNorm over all but the last, both
-with biased variance; GELU is the exact form, "gelu_tanh" the approximation; a dropout mask is given, already scaled.
+Conventions, the same in all frameworks: kernels are (height, width, in, out), dense weights (in, out). Pooling windows do
+not overlap, and an incomplete last one is left out. LayerNorm is over the last axis, BatchNorm over all but the last,
+both with biased variance. GELU is the exact form, "gelu_tanh" the approximation. A dropout mask is given, already
+scaled.
 """
 
 from collections.abc import Iterator
@@ -164,7 +165,7 @@ class Attention(Layer):
         channels = shape[-1]
         if channels % self.heads:
             raise SpecError(f"Attention: {channels} channels do not divide into {self.heads} heads.")
-        return {name: (channels, channels) for name in ("query", "key", "value", "out")}
+        return dict.fromkeys(("query", "key", "value", "out"), (channels, channels))
 
 
 @dataclass(frozen=True)

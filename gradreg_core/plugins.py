@@ -79,6 +79,7 @@ def discover(*, refresh: bool = False) -> list[PluginRecord]:
     if refresh:
         importlib.invalidate_caches()
         _discover.cache_clear()
+        _backends.cache_clear()
     return list(_discover(plugins_disabled()))
 
 
@@ -90,17 +91,9 @@ def backends(*, refresh: bool = False) -> list[BackendRecord]:
     Args:
         refresh: see :func:`discover`.
     """
-    plugins = discover(refresh=refresh)
-    claims: dict[str, list[PluginRecord]] = {}
-    for plugin in plugins:
-        for description in plugin.descriptions if plugin.status != "broken" else ():
-            claims.setdefault(description.name, []).append(plugin)
-    records = []
-    for plugin in plugins:
-        if not plugin.descriptions and plugin.status == "broken":
-            records.append(BackendRecord(plugin.entry_point, "broken", plugin.reason, plugin, None))
-        records += [_backend(plugin, each, claims.get(each.name, [])) for each in plugin.descriptions]
-    return records
+    if refresh:
+        discover(refresh=True)
+    return list(_backends(plugins_disabled()))
 
 
 def missing_modules(description: BackendDescription) -> list[str]:
@@ -111,6 +104,21 @@ def missing_modules(description: BackendDescription) -> list[str]:
 def plugins_disabled() -> bool:
     """Whether the environment variable GRADREG_DISABLE_PLUGINS leaves the built-in backends only."""
     return os.environ.get(DISABLE_VARIABLE, "").strip().lower() in {"1", "true", "yes"}
+
+
+@lru_cache(maxsize=2)
+def _backends(builtin_only: bool) -> tuple[BackendRecord, ...]:
+    plugins = _discover(builtin_only)
+    claims: dict[str, list[PluginRecord]] = {}
+    for plugin in plugins:
+        for description in plugin.descriptions if plugin.status != "broken" else ():
+            claims.setdefault(description.name, []).append(plugin)
+    records = []
+    for plugin in plugins:
+        if not plugin.descriptions and plugin.status == "broken":
+            records.append(BackendRecord(plugin.entry_point, "broken", plugin.reason, plugin, None))
+        records += [_backend(plugin, each, claims.get(each.name, [])) for each in plugin.descriptions]
+    return tuple(records)
 
 
 def _backend(plugin: PluginRecord, description: BackendDescription, claims: Sequence[PluginRecord]) -> BackendRecord:

@@ -148,7 +148,7 @@ class R1(JacobianTerm):
 
 @dataclass(frozen=True, repr=False)
 class OneHot(JacobianTerm):
-    """weight * mean_i ||dz_{i,y}/dx_i||^2, the input gradient of the true class's logit (experiments of Varga et al.)."""
+    """weight * mean_i ||dz_{i,y}/dx_i||^2, the true class's logit alone (experiments of Varga et al.)."""
 
     def _lower(self) -> JacobianPenalty:
         return self._general(projection=onehot())
@@ -164,7 +164,7 @@ class RandomOneHot(JacobianTerm):
 
 @dataclass(frozen=True, repr=False)
 class InputFisher(JacobianTerm):
-    """weight * mean_i ||J_i^T (f_i - e_c)||^2 with c ~ f_i: DataGrad with labels drawn from the model, no labels needed.
+    """weight * mean_i ||J_i^T (f_i - e_c)||^2 with c ~ f_i: DataGrad with labels drawn from the model.
 
     Its expectation is weight * mean_i tr(J_i^T S_i J_i), S = diag(f) - f f^T: the trace of the Fisher information
     with respect to the input. The draw of c is a constant to differentiation.

@@ -159,7 +159,7 @@ class sphere(_UnitRandom):  # noqa: N801
 
 @dataclass(frozen=True)
 class orthonormal(_UnitRandom):  # noqa: N801
-    """k <= m orthonormal rows, Haar distributed, divided by sqrt(k): as sphere(k), with less variance; exact at k = m."""
+    """k <= m orthonormal rows, Haar distributed, divided by sqrt(k): sphere(k) with less variance, exact at k = m."""
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         if self.k > context.size:
@@ -254,23 +254,24 @@ class direction(Projection):  # noqa: N801
     def __post_init__(self) -> None:
         if self.v is None:
             return
+        values: Any = self.v
         try:
-            rows = [list(row) for row in self.v] if hasattr(self.v[0], "__len__") else [list(self.v)]  # type: ignore[arg-type, call-overload]
-            matrix = tuple(tuple(float(value) for value in row) for row in rows)  # type: ignore[arg-type]
+            nested = hasattr(values[0], "__len__")
+            matrix = tuple(tuple(float(value) for value in row) for row in (values if nested else [values]))
         except (TypeError, ValueError, IndexError):
-            matrix = ()
+            nested, matrix = False, ()
         if not matrix or not matrix[0] or len({len(row) for row in matrix}) != 1:
             raise SpecError(f"direction: v must be numbers of shape (m,) or (k, m), got {self.v!r}.")
         if not all(math.isfinite(value) for row in matrix for value in row):
             raise SpecError(f"direction: v must be finite, got {self.v!r}.")
-        object.__setattr__(self, "v", matrix if hasattr(self.v[0], "__len__") else matrix[0])
+        object.__setattr__(self, "v", matrix if nested else matrix[0])
         object.__setattr__(self, "_matrix", matrix)
 
     def count(self, size: int) -> int:
         return max(1, len(self._matrix))
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
-        ops, (batch, *_), size = context.ops, context.shape, context.size
+        ops, size = context.ops, context.size
         if not self._matrix:
             return self._given(context)
         if len(self._matrix[0]) != size:

@@ -12,6 +12,7 @@ Words, signs, picks and Gaussians are bit-identical in all frameworks, eager and
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Any
 
@@ -49,6 +50,7 @@ def _rotate_left(ops: Backend, array: Array, bits: int) -> Array:
 def threefry2x32(ops: Backend, key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
     """Threefry-2x32 with 20 rounds over int32 arrays that broadcast against each other.
 
+    A backend that has the same words from a native primitive offers it as a method `threefry2x32(key, counter)`.
     Checked against the known-answer vectors of Random123 (kat_vectors, threefry2x32 with 20 rounds).
     """
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
@@ -76,7 +78,7 @@ def gaussian_table() -> tuple[tuple[float, ...], tuple[float, ...]]:
     and every framework gives the same bits. The last cell, where the quantile is unbounded, ends where the variance of
     the whole becomes 1: |z| < 3.80, kurtosis 2.996.
     """
-    fractions = 2**_FRACTION_BITS
+    fractions = 1 << _FRACTION_BITS
     normal = NormalDist()
     ends = [normal.inv_cdf(0.5 + 0.5 * cell / GAUSSIAN_CELLS) for cell in range(GAUSSIAN_CELLS)]
 
@@ -123,11 +125,12 @@ class Draws:
         seed = [ops.reshape(ops.int32(_signed(word), like), (1, 1, 1)) for word in (self.seed, self.seed >> 32)]
         stream_word = ops.reshape(ops.int32(stream, like), (1, 1, 1))
         step_word = ops.reshape(ops.int32(step, like), (1, 1, 1))
-        key = threefry2x32(ops, (seed[0], seed[1]), (stream_word, step_word))
+        rounds = getattr(ops, "threefry2x32", None) or partial(threefry2x32, ops)
+        key = rounds((seed[0], seed[1]), (stream_word, step_word))
         rows = ops.reshape(ops.constant(list(projections), "int32", like), (-1, 1, 1))
-        key = threefry2x32(ops, key, (rows - rows, rows))
+        key = rounds(key, (rows - rows, rows))
         block = ops.reshape(ops.arange(blocks, like), (1, 1, blocks))
-        pair = threefry2x32(ops, key, (ops.reshape(like, (1, -1, 1)), block))
+        pair = rounds(key, (ops.reshape(like, (1, -1, 1)), block))
         shape = (len(projections), ops.shape(like)[0], blocks)
         stacked = ops.concat([ops.reshape(word, (*shape, 1)) for word in pair], 3)
         return ops.reshape(stacked, (*shape[:2], 2 * blocks))
@@ -147,7 +150,7 @@ class Draws:
         ops = self.ops
         words = self.words(stream, projections, -(-size // 2))[:, :, :size]
         cell = _logical_right_shift(ops, words, 21) & (GAUSSIAN_CELLS - 1)
-        fraction = ops.astype(_logical_right_shift(ops, words, 9) & (2**_FRACTION_BITS - 1), "float32")
+        fraction = ops.astype(_logical_right_shift(ops, words, 9) & ((1 << _FRACTION_BITS) - 1), "float32")
         offsets = ops.constant(_OFFSETS, "float32", words)
         slopes = ops.constant(_SLOPES, "float32", words)
         half = ops.take(offsets, cell) + ops.take(slopes, cell) * fraction

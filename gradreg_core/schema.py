@@ -17,11 +17,7 @@ def _kinds(base: type, *modules: Any) -> dict[str, type]:
     return {each.__name__: each for each in concrete if hasattr(each, "__dataclass_fields__")}
 
 
-_TERMS = {
-    name: kind
-    for name, kind in _kinds(spec.Term, presets, spec).items()
-    if name not in ("Term", "JacobianTerm")
-}
+_TERMS = {name: kind for name, kind in _kinds(spec.Term, presets, spec).items() if name not in ("Term", "JacobianTerm")}
 _PARTS = _kinds(projections.Projection, projections) | _kinds(norms.Shape, norms)
 
 
@@ -73,7 +69,9 @@ def _build(data: Any, kinds: dict[str, type]) -> Any:
         )
     if "weight" in known and "weight" not in given:
         raise SpecError(f"from_dict: {kind.__name__} needs a 'weight'.")
-    built = {name: _build(value, _PARTS) if isinstance(value, dict) else _tuples(value) for name, value in given.items()}
+    built = {
+        name: _build(value, _PARTS) if isinstance(value, dict) else _tuples(value) for name, value in given.items()
+    }
     return kind(**built)
 
 

@@ -1,11 +1,12 @@
 """gradreg in NumPy: the float64 reference that all backends are tested against.
 
-Penalties come from explicit Jacobians of portable networks (:mod:`gradreg_core.networks`), gradients from complex steps;
-no autodiff and no part of the engine that the other backends share is involved. Slow, and meant for small networks.
+Penalties come from explicit Jacobians of portable networks (:mod:`gradreg_core.networks`), gradients from complex
+steps; no autodiff and no part of the engine that the other backends share is involved. Meant for small networks.
 """
 
-from gradreg_core.norms import Shape, hinge, identity, target
-from gradreg_core.presets import (
+from gradreg_core.results import Measures, Parts
+from gradreg_core.vocabulary import (
+    OUTPUTS,
     R1,
     ConfidencePenalty,
     DataGrad,
@@ -13,34 +14,39 @@ from gradreg_core.presets import (
     GradientPenalty,
     HoffmanReg,
     InputFisher,
+    JacobianPenalty,
+    JacobianTerm,
     JacReg,
     OneHot,
     RandomOneHot,
+    Regularizer,
     SpectralNormReg,
     SpectReg,
+    Sum,
+    Term,
+    Weight,
     WeightDecay,
-)
-from gradreg_core.projections import (
-    Projection,
     direction,
     exact,
     fisher,
     gaussian,
+    hinge,
+    identity,
     onehot,
     orthonormal,
     rademacher,
     random_onehot,
     sphere,
+    target,
     top_k,
     top_singular,
 )
-from gradreg_core.results import Measures, Parts
-from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum, Term
 from gradreg_numpy.frontend import loss, measure, penalty
 from gradreg_numpy.networks import Model, apply, full_jacobian, initialize, jacobian
 from gradreg_numpy.oracle import gradient, penalty_terms
 
 __all__ = [
+    "OUTPUTS",
     "R1",
     "ConfidencePenalty",
     "DataGrad",
@@ -55,14 +61,13 @@ __all__ = [
     "Model",
     "OneHot",
     "Parts",
-    "Projection",
     "RandomOneHot",
     "Regularizer",
-    "Shape",
     "SpectReg",
     "SpectralNormReg",
     "Sum",
     "Term",
+    "Weight",
     "WeightDecay",
     "apply",
     "direction",

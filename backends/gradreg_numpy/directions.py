@@ -29,13 +29,13 @@ __all__ = ["Setting", "directions", "pull", "push"]
 
 
 def pull(J: Array, W: Array) -> Array:
-    """Rows of W (k, B, m) times the Jacobian, (k, B, d): J_i^T w_i, or sum_j F_ji^T w_j where the samples are coupled."""
-    return np.einsum("kim,imd->kid" if J.ndim == 3 else "kim,imjd->kjd", W, J)
+    """Rows of W (k, B, m) times the Jacobian, (k, B, d): J_i^T w_i, or sum_j F_ji^T w_j where samples are coupled."""
+    return np.asarray(np.einsum("kim,imd->kid" if J.ndim == 3 else "kim,imjd->kjd", W, J))
 
 
 def push(J: Array, v: Array) -> Array:
     """The Jacobian times input directions v (B, d), (B, m)."""
-    return np.einsum("imd,id->im" if J.ndim == 3 else "imjd,jd->im", J, v)
+    return np.asarray(np.einsum("imd,id->im" if J.ndim == 3 else "imjd,jd->im", J, v))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _normals(setting: Setting, count: int, stream: int = STREAM_DIRECTION) -> Ar
 
 
 def _haar(normals: Array) -> Array:
-    """Gram-Schmidt of the rows over axis 0, for each sample: Q of the QR decomposition whose R has a positive diagonal."""
+    """Gram-Schmidt of the rows over axis 0, for each sample: the Q of Q R where R has a positive diagonal."""
     q, r = np.linalg.qr(np.moveaxis(normals, 0, -1))
     signs = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
     return np.moveaxis(q * signs[:, None, :], -1, 0)
@@ -95,7 +95,7 @@ def _fisher(setting: Setting) -> Array:
     else:
         passed = np.cumsum(constant, axis=-1)[:, :, :-1] <= uniform
         drawn = _basis(passed.sum(axis=-1), f.shape[2])
-    return (f - drawn) / f.shape[1]
+    return np.asarray((f - drawn) / f.shape[1])
 
 
 def _onehot(setting: Setting) -> Array:

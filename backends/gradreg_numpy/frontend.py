@@ -10,7 +10,7 @@ from gradreg_core.spec import Regularizer
 from gradreg_numpy.directions import pull
 from gradreg_numpy.functions import Array
 from gradreg_numpy.networks import Model
-from gradreg_numpy.oracle import Batch, data_loss, outputs, penalty_terms, projected_jacobian
+from gradreg_numpy.oracle import Batch, data_loss, outputs, projected_jacobian, term_values
 from gradreg_numpy.outputs import LossFunction
 
 __all__ = ["loss", "measure", "penalty"]
@@ -34,7 +34,7 @@ def loss(model: Model, x: Any, y: Any, reg: Regularizer | None, **options: Any) 
         InputError, InputTypeError: an argument does not fit.
     """
     batch = Batch.of("loss", model, x, y, **options)
-    terms = () if reg is None else tuple(penalty_terms(model, x, y, reg, **options))
+    terms = () if reg is None else tuple(term_values(batch, reg))
     z = outputs(batch, reg)
     data = data_loss(batch, z)
     return data + sum(terms), Parts(data, terms, z)
@@ -42,7 +42,7 @@ def loss(model: Model, x: Any, y: Any, reg: Regularizer | None, **options: Any) 
 
 def penalty(model: Model, x: Any, y: Any, reg: Regularizer, **options: Any) -> Any:
     """The penalty alone: the sum over the terms of `reg`. See :func:`loss` for the arguments and errors."""
-    return sum(penalty_terms(model, x, y, reg, **options))
+    return sum(term_values(Batch.of("penalty", model, x, y, **options), reg))
 
 
 def _rows(batch: Batch, output: str) -> Array:

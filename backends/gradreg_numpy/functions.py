@@ -1,7 +1,7 @@
-"""Elementary functions for real and for complex arguments a + ih, the latter as complex-step differentiation needs them.
+"""Elementary functions for real arguments, and for complex ones a + ih as complex-step differentiation has them.
 
-Comparisons look at the real part only. erf and log(1 + z) of a complex argument are taken to first order in h, which is
-exact for the steps of 1e-20 and less that complex-step differentiation uses (Squire, Trapp 1998): h^2 is below roundoff.
+Comparisons look at the real part only. erf and log(1 + z) of a complex argument are taken to first order in h, which
+is exact for steps of 1e-20 and less, the ones in use (Squire, Trapp 1998): h^2 is below roundoff.
 """
 
 import math
@@ -28,7 +28,7 @@ def numeric(value: Any) -> Array:
 
 
 def _first_order(z: Array, value: Array, derivative: Array) -> Array:
-    """value + i h derivative for complex z = a + ih, value alone for real z."""
+    """Give value + i h derivative for complex z = a + ih, value alone for real z."""
     return value + 1j * (np.imag(z) * derivative) if np.iscomplexobj(z) else value
 
 
@@ -48,7 +48,7 @@ def sigmoid(z: Array) -> Array:
     """1 / (1 + exp(-z)), without overflow."""
     positive = np.real(z) > 0
     decayed = np.exp(np.where(positive, -z, z))
-    return np.where(positive, 1.0, decayed) / (1 + decayed)
+    return np.asarray(np.where(positive, 1.0, decayed) / (1 + decayed))
 
 
 def softplus(z: Array) -> Array:
@@ -58,16 +58,16 @@ def softplus(z: Array) -> Array:
 
 
 def _shifted(z: Array) -> Array:
-    return z - np.real(z).max(axis=-1, keepdims=True)
+    return np.asarray(z - np.real(z).max(axis=-1, keepdims=True))
 
 
 def softmax(z: Array) -> Array:
     """exp(z_k) / sum_j exp(z_j) over the last axis, without overflow."""
     powers = np.exp(_shifted(z))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def log_softmax(z: Array) -> Array:
     """z_k - log(sum_j exp(z_j)) over the last axis, without overflow."""
     shifted = _shifted(z)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

@@ -57,7 +57,7 @@ def tangent(layer: Layer, weights: Weights, x: Array, dx: Array, mask: Array | N
     raise UnsupportedError(f"gradreg_numpy: no rule for the layer {layer!r}; use those of gradreg_core.networks.")
 
 
-# --- linear maps -------------------------------------------------------------------------------------------------------
+# --- linear maps ------------------------------------------------------------------------------------------------------
 @forward.register
 def _(layer: Dense, weights: Weights, x: Array, mask: Array | None = None) -> Array:
     product = x @ weights["weight"]
@@ -70,7 +70,7 @@ def _(layer: Dense, weights: Weights, x: Array, dx: Array, mask: Array | None = 
 
 
 def _correlate(layer: Conv2D, kernel: Array, x: Array) -> Array:
-    """sum over offsets (a, b) of x[..., i + a, j + b, :] @ kernel[a, b]; zeros outside for "same"."""
+    """Sum over offsets (a, b) of x[..., i + a, j + b, :] @ kernel[a, b]; zeros outside for "same"."""
     if layer.padding == "same":
         border = (layer.kernel // 2, layer.kernel // 2)
         x = np.pad(x, [(0, 0)] * (x.ndim - 3) + [border, border, (0, 0)])
@@ -115,9 +115,9 @@ def _(layer: Dropout, weights: Weights, x: Array, dx: Array, mask: Array | None 
     return dx if mask is None else dx * mask
 
 
-# --- pooling -----------------------------------------------------------------------------------------------------------
+# --- pooling ----------------------------------------------------------------------------------------------------------
 def _windows(x: Array, size: int) -> Array:
-    """(..., H, W, C) as (..., H // size, W // size, C, size * size): each window in row-major order, in the last axis."""
+    """(..., H, W, C) as (..., H // size, W // size, C, size^2): each window in row-major order, in the last axis."""
     height, width = x.shape[-3] // size, x.shape[-2] // size
     cut = x[..., : height * size, : width * size, :]
     split = cut.reshape(*x.shape[:-3], height, size, width, size, x.shape[-1])
@@ -127,7 +127,7 @@ def _windows(x: Array, size: int) -> Array:
 
 def _winners(x: Array, size: int) -> Array:
     """Index within each window of its first maximum, with a last axis of length 1."""
-    return np.real(_windows(x, size)).argmax(axis=-1)[..., None]
+    return np.asarray(_windows(x, size).real.argmax(axis=-1)[..., None])
 
 
 @forward.register
@@ -150,7 +150,7 @@ def _(layer: AvgPool, weights: Weights, x: Array, dx: Array, mask: Array | None 
     return np.asarray(_windows(dx, layer.size).mean(axis=-1))
 
 
-# --- elementwise functions ---------------------------------------------------------------------------------------------
+# --- elementwise functions --------------------------------------------------------------------------------------------
 def _slope(layer: Activation, x: Array) -> Array:
     """The factor of a piecewise linear function: 1 above 0, and at and below 0 what the function has there."""
     return np.where(np.real(x) > 0, 1.0, 0.0 if layer.kind == "relu" else LEAKY_SLOPE)
@@ -178,7 +178,7 @@ def _(layer: Activation, weights: Weights, x: Array, mask: Array | None = None) 
         case "gelu":
             return x * _normal_cdf(x)
         case "gelu_tanh":
-            return 0.5 * x * (1 + np.tanh(_gelu_tanh_argument(x)))
+            return np.asarray(0.5 * x * (1 + np.tanh(_gelu_tanh_argument(x))))
     raise UnsupportedError(f"gradreg_numpy: no rule for the activation {layer.kind!r}.")
 
 
@@ -198,7 +198,7 @@ def _derivative(layer: Activation, x: Array) -> Array:
         case "gelu_tanh":
             t = np.tanh(_gelu_tanh_argument(x))
             inner = _GELU_TANH_SCALE * (1 + 3 * _GELU_TANH_CUBIC * x * x)
-            return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner
+            return np.asarray(0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner)
     raise UnsupportedError(f"gradreg_numpy: no rule for the activation {layer.kind!r}.")
 
 
@@ -207,7 +207,7 @@ def _(layer: Activation, weights: Weights, x: Array, dx: Array, mask: Array | No
     return _derivative(layer, x) * dx
 
 
-# --- normalisation -----------------------------------------------------------------------------------------------------
+# --- normalisation ----------------------------------------------------------------------------------------------------
 def _axes(layer: LayerNorm, x: Array) -> tuple[int, ...]:
     """The axes that moments are taken over, from the end: the last, or all of x but the last (the batch's own, too)."""
     return tuple(range(-x.ndim, -1)) if isinstance(layer, BatchNorm) else (-1,)
@@ -238,10 +238,10 @@ def _(layer: LayerNorm, weights: Weights, x: Array, dx: Array, mask: Array | Non
     centred, d_centred = x - _mean(x, axes), dx - _mean(dx, axes)
     deviation = np.sqrt(_mean(centred * centred, axes) + layer.eps)
     d_deviation = _mean(centred * d_centred, axes) / deviation
-    return (d_centred / deviation - centred * d_deviation / deviation**2) * weights["weight"]
+    return np.asarray((d_centred / deviation - centred * d_deviation / deviation**2) * weights["weight"])
 
 
-# --- attention ---------------------------------------------------------------------------------------------------------
+# --- attention --------------------------------------------------------------------------------------------------------
 def _split_heads(x: Array, heads: int) -> Array:
     """(..., time, channels) as (..., heads, time, channels / heads)."""
     return np.moveaxis(x.reshape(*x.shape[:-1], heads, -1), -2, -3)

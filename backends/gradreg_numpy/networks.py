@@ -185,12 +185,16 @@ class Model:
 
         Raises:
             InputError: its shape is not (B, *input_shape), or the masks are for another number of samples.
-            InputTypeError: it is no array of numbers.
+            InputTypeError: it is no array of floating-point numbers.
         """
         try:
-            array = numeric(x)
+            kind, array = np.asarray(x).dtype.kind, numeric(x)
         except (TypeError, ValueError) as error:
             raise InputTypeError(f"{call}: x must be an array of numbers, got {type(x).__name__}.") from error
+        if kind not in "fc":
+            raise InputTypeError(
+                f"{call}: x has dtype {np.asarray(x).dtype}; only floating-point inputs have a gradient, so convert it."
+            )
         if array.ndim == 0 or array.shape[1:] != self.network.input_shape or len(array) == 0:
             wanted = ", ".join(map(str, self.network.input_shape))
             raise InputError(f"{call}: expected x of shape (B, {wanted}) with at least one sample, got {array.shape}.")

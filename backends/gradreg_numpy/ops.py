@@ -54,15 +54,15 @@ class DrawOps:
 
     def left_shift(self, array: Array, bits: Any) -> Array:
         """int32 << bits."""
-        return np.left_shift(array, bits)
+        return np.asarray(np.left_shift(array, bits))
 
     def right_shift(self, array: Array, bits: Any) -> Array:
         """int32 >> bits, arithmetic."""
-        return np.right_shift(array, bits)
+        return np.asarray(np.right_shift(array, bits))
 
     def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
         """Element by element choice."""
-        return np.where(condition, if_true, if_false)
+        return np.asarray(np.where(condition, if_true, if_false))
 
 
 def draws(seed: int, step: int, sample_ids: Array) -> Draws:

@@ -31,7 +31,16 @@ from gradreg_numpy.outputs import (
     probabilities,
 )
 
-__all__ = ["COMPLEX_STEP", "Batch", "data_loss", "gradient", "outputs", "penalty_terms", "projected_jacobian"]
+__all__ = [
+    "COMPLEX_STEP",
+    "Batch",
+    "data_loss",
+    "gradient",
+    "outputs",
+    "penalty_terms",
+    "projected_jacobian",
+    "term_values",
+]
 
 COMPLEX_STEP = 1e-30
 """Its square is below the roundoff of anything of order 1; no difference is taken, so it cannot be too small."""
@@ -106,8 +115,8 @@ class Batch:
         divisor = total if normalizer is None else float(normalizer)
         if not (math.isfinite(divisor) and divisor > 0):
             raise InputError(f"{call}: normalizer must be a finite number above 0, got {normalizer!r}.")
-        if y is not None and np.shape(y)[:1] != (batch,):
-            raise InputError(f"{call}: expected labels for {batch} samples, got y of shape {np.shape(y)}.")
+        if y is not None:
+            y = _labels_array(call, y, batch)
         view = View.of(call, model.network.output_shape, class_axis)
         return cls(call, model, x, y, int(step), ids, weight, divisor, view, directions, loss_fn)
 
@@ -117,7 +126,7 @@ class Batch:
             self,
             model=self.model.take(samples),
             x=self.x[samples],
-            y=None if self.y is None else np.asarray(self.y)[samples],
+            y=None if self.y is None else self.y[samples],
             sample_ids=self.sample_ids[samples],
             sample_weight=self.sample_weight[samples] * (len(self.x) / len(samples)),
         )
@@ -127,12 +136,23 @@ class Batch:
         return (self.sample_weight * values).sum() / self.normalizer
 
 
-# --- Jacobian terms ----------------------------------------------------------------------------------------------------
+def _labels_array(call: str, y: Any, batch: int) -> Array:
+    """Labels `y` as an array with the batch in its first axis."""
+    try:
+        labels = np.asarray(y)
+    except ValueError as error:
+        raise InputTypeError(f"{call}: y must be an array of labels, got {type(y).__name__}.") from error
+    if labels.shape[:1] != (batch,):
+        raise InputError(f"{call}: expected labels for {batch} samples, got y of shape {labels.shape}.")
+    return labels
+
+
+# --- Jacobian terms ---------------------------------------------------------------------------------------------------
 def projected_jacobian(batch: Batch, output: str = "logits", at: str | None = None) -> tuple[Array, Array]:
     """(z, J): canonical logits (B, positions, classes), and the Jacobian of `output` with respect to the input.
 
-    J has shape (B, q, d), or (B, q, B, d) where the samples are coupled; its rows are in the order (positions, classes).
-    q is 1 for the loss, whose J is dM/dz J, for cross-entropy (f - y)^T J / positions, and m otherwise.
+    J has shape (B, q, d), or (B, q, B, d) where the samples are coupled; its rows are in the order (positions,
+    classes). q is 1 for the loss, whose J is dM/dz J, for cross-entropy (f - y)^T J / positions, and m otherwise.
     """
     outputs, J = batch.model.differentiate(batch.x, at)
     view = batch.view
@@ -173,7 +193,7 @@ def _norm(norm: str, squared: bool, G: Array) -> Array:
     else:
         largest = absolute.real.argmax(axis=1)
         value = absolute[np.arange(len(flat)), largest]
-    return value * value if squared else value
+    return np.asarray(value * value if squared else value)
 
 
 def _phi(shape: Shape, n: Array) -> Array:
@@ -197,7 +217,7 @@ def _jacobian_values(batch: Batch, term: JacobianPenalty) -> Array:
     return _phi(term.shape, _norm(term.norm, term.squared, pull(J, W)))
 
 
-# --- parts of the batch ------------------------------------------------------------------------------------------------
+# --- parts of the batch -----------------------------------------------------------------------------------------------
 def _part(batch: Batch, fraction: float, seed: int) -> tuple[Array, Array]:
     """Indices of the ceil(fraction * B) samples with the smallest draws, in that order, and of the rest."""
     words = draws(seed, batch.step, batch.sample_ids).words(STREAM_SUBSET, (0,), 1)[0, :, 0]
@@ -231,7 +251,7 @@ def outputs(batch: Batch, reg: Regularizer | None) -> Array:
     return np.concatenate(pieces)[np.argsort(np.concatenate([part, rest]))]
 
 
-# --- terms -------------------------------------------------------------------------------------------------------------
+# --- terms ------------------------------------------------------------------------------------------------------------
 def _bare(batch: Batch, term: Term, reg: Regularizer) -> Any:
     """The value of a term before weight and `every`."""
     if isinstance(term, WeightDecay):
@@ -250,25 +270,21 @@ def _bare(batch: Batch, term: Term, reg: Regularizer) -> Any:
     return lowered.scale * batch.mean(_jacobian_values(batch, lowered))
 
 
-def _values(batch: Batch, reg: Regularizer) -> list[Any]:
-    """The value of every term, after weight and `every`."""
+def term_values(batch: Batch, reg: Regularizer) -> list[Any]:
+    """The value of every term of `reg`, after weight and `every`; see :func:`penalty_terms`."""
+    if not isinstance(reg, Regularizer):
+        raise InputTypeError(f"{batch.call}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
     return [
         term.weight_at(batch.step) * term.every * _bare(batch, term, reg) if _is_due(batch, term) else 0.0
         for term in reg.terms
     ]
 
 
-def _require_regularizer(call: str, reg: Any) -> Regularizer:
-    if not isinstance(reg, Regularizer):
-        raise InputTypeError(f"{call}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
-    return reg
-
-
 def penalty_terms(model: Model, x: Any, y: Any, reg: Regularizer, **options: Any) -> list[Any]:
     """The value of every term of `reg`: weight(step) * scale * sum_i w_i phi(||J_i^T W_i||) / N, and so on.
 
-    A term with ``every=n`` is n times that at steps divisible by n and 0 at others; one with ``fraction=p`` is estimated
-    from a part of the batch. Complex if the model or x is.
+    A term with ``every=n`` is n times that at steps divisible by n and 0 at others; one with ``fraction=p`` is
+    estimated from a part of the batch. Complex if the model or x is.
 
     Args:
         model: a :class:`Model`.
@@ -282,8 +298,7 @@ def penalty_terms(model: Model, x: Any, y: Any, reg: Regularizer, **options: Any
         InputError, InputTypeError: an argument does not fit.
         UnsupportedError: a term, projection, shape or layer that gradreg_core does not define.
     """
-    call = "penalty_terms"
-    return _values(Batch.of(call, model, x, y, **options), _require_regularizer(call, reg))
+    return term_values(Batch.of("penalty_terms", model, x, y, **options), reg)
 
 
 def data_loss(batch: Batch, z: Array) -> Any:
@@ -294,7 +309,7 @@ def data_loss(batch: Batch, z: Array) -> Any:
     return batch.mean(cross_entropy(batch.view.canonical(z), labels.distribution))
 
 
-# --- gradients ---------------------------------------------------------------------------------------------------------
+# --- gradients --------------------------------------------------------------------------------------------------------
 def _stepped(array: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
     """(index, copy of `array` with an imaginary step at the index) for every element."""
     for index in np.ndindex(array.shape):
@@ -304,7 +319,7 @@ def _stepped(array: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
 
 
 def _derivative(function: Callable[[Array], Any], array: Array) -> Array:
-    """d function / d array, element by element."""
+    """The derivative of a real function with respect to `array`, element by element."""
     result = np.zeros(array.shape)
     for index, moved in _stepped(array):
         result[index] = np.imag(function(moved)) / COMPLEX_STEP
@@ -328,7 +343,6 @@ def gradient(
         InputError: `of` is neither, or the model or x is complex; or as :func:`penalty_terms`.
         InputTypeError, UnsupportedError: as :func:`penalty_terms`.
     """
-    reg = _require_regularizer("gradient", reg)
     batch = Batch.of("gradient", model, x, y, **options)
     if of not in ("penalty", "total"):
         raise InputError(f"gradient: of must be 'penalty' or 'total', got {of!r}.")
@@ -336,7 +350,7 @@ def gradient(
         raise InputError("gradient: the model and x must be real; the imaginary part is used up by the complex step.")
 
     def value(at: Batch) -> Any:
-        penalty = sum(_values(at, reg))
+        penalty = sum(term_values(at, reg))
         return penalty + data_loss(at, outputs(at, reg)) if of == "total" else penalty
 
     def with_weight(path: str) -> Callable[[Array], Any]:

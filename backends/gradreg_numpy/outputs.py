@@ -28,7 +28,7 @@ _SOFT_LABEL_TOLERANCE = 1e-3
 
 
 class LossFunction(Protocol):
-    """A loss of each sample with its hand-derived gradient; both must be holomorphic in z for gradients of a penalty."""
+    """A loss of each sample with its hand-derived gradient; `gradient` of a penalty needs both holomorphic in z."""
 
     def value(self, z: Array, y: Any) -> Array:
         """Losses of shape (B, ...); a sample's loss M_i is their mean over further axes."""
@@ -108,7 +108,7 @@ class View:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels as distributions (B, positions, classes); for one class, the probability of 1. `hard`: they were indices."""
+    """Labels as distributions (B, positions, classes); for one class, probabilities of 1. `hard`: they were indices."""
 
     distribution: Array
     hard: bool
@@ -146,7 +146,7 @@ def labels_of(call: str, y: Any, view: View, batch: int, what: str) -> Labels:
         return Labels(np.eye(classes)[given.astype(np.int64).reshape(batch, view.positions)], hard)
     values = given.astype(np.float64)
     if not ((values >= 0).all() and (values <= 1 + _SOFT_LABEL_TOLERANCE * (classes > 1)).all()):
-        raise InputError(f"{call}: soft labels must be probabilities, got values from {values.min()} to {values.max()}.")
+        raise InputError(f"{call}: soft labels must be probabilities, got {values.min()} to {values.max()}.")
     distribution = values.reshape(batch, -1, 1) if classes == 1 else view.canonical(values)
     if classes > 1 and np.abs(distribution.sum(axis=-1) - 1).max() > _SOFT_LABEL_TOLERANCE:
         sums = distribution.sum(axis=-1)
@@ -155,25 +155,21 @@ def labels_of(call: str, y: Any, view: View, batch: int, what: str) -> Labels:
 
 
 def probabilities(z: Array) -> Array:
-    """f = softmax(z) for canonical logits (B, positions, classes), the logistic function for one class."""
+    """The softmax f of canonical logits (B, positions, classes); for one class, the logistic function."""
     return sigmoid(z) if z.shape[-1] == 1 else softmax(z)
 
 
 def cross_entropy(z: Array, y: Array) -> Array:
     """Mean over positions of -sum_k y_k log f_k, shape (B,); for one class -y log f - (1 - y) log(1 - f)."""
-    if z.shape[-1] == 1:
-        each = y * softplus(-z) + (1 - y) * softplus(z)
-    else:
-        each = -y * log_softmax(z)
+    single = z.shape[-1] == 1
+    each = y * softplus(-z) + (1 - y) * softplus(z) if single else -y * log_softmax(z)
     return np.asarray(each.sum(axis=-1).mean(axis=-1))
 
 
 def negative_entropy(z: Array) -> Array:
     """Mean over positions of sum_k f_k log f_k, shape (B,); for one class f log f + (1 - f) log(1 - f)."""
-    if z.shape[-1] == 1:
-        each = -sigmoid(z) * softplus(-z) - sigmoid(-z) * softplus(z)
-    else:
-        each = softmax(z) * log_softmax(z)
+    single = z.shape[-1] == 1
+    each = -sigmoid(z) * softplus(-z) - sigmoid(-z) * softplus(z) if single else softmax(z) * log_softmax(z)
     return np.asarray(each.sum(axis=-1).mean(axis=-1))
 
 
@@ -185,8 +181,8 @@ def _output_block(output: str, z: Array) -> Array:
     f = softmax(z)
     identity = np.eye(z.shape[-1])
     if output == "probabilities":
-        return f[..., :, None] * identity - f[..., :, None] * f[..., None, :]
-    return identity - f[..., None, :]
+        return np.asarray(f[..., :, None] * identity - f[..., :, None] * f[..., None, :])
+    return np.asarray(identity - f[..., None, :])
 
 
 def output_jacobian(output: str, z: Array) -> Array:

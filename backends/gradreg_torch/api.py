@@ -1,7 +1,6 @@
 """gradreg's calls in PyTorch."""
 
 from gradreg_core.frontend import Frontend
-
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.criterion import Criterion
 

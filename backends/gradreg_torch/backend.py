@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from gradreg_core.backend import Model, Pullback
-from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError
 from torch import Tensor, nn
 
+from gradreg_core.backend import Model, Pullback
+from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError
+from gradreg_core.random import threefry2x32
 from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
+from gradreg_torch.threefry import threefry2x32_cpu
 
 __all__ = ["TorchBackend"]
 
@@ -122,6 +124,12 @@ class TorchBackend:
     def matmul(self, left: Tensor, right: Tensor) -> Tensor:
         return left @ right
 
+    def threefry2x32(self, key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The generator's rounds; see :func:`gradreg_core.random.threefry2x32`."""
+        if key[0].device.type == "cpu" and not _is_functional(counter[0]):
+            return threefry2x32_cpu(*key, *counter)
+        return threefry2x32(self, key, counter)
+
     def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
         if torch.compiler.is_compiling() or _is_functional(x):
             outputs, pull = torch.func.vjp(fn, x)
@@ -168,11 +176,15 @@ class TorchBackend:
         return torch.where(predicate.to(value.device), value, torch.zeros_like(value))
 
     def static_int(self, value: Any) -> int | None:
+        if torch.compiler.is_compiling():
+            return None
         if isinstance(value, Tensor):
-            if torch.compiler.is_compiling() or value.device.type != "cpu" or _is_functional(value):
+            if value.device.type != "cpu" or _is_functional(value):
                 return None
             return int(value)
-        return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else None
+        if isinstance(value, np.integer):
+            return int(value)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     @contextmanager
     def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
@@ -231,15 +243,17 @@ class TorchBackend:
 
 def _is_functional(array: Tensor) -> bool:
     """Whether the tensor belongs to a torch.func transform, inside which autograd.grad does not work."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(array)
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(array)
 
 
 def _pullback(outputs: Any, x: Tensor, name: str) -> Pullback:
-    """w -> J^T w on the graph from x to outputs, differentiable and repeatable."""
+    """W -> J^T w on the graph from x to outputs, differentiable and repeatable."""
 
     def pullback(w: Tensor) -> Tensor:
         if not isinstance(outputs, Tensor) or not outputs.requires_grad:
-            raise InputError(f"{name} does not reach the outputs: the model detaches them or computes without gradient.")
+            raise InputError(
+                f"{name} does not reach the outputs: the model detaches them or computes without gradient."
+            )
         (gradient,) = torch.autograd.grad(outputs, x, w, create_graph=True, allow_unused=True)
         if gradient is None:
             raise InputError(f"{name} does not reach the outputs: they do not depend on it differentiably.")

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from gradreg_core.frontend import Frontend
 from gradreg_core.results import Parts
 from gradreg_core.spec import Regularizer
-from torch import Tensor, nn
-
 from gradreg_torch.backend import TorchBackend
 
 __all__ = ["Criterion"]

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from gradreg_core.errors import DoubleBackwardError
 from torch import Tensor, nn
+
+from gradreg_core.errors import DoubleBackwardError
 
 __all__ = ["DOUBLE_BACKWARD_MARKS", "diagnose", "explain"]
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gradreg_core import networks as portable
 from torch import Tensor, nn
+
+from gradreg_core import networks as portable
 
 __all__ = ["Module", "apply"]
 
@@ -103,7 +104,9 @@ class Module(nn.Module):
         dtype: of the parameters.
     """
 
-    def __init__(self, network: portable.Network, params: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, network: portable.Network, params: Mapping[str, Any], dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.network = network
         self._paths: dict[str, str] = {}

@@ -1,0 +1,32 @@
+# make demo   runs the main job: trains on real data with and without gradient regularization
+# make test   runs all tests
+# make check  lints, checks the format and the types
+# make venv   sets up .venv alone; the others do it by themselves
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := torch,jax,tensorflow,integrations,conformance,demo,dev
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: venv demo test check clean
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	touch $@
+
+demo: venv
+	$(BIN)/gradreg demo --out out/demo
+
+test: venv
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,199 @@
+"""The primitives in TensorFlow: nested gradient tapes, the same in eager mode, in tf.function and under XLA."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from gradreg_core.backend import Model, Pullback
+from gradreg_core.errors import DoubleBackwardError, InputError
+
+from gradreg_tensorflow.batch_norm import batch_norm_policy
+from gradreg_tensorflow.diagnose import diagnose, explain, lacks_gradient
+from gradreg_tensorflow.models import parameters, repeatable
+from gradreg_tensorflow.second_order import second_order_safe
+
+__all__ = ["TensorFlowBackend"]
+
+
+class TensorFlowBackend:
+    """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
+
+    name = "tensorflow"
+    capabilities = frozenset({"host_checks", "traced_branch"})
+    default_chunk: int | None = 1
+
+    def is_array(self, value: Any) -> bool:
+        return isinstance(value, tf.Tensor | tf.Variable) or hasattr(value, "__tf_tensor__")
+
+    def asarray(self, value: Any, like: tf.Tensor) -> tf.Tensor:
+        return tf.convert_to_tensor(value)
+
+    def shape(self, array: tf.Tensor) -> tuple[int, ...]:
+        shape = tf.TensorShape(array.shape)
+        if not shape.is_fully_defined():
+            raise InputError(
+                f"an array of shape {shape} has no static shape, which gradreg needs while a tf.function is traced. "
+                f"Give a static batch size: dataset.batch(n, drop_remainder=True), or "
+                f"input_signature=[tf.TensorSpec((n, ...), ...)]."
+            )
+        return tuple(shape.as_list())
+
+    def dtype(self, array: tf.Tensor) -> str:
+        return tf.as_dtype(array.dtype).name
+
+    def host(self, array: tf.Tensor) -> np.ndarray | None:
+        array = tf.convert_to_tensor(array)
+        if not _is_eager(array) or "CPU" not in array.device:
+            return None
+        return (tf.cast(array, tf.float32) if array.dtype == tf.bfloat16 else array).numpy()
+
+    def constant(self, values: Any, dtype: str, like: tf.Tensor) -> tf.Tensor:
+        return tf.constant(values, dtype)
+
+    def int32(self, value: Any, like: tf.Tensor) -> tf.Tensor:
+        return tf.constant(value, tf.int32) if isinstance(value, int) else tf.cast(value, tf.int32)
+
+    def arange(self, stop: int, like: tf.Tensor) -> tf.Tensor:
+        return tf.range(stop, dtype=tf.int32)
+
+    def astype(self, array: tf.Tensor, dtype: str) -> tf.Tensor:
+        return tf.cast(array, dtype)
+
+    def reshape(self, array: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+        return tf.reshape(array, tuple(shape))
+
+    def moveaxis(self, array: tf.Tensor, source: int, destination: int) -> tf.Tensor:
+        axes = list(range(len(array.shape)))
+        axis = axes.pop(source)
+        axes.insert(destination % (len(axes) + 1), axis)
+        return tf.transpose(array, axes)
+
+    def broadcast(self, array: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+        return tf.broadcast_to(array, tuple(shape))
+
+    def concat(self, arrays: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
+        return tf.concat(list(arrays), axis)
+
+    def take(self, array: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+        return tf.gather(array, indices, axis=0)
+
+    def left_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
+        return tf.bitwise.left_shift(array, tf.convert_to_tensor(bits, tf.int32))
+
+    def right_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
+        return tf.bitwise.right_shift(array, tf.convert_to_tensor(bits, tf.int32))
+
+    def where(self, condition: tf.Tensor, if_true: Any, if_false: Any) -> tf.Tensor:
+        dtype = next(each.dtype for each in (if_true, if_false) if tf.is_tensor(each))
+        return tf.where(condition, *(tf.convert_to_tensor(each, dtype) for each in (if_true, if_false)))
+
+    def sum(self, array: tf.Tensor, axis: int | tuple[int, ...], keepdims: bool = False) -> tf.Tensor:
+        return tf.reduce_sum(array, axis, keepdims)
+
+    def sqrt(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.sqrt(array)
+
+    def sign(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.stop_gradient(tf.sign(array))
+
+    def argmax(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.argmax(array, -1, output_type=tf.int32)
+
+    def argsort(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.argsort(array, axis=-1, stable=True)
+
+    def cumsum(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.cumsum(array, axis=-1)
+
+    def softmax(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(array)
+
+    def log_softmax(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.nn.log_softmax(array)
+
+    def sigmoid(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(array)
+
+    def softplus(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.math.softplus(array)
+
+    def eigvalsh(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.linalg.eigvalsh(array)
+
+    def matmul(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(left, right)
+
+    def vjp(self, fn: Model, x: tf.Tensor) -> tuple[tf.Tensor, Pullback]:
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            outputs = fn(x)
+
+        def pullback(w: tf.Tensor) -> tf.Tensor:
+            try:
+                gradient = tape.gradient(outputs, x, output_gradients=w)
+            except LookupError as error:
+                if lacks_gradient(error):
+                    raise explain(error) from error
+                raise
+            if gradient is None:
+                raise InputError(
+                    "x does not reach the outputs: they do not depend on it differentiably. Look for tf.stop_gradient, "
+                    "NumPy, tf.numpy_function or a cast to an integer type in the model."
+                )
+            return tf.convert_to_tensor(gradient)
+
+        return outputs, pullback
+
+    def named_vjp(self, model: Any, x: tf.Tensor, names: Sequence[str]) -> tuple[tf.Tensor, dict[str, Pullback]]:
+        raise NotImplementedError
+
+    def pull_rows(self, pullback: Pullback, rows: tf.Tensor) -> tf.Tensor:
+        return tf.stack([pullback(row) for row in tf.unstack(rows)])
+
+    def stop_gradient(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.stop_gradient(array)
+
+    def cond(self, predicate: tf.Tensor, branch: Callable[[], tf.Tensor]) -> tf.Tensor:
+        traced: list[tf.Tensor] = []
+
+        def value() -> tf.Tensor:
+            traced.append(branch())
+            return traced[0]
+
+        # Both branches are traced, `value` first: eager predicates never come here, see `static_int`.
+        return tf.cond(predicate, value, lambda: tf.zeros(traced[0].shape, traced[0].dtype))
+
+    def static_int(self, value: Any) -> int | None:
+        if self.is_array(value):
+            tensor = tf.convert_to_tensor(value)
+            return int(tensor) if _is_eager(tensor) and tensor.dtype.is_integer and tensor.shape.rank == 0 else None
+        return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else None
+
+    @contextmanager
+    def enter(self, call: str, model: Any, x: tf.Tensor, batch_norm: str) -> Iterator[tf.Tensor]:
+        with second_order_safe(batch_norm), batch_norm_policy(call, batch_norm):
+            yield tf.convert_to_tensor(x)
+
+    def require_gradient(self, call: str, model: Any, value: tf.Tensor) -> None:
+        pass  # the tape that could tell is the caller's own
+
+    def leave(self, value: tf.Tensor) -> tf.Tensor:
+        return value
+
+    def repeatable(self, model: Any) -> AbstractContextManager[None]:
+        return repeatable(model)
+
+    def diagnose(self, frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> Any:
+        return diagnose(frontend, model, x, y, reg, options)
+
+    def parameters(self, model: Any) -> list[tf.Tensor] | None:
+        return parameters(model)
+
+    def leaves(self, params: Any) -> list[tf.Tensor]:
+        return [tf.convert_to_tensor(each) for each in tf.nest.flatten(params)]
+
+
+def _is_eager(tensor: tf.Tensor) -> bool:
+    return isinstance(tensor, tf.__internal__.EagerTensor)

@@ -1,0 +1,64 @@
+"""Finds batch normalisation in training mode where it happens: in the call of the layer."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from gradreg_core.errors import BatchNormError, BatchNormWarning
+
+from gradreg_tensorflow.second_order import Function, replaced
+
+__all__ = ["batch_norm_policy"]
+
+_active: "ContextVar[bool]" = ContextVar("gradreg_batch_norm", default=False)
+_policy: "ContextVar[tuple[str, str]]" = ContextVar("gradreg_batch_norm_policy")
+
+
+@contextmanager
+def batch_norm_policy(call: str, policy: str) -> Iterator[None]:
+    """Raise or warn when a Keras BatchNormalization layer is called in training mode by this thread.
+
+    The layer's own call is watched, so it makes no difference how it is reached: `lambda x: model(x, training=True)`,
+    a functools.partial, a layer inside a tf.Module.
+
+    Args:
+        call: the name of the call, for messages.
+        policy: "error", "warn" (once a context) or "allow".
+    """
+    layers = getattr(sys.modules.get("keras"), "layers", None)
+    rows = [] if layers is None else [(layers.BatchNormalization, "call", _watched)]
+    token = _policy.set((call, policy))
+    try:
+        with replaced(rows, _active):
+            yield
+    finally:
+        _policy.reset(token)
+
+
+def _watched(original: Function) -> Function:
+    def call(layer: Any, inputs: Any, training: Any = None, **keywords: Any) -> Any:
+        if layer.trainable and training is not None and training is not False:
+            _report(layer)
+        return original(layer, inputs, training=training, **keywords)
+
+    return call
+
+
+def _report(layer: Any) -> None:
+    name, policy = _policy.get()
+    if policy == "allow":
+        return
+    message = (
+        f"{name}: {layer.name} ({type(layer).__name__}) is in training mode and couples the samples of a batch, so each "
+        f"sample's penalty also counts its effect on the others. Use GroupNormalization or LayerNormalization, call the "
+        f"model with training=False, or pass batch_norm='allow' if that is meant."
+    )
+    if policy == "error":
+        error = BatchNormError(message)
+        error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
+        raise error
+    warnings.warn(message, BatchNormWarning, stacklevel=2)
+    _policy.set((name, "allow"))

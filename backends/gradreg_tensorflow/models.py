@@ -1,0 +1,74 @@
+"""What can be seen of a model: its parameters, and the state that a forward pass changes."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+from gradreg_core.errors import InputError
+from tensorflow.python.eager import context
+from tensorflow.python.ops import stateful_random_ops
+
+__all__ = ["parameters", "repeatable"]
+
+
+def _unwrapped(model: Any) -> Any:
+    """The object that a functools.partial or a bound method calls."""
+    while not hasattr(model, "trainable_variables"):
+        inner = model.func if isinstance(model, functools.partial) else getattr(model, "__self__", None)
+        if inner is None:
+            break
+        model = inner
+    return model
+
+
+def parameters(model: Any) -> list[tf.Tensor] | None:
+    """The trainable variables of a Keras model or layer, or of a tf.Module, as tensors; None for other callables.
+
+    Raises:
+        InputError: a Keras model that has no variables yet.
+    """
+    owner = _unwrapped(model)
+    if not hasattr(owner, "trainable_variables"):
+        return None
+    if getattr(owner, "built", True) is False:
+        raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
+    return [tf.convert_to_tensor(each) for each in owner.trainable_variables]
+
+
+def _state(model: Any) -> list[Any]:
+    """The variables that a forward pass may change, as far as they can be found: moving statistics, seeds."""
+    owner = _unwrapped(model)
+    seen = [owner]
+    if inspect.isfunction(owner):
+        names = inspect.getclosurevars(owner)
+        seen += [*names.nonlocals.values(), *names.globals.values()]
+    found = [variable for each in seen for variable in getattr(each, "non_trainable_variables", [])]
+    if stateful_random_ops.global_generator is not None:
+        found.append(stateful_random_ops.global_generator.state)
+    keras = sys.modules.get("keras")
+    if keras is not None and keras.config.backend() == "tensorflow":
+        found.append(keras.src.random.seed_generator.global_seed_generator().state)
+    return list({id(each): each for each in found}.values())
+
+
+@contextmanager
+def repeatable(model: Any) -> Iterator[None]:
+    """Random layers draw the same inside each such context; moving statistics and seeds are as before afterwards."""
+    if not tf.executing_eagerly():
+        yield
+        return
+    variables = _state(model)
+    before = [tf.convert_to_tensor(each).numpy() for each in variables]
+    eager = context.context()
+    seed, generator = eager._seed, getattr(eager, "_rng", None)
+    tf.random.set_seed(0)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        eager._seed, eager._rng = seed, generator

@@ -1,0 +1,267 @@
+"""Operations whose second derivative TensorFlow gets wrong or does not have, in a form that is right.
+
+Inside :func:`second_order_safe` a few of TensorFlow's functions compute the same values by operations that differentiate
+twice, so that an unchanged model is right there. Each replacement is a row of `_replacements`:
+
+- `moments` (tf.nn, keras.ops, and so LayerNormalization, GroupNormalization, BatchNormalization in training):
+  TensorFlow stops a gradient inside the variance, which is right in the first derivative only.
+- max pooling: the second derivative is wrong under XLA where values are close to each other, and missing in float64.
+- bilinear, bicubic, nearest and antialiased resizing: TensorFlow's gradient is None (bilinear, silently) or missing.
+- softsign: missing.
+
+A tf.function that is called inside is traced anew, as a copy of its own, and not shared with calls outside.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
+from tensorflow.python.ops import gen_image_ops, gen_nn_ops, nn_impl
+
+__all__ = ["Replacement", "replaced", "second_order_safe"]
+
+Function = Callable[..., Any]
+Replacement = tuple[Any, str, Callable[[Function], Function]]
+"""(owner, attribute, original -> replacement)."""
+
+
+# --- replacing, for one thread and for a while -------------------------------------------------------------------------
+_lock = threading.Lock()
+_gates: dict[tuple[int, str], tuple[int, Function, Function]] = {}
+"""(number of contexts open, the original, the gate in its place) by owner and attribute."""
+
+
+def _gate(original: Function, replacement: Function, active: "ContextVar[bool]") -> Function:
+    """A function that is `replacement` where `active`, in this thread, and `original` elsewhere."""
+
+    @functools.wraps(original)
+    def gate(*args: Any, **keywords: Any) -> Any:
+        return (replacement if active.get() else original)(*args, **keywords)
+
+    return gate
+
+
+@contextmanager
+def replaced(rows: list[Replacement], active: "ContextVar[bool]") -> Iterator[None]:
+    """Replace the functions of `rows` for this thread (context variable `active`); may be nested and entered in parallel.
+
+    Other threads pass through a gate to the original while any thread is inside. Nothing stays afterwards.
+    """
+    with _lock:
+        for owner, name, make in rows:
+            count, original, gate = _gates.get((id(owner), name), (0, None, None))
+            if original is None or gate is None:
+                original = vars(owner)[name]
+                gate = _gate(original, make(original), active)
+                setattr(owner, name, gate)
+            _gates[id(owner), name] = (count + 1, original, gate)
+    token = active.set(True)
+    try:
+        yield
+    finally:
+        active.reset(token)
+        with _lock:
+            for owner, name, _ in rows:
+                count, original, gate = _gates.pop((id(owner), name))
+                if count > 1:
+                    _gates[id(owner), name] = (count - 1, original, gate)
+                elif vars(owner)[name] is gate:
+                    setattr(owner, name, original)
+
+
+# --- moments -----------------------------------------------------------------------------------------------------------
+def _moments(original: Function) -> Function:
+    def moments(
+        x: Any, axes: Any, shift: Any = None, name: str | None = None, keep_dims: Any = None, keepdims: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """tf.nn.moments without its tf.stop_gradient; the values are the same bits."""
+        keep = bool(keep_dims if keepdims is None else keepdims)
+        with tf.name_scope(name or "moments"):
+            x = tf.convert_to_tensor(x)
+            wide = tf.cast(x, tf.float32) if x.dtype == tf.float16 else x
+            mean = tf.reduce_mean(wide, axes, keepdims=True)
+            variance = tf.reduce_mean(tf.math.squared_difference(wide, mean), axes, keepdims=True)
+            if not keep:
+                mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+            return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
+
+    return moments
+
+
+# --- max pooling -------------------------------------------------------------------------------------------------------
+def _pool_axis(x: tf.Tensor, axis: int, size: int, stride: int, pads: tuple[int, int]) -> tf.Tensor:
+    """Maximum over windows along one axis; among equals the first is chosen."""
+    rank = len(x.shape)
+    if any(pads):
+        x = tf.pad(x, [pads if each == axis else (0, 0) for each in range(rank)], constant_values=-float("inf"))
+    count = (x.shape[axis] - size) // stride + 1
+    best = None
+    for start in range(size):
+        window = slice(start, start + (count - 1) * stride + 1, stride)
+        candidate = x[tuple(window if each == axis else slice(None) for each in range(rank))]
+        if best is None:
+            best = candidate
+        else:
+            best = tf.where((candidate > best) | tf.math.is_nan(candidate), candidate, best)
+    return best
+
+
+def _padding(size: int, window: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's "SAME"."""
+    total = max((-(-size // stride) - 1) * stride + window - size, 0)
+    return total // 2, total - total // 2
+
+
+def _max_pool(original: Function) -> Function:
+    def max_pool(
+        input: Any,  # noqa: A002 - TensorFlow's own name
+        ksize: Any,
+        strides: Any,
+        padding: Any,
+        explicit_paddings: Any = (),
+        data_format: str = "NHWC",
+        name: str | None = None,
+    ) -> tf.Tensor:
+        """Max pooling by comparisons and choices, axis by axis; the values are the same bits."""
+        x, padding = tf.convert_to_tensor(input), tf.compat.as_str(padding)
+        sizes, steps = [int(each) for each in ksize], [int(each) for each in strides]
+        spatial = [axis for axis, letter in enumerate(data_format) if letter in "DHW"]
+        pooled = [axis for axis in range(len(sizes)) if sizes[axis] != 1 or steps[axis] != 1]
+        known = x.shape.rank == len(data_format) == len(sizes) and all(x.shape[axis] for axis in pooled)
+        if not known or not x.dtype.is_floating or not set(pooled) <= set(spatial) or data_format == "NCHW_VECT_C":
+            more = {} if data_format in ("NDHWC", "NCDHW") else {"explicit_paddings": explicit_paddings}
+            return original(x, ksize, strides, padding, data_format=data_format, name=name, **more)
+        with tf.name_scope(name or "max_pool"):
+            for axis in reversed(pooled):
+                pads = (0, 0)
+                if padding == "SAME":
+                    pads = _padding(x.shape[axis], sizes[axis], steps[axis])
+                elif padding == "EXPLICIT":
+                    pads = (int(explicit_paddings[2 * axis]), int(explicit_paddings[2 * axis + 1]))
+                x = _pool_axis(x, axis, sizes[axis], steps[axis], pads)
+            return x
+
+    return max_pool
+
+
+def _max_pool3d(original: Function) -> Function:
+    pool = _max_pool(original)
+
+    def max_pool3d(
+        input: Any,  # noqa: A002 - TensorFlow's own name
+        ksize: Any,
+        strides: Any,
+        padding: Any,
+        data_format: str = "NDHWC",
+        name: str | None = None,
+    ) -> tf.Tensor:
+        return pool(input, ksize, strides, padding, (), data_format, name)
+
+    return max_pool3d
+
+
+# --- linear operations whose gradient has no gradient --------------------------------------------------------------------
+def _linear(forward: Function, adjoint: Function) -> Function:
+    """`forward`, a linear function of one tensor, with derivatives of every order from its adjoint."""
+
+    @tf.custom_gradient
+    def apply(x: tf.Tensor) -> tuple[tf.Tensor, Function]:
+        return forward(x), _linear(adjoint, forward)
+
+    return apply
+
+
+def _resize(adjoint: Callable[..., tf.Tensor]) -> Callable[[Function], Function]:
+    def make(original: Function) -> Function:
+        def resize(images: Any, *args: Any, name: str | None = None, **options: Any) -> tf.Tensor:
+            """`original`, with derivatives of every order."""
+            images = tf.convert_to_tensor(images)
+            if not images.dtype.is_floating:
+                return original(images, *args, name=name, **options)
+            like = tf.stop_gradient(images)
+            forward = functools.partial(original, **options)
+            return _linear(lambda x: forward(x, *args), lambda g: adjoint(g, like, *args, **options))(images)
+
+        return resize
+
+    return make
+
+
+def _bilinear(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any) -> tf.Tensor:
+    return gen_image_ops.resize_bilinear_grad(g, like, *args, **options)
+
+
+def _bicubic(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any) -> tf.Tensor:
+    return gen_image_ops.resize_bicubic_grad(g, like, *args, **options)
+
+
+def _nearest(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any) -> tf.Tensor:
+    return gen_image_ops.resize_nearest_neighbor_grad(g, tf.shape(like)[1:3], *args, **options)
+
+
+def _scaled(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any) -> tf.Tensor:
+    return gen_image_ops.scale_and_translate_grad(g, like, *args, **options)
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------------
+def _softsign(original: Function) -> Function:
+    return lambda features, name=None: tf.math.divide(features, 1 + tf.abs(features), name=name)
+
+
+def _traced_anew(original: Function) -> Function:
+    def call(function: Any, *args: Any, **keywords: Any) -> Any:
+        """The tf.function's copy for inside, whose traces were all made there."""
+        if type(function) is polymorphic_function.Function:
+            copies = vars(function).setdefault("_gradreg_copies", {})
+            variant = _variant.get()
+            if variant not in copies:
+                copies[variant] = function._clone(None)
+            function = copies[variant]
+        return original(function, *args, **keywords)
+
+    return call
+
+
+_active: "ContextVar[bool]" = ContextVar("gradreg_second_order_safe", default=False)
+_variant: "ContextVar[str]" = ContextVar("gradreg_variant", default="")
+_replacements: list[Replacement] = [
+    (nn_impl, "moments", _moments),
+    (tf.compat.v1.nn, "moments", _moments),
+    (gen_nn_ops, "max_pool", _max_pool),
+    (gen_nn_ops, "max_pool3d", _max_pool3d),
+    (gen_image_ops, "resize_bilinear", _resize(_bilinear)),
+    (gen_image_ops, "resize_bicubic", _resize(_bicubic)),
+    (gen_image_ops, "resize_nearest_neighbor", _resize(_nearest)),
+    (gen_image_ops, "scale_and_translate", _resize(_scaled)),
+    (tf.nn, "softsign", _softsign),
+    (polymorphic_function.Function, "__call__", _traced_anew),
+]
+
+
+@contextmanager
+def second_order_safe(variant: str = "") -> Iterator[None]:
+    """A context in which the operations above differentiate twice, for what this thread traces or runs inside.
+
+    gradreg enters it around every call, so a model needs nothing. Enter it around a double backpropagation of your own:
+
+        with tf.GradientTape() as outer:
+            with second_order_safe(), tf.GradientTape() as inner:
+                inner.watch(x)
+                z = model(x)
+
+    Only the forward pass has to be inside; the derivatives may be taken after it ends.
+
+    Args:
+        variant: a tf.function called inside is traced once for each variant.
+    """
+    token = _variant.set(variant)
+    try:
+        with replaced(_replacements, _active):
+            yield
+    finally:
+        _variant.reset(token)

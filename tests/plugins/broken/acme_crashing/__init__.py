@@ -1,0 +1,6 @@
+"""A framework that takes the interpreter down."""
+
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,3 @@
+"""Ends the interpreter when it is imported."""
+
+raise SystemExit(3)

@@ -1,0 +1,8 @@
+"""Its hook fails."""
+
+from gradreg_core.hookspecs import hookimpl
+
+
+@hookimpl
+def gradreg_backends():
+    return [{}["no such key"]]

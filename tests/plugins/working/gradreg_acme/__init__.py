@@ -1,0 +1,1 @@
+"""A backend from a third party, for linear models only."""
