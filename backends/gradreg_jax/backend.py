@@ -1,16 +1,21 @@
 """The primitives in JAX: pure functions, traced or not; a second derivative is reverse mode over jax.vjp."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+
 from gradreg_core.backend import Model, Pullback
 from gradreg_core.errors import UnsupportedError
-from jax import lax
-from jax.extend.random import threefry2x32_p
+from gradreg_jax import models
+from gradreg_jax.diagnose import diagnose, explain
 
 __all__ = ["JaxBackend"]
 
@@ -45,10 +50,10 @@ class JaxBackend:
         return str(_dtype(array.dtype))
 
     def host(self, array: Array) -> np.ndarray | None:
-        if isinstance(array, jax.core.Tracer) or not _on_cpu(array):
+        if not _is_readable(array):
             return None
-        values = np.asarray(array)
-        return values.astype(np.float32) if jnp.issubdtype(values.dtype, jnp.floating) and values.itemsize < 4 else values
+        half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+        return np.asarray(array, np.float32 if half else None)
 
     def constant(self, values: Any, dtype: str, like: Array) -> Array:
         return jnp.asarray(values, _dtype(dtype))
@@ -57,7 +62,8 @@ class JaxBackend:
         return jnp.asarray(value).astype(jnp.int32)
 
     def arange(self, stop: int, like: Array) -> Array:
-        return jnp.arange(stop, dtype=jnp.int32)
+        # Adding a zero made from `like` marks the numbers as varying over the devices of a shard_map where it does.
+        return jnp.arange(stop, dtype=jnp.int32) + lax.full_like(like, 0, jnp.int32, ())
 
     def astype(self, array: Array, dtype: str) -> Array:
         return array.astype(_dtype(dtype))
@@ -75,7 +81,15 @@ class JaxBackend:
         return jnp.concatenate(arrays, axis)
 
     def take(self, array: Array, indices: Array) -> Array:
-        return array[indices]
+        spec = jax.typeof(array).sharding.spec
+        if not spec or spec[0] is None:
+            return array[indices]
+        # The rows lie on explicit mesh axes, where JAX wants to be told where the result lies.
+        axes = spec[0] if isinstance(spec[0], tuple) else (spec[0],)
+        shards = math.prod(jax.typeof(array).sharding.mesh.shape[axis] for axis in axes)
+        rows = spec[0] if indices.shape[0] % shards == 0 else None
+        where = PartitionSpec(rows, *[None] * (indices.ndim - 1), *spec[1:])
+        return array.at[indices].get(out_sharding=where)
 
     def left_shift(self, array: Array, bits: Any) -> Array:
         return array << bits
@@ -123,36 +137,49 @@ class JaxBackend:
         return jnp.matmul(left, right, precision=_HIGHEST)
 
     def vjp(self, fn: Model, x: Array) -> tuple[Array, Pullback]:
-        outputs, pull = jax.vjp(fn, x)
-        return outputs, lambda w: pull(w)[0]
+        pure, keep = models.functional(fn)
+        outputs, pull, changes = jax.vjp(pure, x, has_aux=True)
+        keep(changes)
+
+        def pullback(w: Array) -> Array:
+            if jax.typeof(w) != jax.typeof(outputs):  # equal values on all devices, where the outputs differ
+                w = w + jnp.zeros_like(outputs)
+            return pull(w)[0]
+
+        return outputs, pullback
 
     def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> Any:
         raise UnsupportedError("the jax backend has no names for activations.")
 
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
-        return jax.vmap(pullback)(rows)
+        return pullback(rows[0])[None] if len(rows) == 1 else jax.vmap(pullback)(rows)
 
     def stop_gradient(self, array: Array) -> Array:
         return lax.stop_gradient(array)
 
     def cond(self, predicate: Array, branch: Callable[[], Array]) -> Array:
         value = jax.eval_shape(branch)
-        return lax.cond(predicate, branch, lambda: jnp.zeros(value.shape, value.dtype))
+        return lax.cond(predicate, branch, lambda: jnp.zeros_like(value))
 
     def static_int(self, value: Any) -> int | None:
-        if isinstance(value, jax.Array) and (isinstance(value, jax.core.Tracer) or not _on_cpu(value)):
+        if isinstance(value, bool) or not _is_readable(value):
             return None
-        return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else None
+        try:
+            return operator.index(value)
+        except TypeError:
+            return None
 
-    def threefry2x32(self, key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
-        """The words of :func:`gradreg_core.random.threefry2x32` by JAX's own primitive."""
-        shape = jnp.broadcast_shapes(*(each.shape for each in (*key, *counter)))
-        words = [lax.bitcast_convert_type(jnp.broadcast_to(each, shape), jnp.uint32) for each in (*key, *counter)]
-        first, second = threefry2x32_p.bind(*words)
-        return lax.bitcast_convert_type(first, jnp.int32), lax.bitcast_convert_type(second, jnp.int32)
-
-    def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> AbstractContextManager[Array]:
-        return nullcontext(jnp.asarray(x))
+    @contextmanager
+    def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> Iterator[Array]:
+        if batch_norm != "allow":
+            models.refuse_batch_norm(call, model, batch_norm)
+        try:
+            yield jnp.asarray(x)
+        except Exception as error:
+            explained = explain(call, error)
+            if explained is None:
+                raise
+            raise explained from error
 
     def require_gradient(self, call: str, model: Any, value: Array) -> None:
         pass
@@ -161,19 +188,22 @@ class JaxBackend:
         return value
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
-        return nullcontext()
+        return models.repeatable(model)
 
     def diagnose(self, frontend: Any, model: Any, x: Array, y: Any, reg: Any, options: Any) -> Any:
-        return [], False
+        return diagnose(frontend, model, x, y, reg, options)
 
     def parameters(self, model: Any) -> list[Array] | None:
-        return None
+        return models.parameters(model)
 
     def leaves(self, params: Any) -> list[Array]:
         return jax.tree.leaves(params)
 
 
-def _on_cpu(array: Array) -> bool:
-    if isinstance(array, np.ndarray):
+def _is_readable(value: Any) -> bool:
+    """Whether the value can be read at no cost: no tracer, and on the CPU."""
+    if not isinstance(value, jax.Array):
         return True
-    return array.is_fully_addressable and all(each.platform == "cpu" for each in array.devices())
+    if isinstance(value, jax.core.Tracer) or not value.is_fully_addressable:
+        return False
+    return all(device.platform == "cpu" for device in value.devices())

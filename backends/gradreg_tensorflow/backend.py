@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from gradreg_core.backend import Model, Pullback
-from gradreg_core.errors import DoubleBackwardError, InputError
 
+from gradreg_core.backend import Model, Pullback
+from gradreg_core.errors import InputError
 from gradreg_tensorflow.batch_norm import batch_norm_policy
 from gradreg_tensorflow.diagnose import diagnose, explain, lacks_gradient
 from gradreg_tensorflow.models import parameters, repeatable
@@ -173,7 +173,7 @@ class TensorFlowBackend:
 
     @contextmanager
     def enter(self, call: str, model: Any, x: tf.Tensor, batch_norm: str) -> Iterator[tf.Tensor]:
-        with second_order_safe(batch_norm), batch_norm_policy(call, batch_norm):
+        with second_order_safe(), batch_norm_policy(call, batch_norm):
             yield tf.convert_to_tensor(x)
 
     def require_gradient(self, call: str, model: Any, value: tf.Tensor) -> None:

@@ -8,12 +8,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from gradreg_core.errors import BatchNormError, BatchNormWarning
-
-from gradreg_tensorflow.second_order import Function, replaced
+from gradreg_tensorflow.replace import Function, replaced
 
 __all__ = ["batch_norm_policy"]
 
-_active: "ContextVar[bool]" = ContextVar("gradreg_batch_norm", default=False)
 _policy: "ContextVar[tuple[str, str]]" = ContextVar("gradreg_batch_norm_policy")
 
 
@@ -29,10 +27,12 @@ def batch_norm_policy(call: str, policy: str) -> Iterator[None]:
         policy: "error", "warn" (once a context) or "allow".
     """
     layers = getattr(sys.modules.get("keras"), "layers", None)
-    rows = [] if layers is None else [(layers.BatchNormalization, "call", _watched)]
+    if policy == "allow" or layers is None:
+        yield
+        return
     token = _policy.set((call, policy))
     try:
-        with replaced(rows, _active):
+        with replaced(f"batch_norm_{policy}", [(layers.BatchNormalization, "call", _watched)]):
             yield
     finally:
         _policy.reset(token)
@@ -49,7 +49,7 @@ def _watched(original: Function) -> Function:
 
 def _report(layer: Any) -> None:
     name, policy = _policy.get()
-    if policy == "allow":
+    if policy == "told":
         return
     message = (
         f"{name}: {layer.name} ({type(layer).__name__}) is in training mode and couples the samples of a batch, so each "
@@ -61,4 +61,4 @@ def _report(layer: Any) -> None:
         error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
         raise error
     warnings.warn(message, BatchNormWarning, stacklevel=2)
-    _policy.set((name, "allow"))
+    _policy.set((name, "told"))

@@ -1,12 +1,15 @@
 """What only TensorFlow can tell before training: which operation lacks a second derivative or has a wrong one."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from gradreg_core.errors import DoubleBackwardError
+
+from gradreg_core.check import _smooth
+from gradreg_core.errors import DoubleBackwardError, InputError
 
 __all__ = ["diagnose", "explain", "lacks_gradient"]
 
@@ -19,9 +22,20 @@ _REMEDIES = (
     ("CTCLoss", "Penalise the logits before the loss: SpectReg needs no labels."),
     ("LRN", "Write the normalisation with tf.nn.avg_pool and arithmetic, or use LayerNormalization."),
 )
-_OTHERWISE = "Replace it by differentiable operations, or penalise an activation behind it: pass the head of the network."
-_STEPS = (1e-2, 3e-3, 1e-3, 3e-4)
+_OTHERWISE = (
+    "Replace it by differentiable operations, or penalise an activation behind it: pass the head of the network."
+)
+_FAILURES = (LookupError, NotImplementedError, tf.errors.OpError)
+_STEPS = (3e-2, 1e-2, 3e-3, 1e-3)
 """Relative steps of the central differences over the parameters."""
+_DIRECTIONS = 3
+_NAMED = 3
+_FLOOR = 1e-2
+"""A derivative below this share of the penalty (steps are relative) counts as this share: roundoff hides it."""
+_WRONG = (
+    "Operations that gradreg can mend are listed in docs/tensorflow.md; it cannot where they were traced before, in a "
+    "SavedModel or a ConcreteFunction, or are called through tf.raw_ops."
+)
 _AGREEMENT = 5e-3
 """As in gradreg_core.check: right gradients agree to about 1e-3 in float32, wrong ones are off by 1e-2 and more."""
 
@@ -47,3 +61,108 @@ def _explained(error: BaseException) -> tuple[str, str]:
     derivative = "second derivative" if re.search("Grad|Backprop", name) else "derivative"
     remedy = next((remedy for mark, remedy in _REMEDIES if mark in name), _OTHERWISE)
     return f"an operation of the model has no {derivative} in TensorFlow ({name}).", remedy
+
+
+def diagnose(frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
+    """Differentiate the penalty with respect to the variables, and compare with finite differences over them.
+
+    Returns:
+        (level, problem, remedy) for each finding, and whether finite differences over x make no sense.
+
+    Raises:
+        InputError: a tf.function is being traced.
+    """
+    if not tf.executing_eagerly():
+        raise InputError("check: it reads values, so call it in eager mode, outside tf.function.")
+    x = tf.convert_to_tensor(x)
+
+    def penalty(reg: Any) -> tf.Tensor:
+        with frontend.backend.repeatable(model):
+            return frontend.penalty(model, x, y, reg, batch_norm="allow", **options)
+
+    try:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = penalty(reg)
+        variables = list(tape.watched_variables())
+        *gradients, of_x = tape.gradient(value, [*variables, x])
+    except _FAILURES as error:
+        if not isinstance(error, DoubleBackwardError) and not lacks_gradient(error):
+            raise
+        return [("error", *_explained(error))], True
+    unconnected = of_x is None
+    found: Rows = []
+    reached = [tf.convert_to_tensor(each) for each in gradients if each is not None]
+    if variables and not reached and float(value) != 0:
+        problem = "the penalty's gradient is None for every variable: training would not change the penalty."
+        found.append(("error", problem, "Look for tf.stop_gradient, NumPy or tf.numpy_function in the model."))
+    elif any(not bool(tf.reduce_all(tf.math.is_finite(each))) for each in reached):
+        found.append(("error", "the penalty's gradient is NaN or infinite.", "Look for sqrt, norm or log at 0."))
+    smooth = _smooth(reg)
+    if not found and variables and smooth is not None:
+        found += _against_differences(lambda: penalty(smooth), variables)
+    return found, unconnected
+
+
+def _against_differences(penalty: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> Rows:
+    """Findings where the penalty's gradient disagrees with finite differences over the variables."""
+    with tf.GradientTape() as tape:
+        value = penalty()
+    slopes = dict(enumerate(tape.gradient(value, variables)))
+    given = [index for index, slope in slopes.items() if slope is not None]
+    missing = [index for index, slope in slopes.items() if slope is None]
+    generator = np.random.default_rng(0)
+
+    def disagreement(chosen: Sequence[int]) -> float:
+        """Relative difference of the derivative along a random direction of the chosen variables."""
+        starts = [variables[index].numpy().astype(np.float64) for index in chosen]
+        lengths = [math.sqrt(np.mean(start**2)) or 0.1 for start in starts]
+        directions = [
+            length * generator.standard_normal(each.shape) for each, length in zip(starts, lengths, strict=True)
+        ]
+        slope = sum(
+            float(np.sum(tf.convert_to_tensor(slopes[index]).numpy() * direction))
+            for index, direction in zip(chosen, directions, strict=True)
+            if slopes[index] is not None
+        )
+
+        def at(step: float) -> float:
+            for index, start, direction in zip(chosen, starts, directions, strict=True):
+                variables[index].assign(start + step * direction)
+            return float(penalty())
+
+        best = math.inf
+        try:
+            for step in _STEPS:
+                difference = (at(step) - at(-step)) / (2 * step)
+                scale = max(abs(difference), abs(slope), _FLOOR * abs(float(value)), 1e-30)
+                best = min(best, abs(difference - slope) / scale)
+        finally:
+            at_start = zip(chosen, starts, strict=True)
+            for index, start in at_start:
+                variables[index].assign(start)
+        return best
+
+    found: Rows = []
+    worst = max((disagreement(given) for _ in range(_DIRECTIONS)), default=0.0) if given else 0.0
+    if not worst <= _AGREEMENT:
+        named = [index for index in given if not disagreement([index]) <= _AGREEMENT]
+        problem = (
+            f"the penalty's gradient with respect to the variables differs from finite differences by {worst:.1%}, "
+            f"most for {_names(variables, named)}: some operation has a wrong second derivative in TensorFlow."
+        )
+        found.append(("error", problem, _WRONG))
+    if missing and not disagreement(missing) <= _AGREEMENT:
+        named = [index for index in missing if not disagreement([index]) <= _AGREEMENT]
+        problem = (
+            f"the penalty depends on {_names(variables, named)}, but its gradient there is None: some operation has no "
+            f"second derivative in TensorFlow, which drops it silently."
+        )
+        found.append(("error", problem, _WRONG))
+    return found
+
+
+def _names(variables: Sequence[tf.Variable], chosen: Sequence[int]) -> str:
+    """The names of the first few."""
+    names = [variables[index].name for index in chosen]
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

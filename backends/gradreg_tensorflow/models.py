@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
-from gradreg_core.errors import InputError
 from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
+
+from gradreg_core.errors import InputError
+from gradreg_tensorflow.smooth import smoothed
 
 __all__ = ["parameters", "repeatable"]
 
@@ -34,9 +36,19 @@ def parameters(model: Any) -> list[tf.Tensor] | None:
     owner = _unwrapped(model)
     if not hasattr(owner, "trainable_variables"):
         return None
-    if getattr(owner, "built", True) is False:
+    owners = [owner, *_keras_layers(owner)]
+    if not all(getattr(each, "built", True) for each in owners):
         raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
-    return [tf.convert_to_tensor(each) for each in owner.trainable_variables]
+    found = [getattr(variable, "value", variable) for each in owners for variable in each.trainable_variables]
+    return [tf.convert_to_tensor(each) for each in {id(each): each for each in found}.values()]
+
+
+def _keras_layers(owner: Any) -> list[Any]:
+    """The Keras layers in a tf.Module, whose own list of variables leaves theirs out."""
+    keras = sys.modules.get("keras")
+    if keras is None or not isinstance(owner, tf.Module):
+        return []
+    return list(owner._flatten(predicate=lambda each: isinstance(each, keras.layers.Layer)))
 
 
 def _state(model: Any) -> list[Any]:
@@ -46,6 +58,7 @@ def _state(model: Any) -> list[Any]:
     if inspect.isfunction(owner):
         names = inspect.getclosurevars(owner)
         seen += [*names.nonlocals.values(), *names.globals.values()]
+    seen += [layer for each in seen for layer in _keras_layers(each)]
     found = [variable for each in seen for variable in getattr(each, "non_trainable_variables", [])]
     if stateful_random_ops.global_generator is not None:
         found.append(stateful_random_ops.global_generator.state)
@@ -57,7 +70,10 @@ def _state(model: Any) -> list[Any]:
 
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
-    """Random layers draw the same inside each such context; moving statistics and seeds are as before afterwards."""
+    """Random layers draw the same inside each such context; moving statistics and seeds are as before afterwards.
+
+    Rectifiers are smooth inside: only the check enters it, and finite differences need that, see :mod:`.smooth`.
+    """
     if not tf.executing_eagerly():
         yield
         return
@@ -67,7 +83,8 @@ def repeatable(model: Any) -> Iterator[None]:
     seed, generator = eager._seed, getattr(eager, "_rng", None)
     tf.random.set_seed(0)
     try:
-        yield
+        with smoothed():
+            yield
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)

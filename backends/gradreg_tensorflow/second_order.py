@@ -8,70 +8,19 @@ twice, so that an unchanged model is right there. Each replacement is a row of `
 - max pooling: the second derivative is wrong under XLA where values are close to each other, and missing in float64.
 - bilinear, bicubic, nearest and antialiased resizing: TensorFlow's gradient is None (bilinear, silently) or missing.
 - softsign: missing.
-
-A tf.function that is called inside is traced anew, as a copy of its own, and not shared with calls outside.
 """
 
 import functools
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.ops import gen_image_ops, gen_nn_ops, nn_impl
 
-__all__ = ["Replacement", "replaced", "second_order_safe"]
+from gradreg_tensorflow.replace import Function, Replacement, replaced
 
-Function = Callable[..., Any]
-Replacement = tuple[Any, str, Callable[[Function], Function]]
-"""(owner, attribute, original -> replacement)."""
-
-
-# --- replacing, for one thread and for a while -------------------------------------------------------------------------
-_lock = threading.Lock()
-_gates: dict[tuple[int, str], tuple[int, Function, Function]] = {}
-"""(number of contexts open, the original, the gate in its place) by owner and attribute."""
-
-
-def _gate(original: Function, replacement: Function, active: "ContextVar[bool]") -> Function:
-    """A function that is `replacement` where `active`, in this thread, and `original` elsewhere."""
-
-    @functools.wraps(original)
-    def gate(*args: Any, **keywords: Any) -> Any:
-        return (replacement if active.get() else original)(*args, **keywords)
-
-    return gate
-
-
-@contextmanager
-def replaced(rows: list[Replacement], active: "ContextVar[bool]") -> Iterator[None]:
-    """Replace the functions of `rows` for this thread (context variable `active`); may be nested and entered in parallel.
-
-    Other threads pass through a gate to the original while any thread is inside. Nothing stays afterwards.
-    """
-    with _lock:
-        for owner, name, make in rows:
-            count, original, gate = _gates.get((id(owner), name), (0, None, None))
-            if original is None or gate is None:
-                original = vars(owner)[name]
-                gate = _gate(original, make(original), active)
-                setattr(owner, name, gate)
-            _gates[id(owner), name] = (count + 1, original, gate)
-    token = active.set(True)
-    try:
-        yield
-    finally:
-        active.reset(token)
-        with _lock:
-            for owner, name, _ in rows:
-                count, original, gate = _gates.pop((id(owner), name))
-                if count > 1:
-                    _gates[id(owner), name] = (count - 1, original, gate)
-                elif vars(owner)[name] is gate:
-                    setattr(owner, name, original)
+__all__ = ["max_pool", "max_pool3d", "pool_axis", "second_order_safe"]
 
 
 # --- moments -----------------------------------------------------------------------------------------------------------
@@ -94,8 +43,18 @@ def _moments(original: Function) -> Function:
 
 
 # --- max pooling -------------------------------------------------------------------------------------------------------
-def _pool_axis(x: tf.Tensor, axis: int, size: int, stride: int, pads: tuple[int, int]) -> tf.Tensor:
-    """Maximum over windows along one axis; among equals the first is chosen."""
+Choice = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def _larger(best: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
+    """The larger of the two, of equals the first; NaN if either is."""
+    return tf.where((candidate > best) | tf.math.is_nan(candidate), candidate, best)
+
+
+def pool_axis(
+    x: tf.Tensor, axis: int, size: int, stride: int, pads: tuple[int, int] = (0, 0), choose: Choice = _larger
+) -> tf.Tensor:
+    """Maximum over windows along one axis, by comparisons and choices."""
     rank = len(x.shape)
     if any(pads):
         x = tf.pad(x, [pads if each == axis else (0, 0) for each in range(rank)], constant_values=-float("inf"))
@@ -104,10 +63,7 @@ def _pool_axis(x: tf.Tensor, axis: int, size: int, stride: int, pads: tuple[int,
     for start in range(size):
         window = slice(start, start + (count - 1) * stride + 1, stride)
         candidate = x[tuple(window if each == axis else slice(None) for each in range(rank))]
-        if best is None:
-            best = candidate
-        else:
-            best = tf.where((candidate > best) | tf.math.is_nan(candidate), candidate, best)
+        best = candidate if best is None else choose(best, candidate)
     return best
 
 
@@ -117,8 +73,10 @@ def _padding(size: int, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _max_pool(original: Function) -> Function:
-    def max_pool(
+def max_pool(original: Function, choose: Choice = _larger) -> Function:
+    """Max pooling by comparisons and choices, axis by axis; the values are the same bits."""
+
+    def pool(
         input: Any,  # noqa: A002 - TensorFlow's own name
         ksize: Any,
         strides: Any,
@@ -127,7 +85,6 @@ def _max_pool(original: Function) -> Function:
         data_format: str = "NHWC",
         name: str | None = None,
     ) -> tf.Tensor:
-        """Max pooling by comparisons and choices, axis by axis; the values are the same bits."""
         x, padding = tf.convert_to_tensor(input), tf.compat.as_str(padding)
         sizes, steps = [int(each) for each in ksize], [int(each) for each in strides]
         spatial = [axis for axis, letter in enumerate(data_format) if letter in "DHW"]
@@ -143,16 +100,17 @@ def _max_pool(original: Function) -> Function:
                     pads = _padding(x.shape[axis], sizes[axis], steps[axis])
                 elif padding == "EXPLICIT":
                     pads = (int(explicit_paddings[2 * axis]), int(explicit_paddings[2 * axis + 1]))
-                x = _pool_axis(x, axis, sizes[axis], steps[axis], pads)
+                x = pool_axis(x, axis, sizes[axis], steps[axis], pads, choose)
             return x
 
-    return max_pool
+    return pool
 
 
-def _max_pool3d(original: Function) -> Function:
-    pool = _max_pool(original)
+def max_pool3d(original: Function, choose: Choice = _larger) -> Function:
+    """`max_pool` for the operation with three spatial axes, which has other arguments."""
+    pool = max_pool(original, choose)
 
-    def max_pool3d(
+    def pool3d(
         input: Any,  # noqa: A002 - TensorFlow's own name
         ksize: Any,
         strides: Any,
@@ -162,7 +120,7 @@ def _max_pool3d(original: Function) -> Function:
     ) -> tf.Tensor:
         return pool(input, ksize, strides, padding, (), data_format, name)
 
-    return max_pool3d
+    return pool3d
 
 
 # --- linear operations whose gradient has no gradient --------------------------------------------------------------------
@@ -213,38 +171,20 @@ def _softsign(original: Function) -> Function:
     return lambda features, name=None: tf.math.divide(features, 1 + tf.abs(features), name=name)
 
 
-def _traced_anew(original: Function) -> Function:
-    def call(function: Any, *args: Any, **keywords: Any) -> Any:
-        """The tf.function's copy for inside, whose traces were all made there."""
-        if type(function) is polymorphic_function.Function:
-            copies = vars(function).setdefault("_gradreg_copies", {})
-            variant = _variant.get()
-            if variant not in copies:
-                copies[variant] = function._clone(None)
-            function = copies[variant]
-        return original(function, *args, **keywords)
-
-    return call
-
-
-_active: "ContextVar[bool]" = ContextVar("gradreg_second_order_safe", default=False)
-_variant: "ContextVar[str]" = ContextVar("gradreg_variant", default="")
 _replacements: list[Replacement] = [
     (nn_impl, "moments", _moments),
     (tf.compat.v1.nn, "moments", _moments),
-    (gen_nn_ops, "max_pool", _max_pool),
-    (gen_nn_ops, "max_pool3d", _max_pool3d),
+    (gen_nn_ops, "max_pool", max_pool),
+    (gen_nn_ops, "max_pool3d", max_pool3d),
     (gen_image_ops, "resize_bilinear", _resize(_bilinear)),
     (gen_image_ops, "resize_bicubic", _resize(_bicubic)),
     (gen_image_ops, "resize_nearest_neighbor", _resize(_nearest)),
     (gen_image_ops, "scale_and_translate", _resize(_scaled)),
     (tf.nn, "softsign", _softsign),
-    (polymorphic_function.Function, "__call__", _traced_anew),
 ]
 
 
-@contextmanager
-def second_order_safe(variant: str = "") -> Iterator[None]:
+def second_order_safe() -> AbstractContextManager[None]:
     """A context in which the operations above differentiate twice, for what this thread traces or runs inside.
 
     gradreg enters it around every call, so a model needs nothing. Enter it around a double backpropagation of your own:
@@ -254,14 +194,7 @@ def second_order_safe(variant: str = "") -> Iterator[None]:
                 inner.watch(x)
                 z = model(x)
 
-    Only the forward pass has to be inside; the derivatives may be taken after it ends.
-
-    Args:
-        variant: a tf.function called inside is traced once for each variant.
+    Only the forward pass has to be inside; the derivatives may be taken after it ends. It may be nested and entered by
+    several threads at once; nothing stays replaced afterwards.
     """
-    token = _variant.set(variant)
-    try:
-        with replaced(_replacements, _active):
-            yield
-    finally:
-        _variant.reset(token)
+    return replaced("second_order_safe", _replacements)

@@ -1,33 +1,28 @@
-"""The comparison: methods, how their weights are tuned, and what is measured.
+"""The comparison: how the methods' weights are tuned, and what is measured with them.
 
 Weights are chosen by accuracy on the validation part, over tuning seeds; the test part is evaluated once, with the chosen
-weights, over reporting seeds. A seed sets the training images, the initial weights, the batches and the dropout masks,
-by NumPy's generators: at one seed all methods, in all frameworks, differ in nothing but the regularizer.
+weights, over reporting seeds, which are others. A seed sets the training images, the initial weights, the batches, the
+dropout masks and the draws: at one seed the methods, in all frameworks, differ in nothing but the regularizer.
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import joblib
-import numpy as np
-from gradreg_core.networks import Activation, Conv2D, Dense, Dropout, Flatten, MaxPool, Network
-from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg, WeightDecay
-from gradreg_core.spec import Regularizer
-from gradreg_core.training import Plan
-from gradreg_numpy.networks import initialize
 
-from gradreg_demo.data import CLASSES, Dataset, Part, draw, standardise
+from gradreg_demo.data import Dataset, Part, draw, standardise
+from gradreg_demo.methods import METHODS, Method
+from gradreg_demo.recipe import Recipe
 from gradreg_demo.runner import Runner
 
-__all__ = ["METHODS", "Job", "Method", "Outcome", "Results", "Settings", "Tuning", "experiment", "job_count", "make_plan", "network_for"]
+__all__ = ["Job", "Outcome", "Results", "Settings", "Tuning", "experiment", "run_count", "tune"]
 
 TUNING_SEED = 1000
 """The first tuning seed; reporting seeds count from 0."""
-_BATCH_STREAM, _MASK_STREAM = 1, 2
+_JACOBIAN_POINTS = 500
 
 
 @dataclass(frozen=True)
@@ -38,33 +33,136 @@ class Settings:
     train_size: int = 100
     seeds: int = 5
     """Reporting seeds."""
-    tuning_seeds: int = 3
-    steps: int = 500
-    batch: int = 50
-    learning_rate: float = 2e-3
-    """Of Adam; a tenth of it from the middle on, a hundredth in the last quarter."""
+    tuning_seeds: int = 2
+    recipe: Recipe = Recipe()
     grid_limit: int | None = None
     """Try no more than this many weights for each method."""
+    workers: int = 0
+    """Processes to spread the runs over; 0 for one a core. They change no number but the seconds."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to regularize with one number to tune."""
+class Job(NamedTuple):
+    """One run."""
 
-    name: str
-    grid: tuple[float, ...]
-    make: Callable[[float, int], Regularizer | None]
-    """(weight, seed) -> regularizer."""
-    rate: Callable[[float], float] = lambda weight: 0.0
-    """weight -> dropout rate."""
+    method: str
+    weight: float
+    seed: int
 
 
-METHODS = (
-    Method("none", (0.0,), lambda weight, seed: None),
-    Method("SpectReg", (0.003, 0.01, 0.03, 0.1), lambda weight, seed: SpectReg(weight, seed=seed)),
-    Method("DataGrad", (1.0, 5.0, 20.0, 50.0), lambda weight, seed: DataGrad(weight)),
-    Method("weight decay", (1e-3, 3e-3, 1e-2, 3e-2), lambda weight, seed: WeightDecay(weight)),
-    Method("dropout", (0.2, 0.35, 0.5, 0.65), lambda weight, seed: None, rate=lambda weight: weight),
-    Method("confidence penalty", (0.03, 0.1, 0.3, 1.0), lambda weight, seed: ConfidencePenalty(weight)),
-    Method("dropout + DataGrad", (1.0, 5.0, 20.0, 50.0), lambda weight, seed: DataGrad(weight), rate=lambda weight: 0.5),
-)
+class Outcome(NamedTuple):
+    """What one run gave."""
+
+    job: Job
+    accuracy: float
+    """Share of the evaluated images that are classified correctly."""
+    jacobian: float
+    """Mean Frobenius norm ||dz/dx||_F at the first 500 evaluated images."""
+    seconds: float
+    """Of training."""
+
+
+class Tuning(NamedTuple):
+    """How a method's weight was chosen."""
+
+    weight: float
+    scores: dict[float, float]
+    """weight -> mean accuracy on the validation part; empty where there was nothing to choose."""
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the choice is the smallest or largest weight tried, so that a wider grid might do better."""
+        return len(self.scores) > 1 and self.weight in (min(self.scores), max(self.scores))
+
+
+class Results(NamedTuple):
+    """Everything that was measured."""
+
+    settings: Settings
+    data: str
+    tunings: dict[str, Tuning]
+    outcomes: dict[str, list[Outcome]]
+    """Method -> one outcome on the test part for each reporting seed, in order."""
+
+
+Tick = Callable[[Outcome], None]
+
+
+def run_count(settings: Settings) -> int:
+    """How many runs a comparison takes."""
+    tuning = sum(len(grid) for grid in (_grid(method, settings) for method in METHODS) if len(grid) > 1)
+    return tuning * settings.tuning_seeds + len(METHODS) * settings.seeds
+
+
+def tune(pool: Part, validation: Part, settings: Settings, tick: Tick) -> dict[str, Tuning]:
+    """The weight of each method with the highest mean accuracy on the validation part; of equals the smallest.
+
+    The test part is not among the arguments.
+    """
+    seeds = range(TUNING_SEED, TUNING_SEED + settings.tuning_seeds)
+    grids = {method.name: _grid(method, settings) for method in METHODS}
+    jobs = [Job(name, each, seed) for name, grid in grids.items() if len(grid) > 1 for each in grid for seed in seeds]
+    outcomes = _run_all(jobs, pool, validation, settings, tick)
+    tunings = {}
+    for name, grid in grids.items():
+        scores = {
+            weight: fmean(each.accuracy for each in outcomes if (each.job.method, each.job.weight) == (name, weight))
+            for weight in (grid if len(grid) > 1 else ())
+        }
+        tunings[name] = Tuning(max(sorted(scores), key=scores.__getitem__) if scores else grid[0], scores)
+    return tunings
+
+
+def experiment(data: Dataset, settings: Settings, tick: Tick = lambda outcome: None) -> Results:
+    """Tune every method, then run it with the chosen weight.
+
+    Args:
+        data: see :func:`gradreg_demo.data.load_dataset`.
+        settings: what to do.
+        tick: called after each run.
+
+    Raises:
+        GradregError: the backend cannot be used, the pool is too small, or training diverged.
+    """
+    Runner(settings.backend)
+    tunings = tune(data.pool, data.validation, settings, tick)
+    jobs = [Job(method.name, tunings[method.name].weight, seed) for method in METHODS for seed in range(settings.seeds)]
+    outcomes = _run_all(jobs, data.pool, data.test, settings, tick)
+    by_method = {
+        method.name: [each for each in outcomes if each.job.method == method.name] for method in METHODS
+    }
+    return Results(settings, data.name, tunings, by_method)
+
+
+def _grid(method: Method, settings: Settings) -> tuple[float, ...]:
+    """The method's weights; if they are limited, the middle ones."""
+    count = min(settings.grid_limit or len(method.grid), len(method.grid))
+    start = (len(method.grid) - count) // 2
+    return method.grid[start : start + count]
+
+
+def _run_all(jobs: Sequence[Job], pool: Part, evaluated: Part, settings: Settings, tick: Tick) -> list[Outcome]:
+    """The outcomes in the order of `jobs`, whatever the order in which they end."""
+    workers = max(1, min(settings.workers or joblib.cpu_count(), len(jobs)))
+    results = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
+        joblib.delayed(_run)(job, draw(pool, settings.train_size, job.seed), evaluated, settings) for job in jobs
+    )
+    done = {}
+    for outcome in results:
+        done[outcome.job] = outcome
+        tick(outcome)
+    return [done[job] for job in jobs]
+
+
+def _run(job: Job, train: Part, evaluated: Part, settings: Settings) -> Outcome:
+    """Train on one part and evaluate on another, in whatever process this is called."""
+    (method,) = (each for each in METHODS if each.name == job.method)
+    train, evaluated = standardise(train, evaluated)
+    plan = settings.recipe.plan(train, method.make(job.weight, job.seed), job.seed, method.rate(job.weight))
+    runner = Runner(settings.backend)
+    runner.load()
+    start = time.perf_counter()
+    trained = runner.train(plan, threads=1)
+    seconds = time.perf_counter() - start
+    logits: Any = runner.logits(plan.network, trained.params, evaluated.x)
+    norms = runner.jacobian_norms(plan.network, trained.params, evaluated.x[:_JACOBIAN_POINTS])
+    return Outcome(job, float((logits.argmax(-1) == evaluated.y).mean()), float(norms.mean()), seconds)

@@ -38,9 +38,14 @@ class Runner:
             raise UnsupportedError(f"demo: the {name} backend does not train; choose one of {', '.join(BACKENDS)}.")
         self.name = name
 
+    def load(self) -> None:
+        """Import the framework, so that it is not part of what is timed next."""
+        load_backend(self.name)
+        import_module(f"gradreg_{self.name}.training")
+
     def train(self, plan: Plan, *, threads: int | None = None) -> Trained:
         """Carry the plan out; see :mod:`gradreg_core.training`."""
-        load_backend(self.name)
+        self.load()
         trained: Trained = import_module(f"gradreg_{self.name}.training").train(plan, threads=threads)
         return trained
 

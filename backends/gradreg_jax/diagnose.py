@@ -1,0 +1,99 @@
+"""What only JAX can tell before training: an input that does not reach the outputs is a silent zero there."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradreg_core.errors import GradregError, InputError, UnsupportedError
+from gradreg_core.spec import JacobianTerm, Sum
+from gradreg_jax import models
+
+__all__ = ["diagnose", "explain"]
+
+_REMEDIES = (
+    ("while_loop", "Use jax.lax.scan, or lax.fori_loop with a static number of iterations."),
+    ("allbacks do not support JVP", "Give the callback its derivative with jax.custom_jvp, twice if need be."),
+    ("Differentiation rule", "Replace the operation, or give it a derivative with jax.custom_jvp."),
+    ("ranspose rule", "Replace the operation, or give it a derivative with jax.custom_jvp."),
+    ("forward-mode differentiation (jvp) to a custom_vjp", "Give the function a derivative with jax.custom_jvp."),
+    ("pallas", "Use the operation's plain JAX implementation where its input gradient is penalised."),
+)
+_OTHERWISE = "Replace it by operations that JAX can differentiate twice."
+
+Rows = list[tuple[str, str, str]]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def explain(call: str, error: Exception) -> GradregError | None:
+    """A framework's complaint about the model as gradreg's, with a remedy; None if it is about something else."""
+    if isinstance(error, GradregError):
+        return None
+    if type(error).__name__ == "TraceContextError":
+        return InputError(
+            f"{call}: the model changes its own state where JAX cannot follow ({_first_line(error)}). Pass the "
+            f"nnx.Module itself as the model, not a function that calls it."
+        )
+    remedy = next((remedy for mark, remedy in _REMEDIES if mark in str(error)), None)
+    if remedy is None:
+        return None
+    return UnsupportedError(f"{call}: the model cannot be differentiated ({_first_line(error)}). {remedy}")
+
+
+def diagnose(frontend: Any, model: Any, x: Any, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
+    """Look at the outputs' derivative and differentiate the penalty once.
+
+    Returns:
+        (level, problem, remedy) for each finding, and whether the penalty cannot be differentiated at all.
+    """
+    terms = tuple(replace(each, fraction=1.0, every=1) for each in reg.terms if isinstance(each, JacobianTerm))
+    if not terms:
+        return [], False
+    with models.repeatable(model):
+        found = _reach(frontend.backend, model, jnp.asarray(x))
+        rows, blocked = _second_derivative(frontend, model, jnp.asarray(x), y, Sum(terms), options)
+    return found + rows, blocked
+
+
+def _reach(ops: Any, model: Any, x: jax.Array) -> Rows:
+    """Whether x reaches the outputs, and each sample its own outputs alone."""
+    outputs, pullback = ops.vjp(model, x)
+    w = jax.random.normal(jax.random.key(0), outputs.shape).astype(outputs.dtype)
+    if not jnp.any(pullback(w) != 0):
+        problem = "x does not reach the outputs: their derivative is exactly zero, and so is every penalty on it."
+        remedy = "Look for stop_gradient, rounding, argmax or integer types on the way, or for dead or saturated units."
+        return [("error", problem, remedy)]
+    if not models.batch_norms(model) and jnp.any(pullback(w.at[1:].set(0))[1:] != 0):
+        problem = "an output depends on other samples of the batch, as through batch normalisation in training mode."
+        remedy = "Use GroupNorm or LayerNorm, or running averages, unless that is meant."
+        return [("warning", problem, remedy)]
+    return []
+
+
+def _second_derivative(frontend: Any, model: Any, x: jax.Array, y: Any, reg: Sum, options: Any) -> tuple[Rows, bool]:
+    """Differentiate the penalty by x and by the arrays that the model closes over."""
+    pure, _ = models.functional(model)
+    traced = jax.make_jaxpr(lambda x: pure(x)[0])(x)
+    chosen = [index for index, each in enumerate(traced.consts) if jnp.issubdtype(each.dtype, jnp.floating)]
+
+    def penalty(weights: list[Any], x: Any) -> Any:
+        constants = list(traced.consts)
+        for index, each in zip(chosen, weights, strict=True):
+            constants[index] = each
+        network = lambda x: jax.core.eval_jaxpr(traced.jaxpr, constants, x)[0]  # noqa: E731
+        return frontend.penalty(network, x, y, reg, batch_norm="allow", **options)
+
+    try:
+        gradients = jax.grad(penalty, argnums=(0, 1))([traced.consts[index] for index in chosen], x)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        if explain("check", error) is None:
+            raise
+        remedy = next((remedy for mark, remedy in _REMEDIES if mark in str(error)), _OTHERWISE)
+        return [("error", f"an operation of the model has no second derivative: {_first_line(error)}", remedy)], True
+    if not all(bool(jnp.isfinite(each).all()) for each in jax.tree.leaves(gradients)):
+        return [("error", "the penalty's gradient is NaN or infinite.", "Look for sqrt, norm or log at 0.")], False
+    return [], False

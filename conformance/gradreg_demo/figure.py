@@ -1,0 +1,89 @@
+"""The demo's pictures, drawn with Matplotlib's Agg canvas; no window and no global state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+from gradreg_demo.experiment import Results
+from gradreg_demo.files import replacing
+from gradreg_demo.methods import METHODS
+from gradreg_demo.report import summarise
+
+__all__ = ["draw_comparison", "draw_curves"]
+
+_OTHER, _GRADIENT = "#7f7f7f", "#0072b2"
+_CURVES = (("#0072b2", "-"), ("#e69f00", "--"), ("#cc79a7", ":"))
+"""Colours of Okabe and Ito, told apart without colour too."""
+_DPI = 200
+
+
+def draw_comparison(path: Path, results: Results) -> None:
+    """Accuracy and Jacobian norm of every method, a point for each seed and a bar at the mean."""
+    rows = summarise(results)
+    figure = Figure(figsize=(8, 3.9), dpi=_DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for place, (row, method) in enumerate(zip(rows, METHODS, strict=True)):
+        colour = _GRADIENT if method.gradient else _OTHER
+        norms = [each.jacobian for each in results.outcomes[row.method]]
+        for axes, values, mean in ((left, row.accuracies, row.mean), (right, norms, row.jacobian)):
+            axes.scatter(values, [place] * len(values), s=34, color=colour, alpha=0.45, linewidths=0)
+            axes.plot([mean, mean], [place - 0.32, place + 0.32], color=colour, linewidth=2.6, solid_capstyle="butt")
+        left.annotate(f"{row.mean:.1f}", (row.mean, place - 0.34), ha="center", va="bottom", color=colour, fontsize=9)
+        right.annotate(f"{row.jacobian:.2g}", (row.jacobian, place - 0.34), ha="center", va="bottom", color=colour, fontsize=9)
+    left.axvline(rows[0].mean, color=_OTHER, linewidth=0.8, linestyle=":", zorder=0)
+    left.set_yticks(range(len(rows)), [f"{row.method}\n{row.chosen}" if row.chosen != "-" else row.method for row in rows])
+    left.set_ylim(len(rows) - 0.5, -0.75)
+    for label, method in zip(left.get_yticklabels(), METHODS, strict=True):
+        label.set_color(_GRADIENT if method.gradient else "black")
+    left.set_xlabel("test accuracy, %")
+    right.set_xlabel("mean Jacobian norm ||J||$_F$ at test images (log scale)")
+    right.set_xscale("log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter(ScalarFormatter())
+    right.xaxis.set_minor_formatter(NullFormatter())
+    for axes in (left, right):
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="0.92")
+        axes.set_axisbelow(True)
+    settings = results.settings
+    figure.suptitle(
+        f"{results.data}, {settings.train_size} training images: {settings.seeds} seeds (dots) and their mean (bar)",
+        fontsize=11,
+    )
+    _save(figure, path)
+
+
+def draw_curves(path: Path, curves: Mapping[str, Sequence[float]], title: str) -> None:
+    """Training losses by backend, and how far each is from the first, relatively (log scale)."""
+    figure = Figure(figsize=(8, 3.4), dpi=_DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    reference = next(iter(curves))
+    for index, (name, losses) in enumerate(curves.items()):
+        colour, style = _CURVES[index % len(_CURVES)]
+        left.plot(losses, color=colour, linestyle=style, linewidth=2.6 - 0.6 * index, label=name)
+        if name != reference:
+            drift: list[Any] = [
+                abs(ours - base) / abs(base) or None for ours, base in zip(losses, curves[reference], strict=True)
+            ]
+            right.plot(drift, color=colour, linestyle=style, linewidth=1.2, label=f"{name} against {reference}")
+    left.set_ylabel("total loss")
+    left.set_ylim(bottom=0)
+    right.set_ylabel("relative difference")
+    right.set_yscale("log")
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92")
+        axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))

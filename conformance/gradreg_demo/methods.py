@@ -1,0 +1,44 @@
+"""The methods that the demo compares, each with one number to tune and the values to try."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg, WeightDecay
+from gradreg_core.spec import Regularizer
+
+__all__ = ["METHODS", "Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to regularize."""
+
+    name: str
+    grid: tuple[float, ...]
+    """Values to choose from, ascending."""
+    make: Callable[[float, int], Regularizer | None]
+    """(value, seed of the draws) -> regularizer."""
+    rate: Callable[[float], float] = lambda value: 0.0
+    """value -> dropout rate."""
+    wording: str = "{:g}"
+    """How the chosen value is shown."""
+    gradient: bool = False
+    """Whether it penalises gradients."""
+
+
+METHODS = (
+    Method("none", (0.0,), lambda value, seed: None, wording="-"),
+    Method("weight decay", (3e-3, 1e-2, 3e-2, 1e-1), lambda value, seed: WeightDecay(value)),
+    Method("confidence penalty", (0.1, 0.3, 0.5, 1.0), lambda value, seed: ConfidencePenalty(value)),
+    Method("dropout", (0.2, 0.35, 0.5, 0.65), lambda value, seed: None, rate=lambda value: value, wording="rate {:g}"),
+    Method("SpectReg", (0.003, 0.01, 0.03, 0.1), lambda value, seed: SpectReg(value, seed=seed), gradient=True),
+    Method("DataGrad", (1.0, 5.0, 20.0, 50.0), lambda value, seed: DataGrad(value), gradient=True),
+    Method(
+        "dropout + DataGrad",
+        (0.5, 2.0, 5.0, 20.0),
+        lambda value, seed: DataGrad(value),
+        rate=lambda value: 0.5,
+        wording="{:g}, rate 0.5",
+        gradient=True,
+    ),
+)
