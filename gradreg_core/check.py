@@ -125,24 +125,28 @@ def _against_differences(
         return None
 
     def penalty(at: Array) -> Array:
-        with ops.repeatable(model):
-            return frontend.penalty(model, at, y, smooth, batch_norm="allow", **options)
+        return frontend.penalty(model, at, y, smooth, batch_norm="allow", **options)
 
     def number(value: Array) -> float:
         return float(ops.stop_gradient(value))
+
+    def penalty_value(at: Array) -> float:
+        with ops.repeatable(model):
+            return number(penalty(at))
 
     size = math.prod(ops.shape(x))
     ids = ops.arange(1, x)
     v = ops.reshape(Draws(ops, 0, 0, ids).gaussians(STREAM_START, (0,), size), ops.shape(x))
     v = ops.astype(v, ops.dtype(x))
-    value, pullback = ops.vjp(lambda at: ops.reshape(penalty(at), (1,)), x)
     axes = tuple(range(len(ops.shape(x))))
-    slope = number(ops.sum(pullback(value * 0 + 1) * v, axes))
+    with ops.repeatable(model):
+        value, pullback = ops.vjp(lambda at: ops.reshape(penalty(at), (1,)), x)
+        slope = number(ops.sum(pullback(value * 0 + 1) * v, axes))
     length = math.sqrt(number(ops.sum(x * x, axes)) / size) or 1.0
     floor = 1e-3 * abs(number(value[0])) / length
     best = math.inf
     for step in _STEPS:
         h = step * length
-        difference = (number(penalty(x + h * v)) - number(penalty(x - h * v))) / (2 * h)
+        difference = (penalty_value(x + h * v) - penalty_value(x - h * v)) / (2 * h)
         best = min(best, abs(difference - slope) / max(abs(difference), abs(slope), floor, 1e-30))
     return best

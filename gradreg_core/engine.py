@@ -284,13 +284,13 @@ def _forward(
         )
     layout = Layout.of(call.name, ops.shape(outputs), batch, call.class_axis)
     values = ops.host(outputs)
-    if values is not None and not math.isfinite(float(values.sum())):
-        bad = (values - values != 0).reshape(batch, -1).any(-1)
-        if bad.any():
-            raise InputError(
-                f"{call.name}: the outputs of sample {int(bad.argmax())} are NaN or infinite; the model or its input "
-                f"diverged before any penalty was computed. Lower the learning rate or look at the data."
-            )
+    finite = None if values is None else abs(values) < math.inf
+    if finite is not None and not finite.all():
+        sample = int(finite.reshape(batch, -1).all(-1).argmin())
+        raise InputError(
+            f"{call.name}: the outputs of sample {sample} are NaN or infinite; the model or its input diverged before "
+            f"any penalty was computed. Lower the learning rate or look at the data."
+        )
     logits = _widened(ops, layout.to_canonical(ops, outputs))
     return Forward(call, y, outputs, layout, logits, pullbacks, ids)
 

@@ -104,7 +104,7 @@ class Frontend:
         y: Any = None,
         *,
         projections: int | None = None,
-        batch_norm: str = "allow",
+        batch_norm: str = "warn",
         **options: Unpack[Options],
     ) -> Measures:
         """Jacobian norms of each sample, for monitoring; no gradient flows. Works in no-gradient modes.

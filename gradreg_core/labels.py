@@ -164,7 +164,7 @@ def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array,
     try:
         labels = ops.asarray(y, like)
         dtype, shape = ops.dtype(labels), ops.shape(labels)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputTypeError(f"{call}: y must be an array of labels, got {type(y).__name__}.") from error
     hard = is_integer(dtype)
     if not hard and not is_floating(dtype):

@@ -10,7 +10,7 @@ The named members of the family are in :mod:`gradreg_core.presets`.
 
 import math
 from collections.abc import Callable
-from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 from gradreg_core.errors import SpecError
@@ -26,10 +26,7 @@ Weight = float | Callable[[Any], Any]
 OUTPUTS = ("logits", "probabilities", "log_probabilities", "loss")
 _DRAWS = ("per_sample", "per_batch")
 _MAX_EVERY = 2**31 - 1
-
-
-def _default(each: "Field[Any]") -> Any:
-    return each.default if each.default_factory is MISSING else each.default_factory()
+_GAUSSIAN, _EXACT, _IDENTITY = gaussian(), exact(), identity()
 
 
 class Regularizer:
@@ -114,7 +111,7 @@ class Term(Regularizer):
         chosen = [
             f"{each.name}={getattr(self, each.name)!r}"
             for each in fields(self)
-            if each.name != "weight" and getattr(self, each.name) != _default(each)
+            if each.name != "weight" and getattr(self, each.name) != each.default
         ]
         return f"{type(self).__name__}({', '.join([repr(self.weight), *chosen])})"
 
@@ -198,11 +195,11 @@ class JacobianPenalty(JacobianTerm):
     """
 
     _: KW_ONLY
-    projection: Projection = field(default_factory=gaussian)
+    projection: Projection = _GAUSSIAN
     output: str = "logits"
     norm: str = "l2"
     squared: bool = True
-    shape: Shape = field(default_factory=identity)
+    shape: Shape = _IDENTITY
     scale: float = 1.0
 
     def _validate(self) -> None:
@@ -217,7 +214,7 @@ class JacobianPenalty(JacobianTerm):
         require_bool(owner, "squared", self.squared)
         scale = require_number(owner, "scale", self.scale, minimum=0, open_minimum=True)
         object.__setattr__(self, "scale", scale)
-        if self.output == "loss" and self.projection != exact():
+        if self.output == "loss" and self.projection != _EXACT:
             raise SpecError(
                 f"{owner}: the loss is one number per sample, so output='loss' takes projection=exact(), "
                 f"got {self.projection!r}."

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradreg_core.errors import GradregError, InputError, UnsupportedError
+from gradreg_core.errors import DoubleBackwardError, GradregError, InputError
 from gradreg_core.spec import JacobianTerm, Sum
 from gradreg_jax import models
 
@@ -20,7 +20,6 @@ _REMEDIES = (
     ("forward-mode differentiation (jvp) to a custom_vjp", "Give the function a derivative with jax.custom_jvp."),
     ("pallas", "Use the operation's plain JAX implementation where its input gradient is penalised."),
 )
-_OTHERWISE = "Replace it by operations that JAX can differentiate twice."
 
 Rows = list[tuple[str, str, str]]
 
@@ -36,12 +35,14 @@ def explain(call: str, error: Exception) -> GradregError | None:
     if type(error).__name__ == "TraceContextError":
         return InputError(
             f"{call}: the model changes its own state where JAX cannot follow ({_first_line(error)}). Pass the "
-            f"nnx.Module itself as the model, not a function that calls it."
+            f"nnx.Module itself as the model, not a function that calls it, and make or merge it inside the function "
+            f"that JAX transforms, as nnx.jit and nnx.grad do."
         )
-    remedy = next((remedy for mark, remedy in _REMEDIES if mark in str(error)), None)
-    if remedy is None:
-        return None
-    return UnsupportedError(f"{call}: the model cannot be differentiated ({_first_line(error)}). {remedy}")
+    for mark, remedy in _REMEDIES:
+        if mark in str(error):
+            problem = "an operation of the model has no second derivative, or not even a first"
+            return DoubleBackwardError(f"{call}: {problem} ({_first_line(error)}). {remedy}")
+    return None
 
 
 def diagnose(frontend: Any, model: Any, x: Any, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
@@ -89,11 +90,11 @@ def _second_derivative(frontend: Any, model: Any, x: jax.Array, y: Any, reg: Sum
 
     try:
         gradients = jax.grad(penalty, argnums=(0, 1))([traced.consts[index] for index in chosen], x)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        if explain("check", error) is None:
+    except Exception as error:
+        explained = explain("check", error) or error
+        if not isinstance(explained, DoubleBackwardError):
             raise
-        remedy = next((remedy for mark, remedy in _REMEDIES if mark in str(error)), _OTHERWISE)
-        return [("error", f"an operation of the model has no second derivative: {_first_line(error)}", remedy)], True
+        return [("error", str(explained), "")], True
     if not all(bool(jnp.isfinite(each).all()) for each in jax.tree.leaves(gradients)):
         return [("error", "the penalty's gradient is NaN or infinite.", "Look for sqrt, norm or log at 0.")], False
     return [], False

@@ -75,8 +75,13 @@ def _normals(setting: Setting, count: int, stream: int = STREAM_DIRECTION) -> Ar
 
 
 def _haar(normals: Array) -> Array:
-    """Gram-Schmidt of the rows over axis 0, for each sample, by Q R; up to the signs of rows, which no norm sees."""
-    return np.moveaxis(np.linalg.qr(np.moveaxis(normals, 0, -1)).Q, -1, 0)
+    """Gram-Schmidt of the rows over axis 0, for each sample: the Q of Q R where R has a positive diagonal.
+
+    The signs matter where samples are coupled, so that their rows add.
+    """
+    q, r = np.linalg.qr(np.moveaxis(normals, 0, -1))
+    signs = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
+    return np.moveaxis(q * signs[:, None, :], -1, 0)
 
 
 def _basis(indices: Array, size: int) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.autograph.core import config as autograph
 
 from gradreg_core.backend import Model, Pullback
 from gradreg_core.errors import InputError
@@ -15,6 +16,12 @@ from gradreg_tensorflow.models import parameters, repeatable
 from gradreg_tensorflow.second_order import second_order_safe
 
 __all__ = ["TensorFlowBackend"]
+
+# gradreg's own code needs no conversion, which takes seconds at the first trace; the user's model is converted in `vjp`.
+autograph.CONVERSION_RULES = (
+    *(autograph.DoNotConvert(package) for package in ("gradreg_core", "gradreg_tensorflow")),
+    *autograph.CONVERSION_RULES,
+)
 
 
 class TensorFlowBackend:
@@ -77,7 +84,8 @@ class TensorFlowBackend:
         return tf.concat(list(arrays), axis)
 
     def take(self, array: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-        return tf.gather(array, indices, axis=0)
+        # Along a second axis, because the gradient along the first is no tensor but tf.IndexedSlices.
+        return tf.gather(array[tf.newaxis], indices, axis=1)[0]
 
     def left_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
         return tf.bitwise.left_shift(array, tf.convert_to_tensor(bits, tf.int32))
@@ -128,7 +136,7 @@ class TensorFlowBackend:
     def vjp(self, fn: Model, x: tf.Tensor) -> tuple[tf.Tensor, Pullback]:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
-            outputs = fn(x)
+            outputs = _as_called(fn)(x)
 
         def pullback(w: tf.Tensor) -> tf.Tensor:
             try:
@@ -197,3 +205,8 @@ class TensorFlowBackend:
 
 def _is_eager(tensor: tf.Tensor) -> bool:
     return isinstance(tensor, tf.__internal__.EagerTensor)
+
+
+def _as_called(fn: Model) -> Model:
+    """`fn`, converted by AutoGraph if the code that called gradreg is."""
+    return tf.__internal__.autograph.tf_convert(fn, tf.__internal__.autograph.control_status_ctx())

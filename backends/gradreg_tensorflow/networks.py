@@ -18,13 +18,18 @@ def _gelu(x: tf.Tensor) -> tf.Tensor:
     return 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))
 
 
+def _leaky_relu(x: tf.Tensor) -> tf.Tensor:
+    """TensorFlow's own has a slope of single precision."""
+    return tf.where(x > 0, x, portable.LEAKY_SLOPE * x)
+
+
 def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
     return 0.5 * x * (1 + tf.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "relu": tf.nn.relu,
-    "leaky_relu": lambda x: tf.nn.leaky_relu(x, portable.LEAKY_SLOPE),
+    "leaky_relu": _leaky_relu,
     "tanh": tf.tanh,
     "sigmoid": tf.sigmoid,
     "softplus": tf.math.softplus,

@@ -45,7 +45,7 @@ class TorchBackend:
         return str(array.dtype).removeprefix("torch.")
 
     def host(self, array: Tensor) -> np.ndarray | None:
-        if torch.compiler.is_compiling() or array.device.type != "cpu" or _is_functional(array):
+        if torch.compiler.is_compiling() or array.device.type != "cpu" or _in_transform():
             return None
         array = array.detach()
         return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
@@ -126,12 +126,12 @@ class TorchBackend:
 
     def threefry2x32(self, key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The generator's rounds; see :func:`gradreg_core.random.threefry2x32`."""
-        if key[0].device.type == "cpu" and not _is_functional(counter[0]):
+        if key[0].device.type == "cpu" and not _in_transform():
             return threefry2x32_cpu(*key, *counter)
         return threefry2x32(self, key, counter)
 
     def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
-        if torch.compiler.is_compiling() or _is_functional(x):
+        if torch.compiler.is_compiling() or _in_transform():
             outputs, pull = torch.func.vjp(fn, x)
             return outputs, lambda w: pull(w)[0]
         x = x if x.requires_grad else x.detach().requires_grad_()
@@ -179,7 +179,7 @@ class TorchBackend:
         if torch.compiler.is_compiling():
             return None
         if isinstance(value, Tensor):
-            if value.device.type != "cpu" or _is_functional(value):
+            if value.device.type != "cpu" or _in_transform():
                 return None
             return int(value)
         if isinstance(value, np.integer):
@@ -188,7 +188,7 @@ class TorchBackend:
 
     @contextmanager
     def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
-        if torch.compiler.is_compiling() or _is_functional(x):
+        if torch.compiler.is_compiling() or _in_transform():
             yield x
             return
         if batch_norm != "allow":
@@ -211,7 +211,7 @@ class TorchBackend:
                 raise
 
     def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _is_functional(value):
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_transform():
             return
         trained = isinstance(model, nn.Module) and any(each.requires_grad for each in model.parameters())
         if trained and not value.requires_grad and bool(value != 0):
@@ -241,9 +241,9 @@ class TorchBackend:
         return [leaf for child in children for leaf in self.leaves(child)]
 
 
-def _is_functional(array: Tensor) -> bool:
-    """Whether the tensor belongs to a torch.func transform, inside which autograd.grad does not work."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(array)
+def _in_transform() -> bool:
+    """Whether a torch.func transform is at work, inside which autograd.grad does not."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _pullback(outputs: Any, x: Tensor, name: str) -> Pullback:

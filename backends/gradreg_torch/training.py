@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gradreg_core.networks import Network
-from gradreg_core.training import Plan, Trained
 from torch import Tensor
 
+from gradreg_core.networks import Network
+from gradreg_core.training import Plan, Trained
 from gradreg_torch import api
 from gradreg_torch.networks import apply
 
@@ -51,7 +51,7 @@ def train(plan: Plan, *, threads: int | None = None) -> Trained:
             )
             gradients = torch.autograd.grad(total, tuple(weights.values()))
             for weight, gradient in zip(weights.values(), gradients, strict=True):
-                weight.grad = gradient
+                weight.grad = gradient.contiguous()  # fused Adam pairs elements by their place in memory
             optimizer.param_groups[0]["lr"] = float(plan.learning_rate(step))
             optimizer.step()
             losses[step] = total.detach()
@@ -73,7 +73,9 @@ def logits(network: Network, params: Mapping[str, Any], x: Any, dtype: str = "fl
         return torch.cat([apply(network, native, part) for part in parts]).numpy()
 
 
-def jacobian_norms(network: Network, params: Mapping[str, Any], x: Any, dtype: str = "float32") -> "np.ndarray[Any, Any]":
+def jacobian_norms(
+    network: Network, params: Mapping[str, Any], x: Any, dtype: str = "float32"
+) -> "np.ndarray[Any, Any]":
     """||dz/dx||_F of each sample without dropout, (N,); see `logits` for the arguments."""
     native = _tensors(params, _dtype(dtype))
     parts = torch.as_tensor(x).to(_dtype(dtype)).split(_CHUNK)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from gradreg_core.errors import DataFileError, InputError
 
+from gradreg_core.errors import DataFileError, InputError
 from gradreg_demo.idx import load_mnist
 
 __all__ = ["CLASSES", "Dataset", "Part", "Split", "draw", "load_dataset", "load_digits_split", "standardise"]
@@ -46,8 +46,8 @@ class Split(NamedTuple):
 def load_dataset(data_dir: Path | None = None) -> Dataset:
     """The data, partitioned.
 
-    scikit-learn's digits are 1,797 scans of 8x8 pixels from 43 people; a fixed permutation gives 597 to the pool, 600 to
-    validation and 600 to the test. Of MNIST the test is the official one, and validation is the last 10,000 images of
+    scikit-learn's digits are 1,797 scans of 8x8 pixels; a fixed permutation gives 597 to the pool, 600 to validation
+    and 600 to the test. Of MNIST the test is the official one, and validation is the last 10,000 images of
     the training file (a sixth of a smaller one).
 
     Args:
@@ -84,7 +84,9 @@ def draw(pool: Part, train_size: int, seed: int) -> Part:
         InputError: the pool is smaller than `train_size`.
     """
     if not 0 < train_size <= len(pool.y):
-        raise InputError(f"demo: the training size must be between 1 and {len(pool.y)} with these data, got {train_size}.")
+        raise InputError(
+            f"demo: the training size must be between 1 and {len(pool.y)} with these data, got {train_size}."
+        )
     chosen = np.random.default_rng([_PARTITION_SEED, seed]).choice(len(pool.y), train_size, replace=False)
     return Part(pool.x[chosen], pool.y[chosen])
 

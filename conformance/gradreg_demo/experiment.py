@@ -1,22 +1,20 @@
 """The comparison: how the methods' weights are tuned, and what is measured with them.
 
-Weights are chosen by accuracy on the validation part, over tuning seeds; the test part is evaluated once, with the chosen
-weights, over reporting seeds, which are others. A seed sets the training images, the initial weights, the batches, the
-dropout masks and the draws: at one seed the methods, in all frameworks, differ in nothing but the regularizer.
+Weights are chosen by accuracy on the validation part, over tuning seeds; the test part is evaluated once, with the
+chosen weights, over reporting seeds, which are others. A seed sets the training images, the initial weights, the
+batches, the dropout masks and the draws: at one seed the methods, in all frameworks, differ in the regularizer alone.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
-
-import joblib
 
 from gradreg_demo.data import Dataset, Part, draw, standardise
 from gradreg_demo.methods import METHODS, Method
 from gradreg_demo.recipe import Recipe
-from gradreg_demo.runner import Runner
+from gradreg_demo.runner import Runner, spread
 
 __all__ = ["Job", "Outcome", "Results", "Settings", "Tuning", "experiment", "run_count", "tune"]
 
@@ -31,10 +29,10 @@ class Settings:
 
     backend: str = "torch"
     train_size: int = 100
-    seeds: int = 5
+    seeds: int = 8
     """Reporting seeds."""
     tuning_seeds: int = 2
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     grid_limit: int | None = None
     """Try no more than this many weights for each method."""
     workers: int = 0
@@ -127,9 +125,7 @@ def experiment(data: Dataset, settings: Settings, tick: Tick = lambda outcome: N
     tunings = tune(data.pool, data.validation, settings, tick)
     jobs = [Job(method.name, tunings[method.name].weight, seed) for method in METHODS for seed in range(settings.seeds)]
     outcomes = _run_all(jobs, data.pool, data.test, settings, tick)
-    by_method = {
-        method.name: [each for each in outcomes if each.job.method == method.name] for method in METHODS
-    }
+    by_method = {method.name: [each for each in outcomes if each.job.method == method.name] for method in METHODS}
     return Results(settings, data.name, tunings, by_method)
 
 
@@ -142,12 +138,9 @@ def _grid(method: Method, settings: Settings) -> tuple[float, ...]:
 
 def _run_all(jobs: Sequence[Job], pool: Part, evaluated: Part, settings: Settings, tick: Tick) -> list[Outcome]:
     """The outcomes in the order of `jobs`, whatever the order in which they end."""
-    workers = max(1, min(settings.workers or joblib.cpu_count(), len(jobs)))
-    results = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
-        joblib.delayed(_run)(job, draw(pool, settings.train_size, job.seed), evaluated, settings) for job in jobs
-    )
+    calls = [(job, draw(pool, settings.train_size, job.seed), evaluated, settings) for job in jobs]
     done = {}
-    for outcome in results:
+    for outcome in spread(_run, calls, settings.workers):
         done[outcome.job] = outcome
         tick(outcome)
     return [done[job] for job in jobs]
@@ -159,10 +152,10 @@ def _run(job: Job, train: Part, evaluated: Part, settings: Settings) -> Outcome:
     train, evaluated = standardise(train, evaluated)
     plan = settings.recipe.plan(train, method.make(job.weight, job.seed), job.seed, method.rate(job.weight))
     runner = Runner(settings.backend)
-    runner.load()
-    start = time.perf_counter()
-    trained = runner.train(plan, threads=1)
-    seconds = time.perf_counter() - start
-    logits: Any = runner.logits(plan.network, trained.params, evaluated.x)
-    norms = runner.jacobian_norms(plan.network, trained.params, evaluated.x[:_JACOBIAN_POINTS])
+    with runner.loaded():
+        start = time.perf_counter()
+        trained = runner.train(plan)
+        seconds = time.perf_counter() - start
+        logits: Any = runner.logits(plan.network, trained.params, evaluated.x)
+        norms = runner.jacobian_norms(plan.network, trained.params, evaluated.x[:_JACOBIAN_POINTS])
     return Outcome(job, float((logits.argmax(-1) == evaluated.y).mean()), float(norms.mean()), seconds)

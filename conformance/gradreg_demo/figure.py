@@ -15,7 +15,7 @@ from gradreg_demo.report import summarise
 
 __all__ = ["draw_comparison", "draw_curves"]
 
-_OTHER, _GRADIENT = "#7f7f7f", "#0072b2"
+_OTHER, _GRADIENT = "#595959", "#0072b2"
 _CURVES = (("#0072b2", "-"), ("#e69f00", "--"), ("#cc79a7", ":"))
 """Colours of Okabe and Ito, told apart without colour too."""
 _DPI = 200
@@ -33,16 +33,21 @@ def draw_comparison(path: Path, results: Results) -> None:
             axes.scatter(values, [place] * len(values), s=34, color=colour, alpha=0.45, linewidths=0)
             axes.plot([mean, mean], [place - 0.32, place + 0.32], color=colour, linewidth=2.6, solid_capstyle="butt")
         left.annotate(f"{row.mean:.1f}", (row.mean, place - 0.34), ha="center", va="bottom", color=colour, fontsize=9)
-        right.annotate(f"{row.jacobian:.2g}", (row.jacobian, place - 0.34), ha="center", va="bottom", color=colour, fontsize=9)
+        right.annotate(
+            f"{row.jacobian:.2g}", (row.jacobian, place - 0.34), ha="center", va="bottom", color=colour, fontsize=9
+        )
     left.axvline(rows[0].mean, color=_OTHER, linewidth=0.8, linestyle=":", zorder=0)
-    left.set_yticks(range(len(rows)), [f"{row.method}\n{row.chosen}" if row.chosen != "-" else row.method for row in rows])
-    left.set_ylim(len(rows) - 0.5, -0.75)
+    left.set_yticks(
+        range(len(rows)), [row.method if row.chosen == "-" else f"{row.method}\n{row.chosen}" for row in rows]
+    )
+    left.set_ylim(len(rows) - 0.5, -0.8)
+    left.tick_params(axis="y", labelsize=9)
     for label, method in zip(left.get_yticklabels(), METHODS, strict=True):
         label.set_color(_GRADIENT if method.gradient else "black")
     left.set_xlabel("test accuracy, %")
-    right.set_xlabel("mean Jacobian norm ||J||$_F$ at test images (log scale)")
+    right.set_xlabel("mean Jacobian norm ||J||$_F$ (log scale)")
     right.set_xscale("log")
-    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
     right.xaxis.set_major_formatter(ScalarFormatter())
     right.xaxis.set_minor_formatter(NullFormatter())
     for axes in (left, right):
@@ -55,6 +60,7 @@ def draw_comparison(path: Path, results: Results) -> None:
         f"{results.data}, {settings.train_size} training images: {settings.seeds} seeds (dots) and their mean (bar)",
         fontsize=11,
     )
+    figure.supxlabel("test images; weights chosen on validation images; blue: gradient regularization", fontsize=9)
     _save(figure, path)
 
 

@@ -13,6 +13,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
 from gradreg_core.errors import DataFileError
 
 __all__ = ["MAX_BYTES", "Mnist", "load_mnist", "read_idx"]
@@ -66,7 +67,9 @@ def read_idx(path: Path, rank: int) -> Bytes:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataFileError(f"{path}: expected a sound gzip stream, got a corrupt one: {error}. {_REMEDY}") from error
     except OSError as error:
-        raise DataFileError(f"{path}: cannot be read: {error.strerror or error}. Check the path and its rights.") from error
+        raise DataFileError(
+            f"{path}: cannot be read: {error.strerror or error}. Check the path and its rights."
+        ) from error
 
 
 def load_mnist(directory: Path) -> Mnist:
@@ -104,7 +107,9 @@ def _find(directory: Path, part: str) -> Path:
         if (directory / name).is_file():
             return directory / name
     state = "it has none of them" if directory.is_dir() else "there is no such folder"
-    raise DataFileError(f"{directory}: expected a file named {', '.join(names[:-1])} or {names[-1]}; {state}. {_REMEDY}")
+    raise DataFileError(
+        f"{directory}: expected a file named {', '.join(names[:-1])} or {names[-1]}; {state}. {_REMEDY}"
+    )
 
 
 def _decode(stream: IO[bytes], path: Path, rank: int) -> Bytes:

@@ -28,14 +28,14 @@ class Method:
 
 METHODS = (
     Method("none", (0.0,), lambda value, seed: None, wording="-"),
-    Method("weight decay", (3e-3, 1e-2, 3e-2, 1e-1), lambda value, seed: WeightDecay(value)),
+    Method("weight decay", (1e-3, 3e-3, 1e-2, 3e-2), lambda value, seed: WeightDecay(value)),
     Method("confidence penalty", (0.1, 0.3, 0.5, 1.0), lambda value, seed: ConfidencePenalty(value)),
     Method("dropout", (0.2, 0.35, 0.5, 0.65), lambda value, seed: None, rate=lambda value: value, wording="rate {:g}"),
     Method("SpectReg", (0.003, 0.01, 0.03, 0.1), lambda value, seed: SpectReg(value, seed=seed), gradient=True),
-    Method("DataGrad", (1.0, 5.0, 20.0, 50.0), lambda value, seed: DataGrad(value), gradient=True),
+    Method("DataGrad", (1.0, 3.0, 10.0, 30.0), lambda value, seed: DataGrad(value), gradient=True),
     Method(
         "dropout + DataGrad",
-        (0.5, 2.0, 5.0, 20.0),
+        (1.0, 3.0, 10.0, 30.0),
         lambda value, seed: DataGrad(value),
         rate=lambda value: 0.5,
         wording="{:g}, rate 0.5",

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from gradreg_core.networks import Activation, Conv2D, Dense, Dropout, Flatten, MaxPool, Network
 from gradreg_core.spec import Regularizer
 from gradreg_core.training import Plan
-from gradreg_numpy.networks import initialize
-
 from gradreg_demo.data import CLASSES, Part
+from gradreg_numpy.networks import initialize
 
 __all__ = ["Recipe", "network_for"]
 
@@ -66,7 +66,7 @@ def network_for(shape: tuple[int, ...]) -> Network:
 
 
 def _batches(count: int, size: int, steps: int, seed: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Rows of indices below `count`: a fresh permutation for each pass over the data, an incomplete last row left out."""
+    """Rows of indices below `count`: a new permutation for each pass over the data, less an incomplete last row."""
     size = min(size, count)
     rows = count // size
     generator = np.random.default_rng([seed, _BATCHES])

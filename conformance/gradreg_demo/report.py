@@ -7,11 +7,11 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from gradreg_core.cli import module_version
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from gradreg_core.cli import module_version
 from gradreg_demo.experiment import TUNING_SEED, Outcome, Results, Tick
 from gradreg_demo.methods import METHODS
 
@@ -65,7 +65,13 @@ def summarise(results: Results) -> list[Summary]:
 @contextmanager
 def progress(console: Console, total: int) -> Iterator[Tick]:
     """A progress bar; gives the function to call after each run. Without a terminal only its end is printed."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("tuning", total=total)
 
@@ -82,10 +88,11 @@ def print_results(console: Console, results: Results) -> None:
     rows = summarise(results)
     settings = results.settings
     best = max(row.mean for row in rows)
-    table = Table(title=f"{results.data}, {settings.train_size} training images, {settings.seeds} seeds")
-    table.add_column("method")
-    for heading in ("chosen weight", "test accuracy %", "gain over none", "mean ||J||_F", "s/run"):
-        table.add_column(heading, justify="right")
+    edge = any(row.at_edge for row in rows)
+    table = Table(title=f"{results.data}: test images, after {settings.train_size} training images", padding=(0, 0))
+    table.add_column("method", no_wrap=True)
+    for heading in ("chosen", "accuracy %", "gain over none", "||J||_F", "s/run"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.method,
@@ -98,11 +105,10 @@ def print_results(console: Console, results: Results) -> None:
         )
     console.print(table)
     notes = [
-        "accuracy: mean ± standard deviation over seeds; gain: mean ± standard error of the paired differences",
-        "weights were chosen on the validation images, over other seeds; ||J||_F is at test images",
+        f"accuracy: mean ± standard deviation over {settings.seeds} seeds",
+        "gain: mean ± standard error of the differences at equal seeds",
+        "chosen: by validation images and other seeds" + ("; *: an edge of the values tried" if edge else ""),
     ]
-    if any(row.at_edge for row in rows):
-        notes.append("* at the edge of the values tried")
     for note in notes:
         console.print(note, style="dim", highlight=False)
 
@@ -122,7 +128,12 @@ def as_json(results: Results, wall_seconds: float) -> dict[str, Any]:
             "jacobian_frobenius": row.jacobian,
             "seconds": row.seconds,
             "runs": [
-                {"seed": each.job.seed, "accuracy": each.accuracy, "jacobian_frobenius": each.jacobian, "seconds": each.seconds}
+                {
+                    "seed": each.job.seed,
+                    "accuracy": each.accuracy,
+                    "jacobian_frobenius": each.jacobian,
+                    "seconds": each.seconds,
+                }
                 for each in results.outcomes[name]
             ],
         }
@@ -137,7 +148,9 @@ def as_json(results: Results, wall_seconds: float) -> dict[str, Any]:
 
 def versions(modules: tuple[str, ...]) -> dict[str, str | None]:
     """Of Python, gradreg, NumPy and the given top-level modules."""
-    return {"python": platform.python_version()} | {name: module_version(name) for name in ("gradreg", "numpy", *modules)}
+    return {"python": platform.python_version()} | {
+        name: module_version(name) for name in ("gradreg", "numpy", *modules)
+    }
 
 
 def _deviation(values: "tuple[float, ...] | list[float]") -> float:

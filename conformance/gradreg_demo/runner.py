@@ -1,23 +1,28 @@
 """What the demo asks of a backend: to train a plan and to evaluate a network, NumPy arrays in and out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
+import joblib
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
 from gradreg_core.dispatch import find_backend, load_backend
 from gradreg_core.errors import UnsupportedError
 from gradreg_core.networks import Network
 from gradreg_core.training import Plan, Trained
 
-__all__ = ["BACKENDS", "Runner"]
+__all__ = ["BACKENDS", "Runner", "spread"]
 
 _ASARRAY = {"torch": "torch:as_tensor", "jax": "jax.numpy:asarray", "tensorflow": "tensorflow:convert_to_tensor"}
 BACKENDS = tuple(_ASARRAY)
 """The backends that can train."""
 _CHUNK = 500
 
+T = TypeVar("T")
 Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -38,15 +43,17 @@ class Runner:
             raise UnsupportedError(f"demo: the {name} backend does not train; choose one of {', '.join(BACKENDS)}.")
         self.name = name
 
-    def load(self) -> None:
-        """Import the framework, so that it is not part of what is timed next."""
+    @contextmanager
+    def loaded(self) -> Iterator[None]:
+        """Import the framework, and keep its linear algebra to one thread: the arrays are small, the runs are many."""
         load_backend(self.name)
         import_module(f"gradreg_{self.name}.training")
+        with threadpool_limits(1):
+            yield
 
-    def train(self, plan: Plan, *, threads: int | None = None) -> Trained:
+    def train(self, plan: Plan) -> Trained:
         """Carry the plan out; see :mod:`gradreg_core.training`."""
-        self.load()
-        trained: Trained = import_module(f"gradreg_{self.name}.training").train(plan, threads=threads)
+        trained: Trained = import_module(f"gradreg_{self.name}.training").train(plan)
         return trained
 
     def logits(self, network: Network, params: Mapping[str, Any], x: Floats) -> Floats:
@@ -66,6 +73,19 @@ class Runner:
         apply = import_module(f"gradreg_{self.name}.networks").apply
         native = {path: asarray(value) for path, value in params.items()}
         return lambda x: apply(network, native, x), asarray
+
+
+def spread(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int = 0) -> Iterator[T]:
+    """Results of `function`, called with each of `calls`, as they come, from several processes.
+
+    Args:
+        function: at the top level of a module.
+        calls: positional arguments.
+        workers: how many processes; 0 for one a core, 1 for this very process.
+    """
+    count = max(1, min(workers or joblib.cpu_count(), len(calls)))
+    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered")
+    yield from parallel(joblib.delayed(function)(*arguments) for arguments in calls)
 
 
 def _chunks(x: Floats) -> list[Floats]:
