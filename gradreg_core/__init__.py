@@ -1,1 +1,29 @@
-"""The backend-neutral part of gradreg: specification, projections, draws and the engine."""
+"""Gradient regularization of neural networks: one specification for all frameworks.
+
+The words of a specification (`DataGrad`, `SpectReg`, ...), and calls that go to the backend of their input. A backend's
+own package has the same names: ``import gradreg_torch as gradreg``. Importing this package imports no framework.
+"""
+
+from gradreg_core.dispatch import backend_of, check, load_backend, loss, measure, penalty
+from gradreg_core.errors import GradregError
+from gradreg_core.results import Measures, Parts
+from gradreg_core.schema import SCHEMA_VERSION, from_dict, to_dict
+from gradreg_core.vocabulary import *  # noqa: F403
+from gradreg_core.vocabulary import __all__ as _vocabulary
+
+__version__ = "0.1.0"
+__all__ = [
+    "SCHEMA_VERSION",
+    "GradregError",
+    "Measures",
+    "Parts",
+    "backend_of",
+    "check",
+    "from_dict",
+    "load_backend",
+    "loss",
+    "measure",
+    "penalty",
+    "to_dict",
+]
+__all__ += _vocabulary

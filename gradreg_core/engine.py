@@ -158,13 +158,24 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
         target=lambda: forward.target(f"the projection {term.projection}"),
         draws=Draws(ops, term.seed, call.step, ids[:1] * 0 if term.draw == "per_batch" else ids),
         pullback=pull,
-        given=call.directions,
+        given=_given(call, layout, forward.logits),
     )
     count = term.projection.count(context.size)
     chunk = min(count, call.chunk_size or ops.default_chunk or count)
     for start in range(0, count, chunk):
         rows = term.projection.directions(context, range(start, min(start + chunk, count)))
         yield ops.pull_rows(pull, rows)
+
+
+def _given(call: Call, layout: Layout, like: Array) -> Array | None:
+    """The caller's directions, with the classes last where they have the outputs' own axes."""
+    if call.directions is None:
+        return None
+    given = call.ops.asarray(call.directions, like)
+    own = layout.shape[1:]
+    if layout.class_axis not in (None, -1) and call.ops.shape(given)[-len(own) :] == own:
+        given = call.ops.moveaxis(given, layout.class_axis or -1, -1)
+    return given
 
 
 def per_sample(term: JacobianPenalty, forward: Forward) -> Array:

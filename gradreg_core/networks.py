@@ -4,9 +4,9 @@ A description is a value: layers over channels-last arrays, weights in a flat di
 Each backend has an interpreter (``gradreg_torch.networks``, ...); NumPy's has analytic Jacobians. They serve the tests,
 the conformance kit, the demo and the reproduction, wherever two frameworks must compute the same thing.
 
-Conventions, the same in all frameworks: kernels are (height, width, in, out), dense weights (in, out). Pooling windows do
-not overlap, and an incomplete last one is left out. LayerNorm is over the last axis, BatchNorm over all but the last,
-both with biased variance. GELU is the exact form, "gelu_tanh" the approximation. A dropout mask is given, already
+Conventions, the same in all frameworks: kernels are (height, width, in, out), dense weights (in, out). Pooling windows
+do not overlap, and an incomplete last one is left out. LayerNorm is over the last axis, BatchNorm over all but the
+last, both with biased variance. GELU is the exact form, "gelu_tanh" the approximation. A dropout mask is given, already
 scaled.
 """
 

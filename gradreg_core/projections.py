@@ -245,7 +245,7 @@ class fisher(Projection):  # noqa: N801
 class direction(Projection):  # noqa: N801
     """Directions given by the caller: v here as nested tuples of shape (m,) or (k, m), or by `directions=` in the call.
 
-    In the call, an array of shape (m,), (B, m) or (k, B, m), or the same with the output's own axes.
+    In the call, an array of shape (m,), (B, m) or (k, B, m), the classes last, or the same with the output's own axes.
     """
 
     v: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
@@ -286,7 +286,7 @@ class direction(Projection):  # noqa: N801
         ops, (batch, *_), size = context.ops, context.shape, context.size
         if context.given is None:
             raise InputError("direction(): no directions came; pass directions= in the call, or v in direction(v).")
-        given = ops.asarray(context.given, context.logits)
+        given = context.given
         shape = ops.shape(given)
         total = math.prod(shape)
         if total == size:

@@ -8,6 +8,7 @@ import numpy as np
 
 import gradreg_numpy
 from gradreg_core import networks as nets
+from gradreg_core.norms import hinge, target
 from gradreg_core.presets import (
     R1,
     ConfidencePenalty,
@@ -23,8 +24,7 @@ from gradreg_core.presets import (
     SpectReg,
     WeightDecay,
 )
-from gradreg_core.norms import hinge, target
-from gradreg_core.projections import direction, exact, orthonormal, rademacher, sphere, top_k
+from gradreg_core.projections import exact, orthonormal, rademacher, sphere, top_k
 from gradreg_core.spec import JacobianPenalty, Regularizer
 
 FLOAT64 = 1e-12

@@ -21,7 +21,15 @@ from gradreg_demo.runner import Runner, spread
 from gradreg_numpy.networks import apply, jacobian
 from gradreg_torch.training import jacobian_norms, logits, train
 
-TINY = Settings(train_size=30, seeds=1, tuning_seeds=1, recipe=Recipe(steps=12, batch=16), grid_limit=2, workers=1)
+TINY = Settings(
+    train_size=20,
+    seeds=1,
+    tuning_seeds=1,
+    recipe=Recipe(steps=4, batch=10),
+    grid_limit=2,
+    jacobian_points=20,
+    workers=1,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -152,7 +160,9 @@ def test_results_do_not_depend_on_the_number_of_processes(digits, results):
     jobs = [runs[0].job for runs in results.outcomes.values()][-2:]
     from gradreg_demo.experiment import _run
 
-    calls = [(job, draw(digits.pool, TINY.train_size, job.seed), digits.test, TINY) for job in jobs]
+    calls = [
+        (job, draw(digits.pool, TINY.train_size, job.seed), digits.test, TINY, TINY.jacobian_points) for job in jobs
+    ]
     spreaded = {outcome.job: outcome for outcome in spread(_run, calls, workers=2)}
     for job in jobs:
         expected = results.outcomes[job.method][0]

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import problem
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gradreg_numpy
 import gradreg_torch as gradreg
+from cases import problem
 from gradreg_core import networks as nets
 from gradreg_core.presets import (
     DataGrad,
@@ -20,8 +20,8 @@ from gradreg_core.presets import (
     JacReg,
     OneHot,
     RandomOneHot,
-    SpectReg,
     SpectralNormReg,
+    SpectReg,
 )
 from gradreg_core.projections import orthonormal, rademacher
 from gradreg_core.spec import JacobianPenalty
@@ -81,7 +81,7 @@ def test_a_linear_layer_gives_weight_decay(inputs: int, outputs: int, seed: int)
 @given(models(), st.integers(0, 100))
 def test_a_spherical_projection_never_exceeds_the_spectral_norm(case: Any, seed: int) -> None:
     model, x, _ = case
-    z, J = gradreg_numpy.jacobian(model.network, model.params, x)
+    _, J = gradreg_numpy.jacobian(model.network, model.params, x)
     for i in range(len(x)):
         value = penalty(model, x[i : i + 1], None, SpectReg(1.0, spherical=True, seed=seed), sample_ids=[i])
         power = penalty(model, x[i : i + 1], None, SpectralNormReg(1.0, iterations=5, seed=seed), sample_ids=[i])

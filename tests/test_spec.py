@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import GENERAL, PRESETS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cases import GENERAL, PRESETS
 from gradreg_core import presets, projections
 from gradreg_core.errors import GradregError, SpecError
 from gradreg_core.norms import hinge, identity, target

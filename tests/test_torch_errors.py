@@ -117,7 +117,7 @@ def test_the_class_axis_is_never_guessed() -> None:
     )
     refuse(InputError, "class_axis=4 is no axis of outputs", conv, images, labels, class_axis=4)
     refuse(InputError, "class_axis=0 is no axis of outputs", conv, images, labels, class_axis=0)
-    total, parts = gradreg.loss(conv, images, labels, REG, class_axis=1)
+    _, parts = gradreg.loss(conv, images, labels, REG, class_axis=1)
     torch.testing.assert_close(parts.loss, nn.functional.cross_entropy(conv(images), labels))
     assert gradreg.penalty(conv, images, None, gradreg.SpectReg(1.0)).item() > 0  # needs no classes
 
@@ -312,7 +312,7 @@ def test_check_finds_a_wrong_second_derivative() -> None:
 def test_names_do_not_work_inside_a_compiler(model: nn.Module) -> None:
     reg = gradreg.DataGrad(1.0, at="0")
     compiled = torch.compile(lambda x: gradreg.loss(model, x, Y, reg)[0], fullgraph=True, backend="eager")
-    with pytest.raises(Exception, match="at= does not work inside torch.compile"):
+    with pytest.raises(Exception, match=r"at= does not work inside torch\.compile"):
         compiled(X)
 
 

@@ -307,7 +307,7 @@ def test_the_drop_in_equals_the_package_that_it_stands_in_for() -> None:
         assert abs(draws.mean() - wanted.item()) < 5 * draws.std() / np.sqrt(300)  # five standard errors
         assert draws.std() > 0
         assert estimate.state_dict() == {}
-    with pytest.raises(InputError, match="x must require a gradient; call x.requires_grad_"):
+    with pytest.raises(InputError, match=r"x must require a gradient; call x\.requires_grad_"):
         JacobianReg()(x.detach(), y)
     with pytest.raises(InputError, match="x does not reach the outputs"):
         JacobianReg()(x, model(x.detach().clone()))
@@ -322,7 +322,7 @@ def test_single_lens_norms_against_explicit_jacobians() -> None:
 
 
 def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
-    """DistributedDataParallel on gloo: each rank has half the batch, its samples' own ids, and the draws of the whole."""
+    """DistributedDataParallel on gloo: each rank has half the batch and the draws of the whole."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -334,3 +334,15 @@ def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
     found = torch.cat([each.flatten() for each in torch.load(tmp_path / "gradients.pt")])
     wanted = torch.load(tmp_path / "wanted.pt")
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-15)  # the mean of two means of three, in float64
+
+
+def test_given_directions_follow_the_class_axis() -> None:
+    torch.manual_seed(0)
+    conv, x = nn.Conv1d(2, 4, 1).double(), torch.randn(3, 2, 5, dtype=DOUBLE)
+    v = torch.randn(3, 4, 5, dtype=DOUBLE)
+    reg = JacobianPenalty(1.0, projection=gradreg.direction())
+    found = [gradreg.penalty(conv, x, None, reg, directions=v, class_axis=axis) for axis in (None, 1, -2)]
+    leaf = x.clone().requires_grad_()
+    (pulled,) = torch.autograd.grad(conv(leaf), leaf, v)
+    for value in found:
+        torch.testing.assert_close(value.detach(), pulled.square().sum((1, 2)).mean())

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import FLOAT64, GENERAL, NETWORKS, PRESETS, named, perturbation, problem, relative, schedule
 
 import gradreg_numpy
 import gradreg_torch as gradreg
+from cases import FLOAT64, GENERAL, NETWORKS, PRESETS, named, perturbation, problem, relative, schedule
 from gradreg_core.presets import (
     R1,
     ConfidencePenalty,
@@ -22,7 +22,6 @@ from gradreg_core.presets import (
     SpectralNormReg,
     SpectReg,
 )
-from gradreg_core.projections import orthonormal, sphere
 from gradreg_core.spec import JacobianPenalty, Regularizer
 from gradreg_torch import networks
 

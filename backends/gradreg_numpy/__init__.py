@@ -41,7 +41,7 @@ from gradreg_core.vocabulary import (
     top_k,
     top_singular,
 )
-from gradreg_numpy.frontend import loss, measure, penalty
+from gradreg_numpy.frontend import check, loss, measure, penalty
 from gradreg_numpy.networks import Model, apply, full_jacobian, initialize, jacobian
 from gradreg_numpy.oracle import gradient, penalty_terms
 
@@ -70,6 +70,7 @@ __all__ = [
     "Weight",
     "WeightDecay",
     "apply",
+    "check",
     "direction",
     "exact",
     "fisher",

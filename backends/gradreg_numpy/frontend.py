@@ -4,16 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from gradreg_core.errors import InputTypeError
+from gradreg_core.check import CheckReport, Finding
+from gradreg_core.errors import GradregError, InputTypeError
 from gradreg_core.results import Measures, Parts
 from gradreg_core.spec import Regularizer
 from gradreg_numpy.directions import pull
 from gradreg_numpy.functions import Array
-from gradreg_numpy.networks import Model
+from gradreg_numpy.networks import Model, coupled
 from gradreg_numpy.oracle import Batch, data_loss, outputs, projected_jacobian, term_values
 from gradreg_numpy.outputs import LossFunction
 
-__all__ = ["loss", "measure", "penalty"]
+__all__ = ["check", "loss", "measure", "penalty"]
 
 
 def loss(model: Model, x: Any, y: Any, reg: Regularizer | None, **options: Any) -> tuple[Any, Parts]:
@@ -77,3 +78,29 @@ def measure(
     J = _rows(batch, "logits")
     gradient = None if y is None else np.linalg.norm(_rows(batch, "loss"), axis=(1, 2))
     return Measures(np.linalg.norm(J, axis=(1, 2)), np.linalg.norm(J, ord=2, axis=(1, 2)), gradient)
+
+
+def check(model: Model, x: Any, y: Any, reg: Regularizer, **options: Any) -> CheckReport:
+    """Look for what would go wrong: values, labels, samples coupled by batch normalisation.
+
+    The reference has no layer without a second derivative, and its gradients need no comparison with differences.
+
+    Args:
+        model: a :class:`Model`.
+        x: the input.
+        y: labels or None.
+        reg: a regularizer.
+        options: see :func:`loss`.
+
+    Returns:
+        A report; see :class:`gradreg_core.check.CheckReport`.
+    """
+    findings = []
+    try:
+        loss(model, x, y, reg, **options)
+    except GradregError as error:
+        findings.append(Finding("error", str(error), ""))
+    if coupled(model.network):
+        problem = "check: batch normalisation in training mode couples the samples of a batch."
+        findings.append(Finding("warning", problem, "Use LayerNorm, or given statistics."))
+    return CheckReport(tuple(findings), None)

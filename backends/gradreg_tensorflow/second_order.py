@@ -55,15 +55,18 @@ def pool_axis(
     x: tf.Tensor, axis: int, size: int, stride: int, pads: tuple[int, int] = (0, 0), choose: Choice = _larger
 ) -> tf.Tensor:
     """Maximum over windows along one axis, by comparisons and choices."""
-    rank = len(x.shape)
+
+    def part(start: int, stop: int, step: int = 1) -> tf.Tensor:
+        return x[tuple(slice(start, stop, step) if each == axis else slice(None) for each in range(len(x.shape)))]
+
     if any(pads):
-        x = tf.pad(x, [pads if each == axis else (0, 0) for each in range(rank)], constant_values=-float("inf"))
-    count = (x.shape[axis] - size) // stride + 1
-    best = None
-    for start in range(size):
-        window = slice(start, start + (count - 1) * stride + 1, stride)
-        candidate = x[tuple(window if each == axis else slice(None) for each in range(rank))]
-        best = candidate if best is None else choose(best, candidate)
+        # The edge repeated, which is in the window with its copies: neither maximum nor gradient changes.
+        length = x.shape[axis]
+        x = tf.concat([part(0, 1)] * pads[0] + [x] + [part(length - 1, length)] * pads[1], axis)
+    last = (x.shape[axis] - size) // stride * stride
+    best = part(0, last + 1, stride)
+    for start in range(1, size):
+        best = choose(best, part(start, start + last + 1, stride))
     return best
 
 

@@ -1,11 +1,11 @@
 """Drop-in replacements for regularizers of other packages."""
 
 import torch
+from torch import Tensor, nn
+
 from gradreg_core.errors import InputError
 from gradreg_core.frontend import Frontend
 from gradreg_core.presets import HoffmanReg
-from torch import Tensor, nn
-
 from gradreg_torch.backend import TorchBackend
 
 __all__ = ["JacobianReg"]

@@ -5,9 +5,10 @@ turn into code. The words are those of :func:`gradreg_core.random.threefry2x32`,
 """
 
 import torch
+from torch import Tensor
+
 from gradreg_core.random import threefry2x32
 from gradreg_numpy.ops import DrawOps
-from torch import Tensor
 
 __all__ = ["threefry2x32_cpu"]
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -19,7 +19,9 @@ from gradreg_demo.recipe import Recipe
 
 __all__ = ["demo", "main"]
 
-_QUICK = Settings(train_size=50, seeds=2, tuning_seeds=1, recipe=Recipe(steps=20), grid_limit=2, workers=1)
+_QUICK = Settings(
+    train_size=50, seeds=2, tuning_seeds=1, recipe=Recipe(steps=10), grid_limit=2, jacobian_points=50, workers=1
+)
 
 
 @click.command()
@@ -64,14 +66,8 @@ def demo(
     if not comparing and len(backends) > 1:
         raise InputError(f"demo: expected one --backend without --compare, got {', '.join(backends)}.")
     chosen = backends[0] if backends else os.environ.get(BACKEND_VARIABLE, "").strip() or defaults.backend
-    settings = Settings(
-        chosen,
-        train_size or defaults.train_size,
-        seeds or defaults.seeds,
-        defaults.tuning_seeds,
-        defaults.recipe,
-        defaults.grid_limit,
-        defaults.workers,
+    settings = replace(
+        defaults, backend=chosen, train_size=train_size or defaults.train_size, seeds=seeds or defaults.seeds
     )
     _prepare(out)
     start = time.perf_counter()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gradreg_demo.data import Dataset, Part, draw, standardise
 from gradreg_demo.methods import METHODS, Method
 from gradreg_demo.recipe import Recipe
@@ -20,7 +22,6 @@ __all__ = ["Job", "Outcome", "Results", "Settings", "Tuning", "experiment", "run
 
 TUNING_SEED = 1000
 """The first tuning seed; reporting seeds count from 0."""
-_JACOBIAN_POINTS = 500
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Settings:
     recipe: Recipe = field(default_factory=Recipe)
     grid_limit: int | None = None
     """Try no more than this many weights for each method."""
+    jacobian_points: int = 500
+    """Evaluate Jacobian norms at this many test images."""
     workers: int = 0
     """Processes to spread the runs over; 0 for one a core. They change no number but the seconds."""
 
@@ -54,7 +57,7 @@ class Outcome(NamedTuple):
     accuracy: float
     """Share of the evaluated images that are classified correctly."""
     jacobian: float
-    """Mean Frobenius norm ||dz/dx||_F at the first 500 evaluated images."""
+    """Mean Frobenius norm ||dz/dx||_F at the first evaluated images; NaN where it was not asked for."""
     seconds: float
     """Of training."""
 
@@ -99,7 +102,7 @@ def tune(pool: Part, validation: Part, settings: Settings, tick: Tick) -> dict[s
     seeds = range(TUNING_SEED, TUNING_SEED + settings.tuning_seeds)
     grids = {method.name: _grid(method, settings) for method in METHODS}
     jobs = [Job(name, each, seed) for name, grid in grids.items() if len(grid) > 1 for each in grid for seed in seeds]
-    outcomes = _run_all(jobs, pool, validation, settings, tick)
+    outcomes = _run_all(jobs, pool, validation, settings, 0, tick)
     tunings = {}
     for name, grid in grids.items():
         scores = {
@@ -124,7 +127,7 @@ def experiment(data: Dataset, settings: Settings, tick: Tick = lambda outcome: N
     Runner(settings.backend)
     tunings = tune(data.pool, data.validation, settings, tick)
     jobs = [Job(method.name, tunings[method.name].weight, seed) for method in METHODS for seed in range(settings.seeds)]
-    outcomes = _run_all(jobs, data.pool, data.test, settings, tick)
+    outcomes = _run_all(jobs, data.pool, data.test, settings, settings.jacobian_points, tick)
     by_method = {method.name: [each for each in outcomes if each.job.method == method.name] for method in METHODS}
     return Results(settings, data.name, tunings, by_method)
 
@@ -136,9 +139,11 @@ def _grid(method: Method, settings: Settings) -> tuple[float, ...]:
     return method.grid[start : start + count]
 
 
-def _run_all(jobs: Sequence[Job], pool: Part, evaluated: Part, settings: Settings, tick: Tick) -> list[Outcome]:
+def _run_all(
+    jobs: Sequence[Job], pool: Part, evaluated: Part, settings: Settings, points: int, tick: Tick
+) -> list[Outcome]:
     """The outcomes in the order of `jobs`, whatever the order in which they end."""
-    calls = [(job, draw(pool, settings.train_size, job.seed), evaluated, settings) for job in jobs]
+    calls = [(job, draw(pool, settings.train_size, job.seed), evaluated, settings, points) for job in jobs]
     done = {}
     for outcome in spread(_run, calls, settings.workers):
         done[outcome.job] = outcome
@@ -146,7 +151,7 @@ def _run_all(jobs: Sequence[Job], pool: Part, evaluated: Part, settings: Setting
     return [done[job] for job in jobs]
 
 
-def _run(job: Job, train: Part, evaluated: Part, settings: Settings) -> Outcome:
+def _run(job: Job, train: Part, evaluated: Part, settings: Settings, points: int) -> Outcome:
     """Train on one part and evaluate on another, in whatever process this is called."""
     (method,) = (each for each in METHODS if each.name == job.method)
     train, evaluated = standardise(train, evaluated)
@@ -157,5 +162,5 @@ def _run(job: Job, train: Part, evaluated: Part, settings: Settings) -> Outcome:
         trained = runner.train(plan)
         seconds = time.perf_counter() - start
         logits: Any = runner.logits(plan.network, trained.params, evaluated.x)
-        norms = runner.jacobian_norms(plan.network, trained.params, evaluated.x[:_JACOBIAN_POINTS])
-    return Outcome(job, float((logits.argmax(-1) == evaluated.y).mean()), float(norms.mean()), seconds)
+        norms = runner.jacobian_norms(plan.network, trained.params, evaluated.x[:points]) if points else np.nan
+    return Outcome(job, float((logits.argmax(-1) == evaluated.y).mean()), float(np.mean(norms)), seconds)
