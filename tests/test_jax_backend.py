@@ -48,6 +48,12 @@ def x64() -> Iterator[None]:
         yield
 
 
+def compiled(function: Any) -> Any:
+    """`function` under jit, with little optimization: it runs once."""
+    options = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
+    return jax.jit(function, compiler_options=options)
+
+
 def split(model: gradreg_numpy.Model) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trainable weights, and the statistics."""
     trained = model.network.weights()

@@ -118,7 +118,7 @@ def _compare(console: Console, found: compare.Available, data: Dataset, settings
     (train,) = standardise(draw(data.pool, settings.train_size, compare.SEED))
     reference, *others = found.names
     with console.status(f"training in {', '.join(found.names)}"):
-        curves = compare.loss_curves(found.names, train, settings.recipe, settings.workers)
+        curves = compare.loss_curves(found.names, train, settings.recipe)
     steps = settings.recipe.steps
     table = Table(title=f"largest relative difference of the loss to {reference}, {compare.REGULARIZER!r}, float32")
     table.add_column("backend")

@@ -56,16 +56,15 @@ def available(named: Sequence[str] = ()) -> Available:
     return found
 
 
-def loss_curves(names: Sequence[str], train: Part, recipe: Recipe, workers: int = 0) -> dict[str, Losses]:
+def loss_curves(names: Sequence[str], train: Part, recipe: Recipe) -> dict[str, Losses]:
     """The total loss at each step in each backend: equal initial weights, batches, dropout masks and draws.
 
     Args:
-        names: of the backends; each runs in a process of its own, as frameworks may not get on in one.
+        names: of the backends; they run in several processes, as frameworks may not get on in one.
         train: standardised images and labels.
         recipe: how to train; dropout is 0.5.
-        workers: processes at a time; 0 for one a core.
     """
-    results = spread(_losses, [(name, train, recipe) for name in names], workers)
+    results = spread(_losses, [(name, train, recipe) for name in names], len(names))
     return dict(sorted(results, key=lambda pair: names.index(pair[0])))
 
 

@@ -30,7 +30,7 @@ class Settings:
 
     backend: str = "torch"
     train_size: int = 100
-    seeds: int = 8
+    seeds: int = 6
     """Reporting seeds."""
     tuning_seeds: int = 2
     recipe: Recipe = field(default_factory=Recipe)

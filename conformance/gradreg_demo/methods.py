@@ -29,8 +29,8 @@ class Method:
 METHODS = (
     Method("none", (0.0,), lambda value, seed: None, wording="-"),
     Method("weight decay", (1e-3, 3e-3, 1e-2, 3e-2), lambda value, seed: WeightDecay(value)),
-    Method("confidence penalty", (0.1, 0.3, 0.5, 1.0), lambda value, seed: ConfidencePenalty(value)),
-    Method("dropout", (0.2, 0.35, 0.5, 0.65), lambda value, seed: None, rate=lambda value: value, wording="rate {:g}"),
+    Method("confidence penalty", (0.1, 0.3, 1.0, 3.0), lambda value, seed: ConfidencePenalty(value)),
+    Method("dropout", (0.35, 0.5, 0.65, 0.8), lambda value, seed: None, rate=lambda value: value, wording="rate {:g}"),
     Method("SpectReg", (0.003, 0.01, 0.03, 0.1), lambda value, seed: SpectReg(value, seed=seed), gradient=True),
     Method("DataGrad", (1.0, 3.0, 10.0, 30.0), lambda value, seed: DataGrad(value), gradient=True),
     Method(

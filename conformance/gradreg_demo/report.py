@@ -7,6 +7,7 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -89,7 +90,7 @@ def print_results(console: Console, results: Results) -> None:
     settings = results.settings
     best = max(row.mean for row in rows)
     edge = any(row.at_edge for row in rows)
-    table = Table(title=f"{results.data}: test images, after {settings.train_size} training images", padding=(0, 0))
+    table = Table(title=f"{results.data}: test images, after {settings.train_size} training images", box=SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
     for heading in ("chosen", "accuracy %", "gain over none", "||J||_F", "s/run"):
         table.add_column(heading, justify="right", no_wrap=True)
