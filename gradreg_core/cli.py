@@ -30,6 +30,9 @@ class LazyCommand(NamedTuple):
 
 COMMANDS: dict[str, LazyCommand] = {
     "doctor": LazyCommand("gradreg_core.doctor:doctor", "Import every framework and report what is wrong."),
+    "validate": LazyCommand(
+        "gradreg_core.validate_command:validate_command", "Compare a model with its port to another framework."
+    ),
 }
 """The commands in other modules: name -> where it is. Those of further packages are added here."""
 

@@ -9,6 +9,7 @@ from gradreg_core.backend import Array, Backend
 from gradreg_core.check import CheckReport, run_check
 from gradreg_core.engine import Call, Options
 from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.evaluation import evaluate
 from gradreg_core.norms import safe_sqrt
 from gradreg_core.projections import exact, orthonormal, top_singular
 from gradreg_core.results import Measures, Parts
@@ -76,7 +77,7 @@ class Frontend:
         call, x = self._call("loss", x, reg, batch_norm, options)
         ops = self.backend
         with ops.enter(call.name, model, x, batch_norm) as x:
-            done = engine.evaluate(call, model, x, y, reg, with_loss=True)
+            done = evaluate(call, model, x, y, reg, with_loss=True)
         total = ops.leave(done.loss)
         if done.penalties:
             total = total + self._penalty(call, model, done.penalties)
@@ -94,7 +95,7 @@ class Frontend:
         if reg is None:
             raise InputTypeError("penalty: expected a regularizer such as SpectReg(0.01), got None.")
         with self.backend.enter(call.name, model, x, batch_norm) as x:
-            done = engine.evaluate(call, model, x, y, reg, with_loss=False)
+            done = evaluate(call, model, x, y, reg, with_loss=False)
         return self._penalty(call, model, done.penalties)
 
     def measure(

@@ -9,9 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from gradreg_core.errors import BackendNotFoundError, InputError, UnsupportedError
+from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputError, UnsupportedError
 from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg, WeightDecay
-from gradreg_demo import files
+from gradreg_demo import compare, files, runner
 from gradreg_demo.command import demo
 from gradreg_demo.data import Part, draw, load_dataset, load_digits_split, standardise
 from gradreg_demo.experiment import Settings, Tuning, experiment, run_count, tune
@@ -228,10 +228,10 @@ def test_the_network_fits_the_images(shape):
     assert network_for(shape).output_shape == (10,)
 
 
+@pytest.mark.parametrize("reg", [None, SpectReg(0.1) + WeightDecay(0.01)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-4)])
-def test_torch_trains_as_adam_says_and_leaves_no_trace(digits, dtype, tolerance):
+def test_torch_trains_as_adam_says_and_leaves_no_trace(digits, reg, dtype, tolerance):
     (part,) = standardise(draw(digits.pool, 60, seed=0))
-    reg = SpectReg(0.1) + WeightDecay(0.01)
     plan = replace(Recipe(steps=3).plan(part, reg, seed=0, rate=0.5), dtype=dtype)
     before = {path: value.copy() for path, value in plan.params.items()}
     state = torch.random.get_rng_state()
@@ -284,13 +284,13 @@ def test_evaluation_agrees_with_numpy(digits):
     x = evaluated.x[:12]
     expected, matrix = jacobian(plan.network, plan.params, x)
     norms = np.linalg.norm(matrix, axis=(1, 2))
-    runner = Runner("torch")
+    torch_runner = Runner("torch")
     params = {path: value.astype(np.float32) for path, value in plan.params.items()}
-    np.testing.assert_allclose(runner.logits(plan.network, params, x), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(runner.jacobian_norms(plan.network, params, x), norms, rtol=1e-4)
+    np.testing.assert_allclose(torch_runner.logits(plan.network, params, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(torch_runner.jacobian_norms(plan.network, params, x), norms, rtol=1e-4)
     np.testing.assert_allclose(logits(plan.network, plan.params, x, "float64"), expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(jacobian_norms(plan.network, plan.params, x, "float64"), norms, rtol=1e-9)
-    whole = runner.logits(plan.network, params, evaluated.x)
+    whole = torch_runner.logits(plan.network, params, evaluated.x)
     np.testing.assert_allclose(whole, apply(plan.network, plan.params, evaluated.x), rtol=1e-4, atol=1e-4)
 
 
@@ -309,3 +309,61 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         write_half(path)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_frameworks_draw_the_same_and_train_the_same(tmp_path):
+    for module in ("jax", "optax"):
+        pytest.importorskip(module)
+    done = run("--quick", "--compare", "--backend", "torch", "--backend", "jax", "--out", tmp_path)
+    assert done.exit_code == 0
+    numbers = json.loads((tmp_path / "compare.json").read_text())
+    assert numbers["reference"] == "torch"
+    assert list(numbers["losses"]) == ["torch", "jax"]
+    ours, theirs = map(np.array, numbers["losses"].values())
+    assert ours[-1] < ours[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    worst = float(np.max(np.abs(theirs - ours) / ours))
+    assert numbers["drift"]["jax"][str(len(ours))] == pytest.approx(worst)
+    assert f"{worst:.1e}" in done.output
+    picture = matplotlib.image.imread(tmp_path / "compare.png")
+    assert (np.ptp(picture[..., :3], axis=-1) > 0.3).mean() > 0.001
+
+
+def only(*installed):
+    def find(name):
+        if name not in installed:
+            raise BackendImportError(f"{name!r} is not installed. Install it with: pip install {name}")
+
+    return find
+
+
+def test_frameworks_that_are_not_installed_are_left_out_unless_they_are_named(monkeypatch):
+    monkeypatch.setattr(runner, "find_backend", only("torch", "tensorflow"))
+    found = compare.available()
+    assert found.names == ("torch", "tensorflow")
+    assert list(found.skipped) == ["jax"]
+    assert "'jax' is not installed" in found.skipped["jax"]
+    assert compare.available(["tensorflow", "torch"]).names == ("tensorflow", "torch")
+    with pytest.raises(BackendImportError, match="'jax' is not installed"):
+        compare.available(["torch", "jax"])
+    with pytest.raises(InputError, match=r"two backends or more, got torch\. Name another with --backend"):
+        compare.available(["torch", "torch"])
+    monkeypatch.setattr(runner, "find_backend", only("torch"))
+    with pytest.raises(InputError, match=r"two backends or more, got torch\. 'jax' is not installed.*'tensorflow'"):
+        compare.available()
+
+
+def test_what_is_left_out_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "find_backend", only("torch", "jax"))
+    curves = {"torch": np.array([2.0, 1.0, 0.5]), "jax": np.array([2.0, 1.01, 0.5])}
+    monkeypatch.setattr(compare, "loss_curves", lambda names, train, recipe: {name: curves[name] for name in names})
+    done = run("--compare", "--out", tmp_path)
+    assert "tensorflow is left out: 'tensorflow' is not installed. Install it with" in done.output
+    assert "1.0e-02" in done.output
+
+
+def test_drift_is_the_largest_difference_so_far():
+    ours, theirs = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.5, 3.0])
+    assert [compare.drift(ours, theirs, count) for count in (1, 2, 3)] == pytest.approx([0, 0.2, 1 / 3])
+    assert compare.checkpoints(300) == [1, 10, 100, 300]
+    assert compare.checkpoints(10) == [1, 10]

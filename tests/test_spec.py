@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cases import GENERAL, PRESETS
+from cases import GENERAL, PRESETS, named
 from gradreg_core import presets, projections
 from gradreg_core.errors import GradregError, SpecError
 from gradreg_core.norms import hinge, identity, target
@@ -73,7 +73,7 @@ def test_only_the_weight_is_positional() -> None:
         SpectReg(1.0, 2)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("reg", PRESETS + GENERAL, ids=repr)
+@pytest.mark.parametrize("reg", named(PRESETS + GENERAL))
 def test_specs_are_values(reg: Any) -> None:
     same = deepcopy(reg)
     assert same == reg

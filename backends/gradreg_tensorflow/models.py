@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from gradreg_core.errors import InputError
 from gradreg_tensorflow.smooth import smoothed
 
 __all__ = ["parameters", "repeatable"]
+
+_SEED = 0x67726164
 
 
 def _unwrapped(model: Any) -> Any:
@@ -81,11 +84,14 @@ def repeatable(model: Any) -> Iterator[None]:
     before = [tf.convert_to_tensor(each).numpy() for each in variables]
     eager = context.context()
     seed, generator = eager._seed, getattr(eager, "_rng", None)
-    tf.random.set_seed(0)
+    eager._seed, eager._rng = _SEED, random.Random(_SEED)  # noqa: S311 - as tf.random.set_seed does
+    start = eager._rng.getstate()
     try:
         with smoothed():
             yield
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
+        if eager._rng.getstate() != start:
+            eager.clear_kernel_cache()  # else random operations would go on where they are; slow, so only if there are any
         eager._seed, eager._rng = seed, generator

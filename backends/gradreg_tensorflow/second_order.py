@@ -8,6 +8,7 @@ twice, so that an unchanged model is right there. Each replacement is a row of `
 - max pooling: the second derivative is wrong under XLA where values are close to each other, and missing in float64.
 - bilinear, bicubic, nearest and antialiased resizing: TensorFlow's gradient is None (bilinear, silently) or missing.
 - softsign: missing.
+- tf.nn.softmax_cross_entropy_with_logits: wrong where the labels are differentiated too.
 """
 
 import functools
@@ -174,6 +175,16 @@ def _softsign(original: Function) -> Function:
     return lambda features, name=None: tf.math.divide(features, 1 + tf.abs(features), name=name)
 
 
+def _cross_entropy(original: Function) -> Function:
+    def cross_entropy(features: Any, labels: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """The cross-entropies, to a few units in the last place, and their derivative by the logits."""
+        with tf.name_scope(name or "cross_entropy"):
+            terms = tf.math.multiply_no_nan(tf.nn.log_softmax(features), labels)
+            return -tf.reduce_sum(terms, -1), tf.nn.softmax(features) - labels
+
+    return cross_entropy
+
+
 _replacements: list[Replacement] = [
     (nn_impl, "moments", _moments),
     (tf.compat.v1.nn, "moments", _moments),
@@ -184,6 +195,7 @@ _replacements: list[Replacement] = [
     (gen_image_ops, "resize_nearest_neighbor", _resize(_nearest)),
     (gen_image_ops, "scale_and_translate", _resize(_scaled)),
     (tf.nn, "softsign", _softsign),
+    (gen_nn_ops, "softmax_cross_entropy_with_logits", _cross_entropy),
 ]
 
 

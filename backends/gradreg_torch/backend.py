@@ -1,6 +1,5 @@
 """The primitives in PyTorch: eager by autograd.grad on the shared graph, compiled by torch.func.vjp."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -11,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradreg_core.backend import Model, Pullback
-from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError
+from gradreg_core.errors import InputError
 from gradreg_core.random import threefry2x32
+from gradreg_torch.activations import forward_with_activations
+from gradreg_torch.batch_norm import refuse_batch_norm
 from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
 from gradreg_torch.threefry import threefry2x32_cpu
 
@@ -141,28 +142,7 @@ class TorchBackend:
     def named_vjp(
         self, model: Any, x: Tensor, names: Sequence[str | None]
     ) -> tuple[Tensor, dict[str | None, Pullback]]:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"at={names[-1]!r}: only a torch.nn.Module has named layers, got {type(model).__name__}.")
-        if torch.compiler.is_compiling():
-            raise InputError("at= does not work inside torch.compile; pass the head of the network and its input.")
-        modules = dict(model.named_modules())
-        kept: dict[str | None, Tensor] = {None: x}
-        hooks = []
-        for name in names:
-            if name is None:
-                continue
-            if name not in modules:
-                known = ", ".join(sorted(each for each in modules if each)[:20])
-                raise InputError(f"at={name!r}: the model has no module of that name; it has {known}.")
-            hooks.append(modules[name].register_forward_hook(_keeper(kept, name)))
-        try:
-            outputs = model(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        missing = [name for name in names if name not in kept]
-        if missing:
-            raise InputError(f"at={missing[0]!r}: the module was not called in the forward pass.")
+        outputs, kept = forward_with_activations(model, x, names)
         return outputs, {name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x") for name in names}
 
     def pull_rows(self, pullback: Pullback, rows: Tensor) -> Tensor:
@@ -192,7 +172,7 @@ class TorchBackend:
             yield x
             return
         if batch_norm != "allow":
-            _refuse_batch_norm(call, model, batch_norm)
+            refuse_batch_norm(call, model, batch_norm)
         inference = torch.is_inference_mode_enabled()
         if call != "measure" and (inference or x.is_inference()):
             raise InputError(
@@ -260,34 +240,6 @@ def _pullback(outputs: Any, x: Tensor, name: str) -> Pullback:
         return gradient
 
     return pullback
-
-
-def _keeper(kept: dict[str | None, Tensor], name: str) -> Callable[..., None]:
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        if name in kept:
-            raise InputError(f"at={name!r}: the module is called more than once in a forward pass.")
-        if not isinstance(output, Tensor) or not output.requires_grad:
-            raise InputError(f"at={name!r}: the module's output is no differentiable tensor.")
-        kept[name] = output
-
-    return keep
-
-
-def _refuse_batch_norm(call: str, model: Any, policy: str) -> None:
-    """Raise or warn if the model normalises over the batch."""
-    if not isinstance(model, nn.Module):
-        return
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
-            message = (
-                f"{call}: {name or 'the model'} ({type(module).__name__}) is in training mode and couples the samples "
-                f"of a batch, so each sample's penalty also counts its effect on the others. Use GroupNorm or "
-                f"LayerNorm, put the module in eval mode, or pass batch_norm='allow' if that is meant."
-            )
-            if policy == "error":
-                raise BatchNormError(message)
-            warnings.warn(message, BatchNormWarning, stacklevel=5)
-            return
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def train(plan: Plan, *, threads: int | None = None) -> Trained:
             )
             gradients = torch.autograd.grad(total, tuple(weights.values()))
             for weight, gradient in zip(weights.values(), gradients, strict=True):
-                weight.grad = gradient  # fused Adam pairs elements by their place in memory
+                weight.grad = gradient.contiguous()  # fused Adam pairs elements by their place in memory
             optimizer.param_groups[0]["lr"] = float(plan.learning_rate(step))
             optimizer.step()
             losses[step] = total.detach()

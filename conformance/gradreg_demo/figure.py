@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from gradreg_demo.experiment import Results
 from gradreg_demo.files import replacing
@@ -48,7 +48,7 @@ def draw_comparison(path: Path, results: Results) -> None:
     right.set_xlabel("mean Jacobian norm ||J||$_F$ (log scale)")
     right.set_xscale("log")
     right.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
-    right.xaxis.set_major_formatter(ScalarFormatter())
+    right.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     right.xaxis.set_minor_formatter(NullFormatter())
     for axes in (left, right):
         axes.spines[["top", "right", "left"]].set_visible(False)

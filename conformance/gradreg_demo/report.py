@@ -90,9 +90,13 @@ def print_results(console: Console, results: Results) -> None:
     settings = results.settings
     best = max(row.mean for row in rows)
     edge = any(row.at_edge for row in rows)
-    table = Table(title=f"{results.data}: test images, after {settings.train_size} training images", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"{results.data}: test images, after {settings.train_size} training images",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column("method", no_wrap=True)
-    for heading in ("chosen", "accuracy %", "gain over none", "||J||_F", "s/run"):
+    for heading in ("chosen", "accuracy %", "gain", "||J||_F", "s/run"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -107,7 +111,7 @@ def print_results(console: Console, results: Results) -> None:
     console.print(table)
     notes = [
         f"accuracy: mean ± standard deviation over {settings.seeds} seeds",
-        "gain: mean ± standard error of the differences at equal seeds",
+        "gain: mean ± standard error of the differences to none at equal seeds; ||J||_F: mean norm",
         "chosen: by validation images and other seeds" + ("; *: an edge of the values tried" if edge else ""),
     ]
     for note in notes:

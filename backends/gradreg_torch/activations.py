@@ -1,0 +1,55 @@
+"""Activations by the names of the modules that give them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradreg_core.errors import InputError
+
+__all__ = ["forward_with_activations"]
+
+
+def forward_with_activations(
+    model: Any, x: Tensor, names: Sequence[str | None]
+) -> tuple[Tensor, dict[str | None, Tensor]]:
+    """The outputs for x, and the output of each named module on the way; None names x itself.
+
+    Raises:
+        InputError: a name is unknown, or its module is not called exactly once, or gives no differentiable tensor.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"at={names[-1]!r}: only a torch.nn.Module has named layers, got {type(model).__name__}.")
+    if torch.compiler.is_compiling():
+        raise InputError("at= does not work inside torch.compile; pass the head of the network and its input.")
+    modules = dict(model.named_modules())
+    kept: dict[str | None, Tensor] = {None: x}
+    hooks = []
+    for name in names:
+        if name is None:
+            continue
+        if name not in modules:
+            known = ", ".join(sorted(each for each in modules if each)[:20])
+            raise InputError(f"at={name!r}: the model has no module of that name; it has {known}.")
+        hooks.append(modules[name].register_forward_hook(_keeper(kept, name)))
+    try:
+        outputs = model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    missing = [name for name in names if name not in kept]
+    if missing:
+        raise InputError(f"at={missing[0]!r}: the module was not called in the forward pass.")
+    return outputs, kept
+
+
+def _keeper(kept: dict[str | None, Tensor], name: str) -> Callable[..., None]:
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if name in kept:
+            raise InputError(f"at={name!r}: the module is called more than once in a forward pass.")
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            raise InputError(f"at={name!r}: the module's output is no differentiable tensor.")
+        kept[name] = output
+
+    return keep
