@@ -310,7 +310,11 @@ class _JaxSide(Side):
             return model
         if nnx is not None and isinstance(model, nnx.Module):
             graph, state = nnx.split(model)
-            merged = self.merged = lambda tree: nnx.merge(graph, tree)
+
+            def merged(tree: Any) -> Any:
+                return nnx.merge(graph, tree)
+
+            self.merged = merged
             return lambda tree, x: merged(tree)(x), state
         linen = sys.modules.get("flax.linen")
         if linen is not None and isinstance(model, linen.Module):

@@ -318,13 +318,14 @@ def test_frameworks_draw_the_same_and_train_the_same(tmp_path):
     assert done.exit_code == 0
     numbers = json.loads((tmp_path / "compare.json").read_text())
     assert numbers["reference"] == "torch"
-    assert list(numbers["losses"]) == ["torch", "jax"]
-    ours, theirs = map(np.array, numbers["losses"].values())
-    assert ours[-1] < ours[0]
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    worst = float(np.max(np.abs(theirs - ours) / ours))
-    assert numbers["drift"]["jax"][str(len(ours))] == pytest.approx(worst)
-    assert f"{worst:.1e}" in done.output
+    for dtype, tolerance in (("float32", 1e-4), ("float64", 1e-11)):
+        assert list(numbers["losses"][dtype]) == ["torch", "jax"]
+        ours, theirs = map(np.array, numbers["losses"][dtype].values())
+        assert ours[-1] < ours[0]
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance)
+        worst = float(np.max(np.abs(theirs - ours) / ours))
+        assert numbers["drift"][dtype]["jax"][str(len(ours))] == pytest.approx(worst)
+        assert f"{worst:.1e}" in done.output
     picture = matplotlib.image.imread(tmp_path / "compare.png")
     assert (np.ptp(picture[..., :3], axis=-1) > 0.3).mean() > 0.001
 
@@ -353,17 +354,23 @@ def test_frameworks_that_are_not_installed_are_left_out_unless_they_are_named(mo
         compare.available()
 
 
+def compared(names=("torch", "jax"), train=None, recipe=None):
+    curves = {"torch": np.array([1.0, 2.0, 4.0, 2.0]), "jax": np.array([1.0, 2.5, 3.0, 2.0])}
+    return compare.Comparison({dtype: {name: curves[name] for name in names} for dtype in compare.DTYPES})
+
+
 def test_what_is_left_out_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "find_backend", only("torch", "jax"))
-    curves = {"torch": np.array([2.0, 1.0, 0.5]), "jax": np.array([2.0, 1.01, 0.5])}
-    monkeypatch.setattr(compare, "loss_curves", lambda names, train, recipe: {name: curves[name] for name in names})
+    monkeypatch.setattr(compare, "run_comparison", compared)
     done = run("--compare", "--out", tmp_path)
     assert "tensorflow is left out: 'tensorflow' is not installed. Install it with" in done.output
-    assert "1.0e-02" in done.output
+    assert "2.5e-01" in done.output
 
 
-def test_drift_is_the_largest_difference_so_far():
-    ours, theirs = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.5, 3.0])
-    assert [compare.drift(ours, theirs, count) for count in (1, 2, 3)] == pytest.approx([0, 0.2, 1 / 3])
-    assert compare.checkpoints(300) == [1, 10, 100, 300]
-    assert compare.checkpoints(10) == [1, 10]
+def test_drift_is_the_largest_relative_difference_so_far():
+    assert compared().drift("float32", "jax") == pytest.approx([0, 0.25, 0.25, 0.25])
+    assert compared(("jax", "torch")).drift("float32", "torch") == pytest.approx([0, 0.2, 1 / 3, 1 / 3])
+    steps = compare.as_json(
+        compare.Comparison({each: {"a": np.ones(300), "b": np.ones(300)} for each in compare.DTYPES})
+    )
+    assert steps["drift"]["float64"]["b"] == {"1": 0, "10": 0, "100": 0, "300": 0}

@@ -92,7 +92,7 @@ def test_compiled_with_a_traced_step_equals_the_reference(x64: None, name: str, 
 
 def test_eager_equals_the_reference(x64: None) -> None:
     model, x, y = problem("dense")
-    reg = DataGrad(2.0) + SpectReg(0.3, seed=7)
+    reg = SpectReg(0.3, seed=7)
     wanted_value, wanted = oracle(model, x, y, reg)
     value, _, found = gradients(model, x, y, reg, transform=lambda call: call)
     assert abs(value - wanted_value) <= FLOAT64 * abs(wanted_value)
@@ -175,10 +175,10 @@ def test_scan_with_a_traced_step(x64: None) -> None:
         value, slope = jax.value_and_grad(lambda w: total(w, jnp.asarray(x), y, step, model, reg)[0])(weights)
         return jax.tree.map(lambda each, down: each - 0.1 * down, weights, slope), value
 
-    _, scanned = jax.lax.scan(descend, split(model)[0], jnp.arange(4))
-    weights, looped = split(model)[0], []
+    _, scanned = compiled(lambda weights: jax.lax.scan(descend, weights, jnp.arange(4)))(split(model)[0])
+    weights, looped, one_step = split(model)[0], [], compiled(descend)
     for step in range(4):
-        weights, value = jax.jit(descend)(weights, step)
+        weights, value = one_step(weights, step)
         looped.append(float(value))
     np.testing.assert_allclose(scanned, looped, rtol=FLOAT64)
 
@@ -223,15 +223,15 @@ def test_a_step_of_any_integer_kind(kind: Any) -> None:
 
 def test_vmap_over_an_ensemble(x64: None) -> None:
     model, x, y = problem("dense")
-    reg = DataGrad(1.0, every=2) + SpectReg(0.3, projections=2) + SpectralNormReg(0.1, iterations=1)
+    reg = DataGrad(1.0, every=2) + SpectReg(0.3, projections=2)
     members = [jax.tree.map(lambda each, s=s: each * s, split(model)[0]) for s in (0.5, 1.5)]
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *members)
 
     def slope(weights: Any, step: Any) -> Any:
         return jax.value_and_grad(lambda w: total(w, jnp.asarray(x), y, step, model, reg)[0])(weights)
 
-    values, slopes = jax.jit(jax.vmap(slope))(stacked, jnp.array([0, 1]))
-    alone = jax.jit(slope)
+    values, slopes = compiled(jax.vmap(slope))(stacked, jnp.array([0, 1]))
+    alone = compiled(slope)
     for index, member in enumerate(members):
         value, wanted = alone(member, index)
         assert float(values[index]) == pytest.approx(float(value), rel=FLOAT64)
@@ -303,7 +303,8 @@ rng = np.random.default_rng(0)
 params = {"a": rng.normal(size=(6, 8)) / 2, "b": rng.normal(size=(8, 4)) / 2}
 x, y, ids = rng.normal(size=(16, 6)), rng.integers(0, 4, 16), np.arange(16)
 reg = gradreg.SpectReg(0.1, every=2) + gradreg.DataGrad(1.0) + gradreg.FrobReg(0.1)
-reg += gradreg.SpectralNormReg(0.1, iterations=2) + gradreg.InputFisher(0.1) + gradreg.GradientPenalty(0.1)
+reg += gradreg.SpectralNormReg(0.1, iterations=1)
+fast = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
 
 
 def total(p, x, y, step, reg, **options):
@@ -316,7 +317,7 @@ def error(found, wanted):
 
 
 def slope(reg):
-    return jax.jit(jax.value_and_grad(lambda p, x, y, step: total(p, x, y, step, reg)))
+    return jax.jit(jax.value_and_grad(lambda p, x, y, step: total(p, x, y, step, reg)), compiler_options=fast)
 
 
 assert jax.device_count() == 4
@@ -343,7 +344,7 @@ def local(p, x, y, ids, step):
     return jax.value_and_grad(value)(p, ids), jax.value_and_grad(value)(p, None)
 
 
-mapped = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P()))
+mapped = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P()), compiler_options=fast)
 found, without_ids = mapped(params, x, y, ids, 4)
 assert error(found, wanted) < 1e-12
 # Without ids every part draws what the first one draws: another valid draw, not another formula.

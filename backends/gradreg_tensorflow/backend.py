@@ -1,7 +1,7 @@
 """The primitives in TensorFlow: nested gradient tapes, the same in eager mode, in tf.function and under XLA."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,17 @@ from tensorflow.python.autograph.core import config as autograph
 
 from gradreg_core.backend import Model, Pullback
 from gradreg_core.errors import InputError
+from gradreg_core.random import threefry2x32
+from gradreg_numpy.ops import DrawOps
 from gradreg_tensorflow.batch_norm import batch_norm_policy
 from gradreg_tensorflow.diagnose import diagnose, explain, lacks_gradient
 from gradreg_tensorflow.models import parameters, repeatable
 from gradreg_tensorflow.second_order import second_order_safe
+from gradreg_tensorflow.smooth import smoothed
 
 __all__ = ["TensorFlowBackend"]
+
+Pair = tuple[tf.Tensor, tf.Tensor]
 
 # gradreg's own code needs no conversion, which takes seconds at the first trace; the user's model is converted in `vjp`.
 autograph.CONVERSION_RULES = (
@@ -92,6 +97,17 @@ class TensorFlowBackend:
 
     def right_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
         return tf.bitwise.right_shift(array, tf.convert_to_tensor(bits, tf.int32))
+
+    def threefry2x32(self, key: Pair, counter: Pair) -> Pair:
+        """The generator's rounds: in NumPy where the tensors are at hand, else as one traced function of their shapes.
+
+        See :func:`gradreg_core.random.threefry2x32`; hundreds of small operations cost more in dispatch than in work.
+        """
+        values = [self.host(each) for each in (*key, *counter)]
+        if any(each is None for each in values):
+            return _rounds(*key, *counter)
+        words = threefry2x32(DrawOps(), (values[0], values[1]), (values[2], values[3]))
+        return tf.constant(words[0]), tf.constant(words[1])
 
     def where(self, condition: tf.Tensor, if_true: Any, if_false: Any) -> tf.Tensor:
         dtype = next(each.dtype for each in (if_true, if_false) if tf.is_tensor(each))
@@ -190,8 +206,11 @@ class TensorFlowBackend:
     def leave(self, value: tf.Tensor) -> tf.Tensor:
         return value
 
-    def repeatable(self, model: Any) -> AbstractContextManager[None]:
-        return repeatable(model)
+    @contextmanager
+    def repeatable(self, model: Any) -> Iterator[None]:
+        """Only the check enters it, for finite differences, and those need smooth functions."""
+        with repeatable(model), smoothed():
+            yield
 
     def diagnose(self, frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> Any:
         return diagnose(frontend, model, x, y, reg, options)
@@ -201,6 +220,11 @@ class TensorFlowBackend:
 
     def leaves(self, params: Any) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(each) for each in tf.nest.flatten(params)]
+
+
+@tf.function(autograph=False)
+def _rounds(*words: tf.Tensor) -> Pair:
+    return threefry2x32(TensorFlowBackend(), words[:2], words[2:])
 
 
 def _is_eager(tensor: tf.Tensor) -> bool:

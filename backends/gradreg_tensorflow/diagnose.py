@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from gradreg_core.check import _smooth
 from gradreg_core.errors import DoubleBackwardError, InputError
+from gradreg_tensorflow.models import repeatable, trainable_variables
 
 __all__ = ["diagnose", "explain", "lacks_gradient"]
 
@@ -26,9 +27,9 @@ _OTHERWISE = (
     "Replace it by differentiable operations, or penalise an activation behind it: pass the head of the network."
 )
 _FAILURES = (LookupError, NotImplementedError, tf.errors.OpError)
-_STEPS = (3e-2, 1e-2, 3e-3, 1e-3)
+_STEPS = (1e-2, 3e-3, 1e-3)
 """Relative steps of the central differences over the parameters."""
-_DIRECTIONS = 3
+_DIRECTIONS = 2
 _NAMED = 3
 _FLOOR = 1e-2
 """A derivative below this share of the penalty (steps are relative) counts as this share: roundoff hides it."""
@@ -77,14 +78,18 @@ def diagnose(frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options:
     x = tf.convert_to_tensor(x)
 
     def penalty(reg: Any) -> tf.Tensor:
+        return frontend.penalty(model, x, y, reg, batch_norm="allow", **options)
+
+    def smooth_penalty() -> tf.Tensor:
         with frontend.backend.repeatable(model):
-            return frontend.penalty(model, x, y, reg, batch_norm="allow", **options)
+            return penalty(smooth)
 
     try:
-        with tf.GradientTape() as tape:
+        with repeatable(model), tf.GradientTape() as tape:
             tape.watch(x)
             value = penalty(reg)
-        variables = list(tape.watched_variables())
+        variables = [*tape.watched_variables(), *trainable_variables(model)]
+        variables = list({id(each): each for each in variables}.values())
         *gradients, of_x = tape.gradient(value, [*variables, x])
     except _FAILURES as error:
         if not isinstance(error, DoubleBackwardError) and not lacks_gradient(error):
@@ -100,7 +105,7 @@ def diagnose(frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options:
         found.append(("error", "the penalty's gradient is NaN or infinite.", "Look for sqrt, norm or log at 0."))
     smooth = _smooth(reg)
     if not found and variables and smooth is not None:
-        found += _against_differences(lambda: penalty(smooth), variables)
+        found += _against_differences(smooth_penalty, variables)
     return found, unconnected
 
 

@@ -4,7 +4,7 @@ import functools
 import inspect
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,8 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 from gradreg_core.errors import InputError
-from gradreg_tensorflow.smooth import smoothed
 
-__all__ = ["parameters", "repeatable"]
+__all__ = ["parameters", "repeatable", "trainable_variables"]
 
 _SEED = 0x67726164
 
@@ -39,11 +38,14 @@ def parameters(model: Any) -> list[tf.Tensor] | None:
     owner = _unwrapped(model)
     if not hasattr(owner, "trainable_variables"):
         return None
-    owners = [owner, *_keras_layers(owner)]
-    if not all(getattr(each, "built", True) for each in owners):
+    if not all(getattr(each, "built", True) for each in (owner, *_keras_layers(owner))):
         raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
-    found = [getattr(variable, "value", variable) for each in owners for variable in each.trainable_variables]
-    return [tf.convert_to_tensor(each) for each in {id(each): each for each in found}.values()]
+    return [tf.convert_to_tensor(each) for each in _variables([owner], trainable=True)]
+
+
+def trainable_variables(model: Any) -> list[tf.Variable]:
+    """The trainable variables of a model, and of what a function that calls it refers to."""
+    return _variables(_seen(model), trainable=True)
 
 
 def _keras_layers(owner: Any) -> list[Any]:
@@ -54,29 +56,42 @@ def _keras_layers(owner: Any) -> list[Any]:
     return list(owner._flatten(predicate=lambda each: isinstance(each, keras.layers.Layer)))
 
 
+def _seen(model: Any) -> list[Any]:
+    """The model, and where it is a function, the objects that it refers to."""
+    owner = _unwrapped(model)
+    if not inspect.isfunction(owner):
+        return [owner]
+    names = inspect.getclosurevars(owner)
+    return [owner, *names.nonlocals.values(), *names.globals.values()]
+
+
+def _variables(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
+    """The variables of the owners, or that they are, each once."""
+    found: list[Any] = []
+    for each in owners:
+        if isinstance(each, tf.Variable):
+            found += [each] if each.trainable is trainable else []
+        else:
+            for layer in (each, *_keras_layers(each)):
+                found += getattr(layer, "trainable_variables" if trainable else "non_trainable_variables", [])
+    found = [getattr(each, "value", each) if not isinstance(each, tf.Variable) else each for each in found]
+    return list({id(each): each for each in found}.values())
+
+
 def _state(model: Any) -> list[Any]:
     """The variables that a forward pass may change, as far as they can be found: moving statistics, seeds."""
-    owner = _unwrapped(model)
-    seen = [owner]
-    if inspect.isfunction(owner):
-        names = inspect.getclosurevars(owner)
-        seen += [*names.nonlocals.values(), *names.globals.values()]
-    seen += [layer for each in seen for layer in _keras_layers(each)]
-    found = [variable for each in seen for variable in getattr(each, "non_trainable_variables", [])]
+    found: list[Any] = _variables(_seen(model), trainable=False)
     if stateful_random_ops.global_generator is not None:
         found.append(stateful_random_ops.global_generator.state)
     keras = sys.modules.get("keras")
     if keras is not None and keras.config.backend() == "tensorflow":
-        found.append(keras.src.random.seed_generator.global_seed_generator().state)
-    return list({id(each): each for each in found}.values())
+        found.append(keras.src.random.seed_generator.global_seed_generator().state.value)
+    return found
 
 
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
-    """Random layers draw the same inside each such context; moving statistics and seeds are as before afterwards.
-
-    Rectifiers are smooth inside: only the check enters it, and finite differences need that, see :mod:`.smooth`.
-    """
+    """Random layers draw the same inside each such context; moving statistics and seeds are as before afterwards."""
     if not tf.executing_eagerly():
         yield
         return
@@ -87,8 +102,7 @@ def repeatable(model: Any) -> Iterator[None]:
     eager._seed, eager._rng = _SEED, random.Random(_SEED)  # noqa: S311 - as tf.random.set_seed does
     start = eager._rng.getstate()
     try:
-        with smoothed():
-            yield
+        yield
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)

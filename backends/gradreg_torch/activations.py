@@ -25,14 +25,11 @@ def forward_with_activations(
         raise InputError("at= does not work inside torch.compile; pass the head of the network and its input.")
     modules = dict(model.named_modules())
     kept: dict[str | None, Tensor] = {None: x}
-    hooks = []
-    for name in names:
-        if name is None:
-            continue
-        if name not in modules:
-            known = ", ".join(sorted(each for each in modules if each)[:20])
-            raise InputError(f"at={name!r}: the model has no module of that name; it has {known}.")
-        hooks.append(modules[name].register_forward_hook(_keeper(kept, name)))
+    unknown = next((name for name in names if name is not None and name not in modules), None)
+    if unknown is not None:
+        known = ", ".join(sorted(each for each in modules if each)[:20])
+        raise InputError(f"at={unknown!r}: the model has no module of that name; it has {known}.")
+    hooks = [modules[name].register_forward_hook(_keeper(kept, name)) for name in names if name is not None]
     try:
         outputs = model(x)
     finally:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from gradreg_core.dispatch import BACKEND_VARIABLE
 from gradreg_core.errors import InputError
@@ -116,34 +115,16 @@ def _compare(console: Console, found: compare.Available, data: Dataset, settings
     for name, reason in found.skipped.items():
         console.print(f"{name} is left out: {reason}", highlight=False, markup=False, soft_wrap=True)
     (train,) = standardise(draw(data.pool, settings.train_size, compare.SEED))
-    reference, *others = found.names
     with console.status(f"training in {', '.join(found.names)}"):
-        curves = compare.loss_curves(found.names, train, settings.recipe)
-    steps = settings.recipe.steps
-    table = Table(title=f"largest relative difference of the loss to {reference}, {compare.REGULARIZER!r}, float32")
-    table.add_column("backend")
-    drifts = {
-        name: {count: compare.drift(curves[name], curves[reference], count) for count in compare.checkpoints(steps)}
-        for name in others
-    }
-    for count in compare.checkpoints(steps):
-        table.add_column(f"in {count} step{'s' * (count > 1)}", justify="right")
-    for name, values in drifts.items():
-        table.add_row(name, *(f"{value:.1e}" for value in values.values()))
-    console.print(table)
+        comparison = compare.run_comparison(found.names, train, settings.recipe)
+    compare.print_comparison(console, comparison)
     picture, numbers = out / "compare.png", out / "compare.json"
-    draw_curves(picture, curves, f"{data.name}: one run in each framework, {compare.REGULARIZER!r}, dropout 0.5")
-    write_json(
-        numbers,
-        {
-            "data": data.name,
-            "settings": asdict(settings.recipe) | {"train_size": settings.train_size, "seed": compare.SEED},
-            "regularizer": compare.REGULARIZER.to_dict(),
-            "versions": report.versions(found.names),
-            "skipped": found.skipped,
-            "reference": reference,
-            "drift": drifts,
-            "losses": {name: losses.tolist() for name, losses in curves.items()},
-        },
-    )
+    draw_curves(picture, comparison, data.name)
+    heading = {
+        "data": data.name,
+        "settings": asdict(settings.recipe) | {"train_size": settings.train_size},
+        "versions": report.versions(found.names),
+        "skipped": found.skipped,
+    }
+    write_json(numbers, heading | compare.as_json(comparison))
     console.print(f"Wrote {picture} and {numbers}.", highlight=False, soft_wrap=True)

@@ -1,10 +1,13 @@
 """``gradreg demo --compare``: the same run in every framework, and how far the losses drift apart."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
 
 from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputError, PluginError
 from gradreg_core.presets import SpectReg
@@ -13,11 +16,22 @@ from gradreg_demo.data import Part
 from gradreg_demo.recipe import Recipe
 from gradreg_demo.runner import BACKENDS, Runner, spread
 
-__all__ = ["REGULARIZER", "SEED", "Available", "available", "checkpoints", "drift", "loss_curves"]
+__all__ = [
+    "DTYPES",
+    "REGULARIZER",
+    "SEED",
+    "Available",
+    "Comparison",
+    "as_json",
+    "available",
+    "print_comparison",
+    "run_comparison",
+]
 
 REGULARIZER: Regularizer = SpectReg(0.03)
 """Random directions, so equal losses also mean equal draws."""
 SEED = 0
+DTYPES = ("float32", "float64")
 
 Losses = npt.NDArray[np.float64]
 
@@ -56,30 +70,85 @@ def available(named: Sequence[str] = ()) -> Available:
     return found
 
 
-def loss_curves(names: Sequence[str], train: Part, recipe: Recipe) -> dict[str, Losses]:
-    """The total loss at each step in each backend: equal initial weights, batches, dropout masks and draws.
+class Comparison(NamedTuple):
+    """The total loss at each step, in each arithmetic, in each backend."""
+
+    curves: dict[str, dict[str, Losses]]
+    """dtype -> backend -> losses."""
+
+    @property
+    def reference(self) -> str:
+        """The backend that the others are compared with."""
+        return next(iter(self.curves[DTYPES[0]]))
+
+    def drift(self, dtype: str, name: str) -> Losses:
+        """The largest relative difference to the reference up to each step."""
+        base = self.curves[dtype][self.reference]
+        return np.maximum.accumulate(np.abs(self.curves[dtype][name] - base) / np.abs(base))
+
+
+def run_comparison(names: Sequence[str], train: Part, recipe: Recipe) -> Comparison:
+    """Train in each backend from equal initial weights, on equal batches, with equal dropout masks and draws.
 
     Args:
         names: of the backends; they run in several processes, as frameworks may not get on in one.
         train: standardised images and labels.
         recipe: how to train; dropout is 0.5.
     """
-    results = spread(_losses, [(name, train, recipe) for name in names], len(names))
-    return dict(sorted(results, key=lambda pair: names.index(pair[0])))
+    calls = [(name, dtype, train, recipe) for name in names for dtype in DTYPES]
+    losses = {(name, dtype): values for name, dtype, values in spread(_losses, calls, len(names))}
+    return Comparison({dtype: {name: losses[name, dtype] for name in names} for dtype in DTYPES})
 
 
-def drift(losses: Losses, reference: Losses, steps: int) -> float:
-    """The largest relative difference in the first `steps` steps."""
-    return float((np.abs(losses - reference) / np.abs(reference))[:steps].max())
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """How far the losses drift apart, at several steps."""
+    table = Table(title=f"largest relative difference of the loss to {comparison.reference}, {REGULARIZER!r}")
+    table.add_column("backend")
+    table.add_column("arithmetic")
+    counts = _checkpoints(comparison)
+    for count in counts:
+        table.add_column(f"in {count} step{'s' * (count > 1)}", justify="right")
+    for dtype, curves in comparison.curves.items():
+        for name in [each for each in curves if each != comparison.reference]:
+            drift = comparison.drift(dtype, name)
+            table.add_row(name, dtype, *(f"{drift[count - 1]:.1e}" for count in counts))
+    console.print(table)
+    console.print(
+        "Rounding differs, and grows where it decides which side of a kink of ReLU a value falls on.", style="dim"
+    )
 
 
-def checkpoints(steps: int) -> list[int]:
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The losses and their drift, as JSON values."""
+    return {
+        "regularizer": REGULARIZER.to_dict(),
+        "seed": SEED,
+        "reference": comparison.reference,
+        "drift": {
+            dtype: {
+                name: {
+                    str(count): float(comparison.drift(dtype, name)[count - 1]) for count in _checkpoints(comparison)
+                }
+                for name in curves
+                if name != comparison.reference
+            }
+            for dtype, curves in comparison.curves.items()
+        },
+        "losses": {
+            dtype: {name: losses.tolist() for name, losses in curves.items()}
+            for dtype, curves in comparison.curves.items()
+        },
+    }
+
+
+def _checkpoints(comparison: Comparison) -> list[int]:
     """Numbers of steps to report the drift at: 1, 10, 100, ... and all."""
+    steps = len(comparison.curves[DTYPES[0]][comparison.reference])
     return [10**power for power in range(len(str(steps))) if 10**power < steps] + [steps]
 
 
-def _losses(name: str, train: Part, recipe: Recipe) -> tuple[str, Losses]:
-    plan = recipe.plan(train, REGULARIZER, SEED, rate=0.5)
+def _losses(name: str, dtype: str, train: Part, recipe: Recipe) -> tuple[str, str, Losses]:
+    plan = replace(recipe.plan(train, REGULARIZER, SEED, rate=0.5), dtype=dtype)
     runner = Runner(name)
     with runner.loaded():
-        return name, np.asarray(runner.train(plan).losses, np.float64)
+        return name, dtype, np.asarray(runner.train(plan).losses, np.float64)

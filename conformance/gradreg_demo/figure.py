@@ -1,13 +1,14 @@
 """The demo's pictures, drawn with Matplotlib's Agg canvas; no window and no global state."""
 
-from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
+from gradreg_demo.compare import DTYPES, REGULARIZER, Comparison
 from gradreg_demo.experiment import Results
 from gradreg_demo.files import replacing
 from gradreg_demo.methods import METHODS
@@ -64,29 +65,32 @@ def draw_comparison(path: Path, results: Results) -> None:
     _save(figure, path)
 
 
-def draw_curves(path: Path, curves: Mapping[str, Sequence[float]], title: str) -> None:
-    """Training losses by backend, and how far each is from the first, relatively (log scale)."""
+def draw_curves(path: Path, comparison: Comparison, data: str) -> None:
+    """Training losses by backend, and how far each has drifted from the first (log scale)."""
     figure = Figure(figsize=(8, 3.4), dpi=_DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
-    reference = next(iter(curves))
-    for index, (name, losses) in enumerate(curves.items()):
-        colour, style = _CURVES[index % len(_CURVES)]
-        left.plot(losses, color=colour, linestyle=style, linewidth=2.6 - 0.6 * index, label=name)
-        if name != reference:
-            drift: list[Any] = [
-                abs(ours - base) / abs(base) or None for ours, base in zip(losses, curves[reference], strict=True)
-            ]
-            right.plot(drift, color=colour, linestyle=style, linewidth=1.2, label=f"{name} against {reference}")
-    left.set_ylabel("total loss")
+    styles = dict(zip(comparison.curves[DTYPES[0]], cycle(_CURVES), strict=False))
+    for index, (name, losses) in enumerate(comparison.curves["float32"].items()):
+        colour, style = styles[name]
+        left.plot(losses, color=colour, linestyle=style, linewidth=2.8 - 0.7 * index, label=name)
+    for dtype, curves in comparison.curves.items():
+        for name in [each for each in curves if each != comparison.reference]:
+            drift = comparison.drift(dtype, name)
+            colour, style = styles[name]
+            width = 2.0 if dtype == "float32" else 1.1
+            shown = np.where(drift > 0, drift, np.nan)
+            right.plot(shown, color=colour, linestyle=style, linewidth=width, label=f"{name}, {dtype}")
+    left.set_title("total loss, float32", fontsize=10)
     left.set_ylim(bottom=0)
-    right.set_ylabel("relative difference")
+    right.set_title(f"largest relative difference to {comparison.reference} so far", fontsize=10)
     right.set_yscale("log")
+    right.set_ylim(1e-17, 1)
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
-        axes.legend(frameon=False)
-    figure.suptitle(title, fontsize=11)
+        axes.legend(frameon=False, fontsize=9)
+    figure.suptitle(f"{data}: one run in each framework, {REGULARIZER!r}, dropout 0.5", fontsize=11)
     _save(figure, path)
 
 

@@ -93,7 +93,7 @@ def print_results(console: Console, results: Results) -> None:
     table = Table(
         title=f"{results.data}: test images, after {settings.train_size} training images",
         box=SIMPLE_HEAD,
-        pad_edge=False,
+        padding=0,
     )
     table.add_column("method", no_wrap=True)
     for heading in ("chosen", "accuracy %", "gain", "||J||_F", "s/run"):
@@ -111,7 +111,7 @@ def print_results(console: Console, results: Results) -> None:
     console.print(table)
     notes = [
         f"accuracy: mean ± standard deviation over {settings.seeds} seeds",
-        "gain: mean ± standard error of the differences to none at equal seeds; ||J||_F: mean norm",
+        "gain over none: mean ± standard error of the differences at equal seeds",
         "chosen: by validation images and other seeds" + ("; *: an edge of the values tried" if edge else ""),
     ]
     for note in notes:

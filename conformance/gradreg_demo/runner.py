@@ -1,5 +1,6 @@
 """What the demo asks of a backend: to train a plan and to evaluate a network, NumPy arrays in and out."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -46,6 +47,7 @@ class Runner:
     @contextmanager
     def loaded(self) -> Iterator[None]:
         """Import the framework, and keep its linear algebra to one thread: the arrays are small, the runs are many."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without it TensorFlow describes its build on stderr
         load_backend(self.name)
         import_module(f"gradreg_{self.name}.training")
         with threadpool_limits(1):
