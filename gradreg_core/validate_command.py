@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import zipfile
+import zlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ __all__ = ["parse_regularizer", "read_batch", "resolve", "validate_command"]
 def validate_command(first: str, second: str, batch: str, as_json: bool, **given: Any) -> None:
     """Compare penalty and gradients of two models on one batch.
 
-    FIRST and SECOND are "module:name", found from the current directory: a model, or a function without arguments that
-    returns a model or a pair (fn, params). The exit status is 0 if they agree, 1 if not, 2 if they cannot be compared.
+    FIRST and SECOND are "module:name", found from the current directory: a model, or a class or a function that is
+    called without arguments and returns a model or a pair (fn, params). The exit status is 0 if they agree, 1 if not,
+    2 if they cannot be compared.
     """
     x, y = read_batch(batch)
     report = validate(
@@ -85,9 +87,9 @@ def resolve(target: str) -> Any:
 
 
 def _model(target: str) -> Any:
-    """The model that `target` names, made if it names a function without arguments."""
+    """The model that `target` names, made if it names a class or a function without arguments."""
     found = resolve(target)
-    if not (inspect.isfunction(found) and not inspect.signature(found).parameters):
+    if not inspect.isclass(found) and not (inspect.isfunction(found) and not inspect.signature(found).parameters):
         return found
     try:
         return found()
@@ -108,14 +110,15 @@ def read_batch(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | N
         DataFileError: the file is missing or no .npz file of plain arrays, or has no x.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if not isinstance(data, np.lib.npyio.NpzFile):
+        with Path(path).open("rb") as file:
+            data = np.load(file, allow_pickle=False)
+            if isinstance(data, np.ndarray):
                 raise DataFileError(f"{path}: expected an .npz file with x and y, got a single array.")
             arrays = {name: data[name] for name in data.files if name in ("x", "y")}
             names = ", ".join(data.files)
     except DataFileError:
         raise
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataFileError(f"{path}: cannot be read as an .npz file of plain arrays: {error}") from error
     if "x" not in arrays:
         raise DataFileError(f"{path}: expected an array named x, got {names or 'no array'}.")

@@ -24,6 +24,8 @@ __all__ = ["DTYPES", "Evaluation", "Problem", "Side", "backend_of_model", "find_
 
 DTYPES = ("float32", "float64")
 Arrays = dict[str, np.ndarray]
+_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""What halves XLA's time to compile on the CPU, for a computation that runs a few times only."""
 _LIBRARIES = {
     "torch": "torch",
     "flax": "jax",
@@ -296,7 +298,8 @@ class _JaxSide(Side):
             return treedef.unflatten([params.get(name, leaf) for name, leaf in self.leaves.items()])
 
         self.rebuilt, self.call = rebuilt, call
-        self.compiled = self.jax.jit(self._everything)
+        options = _QUICK if self.jax.default_backend() == "cpu" else None
+        self.compiled = self.jax.jit(self._everything, compiler_options=options)
 
     merged: Callable[[Any], Any] | None = None
     """What makes an NNX module of its state."""
@@ -383,18 +386,13 @@ class _TensorFlowSide(Side):
     def _open(self) -> None:
         self.tf = import_module("tensorflow")
         owner, keras = self.model, sys.modules.get("keras")
-        variables = list(getattr(owner, "variables", ()))
         self.keras_layers = keras is not None and isinstance(owner, keras.layers.Layer)
+        self.variables = dict(self._named_variables())
         if self.keras_layers:
-            layers = owner._flatten_layers(include_self=False)
-            self.layers = {each.name: each for each in layers}
+            self.layers = {each.name: each for each in owner._flatten_layers(include_self=False)}
             self.layer_kinds = {name: type(each).__name__ for name, each in self.layers.items()}
             if not all(each.built for each in (owner, *self.layers.values())):
                 raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
-        self.variables: dict[str, Any] = {}
-        for each in variables:
-            name = str(getattr(each, "path", each.name)).removesuffix(":0")
-            self.variables[name if name not in self.variables else f"{name}#{len(self.variables)}"] = each
         self.values = {
             name: np.array(each.numpy())
             for name, each in self.variables.items()
@@ -402,6 +400,15 @@ class _TensorFlowSide(Side):
         }
         trained = {id(each) for each in getattr(owner, "trainable_variables", ())}
         self.trained = {name: each for name, each in self.variables.items() if id(each) in trained}
+
+    def _named_variables(self) -> Iterator[tuple[str, Any]]:
+        """The variables by their path in Keras, by their attribute in a tf.Module."""
+        if self.keras_layers:
+            yield from ((str(each.path), each) for each in self.model.variables)
+        elif isinstance(self.model, self.tf.Module):
+            kind = self.tf.Variable
+            for path, each in self.model._flatten(predicate=lambda leaf: isinstance(leaf, kind), with_path=True):
+                yield ".".join(map(str, path)), each
 
     def _native(self, array: np.ndarray) -> Any:
         return self.tf.convert_to_tensor(array)

@@ -194,10 +194,12 @@ class JaxBackend:
         return diagnose(frontend, model, x, y, reg, options)
 
     def parameters(self, model: Any) -> list[Array] | None:
-        return models.parameters(model)
+        found = models.parameters(model)
+        return None if found is None else self.leaves(found)
 
     def leaves(self, params: Any) -> list[Array]:
-        return jax.tree.leaves(params)
+        arrays = [each for each in jax.tree.leaves(params) if isinstance(each, jax.Array | np.ndarray)]
+        return [each for each in arrays if jnp.issubdtype(each.dtype, jnp.floating)]
 
 
 def _is_readable(value: Any) -> bool:

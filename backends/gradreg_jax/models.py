@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import jax
-
 from gradreg_core.backend import Model
 from gradreg_core.errors import BatchNormError, BatchNormWarning
 
@@ -88,14 +86,12 @@ def repeatable(model: Any) -> Iterator[None]:
                 variable.set_raw_value(value)
 
 
-def parameters(model: Any) -> list[jax.Array] | None:
-    """The floating-point parameters of an NNX or Equinox module, else None."""
+def parameters(model: Any) -> Any | None:
+    """A pytree with the parameters of an NNX or Equinox module, else None."""
     if _is_nnx(model):
-        return jax.tree.leaves(sys.modules["flax.nnx"].state(model, sys.modules["flax.nnx"].Param))
+        return sys.modules["flax.nnx"].state(model, sys.modules["flax.nnx"].Param)
     equinox = sys.modules.get("equinox")
-    if equinox is not None and isinstance(model, equinox.Module):
-        return [each for each in jax.tree.leaves(model) if equinox.is_inexact_array(each)]
-    return None
+    return model if equinox is not None and isinstance(model, equinox.Module) else None
 
 
 def batch_norms(model: Any) -> list[str]:
@@ -124,7 +120,7 @@ def refuse_batch_norm(call: str, model: Any, policy: str) -> None:
         )
         if policy == "error":
             raise BatchNormError(message)
-        warnings.warn(message, BatchNormWarning, stacklevel=6)
+        warnings.warn(message, BatchNormWarning, stacklevel=5)
         return
 
 

@@ -232,5 +232,8 @@ def _is_eager(tensor: tf.Tensor) -> bool:
 
 
 def _as_called(fn: Model) -> Model:
-    """`fn`, converted by AutoGraph if the code that called gradreg is."""
-    return tf.__internal__.autograph.tf_convert(fn, tf.__internal__.autograph.control_status_ctx())
+    """`fn`, converted by AutoGraph if the code that called gradreg is being traced and converted."""
+    status = tf.__internal__.autograph.control_status_ctx()
+    if tf.executing_eagerly() or status.status.name != "ENABLED":
+        return fn
+    return tf.__internal__.autograph.tf_convert(fn, status)

@@ -12,6 +12,7 @@ from gradreg_tensorflow.replace import Function, replaced
 
 __all__ = ["batch_norm_policy"]
 
+_NOT_THE_CALLER = frozenset({"contextlib", "gradreg_core", "gradreg_tensorflow", "keras", "tensorflow"})
 _policy: "ContextVar[tuple[str, str]]" = ContextVar("gradreg_batch_norm_policy")
 
 
@@ -60,5 +61,13 @@ def _report(layer: Any) -> None:
         error = BatchNormError(message)
         error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
         raise error
-    warnings.warn(message, BatchNormWarning, stacklevel=2)
+    warnings.warn(message, BatchNormWarning, stacklevel=_levels_to_caller())
     _policy.set((name, "told"))
+
+
+def _levels_to_caller() -> int:
+    """How far up the stack the user's code is."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_CALLER:
+        frame, level = frame.f_back, level + 1
+    return level

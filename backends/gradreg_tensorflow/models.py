@@ -19,9 +19,19 @@ __all__ = ["parameters", "repeatable", "trainable_variables"]
 _SEED = 0x67726164
 
 
+def _layer_types() -> tuple[type, ...]:
+    """Keras' class of layers and models, if Keras is in use."""
+    keras = sys.modules.get("keras")
+    return (keras.layers.Layer,) if keras is not None and keras.config.backend() == "tensorflow" else ()
+
+
+def _has_variables(value: Any) -> bool:
+    return isinstance(value, (tf.Module, *_layer_types()))
+
+
 def _unwrapped(model: Any) -> Any:
     """The object that a functools.partial or a bound method calls."""
-    while not hasattr(model, "trainable_variables"):
+    while not _has_variables(model):
         inner = model.func if isinstance(model, functools.partial) else getattr(model, "__self__", None)
         if inner is None:
             break
@@ -36,7 +46,7 @@ def parameters(model: Any) -> list[tf.Tensor] | None:
         InputError: a Keras model that has no variables yet.
     """
     owner = _unwrapped(model)
-    if not hasattr(owner, "trainable_variables"):
+    if not _has_variables(owner):
         return None
     if not all(getattr(each, "built", True) for each in (owner, *_keras_layers(owner))):
         raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
@@ -50,10 +60,8 @@ def trainable_variables(model: Any) -> list[tf.Variable]:
 
 def _keras_layers(owner: Any) -> list[Any]:
     """The Keras layers in a tf.Module, whose own list of variables leaves theirs out."""
-    keras = sys.modules.get("keras")
-    if keras is None or not isinstance(owner, tf.Module):
-        return []
-    return list(owner._flatten(predicate=lambda each: isinstance(each, keras.layers.Layer)))
+    layers = _layer_types()
+    return list(owner._flatten(predicate=lambda each: isinstance(each, layers))) if isinstance(owner, tf.Module) else []
 
 
 def _seen(model: Any) -> list[Any]:
@@ -71,9 +79,9 @@ def _variables(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
     for each in owners:
         if isinstance(each, tf.Variable):
             found += [each] if each.trainable is trainable else []
-        else:
+        elif _has_variables(each):
             for layer in (each, *_keras_layers(each)):
-                found += getattr(layer, "trainable_variables" if trainable else "non_trainable_variables", [])
+                found += layer.trainable_variables if trainable else layer.non_trainable_variables
     found = [getattr(each, "value", each) if not isinstance(each, tf.Variable) else each for each in found]
     return list({id(each): each for each in found}.values())
 
@@ -83,9 +91,8 @@ def _state(model: Any) -> list[Any]:
     found: list[Any] = _variables(_seen(model), trainable=False)
     if stateful_random_ops.global_generator is not None:
         found.append(stateful_random_ops.global_generator.state)
-    keras = sys.modules.get("keras")
-    if keras is not None and keras.config.backend() == "tensorflow":
-        found.append(keras.src.random.seed_generator.global_seed_generator().state.value)
+    if _layer_types():
+        found.append(sys.modules["keras"].src.random.seed_generator.global_seed_generator().state.value)
     return found
 
 

@@ -102,20 +102,18 @@ def run_comparison(names: Sequence[str], train: Part, recipe: Recipe) -> Compari
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """How far the losses drift apart, at several steps."""
-    table = Table(title=f"largest relative difference of the loss to {comparison.reference}, {REGULARIZER!r}")
+    table = Table(title=f"{REGULARIZER!r}: largest relative difference of the loss to {comparison.reference} in")
     table.add_column("backend")
     table.add_column("arithmetic")
     counts = _checkpoints(comparison)
     for count in counts:
-        table.add_column(f"in {count} step{'s' * (count > 1)}", justify="right")
+        table.add_column(f"{count} step{'s' * (count > 1)}", justify="right")
     for dtype, curves in comparison.curves.items():
         for name in [each for each in curves if each != comparison.reference]:
             drift = comparison.drift(dtype, name)
             table.add_row(name, dtype, *(f"{drift[count - 1]:.1e}" for count in counts))
     console.print(table)
-    console.print(
-        "Rounding differs, and grows where it decides which side of a kink of ReLU a value falls on.", style="dim"
-    )
+    console.print("Frameworks round differently; it shows once a value crosses a kink of ReLU.", style="dim")
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

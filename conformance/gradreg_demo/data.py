@@ -1,7 +1,7 @@
 """The demo's data: scikit-learn's digits, or MNIST from files, in parts that are drawn the same way every time."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ _MNIST_VALIDATION = 10_000
 class Part(NamedTuple):
     """Images and their labels."""
 
-    x: npt.NDArray[np.generic]
+    x: npt.NDArray[Any]
     """(N, H, W, 1), pixels as they come or standardised."""
     y: npt.NDArray[np.int64]
     """(N,) in 0..9."""

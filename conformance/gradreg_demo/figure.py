@@ -1,10 +1,9 @@
-"""The demo's pictures, drawn with Matplotlib's Agg canvas; no window and no global state."""
+"""The demo's pictures, drawn by Matplotlib without a window or global state."""
 
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
@@ -89,11 +88,12 @@ def draw_curves(path: Path, comparison: Comparison, data: str) -> None:
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
-        axes.legend(frameon=False, fontsize=9)
+    left.legend(frameon=False, fontsize=9)
+    right.legend(frameon=False, fontsize=9, loc="center", bbox_to_anchor=(0.6, 0.36))
     figure.suptitle(f"{data}: one run in each framework, {REGULARIZER!r}, dropout 0.5", fontsize=11)
     _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+        figure.savefig(temporary, format="png")

@@ -9,7 +9,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ MAX_BYTES = 2**30
 """A file that announces more values than this is refused; MNIST's largest has 47 million."""
 
 Bytes = npt.NDArray[np.uint8]
+Stream = BinaryIO | gzip.GzipFile
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _UBYTE = 0x08
@@ -112,7 +113,7 @@ def _find(directory: Path, part: str) -> Path:
     )
 
 
-def _decode(stream: IO[bytes], path: Path, rank: int) -> Bytes:
+def _decode(stream: Stream, path: Path, rank: int) -> Bytes:
     size = 4 + 4 * rank
     header = _read(stream, size)
     if len(header) >= 4 and header[:2] != b"\0\0":
@@ -141,7 +142,7 @@ def _decode(stream: IO[bytes], path: Path, rank: int) -> Bytes:
     return np.frombuffer(bytes(values), np.uint8).reshape(shape)
 
 
-def _read(stream: IO[bytes], size: int) -> bytearray:
+def _read(stream: Stream, size: int) -> bytearray:
     """Up to `size` bytes; memory grows with what is there, not with what is asked for."""
     data = bytearray()
     while len(data) < size and (more := stream.read(min(_CHUNK, size - len(data)))):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gradreg_core.networks import Activation, Conv2D, Dense, Dropout, Flatten, MaxPool, Network
+from gradreg_core.networks import Activation, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool, Network
 from gradreg_core.spec import Regularizer
 from gradreg_core.training import Plan
 from gradreg_demo.data import CLASSES, Part
@@ -59,7 +59,7 @@ def network_for(shape: tuple[int, ...]) -> Network:
     """A small convolutional network with ReLU for images of `shape` (H, W, 1); 8x8 get 3x3 kernels, larger ones 5x5."""
     kernel, padding = (3, "same") if min(shape[:2]) < 16 else (5, "valid")
     relu = Activation("relu")
-    features = (Conv2D(8, kernel, padding), relu, MaxPool(), Conv2D(16, kernel, padding), relu)
+    features: tuple[Layer, ...] = (Conv2D(8, kernel, padding), relu, MaxPool(), Conv2D(16, kernel, padding), relu)
     if kernel == 5:
         features = (*features, MaxPool())
     return Network((*shape,), (*features, Flatten(), Dense(64), relu, Dropout(), Dense(CLASSES)))
