@@ -156,7 +156,10 @@ class OneHot(JacobianTerm):
 
 @dataclass(frozen=True, repr=False)
 class RandomOneHot(JacobianTerm):
-    """weight * mean_i ||dz_{i,c}/dx_i||^2 with c uniform over all m classes; expectation ||J||_F^2 / m."""
+    """weight * mean_i ||dz_{i,c}/dx_i||^2 with c uniform over all m classes; expectation ||J||_F^2 / m.
+
+    From the experiments of Varga et al., whose code never drew the last class.
+    """
 
     def _lower(self) -> JacobianPenalty:
         return self._general(projection=random_onehot())

@@ -12,6 +12,7 @@ from gradreg_core.backend import Model, Pullback
 from gradreg_core.errors import InputError
 from gradreg_core.random import threefry2x32
 from gradreg_numpy.ops import DrawOps
+from gradreg_tensorflow.activations import named_outputs
 from gradreg_tensorflow.batch_norm import batch_norm_policy
 from gradreg_tensorflow.diagnose import diagnose, explain, lacks_gradient
 from gradreg_tensorflow.models import parameters, repeatable
@@ -22,7 +23,7 @@ __all__ = ["TensorFlowBackend"]
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
-# gradreg's own code needs no conversion, which takes seconds at the first trace; the user's model is converted in `vjp`.
+# gradreg's own code needs no conversion, which takes seconds at the first trace; `vjp` converts the user's model.
 autograph.CONVERSION_RULES = (
     *(autograph.DoNotConvert(package) for package in ("gradreg_core", "gradreg_tensorflow")),
     *autograph.CONVERSION_RULES,
@@ -33,7 +34,7 @@ class TensorFlowBackend:
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "tensorflow"
-    capabilities = frozenset({"host_checks", "traced_branch"})
+    capabilities = frozenset({"host_checks", "named_activations", "traced_branch"})
     default_chunk: int | None = 1
 
     def is_array(self, value: Any) -> bool:
@@ -153,25 +154,20 @@ class TensorFlowBackend:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
             outputs = _as_called(fn)(x)
+        return outputs, _pullback(tape, outputs, x, "x")
 
-        def pullback(w: tf.Tensor) -> tf.Tensor:
-            try:
-                gradient = tape.gradient(outputs, x, output_gradients=w)
-            except LookupError as error:
-                if lacks_gradient(error):
-                    raise explain(error) from error
-                raise
-            if gradient is None:
-                raise InputError(
-                    "x does not reach the outputs: they do not depend on it differentiably. Look for tf.stop_gradient, "
-                    "NumPy, tf.numpy_function or a cast to an integer type in the model."
-                )
-            return tf.convert_to_tensor(gradient)
-
-        return outputs, pullback
-
-    def named_vjp(self, model: Any, x: tf.Tensor, names: Sequence[str]) -> tuple[tf.Tensor, dict[str, Pullback]]:
-        raise NotImplementedError
+    def named_vjp(
+        self, model: Any, x: tf.Tensor, names: Sequence[str | None]
+    ) -> tuple[tf.Tensor, dict[str | None, Pullback]]:
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            if None in names:
+                tape.watch(x)
+            with named_outputs([name for name in names if name is not None], tape.watch) as kept:
+                outputs = _as_called(model)(x)
+        sources = {None: x} | kept
+        return outputs, {
+            name: _pullback(tape, outputs, sources[name], f"at={name!r}" if name else "x") for name in names
+        }
 
     def pull_rows(self, pullback: Pullback, rows: tf.Tensor) -> tf.Tensor:
         return tf.stack([pullback(row) for row in tf.unstack(rows)])
@@ -220,6 +216,26 @@ class TensorFlowBackend:
 
     def leaves(self, params: Any) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(each) for each in tf.nest.flatten(params)]
+
+
+def _pullback(tape: tf.GradientTape, outputs: Any, x: tf.Tensor, name: str) -> Pullback:
+    """The map w -> J^T w on what the tape recorded; an outer tape records it in turn."""
+
+    def pullback(w: tf.Tensor) -> tf.Tensor:
+        try:
+            gradient = tape.gradient(outputs, x, output_gradients=w)
+        except LookupError as error:
+            if lacks_gradient(error):
+                raise explain(error) from error
+            raise
+        if gradient is None:
+            raise InputError(
+                f"{name} does not reach the outputs: they do not depend on it differentiably. Look for "
+                f"tf.stop_gradient, NumPy, tf.numpy_function or a cast to an integer type in the model."
+            )
+        return tf.convert_to_tensor(gradient)
+
+    return pullback
 
 
 @tf.function(autograph=False)

@@ -53,9 +53,9 @@ def _report(layer: Any) -> None:
     if policy == "told":
         return
     message = (
-        f"{name}: {layer.name} ({type(layer).__name__}) is in training mode and couples the samples of a batch, so each "
-        f"sample's penalty also counts its effect on the others. Use GroupNormalization or LayerNormalization, call the "
-        f"model with training=False, or pass batch_norm='allow' if that is meant."
+        f"{name}: {layer.name} ({type(layer).__name__}) is in training mode and couples the samples of a batch, so "
+        f"each sample's penalty also counts its effect on the others. Use GroupNormalization or LayerNormalization, "
+        f"call the model with training=False, or pass batch_norm='allow' if that is meant."
     )
     if policy == "error":
         error = BatchNormError(message)

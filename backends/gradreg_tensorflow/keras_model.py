@@ -12,13 +12,12 @@ from gradreg_tensorflow import api
 __all__ = ["RegularizedModel"]
 
 
-@keras.saving.register_keras_serializable("gradreg")
 class RegularizedModel(keras.Model):
     """A model with a regularizer added to the loss that `fit` minimises; everything else is Keras' own.
 
     A training step calls the model once. The loss is the compiled one (with the layers' own losses) plus the penalty,
     and is reported so; the penalty also on its own. The draws' step is ``optimizer.iterations``. `evaluate` and
-    `predict` are without the penalty.
+    `predict` leave the penalty out (its metric reads 0).
 
     `fit` needs batches of one size: ``dataset.batch(n, drop_remainder=True)``. Save the model inside, ``.model``.
 
@@ -39,7 +38,7 @@ class RegularizedModel(keras.Model):
     def call(self, inputs: Any, training: Any = None) -> Any:
         return self.model(inputs, training=training)
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:  # noqa: A003
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:
         """As keras.Model.compile, with one loss.
 
         Raises:

@@ -114,5 +114,5 @@ def repeatable(model: Any) -> Iterator[None]:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
         if eager._rng.getstate() != start:
-            eager.clear_kernel_cache()  # else random operations would go on where they are; slow, so only if there are any
+            eager.clear_kernel_cache()  # else random operations would go on from where they are; slow, so only then
         eager._seed, eager._rng = seed, generator

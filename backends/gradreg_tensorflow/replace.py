@@ -50,8 +50,8 @@ def replaced(key: str, rows: Sequence[Replacement]) -> Iterator[None]:
     """Replace the functions of `rows` in this thread. May be nested, and entered by several threads at once.
 
     Other threads pass through to the original. After the last exit, by an exception too, every attribute is as before.
-    A tf.function called inside is traced anew, as a copy of its own for the set of keys entered: what was traced outside
-    is not used inside, nor the other way round.
+    A tf.function called inside is traced anew, as a copy of its own for the set of keys entered: what was traced
+    outside is not used inside, nor the other way round.
 
     Args:
         key: names the set of replacements; equal keys have equal rows.

@@ -1,7 +1,7 @@
 """Operations whose second derivative TensorFlow gets wrong or does not have, in a form that is right.
 
-Inside :func:`second_order_safe` a few of TensorFlow's functions compute the same values by operations that differentiate
-twice, so that an unchanged model is right there. Each replacement is a row of `_replacements`:
+Inside :func:`second_order_safe` a few of TensorFlow's functions compute the same values by operations that
+differentiate twice, so that an unchanged model is right there. Each replacement is a row of `_replacements`:
 
 - `moments` (tf.nn, keras.ops, and so LayerNormalization, GroupNormalization, BatchNormalization in training):
   TensorFlow stops a gradient inside the variance, which is right in the first derivative only.
@@ -11,7 +11,6 @@ twice, so that an unchanged model is right there. Each replacement is a row of `
 - tf.nn.softmax_cross_entropy_with_logits: wrong where the labels are differentiated too.
 """
 
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -24,7 +23,7 @@ from gradreg_tensorflow.replace import Function, Replacement, replaced
 __all__ = ["max_pool", "max_pool3d", "pool_axis", "second_order_safe"]
 
 
-# --- moments -----------------------------------------------------------------------------------------------------------
+# --- moments ---------------------------------------------------------------------------------------------------------
 def _moments(original: Function) -> Function:
     def moments(
         x: Any, axes: Any, shift: Any = None, name: str | None = None, keep_dims: Any = None, keepdims: Any = None
@@ -43,7 +42,7 @@ def _moments(original: Function) -> Function:
     return moments
 
 
-# --- max pooling -------------------------------------------------------------------------------------------------------
+# --- max pooling -----------------------------------------------------------------------------------------------------
 Choice = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -127,7 +126,7 @@ def max_pool3d(original: Function, choose: Choice = _larger) -> Function:
     return pool3d
 
 
-# --- linear operations whose gradient has no gradient --------------------------------------------------------------------
+# --- linear operations whose gradient has no gradient ----------------------------------------------------------------
 def _linear(forward: Function, adjoint: Function) -> Function:
     """`forward`, a linear function of one tensor, with derivatives of every order from its adjoint."""
 
@@ -146,8 +145,8 @@ def _resize(adjoint: Callable[..., tf.Tensor]) -> Callable[[Function], Function]
             if not images.dtype.is_floating:
                 return original(images, *args, name=name, **options)
             like = tf.stop_gradient(images)
-            forward = functools.partial(original, **options)
-            return _linear(lambda x: forward(x, *args), lambda g: adjoint(g, like, *args, **options))(images)
+            forward = lambda x: original(x, *args, **options)  # noqa: E731
+            return _linear(forward, lambda g: adjoint(g, like, *args, **options))(images)
 
         return resize
 
@@ -170,7 +169,7 @@ def _scaled(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any
     return gen_image_ops.scale_and_translate_grad(g, like, *args, **options)
 
 
-# --- the rest ----------------------------------------------------------------------------------------------------------
+# --- the rest --------------------------------------------------------------------------------------------------------
 def _softsign(original: Function) -> Function:
     return lambda features, name=None: tf.math.divide(features, 1 + tf.abs(features), name=name)
 

@@ -1,8 +1,8 @@
 """Smooth stand-ins for piecewise linear functions, for the check alone.
 
-A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge to
-its derivative, however right that is. With the switches rounded off they do, and whatever else the model consists of is
-tested as it stands.
+A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge
+to its derivative, however right that is. With the switches rounded off they do, and whatever else the model consists of
+is tested as it stands.
 """
 
 from contextlib import AbstractContextManager

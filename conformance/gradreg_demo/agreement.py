@@ -62,8 +62,8 @@ def agreements(names: tuple[str, ...]) -> list[Agreement]:
 
 
 def print_agreements(console: Console, rows: list[Agreement]) -> None:
-    """The errors as a table."""
-    table = Table(title="agreement with the NumPy reference, relative errors of loss | gradients")
+    """The larger error of loss and gradients, as a table."""
+    table = Table(title="relative error of loss and gradients against the NumPy reference")
     table.add_column("backend")
     table.add_column("arithmetic")
     for reg in REGULARIZERS:
@@ -71,7 +71,7 @@ def print_agreements(console: Console, rows: list[Agreement]) -> None:
     table.add_column("")
     for backend, dtype in dict.fromkeys((row.backend, row.dtype) for row in rows):
         cells = [row for row in rows if (row.backend, row.dtype) == (backend, dtype)]
-        errors = [f"{cell.value:.0e} | {cell.gradient:.0e}" for cell in cells]
+        errors = [f"{max(cell.value, cell.gradient):.0e}" for cell in cells]
         table.add_row(backend, dtype, *errors, "agrees" if all(cell.agrees for cell in cells) else "DISAGREES")
     console.print(table)
 

@@ -1,0 +1,62 @@
+"""Names for hidden activations: the outputs of Keras layers, seen where the layers are called."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import tensorflow as tf
+
+from gradreg_core.errors import InputError
+from gradreg_tensorflow.replace import Function, replaced
+
+__all__ = ["named_outputs"]
+
+Seen = Callable[[str, Any], None]
+_seen: "ContextVar[Seen]" = ContextVar("gradreg_layer_outputs")
+
+
+@contextmanager
+def named_outputs(names: Sequence[str], watch: Callable[[tf.Tensor], None]) -> Iterator[dict[str, tf.Tensor]]:
+    """The outputs of the Keras layers called `names` in the forward pass inside, each passed to `watch` as it comes.
+
+    Raises:
+        InputError: a layer is not called, or more than once, or does not return one tensor of floats.
+    """
+    outputs: dict[str, tf.Tensor] = {}
+    called: list[str] = []
+
+    def seen(name: str, output: Any) -> None:
+        called.append(name)
+        if name not in names:
+            return
+        if name in outputs:
+            raise InputError(f"at={name!r}: the layer is called more than once in a forward pass.")
+        if not tf.is_tensor(output) or not output.dtype.is_floating:
+            raise InputError(f"at={name!r}: the layer's output is no differentiable tensor.")
+        watch(output)
+        outputs[name] = output
+
+    layers = getattr(sys.modules.get("keras"), "layers", None)
+    if layers is None:
+        raise InputError(f"at={names[0]!r}: only Keras layers have names, and Keras is not in use.")
+    token = _seen.set(seen)
+    try:
+        with replaced("named_outputs", [(layers.Layer, "__call__", _reported)]):
+            yield outputs
+    finally:
+        _seen.reset(token)
+    missing = [name for name in names if name not in outputs]
+    if missing:
+        known = ", ".join(dict.fromkeys(called))
+        raise InputError(f"at={missing[0]!r}: no layer of that name is called in the forward pass; there are {known}.")
+
+
+def _reported(original: Function) -> Function:
+    def call(layer: Any, *args: Any, **keywords: Any) -> Any:
+        output = original(layer, *args, **keywords)
+        _seen.get()(layer.name, output)
+        return output
+
+    return call

@@ -1,0 +1,47 @@
+"""The documentation: its code runs, its links lead somewhere, and it names everything public."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import gradreg_core
+from gradreg_core import frontend, presets, projections
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_quick_start_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    exec(compile(block, "README.md", "exec"), {})
+    assert "tensor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_mathematics_has_every_preset_and_projection() -> None:
+    text = (ROOT / "docs" / "mathematics.md").read_text()
+    words = [name for name in projections.__all__ if name not in ("DirectionContext", "Projection")]
+    for name in [*presets.__all__, *words]:
+        assert f"`{name}" in text, name
+
+
+@pytest.mark.parametrize("name", presets.__all__)
+def test_each_preset_states_its_formula_and_source(name: str) -> None:
+    text = inspect.getdoc(getattr(presets, name)) or ""
+    assert text.startswith("weight * "), name
+    assert re.search(r"(19|20)\d\d|Varga|DataGrad with labels", text), name
+
+
+def test_every_public_thing_has_a_docstring() -> None:
+    for name in gradreg_core.__all__:
+        thing = getattr(gradreg_core, name)
+        assert not callable(thing) or inspect.getdoc(thing), name
+    for call in ("loss", "penalty", "measure", "check"):
+        assert "Raises:" in (inspect.getdoc(getattr(frontend.Frontend, call)) or ""), call
