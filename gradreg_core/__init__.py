@@ -4,6 +4,7 @@ The words of a specification (`DataGrad`, `SpectReg`, ...), and calls that go to
 own package has the same names: ``import gradreg_torch as gradreg``. Importing this package imports no framework.
 """
 
+from gradreg_core.agreement import validate
 from gradreg_core.dispatch import backend_of, check, load_backend, loss, measure, penalty
 from gradreg_core.errors import GradregError
 from gradreg_core.results import Measures, Parts
@@ -25,5 +26,6 @@ __all__ = [
     "measure",
     "penalty",
     "to_dict",
+    "validate",
 ]
 __all__ += _vocabulary

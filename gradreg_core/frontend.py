@@ -6,11 +6,11 @@ from typing import Any, Unpack
 
 from gradreg_core import engine
 from gradreg_core.backend import Array, Backend
-from gradreg_core.check import CheckReport, run_check
 from gradreg_core.engine import Call, Options
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.evaluation import evaluate
 from gradreg_core.norms import safe_sqrt
+from gradreg_core.preflight import CheckReport, run_check
 from gradreg_core.projections import exact, orthonormal, top_singular
 from gradreg_core.results import Measures, Parts
 from gradreg_core.spec import JacobianPenalty, Regularizer

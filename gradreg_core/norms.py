@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gradreg_core.backend import Array, Backend
 from gradreg_core.labels import one_hot
-from gradreg_core.validation import require_number
+from gradreg_core.require import require_number
 
 __all__ = ["NORMS", "Shape", "combine", "hinge", "identity", "partial", "safe_sqrt", "target"]
 

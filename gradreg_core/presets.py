@@ -9,8 +9,8 @@ from dataclasses import KW_ONLY, dataclass
 
 from gradreg_core.norms import hinge, target
 from gradreg_core.projections import exact, fisher, gaussian, onehot, random_onehot, sphere, top_singular
+from gradreg_core.require import require_bool, require_integer, require_number
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Term
-from gradreg_core.validation import require_bool, require_integer, require_number
 
 __all__ = [
     "R1",

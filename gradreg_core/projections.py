@@ -17,7 +17,7 @@ from gradreg_core.backend import Array, Backend, Pullback
 from gradreg_core.errors import InputError, SpecError
 from gradreg_core.labels import Target, one_hot
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
-from gradreg_core.validation import require_bool, require_integer
+from gradreg_core.require import require_bool, require_integer
 
 __all__ = [
     "DirectionContext",

@@ -16,7 +16,7 @@ from typing import Any
 from gradreg_core.errors import SpecError
 from gradreg_core.norms import NORMS, Shape, identity
 from gradreg_core.projections import Projection, exact, gaussian
-from gradreg_core.validation import require_bool, require_choice, require_integer, require_number
+from gradreg_core.require import require_bool, require_choice, require_integer, require_number
 
 __all__ = ["OUTPUTS", "JacobianPenalty", "JacobianTerm", "Regularizer", "Sum", "Term", "Weight"]
 

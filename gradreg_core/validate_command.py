@@ -15,10 +15,10 @@ import click
 import numpy as np
 
 from gradreg_core import vocabulary
+from gradreg_core.agreement import TOLERANCE, validate
 from gradreg_core.errors import DataFileError, GradregError, InputError
 from gradreg_core.schema import from_dict
 from gradreg_core.spec import Regularizer
-from gradreg_core.validate import TOLERANCE, validate
 
 __all__ = ["parse_regularizer", "read_batch", "resolve", "validate_command"]
 

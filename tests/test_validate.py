@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from gradreg_core import DataGrad, JacobianPenalty, SpectReg, rademacher
+from gradreg_core.agreement import validate
 from gradreg_core.cli import main
 from gradreg_core.errors import DataFileError, GradregError, InputError, InputTypeError, SpecError, UnsupportedError
-from gradreg_core.validate import validate
 from gradreg_core.validate_command import parse_regularizer, read_batch
 from gradreg_core.validation_models import find_name
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from gradreg_core.check import CheckReport, Finding
 from gradreg_core.errors import GradregError, InputTypeError
+from gradreg_core.preflight import CheckReport, Finding
 from gradreg_core.results import Measures, Parts
 from gradreg_core.spec import Regularizer
 from gradreg_numpy.directions import pull
@@ -93,7 +93,7 @@ def check(model: Model, x: Any, y: Any, reg: Regularizer, **options: Any) -> Che
         options: see :func:`loss`.
 
     Returns:
-        A report; see :class:`gradreg_core.check.CheckReport`.
+        A report; see :class:`gradreg_core.preflight.CheckReport`.
     """
     findings = []
     try:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gradreg_core.check import _smooth
 from gradreg_core.errors import DoubleBackwardError, InputError
+from gradreg_core.preflight import _smooth
 from gradreg_tensorflow.models import repeatable, trainable_variables
 
 __all__ = ["diagnose", "explain", "lacks_gradient"]
@@ -38,7 +38,7 @@ _WRONG = (
     "SavedModel or a ConcreteFunction, or are called through tf.raw_ops."
 )
 _AGREEMENT = 5e-3
-"""As in gradreg_core.check: right gradients agree to about 1e-3 in float32, wrong ones are off by 1e-2 and more."""
+"""As in gradreg_core.preflight: right gradients agree to about 1e-3 in float32, wrong ones are off by 1e-2 and more."""
 
 
 def lacks_gradient(error: BaseException) -> bool:

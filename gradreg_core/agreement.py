@@ -17,8 +17,8 @@ import numpy as np
 
 from gradreg_core.errors import GradregError, InputError, InputTypeError
 from gradreg_core.presets import DataGrad, SpectReg
+from gradreg_core.require import require_integer, require_number
 from gradreg_core.spec import Regularizer
-from gradreg_core.validation import require_integer, require_number
 from gradreg_core.validation_models import Arrays, Evaluation, Problem, Side, find_name, make_side
 from gradreg_core.validation_report import Agreement, Row
 
