@@ -7,11 +7,10 @@ conditioned one no more.
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import permutations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from gradreg_core.errors import GradregError, InputError, InputTypeError
 from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.require import require_integer, require_number
 from gradreg_core.spec import Regularizer
+from gradreg_core.validation_arrays import Names, Pair, Rearrangement, align, pairs, rearrange, relative
 from gradreg_core.validation_models import Arrays, Evaluation, Problem, Side, find_name, make_side
 from gradreg_core.validation_report import Agreement, Row
 
@@ -31,17 +31,6 @@ _FLOOR = 2.0
 """Unit roundoffs that are always allowed: perturbing the inputs does not show the roundings inside a linear map."""
 _RANDOM = 1e3
 """Unit roundoffs by which two calls of a model may differ before it counts as random; some GPU sums are reordered."""
-_MAX_AXES = 5
-
-Rearrangement = Sequence[int] | Callable[[np.ndarray], np.ndarray] | None
-Names = Mapping[str, Any] | Sequence[Any]
-
-
-class _Pair(NamedTuple):
-    """An entry of a map of names."""
-
-    names: tuple[str, str]
-    how: Rearrangement
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class _Match:
 
     def rearrange(self, array: np.ndarray) -> np.ndarray:
         """An array in the first model's layout, in the second's."""
-        return _rearrange(array, self.how)
+        return rearrange(array, self.how)
 
 
 def validate(
@@ -196,7 +185,7 @@ class _Comparison:
         with _blame(label):
             found = side.evaluate(self.x.astype(side.dtype), {})
             again = side.evaluate(self.x.astype(side.dtype), {})
-        if _relative(found.outputs, again.outputs) > _RANDOM * self.u:
+        if relative(found.outputs, again.outputs) > _RANDOM * self.u:
             raise InputError(
                 f"validate: the {label} model is random: two calls on the same batch differ. Put it into evaluation "
                 f"mode, or give it a fixed dropout mask."
@@ -261,9 +250,7 @@ class _Comparison:
         with _blame(self._label(self.measured)):
             shaken = [self._quantities(self.measured, side.evaluate(*each), both) for each in moved]
         return [
-            self._row(
-                name, _relative(first[name], second[name]), [_relative(each[name], base[name]) for each in shaken]
-            )
+            self._row(name, relative(first[name], second[name]), [relative(each[name], base[name]) for each in shaken])
             for name in first
         ]
 
@@ -274,10 +261,10 @@ class _Comparison:
     # --- parameters --------------------------------------------------------------------------------------------------
     def _matched(self, parameters: Names | None) -> list[_Match]:
         matches = []
-        for given in _pairs("parameters", parameters):
+        for given in pairs("parameters", parameters):
             names = [self._name(i, "parameter", list(self.sides[i].values), given.names[i]) for i in (0, 1)]
             arrays = [self.sides[i].values[name] for i, name in enumerate(names)]
-            how, difference = _align(arrays[0], arrays[1], given.how, self.transpose)
+            how, difference = align(arrays[0], arrays[1], given.how, self.transpose)
             if math.isnan(difference):
                 raise InputError(
                     f"validate: {names[0]!r} of shape {arrays[0].shape} cannot be the {names[1]!r} of shape "
@@ -310,24 +297,24 @@ class _Comparison:
         self.notes += [f"not compared: {each}" for each in self._unmatched(matches, asked)]
 
     # --- layers ------------------------------------------------------------------------------------------------------
-    def _layer_pairs(self, layers: Names | None) -> list[_Pair]:
+    def _layer_pairs(self, layers: Names | None) -> list[Pair]:
         known = [side.layer_names for side in self.sides]
         if layers is None:
-            return [_Pair((name, name), None) for name in known[0] if name in known[1]]
+            return [Pair((name, name), None) for name in known[0] if name in known[1]]
         return [
-            _Pair((self._layer(0, each.names[0]), self._layer(1, each.names[1])), each.how)
-            for each in _pairs("layers", layers)
+            Pair((self._layer(0, each.names[0]), self._layer(1, each.names[1])), each.how)
+            for each in pairs("layers", layers)
         ]
 
     def _layer(self, i: int, wanted: str) -> str:
         side = self.sides[i]
         return wanted if callable(side.stages) else self._name(i, "layer", side.layer_names, wanted)
 
-    def _activations(self, i: int, pairs: Sequence[_Pair], x: np.ndarray, changed: Arrays) -> Arrays:
+    def _activations(self, i: int, pairs: Sequence[Pair], x: np.ndarray, changed: Arrays) -> Arrays:
         with _blame(self._label(i)):
             return self.sides[i].activations(x, changed, list(dict.fromkeys(pair.names[i] for pair in pairs)))
 
-    def _layer_rows(self, pairs: Sequence[_Pair], moved: Sequence[tuple[np.ndarray, Arrays]]) -> list[Row]:
+    def _layer_rows(self, pairs: Sequence[Pair], moved: Sequence[tuple[np.ndarray, Arrays]]) -> list[Row]:
         if not pairs:
             return []
         found = [self._activations(i, pairs, self.x.astype(side.dtype), {}) for i, side in enumerate(self.sides)]
@@ -340,12 +327,12 @@ class _Comparison:
                 self.notes.append(f"layer {label}: no activation in the {' and '.join(missing)} model")
                 continue
             first, second = (found[i][pair.names[i]] for i in (0, 1))
-            difference = _align(first, second, pair.how, self.transpose, batch=True)[1]
+            difference = align(first, second, pair.how, self.transpose, batch=True)[1]
             if math.isnan(difference):
                 self.notes.append(f"layer {label}: shapes {first.shape} and {second.shape}, not compared")
                 continue
             own, base = pair.names[self.measured], (first, second)[self.measured]
-            rows.append(self._row(label, difference, [_relative(each[own], base) for each in shaken]))
+            rows.append(self._row(label, difference, [relative(each[own], base) for each in shaken]))
         return rows
 
     def _hint(self, quantity: str) -> str:
@@ -429,22 +416,6 @@ def _regularizer(reg: Any, y: Any) -> Regularizer:
     return reg
 
 
-def _pairs(name: str, given: Names | None) -> list[_Pair]:
-    """The entries of a map of names."""
-    entries = []
-    for each in given.items() if isinstance(given, Mapping) else given or ():
-        entry = (each, each) if isinstance(each, str) else tuple(each) if isinstance(each, list | tuple) else ()
-        if len(entry) == 2 and isinstance(entry[1], list | tuple):  # a dict whose values are (name, rearrangement)
-            entry = (entry[0], *entry[1])
-        if len(entry) not in (2, 3) or not all(isinstance(part, str) for part in entry[:2]):
-            raise InputTypeError(
-                f"validate: {name} must be a dict of names or a list of (first, second) or (first, second, axes), "
-                f"got the entry {each!r}."
-            )
-        entries.append(_Pair((entry[0], entry[1]), entry[2] if len(entry) == 3 else None))
-    return entries
-
-
 @contextmanager
 def _blame(label: str) -> Iterator[None]:
     """Errors say which of the two models they come from."""
@@ -454,52 +425,6 @@ def _blame(label: str) -> Iterator[None]:
         raise type(error)(f"validate: the {label} model: {error}") from error
     except Exception as error:
         raise InputError(f"validate: the {label} model raised {type(error).__name__}: {error}") from error
-
-
-# --- arrays ----------------------------------------------------------------------------------------------------------
-def _relative(first: np.ndarray, second: np.ndarray) -> float:
-    """||first - second|| over the larger norm; 0 where both are zero, infinite where anything is not finite."""
-    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if one.shape != two.shape:
-        raise InputError(
-            f"validate: the models give shapes {one.shape} and {two.shape} for one quantity; they are not ports of "
-            f"each other, or need inputs= or class_axis=."
-        )
-    if not (np.isfinite(one).all() and np.isfinite(two).all()):
-        return math.inf
-    scale = max(np.linalg.norm(one), np.linalg.norm(two))
-    return float(np.linalg.norm(one - two) / scale) if scale else 0.0
-
-
-def _rearrange(array: np.ndarray, how: Rearrangement) -> np.ndarray:
-    if how is None:
-        return array
-    return np.asarray(how(array)) if callable(how) else np.transpose(array, tuple(how))
-
-
-def _align(
-    first: np.ndarray, second: np.ndarray, how: Rearrangement, transpose: bool, batch: bool = False
-) -> tuple[Rearrangement, float]:
-    """How the first is turned into the second, and their difference then; NaN if the shapes do not fit.
-
-    Without `how`, of the permutations that give the right shape (with `batch`: that leave axis 0), the best one.
-    """
-    choices: list[Rearrangement] = [how]
-    if how is None and transpose and 2 <= first.ndim <= _MAX_AXES:
-        axes = list(permutations(range(first.ndim)))
-        choices += [each for each in axes[1:] if not (batch and each[0])]
-    elif how is not None and not callable(how) and sorted(how) != list(range(first.ndim)):
-        raise InputError(f"validate: {tuple(how)} is no permutation of the axes of an array of shape {first.shape}.")
-    best: tuple[Rearrangement, float] = (how, math.nan)
-    for choice in choices:
-        moved = _rearrange(first, choice)
-        if moved.shape == second.shape:
-            difference = _relative(moved, second)
-            if not best[1] <= difference:
-                best = (choice, difference)
-            if difference == 0:
-                break
-    return best
 
 
 def _list(names: Sequence[str], limit: int = 12) -> str:

@@ -56,7 +56,7 @@ class JaxBackend:
         return np.asarray(array, np.float32 if half else None)
 
     def constant(self, values: Any, dtype: str, like: Array) -> Array:
-        return jnp.asarray(values, _dtype(dtype))
+        return jnp.asarray(np.asarray(values, _dtype(dtype)))
 
     def int32(self, value: Any, like: Array) -> Array:
         return jnp.asarray(value).astype(jnp.int32)

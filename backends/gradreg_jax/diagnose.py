@@ -13,13 +13,16 @@ from gradreg_jax import models
 __all__ = ["diagnose", "explain"]
 
 _REMEDIES = (
-    ("while_loop", "Use jax.lax.scan, or lax.fori_loop with a static number of iterations."),
-    ("allbacks do not support JVP", "Give the callback its derivative with jax.custom_jvp, twice if need be."),
-    ("Differentiation rule", "Replace the operation, or give it a derivative with jax.custom_jvp."),
-    ("ranspose rule", "Replace the operation, or give it a derivative with jax.custom_jvp."),
-    ("forward-mode differentiation (jvp) to a custom_vjp", "Give the function a derivative with jax.custom_jvp."),
-    ("pallas", "Use the operation's plain JAX implementation where its input gradient is penalised."),
+    (
+        "Reverse-mode differentiation does not work",
+        "Use lax.scan, or lax.fori_loop with a static number of iterations.",
+    ),
+    ("allbacks do not support JVP", "Give the callback its derivatives with jax.custom_jvp."),
+    ("Linearization failed", "Use plain JAX operations in place of a kernel, such as Pallas, or jax.custom_jvp."),
+    ("ifferentiation rule", "Replace the operation, or give it its derivatives with jax.custom_jvp."),
+    ("ranspose rule", "Replace the operation, or give it its derivatives with jax.custom_jvp."),
 )
+"""What JAX's messages say where an operation cannot be differentiated, and what helps."""
 
 Rows = list[tuple[str, str, str]]
 

@@ -22,7 +22,7 @@ _BATCHES, _MASKS = 1, 2
 class Recipe:
     """How to train, whatever the regularizer."""
 
-    steps: int = 300
+    steps: int = 240
     batch: int = 50
     """Images in a batch, or all if there are fewer."""
     learning_rate: float = 3e-3

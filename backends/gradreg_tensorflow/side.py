@@ -1,0 +1,120 @@
+"""One side of a validation in TensorFlow: a model seen through NumPy arrays, and left as it was."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from gradreg_core.errors import InputError
+from gradreg_core.validation_models import Arrays, Evaluation, Side, goals
+
+__all__ = ["TensorFlowSide"]
+
+
+class TensorFlowSide(Side):
+    """A Keras model or tf.Module, whose variables are restored afterwards, or a plain function."""
+
+    def _open(self) -> None:
+        self.tf = import_module("tensorflow")
+        owner, keras = self.model, sys.modules.get("keras")
+        self.keras_layers = keras is not None and isinstance(owner, keras.layers.Layer)
+        self.variables = dict(self._named_variables())
+        if self.keras_layers:
+            self.layers = {each.name: each for each in owner._flatten_layers(include_self=False)}
+            self.layer_kinds = {name: type(each).__name__ for name, each in self.layers.items()}
+            if not all(each.built for each in (owner, *self.layers.values())):
+                raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
+        self.values = {
+            name: np.array(each.numpy())
+            for name, each in self.variables.items()
+            if self.tf.as_dtype(each.dtype).is_floating
+        }
+        trained = {id(each) for each in getattr(owner, "trainable_variables", ())}
+        self.trained = {name: each for name, each in self.variables.items() if id(each) in trained}
+
+    def _named_variables(self) -> Iterator[tuple[str, Any]]:
+        """The variables by their path in Keras, by their attribute in a tf.Module."""
+        if self.keras_layers:
+            yield from ((str(each.path), each) for each in self.model.variables)
+        elif isinstance(self.model, self.tf.Module):
+            kind = self.tf.Variable
+            for path, each in self.model._flatten(predicate=lambda leaf: isinstance(leaf, kind), with_path=True):
+                yield ".".join(map(str, path)), each
+
+    def _native(self, array: np.ndarray) -> Any:
+        return self.tf.convert_to_tensor(array)
+
+    def _host(self, array: Any) -> np.ndarray:
+        return np.array(self.tf.convert_to_tensor(array).numpy())
+
+    def _transpose(self, x: Any, axes: tuple[int, ...]) -> Any:
+        return self.tf.transpose(x, axes)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        before = {name: np.array(each.numpy()) for name, each in self.variables.items()}
+        try:
+            yield
+        finally:
+            for name, each in self.variables.items():
+                each.assign(before[name])
+
+    @contextmanager
+    def _with(self, changed: Arrays) -> Iterator[None]:
+        with self.kept():
+            for name, value in changed.items():
+                self.variables[name].assign(value)
+            yield
+
+    def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
+        native = self._native(x)
+        with self._with(changed):
+            variables = [each if isinstance(each, self.tf.Variable) else each.value for each in self.trained.values()]
+            sources = [native, *variables]
+            with self.tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+                for each in sources:
+                    tape.watch(each)
+                params = [self.tf.convert_to_tensor(each) for each in sources[1:]]
+                outputs, loss, penalties = self._forward(
+                    lambda at: self.model(self._arranged(at)), native, params or None
+                )
+                wanted = goals(loss, penalties)
+            by_input, by_parameter = {}, {}
+            for name, goal in wanted.items():
+                zero = self.tf.UnconnectedGradients.ZERO
+                found = [self._host(each) for each in tape.gradient(goal, sources, unconnected_gradients=zero)]
+                by_input[name], by_parameter[name] = found[0], dict(zip(self.trained, found[1:], strict=True))
+        host_loss = None if loss is None else self._host(loss)
+        return Evaluation(self._host(outputs), host_loss, tuple(map(self._host, penalties)), by_input, by_parameter)
+
+    def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
+        if not self.keras_layers or self.stages is not None:
+            return super().activations(x, changed, names)
+        kept: Arrays = {}
+
+        def keeper(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+            def keep(*args: Any, **options: Any) -> Any:
+                output = call(*args, **options)
+                if self.tf.is_tensor(output):
+                    kept.setdefault(name, self._host(output))
+                return output
+
+            return keep
+
+        layers = [(name, self.layers[name]) for name in names]
+        before = [vars(layer).get("call") for _, layer in layers]
+        try:
+            for name, layer in layers:
+                vars(layer)["call"] = keeper(name, layer.call)
+            with self._with(changed):
+                self.model(self._arranged(self._native(x)))
+        finally:
+            for (_, layer), call in zip(layers, before, strict=True):
+                if call is None:
+                    vars(layer).pop("call", None)
+                else:
+                    vars(layer)["call"] = call
+        return kept

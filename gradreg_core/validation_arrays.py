@@ -1,0 +1,86 @@
+"""Which parameter or layer of one model is which of the other, and how their arrays are turned into each other."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradreg_core.errors import InputError, InputTypeError
+
+__all__ = ["Names", "Pair", "Rearrangement", "align", "pairs", "rearrange", "relative"]
+
+_MAX_AXES = 5
+
+Rearrangement = Sequence[int] | Callable[[np.ndarray], np.ndarray] | None
+Names = Mapping[str, Any] | Sequence[Any]
+
+
+class Pair(NamedTuple):
+    """An entry of a map of names."""
+
+    names: tuple[str, str]
+    how: Rearrangement
+
+
+def pairs(name: str, given: Names | None) -> list[Pair]:
+    """The entries of a map of names."""
+    entries = []
+    for each in given.items() if isinstance(given, Mapping) else given or ():
+        entry = (each, each) if isinstance(each, str) else tuple(each) if isinstance(each, list | tuple) else ()
+        if len(entry) == 2 and isinstance(entry[1], list | tuple):  # a dict whose values are (name, rearrangement)
+            entry = (entry[0], *entry[1])
+        if len(entry) not in (2, 3) or not all(isinstance(part, str) for part in entry[:2]):
+            raise InputTypeError(
+                f"validate: {name} must be a dict of names or a list of (first, second) or (first, second, axes), "
+                f"got the entry {each!r}."
+            )
+        entries.append(Pair((entry[0], entry[1]), entry[2] if len(entry) == 3 else None))
+    return entries
+
+
+def relative(first: np.ndarray, second: np.ndarray) -> float:
+    """||first - second|| over the larger norm; 0 where both are zero, infinite where anything is not finite."""
+    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if one.shape != two.shape:
+        raise InputError(
+            f"validate: the models give shapes {one.shape} and {two.shape} for one quantity; they are not ports of "
+            f"each other, or need inputs= or class_axis=."
+        )
+    if not (np.isfinite(one).all() and np.isfinite(two).all()):
+        return math.inf
+    scale = max(np.linalg.norm(one), np.linalg.norm(two))
+    return float(np.linalg.norm(one - two) / scale) if scale else 0.0
+
+
+def rearrange(array: np.ndarray, how: Rearrangement) -> np.ndarray:
+    """`array` with its axes permuted, or as the function `how` gives it."""
+    if how is None:
+        return array
+    return np.asarray(how(array)) if callable(how) else np.transpose(array, tuple(how))
+
+
+def align(
+    first: np.ndarray, second: np.ndarray, how: Rearrangement, transpose: bool, batch: bool = False
+) -> tuple[Rearrangement, float]:
+    """How the first is turned into the second, and their difference then; NaN if the shapes do not fit.
+
+    Without `how`, of the permutations that give the right shape (with `batch`: that leave axis 0), the best one.
+    """
+    choices: list[Rearrangement] = [how]
+    if how is None and transpose and 2 <= first.ndim <= _MAX_AXES:
+        axes = list(permutations(range(first.ndim)))
+        choices += [each for each in axes[1:] if not (batch and each[0])]
+    elif how is not None and not callable(how) and sorted(how) != list(range(first.ndim)):
+        raise InputError(f"validate: {tuple(how)} is no permutation of the axes of an array of shape {first.shape}.")
+    best: tuple[Rearrangement, float] = (how, math.nan)
+    for choice in choices:
+        moved = rearrange(first, choice)
+        if moved.shape == second.shape:
+            difference = relative(moved, second)
+            if not best[1] <= difference:
+                best = (choice, difference)
+            if difference == 0:
+                break
+    return best
