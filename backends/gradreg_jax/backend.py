@@ -158,7 +158,9 @@ class JaxBackend:
         return lax.stop_gradient(array)
 
     def cond(self, predicate: Array, branch: Callable[[], Array]) -> Array:
-        value = jax.eval_shape(branch)
+        # The engine keeps what several terms share, so the branch is called here first: a value that was made inside a
+        # traced branch could not be used again outside of it. The compiler drops the rest of this call.
+        value = branch()
         return lax.cond(predicate, branch, lambda: jnp.zeros_like(value))
 
     def static_int(self, value: Any) -> int | None:

@@ -13,10 +13,7 @@ from gradreg_jax import models
 __all__ = ["diagnose", "explain"]
 
 _REMEDIES = (
-    (
-        "Reverse-mode differentiation does not work",
-        "Use lax.scan, or lax.fori_loop with a static number of iterations.",
-    ),
+    ("Reverse-mode differentiation does not work", "Use lax.scan, or lax.fori_loop with a static number of steps."),
     ("allbacks do not support JVP", "Give the callback its derivatives with jax.custom_jvp."),
     ("Linearization failed", "Use plain JAX operations in place of a kernel, such as Pallas, or jax.custom_jvp."),
     ("ifferentiation rule", "Replace the operation, or give it its derivatives with jax.custom_jvp."),
