@@ -29,6 +29,11 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
+    "demo": LazyCommand(
+        "gradreg_demo.command:demo",
+        "Train on real data with and without gradient regularization.",
+        'pip install "gradreg[demo,torch]"',
+    ),
     "doctor": LazyCommand("gradreg_core.doctor:doctor", "Import every framework and report what is wrong."),
     "validate": LazyCommand(
         "gradreg_core.validate_command:validate_command", "Compare a model with its port to another framework."

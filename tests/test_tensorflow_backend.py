@@ -31,6 +31,7 @@ from gradreg_core.presets import (
     SpectReg,
     WeightDecay,
 )
+from gradreg_core.projections import orthonormal, top_k
 from gradreg_core.random import Draws
 from gradreg_core.spec import JacobianPenalty, Regularizer, Sum
 from gradreg_numpy.ops import draws as reference_draws
@@ -54,7 +55,23 @@ WHOLE = [each for each in GENERAL if getattr(each.terms[0], "fraction", 1) == 1]
 PARTS = [each for each in GENERAL if getattr(each.terms[0], "fraction", 1) < 1]
 ALL = traceable(sum(PRESETS + WHOLE))
 CRITICS = sum([*PRESETS[8:12], InputFisher(0.5), ConfidencePenalty(0.2)], FEW)
-TRACED = [("dense", ALL), ("critic", CRITICS), ("conv", FEW), *(("dense", each) for each in PARTS)]
+SOME = traceable(
+    DataGrad(2.0, every=2)
+    + SpectReg(schedule, seed=5)
+    + JacReg(0.5)
+    + InputFisher(0.9, seed=2)
+    + SpectralNormReg(0.4, iterations=2)
+    + JacobianPenalty(1.0, projection=orthonormal(2), output="log_probabilities", norm="l1")
+    + JacobianPenalty(1.0, projection=top_k(2), norm="linf", squared=False)
+)
+TRACED = [
+    ("graph", "dense", ALL),
+    ("graph", "critic", CRITICS),
+    ("graph", "dense", PARTS[1]),
+    ("xla", "dense", SOME),
+    ("xla", "dense", PARTS[0]),
+    ("xla", "conv", DataGrad(2.0)),
+]
 EAGER = [*(("dense", reg) for reg in PRESETS + GENERAL), *((name, FEW) for name in NETWORKS if name != "dense")]
 MODES: dict[str, Callable[..., Any]] = {
     "eager": lambda function: function,
@@ -115,16 +132,15 @@ def test_eager_equals_the_reference(name: str, reg: Regularizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reg"), [pytest.param(*each, id=f"{each[0]}-{len(each[1].terms)}") for each in TRACED]
+    ("mode", "name", "reg"), [pytest.param(*each, id=f"{each[0]}-{each[1]}-{len(each[2].terms)}") for each in TRACED]
 )
-@pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_traced_with_a_traced_step_equals_the_reference(mode: str, name: str, reg: Regularizer) -> None:
     compare(name, reg, mode)
 
 
 @pytest.mark.parametrize(
     ("name", "reg", "mode"),
-    [("dense", DataGrad(2.0), "eager"), ("dense", SpectralNormReg(0.4), "xla"), ("conv", JacReg(0.5), "graph")],
+    [("dense", DataGrad(2.0), "eager"), ("dense", SpectralNormReg(0.4), "eager"), ("conv", JacReg(0.5), "xla")],
 )
 def test_float32_is_as_good_as_its_inputs(name: str, reg: Regularizer, mode: str) -> None:
     model, x, y = problem(name)
@@ -148,9 +164,7 @@ def test_draws_are_bit_identical(mode: str) -> None:
             source.signs(1, (2, 7), 100),
             source.gaussians(0, (0, 3), 5),
             source.uniforms(0, (0, 3), 4),
-            source.integers(0, (0, 3), 1000),
             source.integers(0, (0, 3), 50_257),
-            source.words(2, (1,), 3),
         ]
 
     backend = TensorFlowBackend()
@@ -220,9 +234,9 @@ def test_chunks_of_rows_change_nothing(chunk: int) -> None:
     assert float(value) == pytest.approx(float(gradreg_numpy.penalty(model, x, y, FrobReg(1.0))), rel=FLOAT64)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_measures_equal_the_reference(mode: str) -> None:
-    model, x, y = problem("attention")
+    model, x, y = problem("dense")
     params = tensors(model)
     found = MODES[mode](lambda x: gradreg.measure(lambda x: apply(model.network, params, x), x, y))(tf.constant(x))
     for mine, reference in zip(found, gradreg_numpy.measure(model, x, y), strict=True):
@@ -388,7 +402,7 @@ def test_an_unknown_batch_size_is_refused_with_the_remedy() -> None:
     message = r"shape \(None, 5\) has no static shape.*drop_remainder=True"
     with pytest.raises(InputError, match=message):
         tf.function(lambda x: gradreg.penalty(linear, x, None, SpectReg(1.0)), signature, autograph=False)(X)
-    with pytest.raises(Exception, match=message):  # AutoGraph keeps the message, not always the type
+    with pytest.raises(InputError, match=message):  # AutoGraph keeps the type
         tf.function(lambda x: gradreg.penalty(linear, x, None, SpectReg(1.0)), signature)(X)
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.autograph.core import config as autograph
+from tensorflow.python.autograph.pyct import error_utils
 
 from gradreg_core.backend import Model, Pullback
+from gradreg_core import errors
 from gradreg_core.errors import InputError
 from gradreg_core.random import threefry2x32
 from gradreg_numpy.ops import DrawOps
@@ -23,10 +25,15 @@ __all__ = ["TensorFlowBackend"]
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
-# gradreg's own code needs no conversion, which takes seconds at the first trace; `vjp` converts the user's model.
+# AutoGraph is told two things: gradreg's own code needs no conversion, which takes seconds at the first trace (`vjp`
+# converts the user's model), and gradreg's errors keep their types on the way out of converted code.
 autograph.CONVERSION_RULES = (
     *(autograph.DoNotConvert(package) for package in ("gradreg_core", "gradreg_tensorflow")),
     *autograph.CONVERSION_RULES,
+)
+error_utils.KNOWN_STRING_CONSTRUCTOR_ERRORS = (
+    *error_utils.KNOWN_STRING_CONSTRUCTOR_ERRORS,
+    *(getattr(errors, name) for name in errors.__all__),
 )
 
 

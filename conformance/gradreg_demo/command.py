@@ -11,6 +11,7 @@ from rich.console import Console
 from gradreg_core.dispatch import BACKEND_VARIABLE
 from gradreg_core.errors import InputError
 from gradreg_demo import compare, report
+from gradreg_demo.agreement import agreements, print_agreements
 from gradreg_demo.data import Dataset, draw, load_dataset, standardise
 from gradreg_demo.experiment import Settings, experiment, run_count
 from gradreg_demo.files import write_json
@@ -76,6 +77,8 @@ def demo(
         _compare(console, names, data, settings, out)
     else:
         _experiment(console, data, settings, out, start)
+        if not quick:
+            print_agreements(console, agreements(compare.installed()[0]))
 
 
 main = demo

@@ -24,6 +24,7 @@ __all__ = [
     "Comparison",
     "as_json",
     "available",
+    "installed",
     "print_comparison",
     "run_comparison",
 ]
@@ -51,16 +52,7 @@ def available(named: Sequence[str] = ()) -> Available:
         GradregError: a backend was named and cannot be used.
         InputError: there are fewer than two.
     """
-    if named:
-        found = Available(tuple(dict.fromkeys(Runner(name).name for name in named)), {})
-    else:
-        names, skipped = [], {}
-        for name in BACKENDS:
-            try:
-                names.append(Runner(name).name)
-            except (BackendImportError, BackendNotFoundError, PluginError) as error:
-                skipped[name] = str(error)
-        found = Available(tuple(names), skipped)
+    found = Available(tuple(dict.fromkeys(Runner(name).name for name in named)), {}) if named else installed()
     if len(found.names) < 2:
         missing = " ".join(found.skipped.values())
         raise InputError(
@@ -68,6 +60,17 @@ def available(named: Sequence[str] = ()) -> Available:
             f"{missing or 'Name another with --backend.'}"
         )
     return found
+
+
+def installed() -> Available:
+    """The backends that can train and are installed."""
+    names, skipped = [], {}
+    for name in BACKENDS:
+        try:
+            names.append(Runner(name).name)
+        except (BackendImportError, BackendNotFoundError, PluginError) as error:
+            skipped[name] = str(error)
+    return Available(tuple(names), skipped)
 
 
 class Comparison(NamedTuple):

@@ -32,7 +32,7 @@ class Settings:
     train_size: int = 100
     seeds: int = 6
     """Reporting seeds."""
-    tuning_seeds: int = 2
+    tuning_seeds: int = 3
     recipe: Recipe = field(default_factory=Recipe)
     grid_limit: int | None = None
     """Try no more than this many weights for each method."""
