@@ -59,9 +59,8 @@ def reference(plan: Plan) -> Trained:
     return Trained(params, np.array(losses))
 
 
-@pytest.mark.parametrize("chunk", [2, 200])
-def test_training_in_float64_equals_the_reference(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_CHUNK", chunk)
+def test_training_in_float64_equals_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_CHUNK", 3)  # of five steps: a whole chunk and a part of one
     found, wanted = training.train(plan("float64")), reference(plan("float64"))
     # Adam divides by the root of the second moment: where a gradient is small, roundoff grows by 1 / its size.
     assert relative(found.params, wanted.params) < 1e-10

@@ -53,19 +53,19 @@ def traceable(reg: Regularizer) -> Regularizer:
 FEW = Sum((DataGrad(2.0), SpectReg(0.3, seed=7), JacReg(0.5)))
 WHOLE = [each for each in GENERAL if getattr(each.terms[0], "fraction", 1) == 1]
 PARTS = [each for each in GENERAL if getattr(each.terms[0], "fraction", 1) < 1]
-ALL = traceable(sum(PRESETS + WHOLE))
+HALF = traceable(sum(PRESETS[::2] + WHOLE[1::2]))
 CRITICS = sum([*PRESETS[8:12], InputFisher(0.5), ConfidencePenalty(0.2)], FEW)
 SOME = traceable(
-    DataGrad(2.0, every=2)
-    + SpectReg(schedule, seed=5)
+    SpectReg(schedule, seed=5)
     + JacReg(0.5)
+    + DataGrad(2.0, every=2)
     + InputFisher(0.9, seed=2)
     + SpectralNormReg(0.4, iterations=2)
     + JacobianPenalty(1.0, projection=orthonormal(2), output="log_probabilities", norm="l1")
     + JacobianPenalty(1.0, projection=top_k(2), norm="linf", squared=False)
 )
 TRACED = [
-    ("graph", "dense", ALL),
+    ("graph", "dense", HALF),
     ("graph", "critic", CRITICS),
     ("graph", "dense", PARTS[1]),
     ("xla", "dense", SOME),
@@ -205,6 +205,39 @@ def test_one_trace_serves_all_steps() -> None:
     assert len(traces) == 1
     value(0), value(1)
     assert len(traces) == 3  # a Python number is a constant of the trace
+
+
+def test_terms_that_are_not_due_leave_nothing_behind_and_cost_nothing() -> None:
+    model, x, y = problem("dense")
+    params, reg = tensors(model), DataGrad(2.0, every=2) + JacReg(0.5)
+
+    @tf.function
+    def value(step: tf.Tensor) -> tf.Tensor:
+        return gradreg.penalty(lambda x: apply(model.network, params, x), tf.constant(x), y, reg, step=step)
+
+    for step in (1, 2):
+        wanted = gradreg_numpy.penalty(model, x, y, reg, step=step)
+        assert float(value(tf.constant(step))) == pytest.approx(wanted, rel=FLOAT64)
+
+    def operations(reg: Regularizer) -> list[str]:
+        """The operations that run at every step."""
+
+        @tf.function
+        def penalty(step: tf.Tensor) -> tf.Tensor:
+            return gradreg.penalty(lambda x: apply(model.network, params, x), tf.constant(x), y, reg, step=step)
+
+        graph = penalty.get_concrete_function(tf.TensorSpec((), tf.int32)).graph
+        needed, todo = set(), [graph.outputs[0].op]
+        while todo:
+            operation = todo.pop()
+            if operation.name not in needed:
+                needed.add(operation.name)
+                todo += [each.op for each in operation.inputs]
+        return [graph.get_operation_by_name(name).type for name in needed]
+
+    # Three matrix products of the forward pass, and three of the pullback, which `every` puts into the branch.
+    assert operations(DataGrad(2.0)).count("MatMul") == 6
+    assert operations(DataGrad(2.0, every=2)).count("MatMul") == 3
 
 
 @pytest.mark.parametrize("kind", ["variable", "keras"])
@@ -411,7 +444,7 @@ def test_labels_out_of_range_that_cannot_be_read_turn_into_nan() -> None:
     assert math.isnan(float(value))
 
 
-# --- batch normalisation -----------------------------------------------------------------------------------------------
+# --- batch normalisation ---------------------------------------------------------------------------------------------
 @functools.cache
 def normalised() -> keras.Model:
     layers = [keras.layers.Input((5,)), keras.layers.Dense(4), keras.layers.BatchNormalization(name="norm")]

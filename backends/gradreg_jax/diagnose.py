@@ -1,5 +1,6 @@
 """What only JAX can tell before training: an input that does not reach the outputs is a silent zero there."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -75,21 +76,33 @@ def _reach(ops: Any, model: Any, x: jax.Array) -> Rows:
     return []
 
 
-def _second_derivative(frontend: Any, model: Any, x: jax.Array, y: Any, reg: Sum, options: Any) -> tuple[Rows, bool]:
-    """Differentiate the penalty by x and by the arrays that the model closes over."""
+def _hoisted(model: Any, x: jax.Array) -> tuple[Callable[[list[Any], Any], Any], list[Any]]:
+    """The model as a function of the floating-point arrays that it closes over and of x, and those arrays."""
     pure, _ = models.functional(model)
-    traced = jax.make_jaxpr(lambda x: pure(x)[0])(x)
+    try:
+        traced = jax.make_jaxpr(lambda x: pure(x)[0])(x)
+    except jax.errors.JAXTypeError:  # it looks at values, so it cannot be traced
+        return lambda weights, x: pure(x)[0], []
     chosen = [index for index, each in enumerate(traced.consts) if jnp.issubdtype(each.dtype, jnp.floating)]
 
-    def penalty(weights: list[Any], x: Any) -> Any:
+    def call(weights: list[Any], x: Any) -> Any:
         constants = list(traced.consts)
         for index, each in zip(chosen, weights, strict=True):
             constants[index] = each
-        network = lambda x: jax.core.eval_jaxpr(traced.jaxpr, constants, x)[0]  # noqa: E731
-        return frontend.penalty(network, x, y, reg, batch_norm="allow", **options)
+        return jax.core.eval_jaxpr(traced.jaxpr, constants, x)[0]
+
+    return call, [traced.consts[index] for index in chosen]
+
+
+def _second_derivative(frontend: Any, model: Any, x: jax.Array, y: Any, reg: Sum, options: Any) -> tuple[Rows, bool]:
+    """Differentiate the penalty by x and by the arrays that the model closes over."""
+    call, weights = _hoisted(model, x)
+
+    def penalty(weights: list[Any], x: Any) -> Any:
+        return frontend.penalty(lambda x: call(weights, x), x, y, reg, batch_norm="allow", **options)
 
     try:
-        gradients = jax.grad(penalty, argnums=(0, 1))([traced.consts[index] for index in chosen], x)
+        gradients = jax.grad(penalty, argnums=(0, 1))(weights, x)
     except Exception as error:
         explained = explain("check", error) or error
         if not isinstance(explained, DoubleBackwardError):

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import config as autograph
 from tensorflow.python.autograph.pyct import error_utils
 
-from gradreg_core.backend import Model, Pullback
 from gradreg_core import errors
+from gradreg_core.backend import Model, Pullback
 from gradreg_core.errors import InputError
 from gradreg_core.random import threefry2x32
 from gradreg_numpy.ops import DrawOps
@@ -183,14 +183,10 @@ class TensorFlowBackend:
         return tf.stop_gradient(array)
 
     def cond(self, predicate: tf.Tensor, branch: Callable[[], tf.Tensor]) -> tf.Tensor:
-        traced: list[tf.Tensor] = []
-
-        def value() -> tf.Tensor:
-            traced.append(branch())
-            return traced[0]
-
-        # Both branches are traced, `value` first: eager predicates never come here, see `static_int`.
-        return tf.cond(predicate, value, lambda: tf.zeros(traced[0].shape, traced[0].dtype))
+        # The engine keeps what several terms share, so the branch is called here first: a tensor made inside a traced
+        # branch could not be used again outside of it. Nothing of this call is run: its result is not used.
+        value = branch()
+        return tf.cond(predicate, branch, lambda: tf.zeros(value.shape, value.dtype))
 
     def static_int(self, value: Any) -> int | None:
         if self.is_array(value):

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 from gradreg_core.errors import BatchNormError, BatchNormWarning
@@ -40,10 +41,10 @@ def batch_norm_policy(call: str, policy: str) -> Iterator[None]:
 
 
 def _watched(original: Function) -> Function:
-    def call(layer: Any, inputs: Any, training: Any = None, **keywords: Any) -> Any:
+    def call(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         if layer.trainable and training is not None and training is not False:
             _report(layer)
-        return original(layer, inputs, training=training, **keywords)
+        return original(layer, inputs, training, mask)
 
     return call
 
@@ -68,6 +69,12 @@ def _report(layer: Any) -> None:
 def _levels_to_caller() -> int:
     """How far up the stack the user's code is."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_CALLER:
+    while frame.f_back is not None and _is_passed(frame):
         frame, level = frame.f_back, level + 1
     return level
+
+
+def _is_passed(frame: FrameType) -> bool:
+    """Whether the frame is of a library, or of code that AutoGraph made."""
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    return package in _NOT_THE_CALLER or "__autograph_generated_file" in frame.f_code.co_filename

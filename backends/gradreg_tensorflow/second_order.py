@@ -11,6 +11,7 @@ differentiate twice, so that an unchanged model is right there. Each replacement
 - tf.nn.softmax_cross_entropy_with_logits: wrong where the labels are differentiated too.
 """
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -138,35 +139,40 @@ def _linear(forward: Function, adjoint: Function) -> Function:
 
 
 def _resize(adjoint: Callable[..., tf.Tensor]) -> Callable[[Function], Function]:
+    """What replaces a resizing operation whose gradient operation is `adjoint(gradient, images, **options)`."""
+
     def make(original: Function) -> Function:
-        def resize(images: Any, *args: Any, name: str | None = None, **options: Any) -> tf.Tensor:
+        names = tuple(inspect.signature(original).parameters)
+
+        def resize(*args: Any, **keywords: Any) -> tf.Tensor:
             """`original`, with derivatives of every order."""
-            images = tf.convert_to_tensor(images)
+            given = dict(zip(names, args, strict=False)) | keywords
+            images = tf.convert_to_tensor(given.pop("images"))
             if not images.dtype.is_floating:
-                return original(images, *args, name=name, **options)
+                return original(images, **given)
+            given.pop("name", None)
             like = tf.stop_gradient(images)
-            forward = lambda x: original(x, *args, **options)  # noqa: E731
-            return _linear(forward, lambda g: adjoint(g, like, *args, **options))(images)
+            return _linear(lambda x: original(x, **given), lambda g: adjoint(g, like, **given))(images)
 
         return resize
 
     return make
 
 
-def _bilinear(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any) -> tf.Tensor:
-    return gen_image_ops.resize_bilinear_grad(g, like, *args, **options)
+def _bilinear(g: tf.Tensor, like: tf.Tensor, size: Any, **options: Any) -> tf.Tensor:
+    return gen_image_ops.resize_bilinear_grad(g, like, **options)
 
 
-def _bicubic(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any) -> tf.Tensor:
-    return gen_image_ops.resize_bicubic_grad(g, like, *args, **options)
+def _bicubic(g: tf.Tensor, like: tf.Tensor, size: Any, **options: Any) -> tf.Tensor:
+    return gen_image_ops.resize_bicubic_grad(g, like, **options)
 
 
-def _nearest(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any) -> tf.Tensor:
-    return gen_image_ops.resize_nearest_neighbor_grad(g, tf.shape(like)[1:3], *args, **options)
+def _nearest(g: tf.Tensor, like: tf.Tensor, size: Any, **options: Any) -> tf.Tensor:
+    return gen_image_ops.resize_nearest_neighbor_grad(g, tf.shape(like)[1:3], **options)
 
 
-def _scaled(g: tf.Tensor, like: tf.Tensor, size: Any, *args: Any, **options: Any) -> tf.Tensor:
-    return gen_image_ops.scale_and_translate_grad(g, like, *args, **options)
+def _scaled(g: tf.Tensor, like: tf.Tensor, size: Any, **options: Any) -> tf.Tensor:
+    return gen_image_ops.scale_and_translate_grad(g, like, **options)
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
@@ -193,7 +199,7 @@ _replacements: list[Replacement] = [
     (gen_image_ops, "resize_bicubic", _resize(_bicubic)),
     (gen_image_ops, "resize_nearest_neighbor", _resize(_nearest)),
     (gen_image_ops, "scale_and_translate", _resize(_scaled)),
-    (tf.nn, "softsign", _softsign),
+    (gen_nn_ops, "softsign", _softsign),
     (gen_nn_ops, "softmax_cross_entropy_with_logits", _cross_entropy),
 ]
 

@@ -69,7 +69,6 @@ def _choose(best: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
 
 
 _replacements: list[Replacement] = [
-    (tf.nn, "relu", _relu),
     (gen_nn_ops, "relu", _relu),
     (gen_nn_ops, "relu6", _relu6),
     (gen_nn_ops, "leaky_relu", _leaky_relu),
