@@ -97,7 +97,7 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
                     "error",
                     f"the penalty's gradient differs from finite differences by {disagreement:.1%}: some operation of "
                     f"the model has a wrong second derivative in this framework, or the model is random.",
-                    "Replace normalisation and pooling layers one by one to find it; docs/findings.md lists some.",
+                    "Replace normalisation and pooling layers one by one to find which it is.",
                 )
             )
     return CheckReport(tuple(findings), disagreement)

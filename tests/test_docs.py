@@ -19,6 +19,13 @@ def test_the_quick_start_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -
     assert "tensor" in capsys.readouterr().out
 
 
+def test_the_page_on_tensorflow_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tensorflow.md").read_text(), re.S):
+        exec(compile(block, "tensorflow.md", "exec"), namespace)
+    assert "gradreg check: passed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):

@@ -434,9 +434,10 @@ def network(x: Any) -> Any:
     return jnp.tanh(x @ W)
 
 
-@pytest.mark.parametrize(
-    "reg", named([DataGrad(0.1, every=5, fraction=0.5) + WeightDecay(0.1), ConfidencePenalty(1.0)])
-)
+SOUND: list[Regularizer] = [DataGrad(0.1, every=5, fraction=0.5) + WeightDecay(0.1), ConfidencePenalty(1.0)]
+
+
+@pytest.mark.parametrize("reg", named(SOUND))
 def test_check_passes_a_sound_model(reg: Regularizer) -> None:
     report = gradreg.check(network, POINTS, Y, reg, params=W, step=1)
     assert report.ok, report

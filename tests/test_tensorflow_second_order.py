@@ -279,6 +279,7 @@ def functions() -> dict[tuple[int, str], Any]:
 
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:
+    keras.utils.set_random_seed(0)
     before = functions()
     yield
     assert functions() == before
@@ -426,7 +427,6 @@ def moments(h: tf.Tensor) -> tf.Tensor:
 
 
 def sequential(*inner: Any, shape: tuple[int, ...] = (8, 8, 3)) -> keras.Model:
-    keras.utils.set_random_seed(0)
     return keras.Sequential([layers.Input(shape), *inner, layers.Flatten(), layers.Dense(4)])
 
 

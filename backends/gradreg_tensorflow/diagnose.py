@@ -119,17 +119,20 @@ def _against_differences(penalty: Callable[[], tf.Tensor], variables: Sequence[t
     generator = np.random.default_rng(0)
 
     def disagreement(chosen: Sequence[int]) -> float:
-        """Relative difference of the derivative along a random direction of the chosen variables."""
+        """Relative difference of the derivative along a direction of the chosen variables, random but for one part."""
         starts = [variables[index].numpy().astype(np.float64) for index in chosen]
+        claimed = [
+            np.zeros(start.shape) if slopes[index] is None else tf.convert_to_tensor(slopes[index]).numpy()
+            for index, start in zip(chosen, starts, strict=True)
+        ]
         lengths = [math.sqrt(np.mean(start**2)) or 0.1 for start in starts]
         directions = [
             length * generator.standard_normal(each.shape) for each, length in zip(starts, lengths, strict=True)
         ]
-        slope = sum(
-            float(np.sum(tf.convert_to_tensor(slopes[index]).numpy() * direction))
-            for index, direction in zip(chosen, directions, strict=True)
-            if slopes[index] is not None
-        )
+        # Along the gradient too, or the derivative might happen to be too small to be seen above roundoff.
+        scale = _length(directions) / (_length(claimed) or 1.0)
+        directions = [each + scale * slope for each, slope in zip(directions, claimed, strict=True)]
+        slope = sum(float(np.sum(each * along)) for each, along in zip(claimed, directions, strict=True))
 
         def at(step: float) -> float:
             for index, start, direction in zip(chosen, starts, directions, strict=True):
@@ -165,6 +168,10 @@ def _against_differences(penalty: Callable[[], tf.Tensor], variables: Sequence[t
         )
         found.append(("error", problem, _WRONG))
     return found
+
+
+def _length(arrays: Sequence[np.ndarray]) -> float:
+    return math.sqrt(sum(float(np.sum(each**2)) for each in arrays))
 
 
 def _names(variables: Sequence[tf.Variable], chosen: Sequence[int]) -> str:
