@@ -29,6 +29,7 @@ from gradreg_core.presets import (
 )
 from gradreg_core.random import Draws
 from gradreg_core.spec import JacobianPenalty, Regularizer, Sum
+from gradreg_jax import backend
 from gradreg_jax.backend import JaxBackend
 from gradreg_jax.networks import apply
 from gradreg_numpy.ops import draws as reference_draws
@@ -118,8 +119,9 @@ def test_float32_is_as_good_as_its_inputs(name: str, reg: Regularizer) -> None:
     assert abs(value - wanted_value) <= 8 * 2.0**-24 * abs(wanted_value) * 10
 
 
-@pytest.mark.parametrize(("bits", "is_compiled"), [(32, False), (32, True), (64, True)])
-def test_draws_are_bit_identical(bits: int, is_compiled: bool) -> None:
+@pytest.mark.parametrize(("bits", "is_compiled", "few"), [(32, False, 1024), (32, True, 0), (64, True, 1024)])
+def test_draws_are_bit_identical(bits: int, is_compiled: bool, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_FEW_WORDS", few)  # up to which JAX's own primitive is used
     ids = np.array([0, 1, 2**31 - 1, -5, 7], np.int32)
     seed, step = 2**63 + 12345, 2**33 + 17
 
@@ -348,8 +350,10 @@ def mapped(reg, with_ids):
 
 
 assert error(mapped(reg, True), slope(reg)(params, x, y, 4)) < 1e-12
+# Power iteration sees whether draws are marked as varying over the devices: if not, their gradients would be summed.
 # Without ids every part draws what the first one draws: another valid draw, not another formula.
 alone = slope(spectral)
+assert error(mapped(spectral, True), alone(params, x, y, 4)) < 1e-12
 parts = [alone(params, x[i : i + 4], y[i : i + 4], 4) for i in range(0, 16, 4)]
 assert error(mapped(spectral, False), jax.tree.map(lambda *each: sum(each) / 4, *parts)) < 1e-12
 """

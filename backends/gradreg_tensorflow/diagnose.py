@@ -29,7 +29,7 @@ _OTHERWISE = (
 _FAILURES = (LookupError, NotImplementedError, tf.errors.OpError)
 _STEPS = (1e-2, 3e-3, 1e-3)
 """Relative steps of the central differences over the parameters."""
-_DIRECTIONS = 2
+_DIRECTIONS, _CANDIDATES = 2, 4
 _NAMED = 3
 _FLOOR = 1e-2
 """A derivative below this share of the penalty (steps are relative) counts as this share: roundoff hides it."""
@@ -119,24 +119,20 @@ def _against_differences(penalty: Callable[[], tf.Tensor], variables: Sequence[t
     generator = np.random.default_rng(0)
 
     def disagreement(chosen: Sequence[int]) -> float:
-        """Relative difference of the derivative along a direction of the chosen variables, random but for one part."""
+        """Relative difference of the derivative along a direction of the chosen variables."""
         starts = [variables[index].numpy().astype(np.float64) for index in chosen]
         claimed = [
             np.zeros(start.shape) if slopes[index] is None else tf.convert_to_tensor(slopes[index]).numpy()
             for index, start in zip(chosen, starts, strict=True)
         ]
-        lengths = [math.sqrt(np.mean(start**2)) or 0.1 for start in starts]
-        directions = [
-            length * generator.standard_normal(each.shape) for each, length in zip(starts, lengths, strict=True)
-        ]
-        # Along the gradient too, or the derivative might happen to be too small to be seen above roundoff.
-        scale = _length(directions) / (_length(claimed) or 1.0)
-        directions = [each + scale * slope for each, slope in zip(directions, claimed, strict=True)]
-        slope = sum(float(np.sum(each * along)) for each, along in zip(claimed, directions, strict=True))
+        slope, directions = _steep(starts, claimed, generator)
 
-        def at(step: float) -> float:
+        def move(step: float) -> None:
             for index, start, direction in zip(chosen, starts, directions, strict=True):
                 variables[index].assign(start + step * direction)
+
+        def at(step: float) -> float:
+            move(step)
             return float(penalty())
 
         best = math.inf
@@ -146,9 +142,7 @@ def _against_differences(penalty: Callable[[], tf.Tensor], variables: Sequence[t
                 scale = max(abs(difference), abs(slope), _FLOOR * abs(float(value)), 1e-30)
                 best = min(best, abs(difference - slope) / scale)
         finally:
-            at_start = zip(chosen, starts, strict=True)
-            for index, start in at_start:
-                variables[index].assign(start)
+            move(0.0)
         return best
 
     found: Rows = []
@@ -170,8 +164,23 @@ def _against_differences(penalty: Callable[[], tf.Tensor], variables: Sequence[t
     return found
 
 
-def _length(arrays: Sequence[np.ndarray]) -> float:
-    return math.sqrt(sum(float(np.sum(each**2)) for each in arrays))
+def _steep(
+    starts: Sequence[np.ndarray], claimed: Sequence[np.ndarray], generator: np.random.Generator
+) -> tuple[float, list[np.ndarray]]:
+    """The steepest of a few random directions, relative to the variables' own size, and the slope claimed for it.
+
+    Along a random direction an error shows in its full proportion; a flat one would drown in roundoff.
+    """
+    lengths = [math.sqrt(np.mean(start**2)) or 0.1 for start in starts]
+    best: tuple[float, list[np.ndarray]] = (0.0, [])
+    for _ in range(_CANDIDATES):
+        directions = [
+            length * generator.standard_normal(each.shape) for each, length in zip(starts, lengths, strict=True)
+        ]
+        slope = sum(float(np.sum(each * along)) for each, along in zip(claimed, directions, strict=True))
+        if not best[1] or abs(slope) > abs(best[0]):
+            best = (slope, directions)
+    return best
 
 
 def _names(variables: Sequence[tf.Variable], chosen: Sequence[int]) -> str:
