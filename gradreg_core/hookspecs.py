@@ -52,6 +52,7 @@ class BackendDescription:
         capabilities: see :class:`gradreg_core.backend.Backend`.
         spec_version: the version of the backend protocol that it was written for; one of `SPEC_VERSIONS`.
         install: the command that installs what it needs, such as ``pip install "gradreg[torch]"``.
+        harness: ``"module:callable"``, what the conformance kit drives the backend by; empty if there is none.
 
     Raises:
         PluginError: a value is not as said here.
@@ -64,10 +65,13 @@ class BackendDescription:
     capabilities: tuple[str, ...] = ()
     spec_version: int
     install: str
+    harness: str = ""
 
     def __post_init__(self) -> None:
         self._match("name", _NAME, "lower-case letters, digits, '-' and '_', starting with a letter, such as 'torch'")
         self._match("factory", _FACTORY, "'module:callable', such as 'acme_gradreg.backend:AcmeBackend'")
+        if self.harness:
+            self._match("harness", _FACTORY, "'module:callable', such as 'acme_gradreg.harness:AcmeHarness'")
         self._strings("modules", "top-level module names, such as ('torch',)")
         self._strings("array_modules", "top-level module names, such as ('jax', 'jaxlib')")
         self._strings("capabilities", "names, such as ('named_activations',)")

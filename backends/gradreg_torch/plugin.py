@@ -17,5 +17,6 @@ def gradreg_backends() -> list[BackendDescription]:
             capabilities=("named_activations",),
             spec_version=1,
             install='pip install "gradreg[torch]"',
+            harness="gradreg_torch.harness:TorchHarness",
         )
     ]

@@ -1,0 +1,83 @@
+"""How the conformance kit drives the PyTorch backend."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradreg_core import networks as nets
+from gradreg_core.dispatch import load_backend
+from gradreg_torch.networks import apply
+
+__all__ = ["TorchHarness"]
+
+Arrays = Mapping[str, torch.Tensor]
+Function = Callable[[Arrays], torch.Tensor]
+
+
+class TorchHarness:
+    """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
+
+    Modes: "eager"; "func", inside torch.func transforms; "compile", torch.compile(fullgraph=True) to ATen operations.
+    """
+
+    modes = ("eager", "func", "compile")
+    layers = frozenset(
+        {
+            nets.Dense,
+            nets.Conv2D,
+            nets.MaxPool,
+            nets.AvgPool,
+            nets.Flatten,
+            nets.Activation,
+            nets.LayerNorm,
+            nets.BatchNorm,
+            nets.Dropout,
+            nets.Attention,
+            nets.Residual,
+        }
+    )
+    dtypes = ("float64", "float32", "float16", "bfloat16")
+    tolerance = 1.0
+    expected_failures: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        self.calls = load_backend("torch")
+        self.devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+        self.versions = {"torch": torch.__version__}
+
+    def array(self, values: np.ndarray, dtype: str, device: str) -> torch.Tensor:
+        return torch.tensor(np.ascontiguousarray(values), dtype=getattr(torch, dtype), device=device)
+
+    def numpy(self, array: torch.Tensor) -> np.ndarray:
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+
+    def apply(self, network: nets.Network, arrays: Arrays, x: torch.Tensor) -> torch.Tensor:
+        return apply(network, arrays, x)
+
+    def value(self, function: Function, arrays: Arrays, mode: str) -> torch.Tensor:
+        return self._in_mode(function, mode)(arrays)
+
+    def value_and_gradients(
+        self, function: Function, arrays: Arrays, mode: str
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if mode == "func":
+            gradients, value = torch.func.grad_and_value(function)(dict(arrays))
+            return value, gradients
+        leaves = {name: each.detach().requires_grad_() for name, each in arrays.items()}
+        value = self._in_mode(function, mode)(leaves)
+        found: tuple[Any, ...] = (None,) * len(leaves)
+        if value.requires_grad:
+            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        zeros = (torch.zeros_like(each) if each.is_floating_point() else None for each in leaves.values())
+        filled = (zero if each is None else each for each, zero in zip(found, zeros, strict=True))
+        return value, dict(zip(leaves, filled, strict=True))
+
+    def _in_mode(self, function: Function, mode: str) -> Callable[[Arrays], torch.Tensor]:
+        if mode != "compile":
+            return function
+        torch._dynamo.reset()
+        compiled: Callable[[Arrays], torch.Tensor] = torch.compile(function, fullgraph=True, backend="aot_eager")
+        return compiled

@@ -1,0 +1,102 @@
+"""What a backend brings so that the kit can drive it: arrays in, a portable network, values and gradients out.
+
+A backend's description names its harness (``harness="acme_gradreg.harness:AcmeHarness"``), so nothing but the name of
+the backend is needed to test it. Everything that the checks do goes through these few methods and the four calls.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, Protocol
+
+import numpy as np
+
+from gradreg_core.dispatch import find_backend, load_backend
+from gradreg_core.errors import PluginError
+from gradreg_core.networks import Layer, Network
+
+__all__ = ["Arrays", "Function", "Harness", "load_harness"]
+
+Array = Any
+Arrays = Mapping[str, Array]
+Function = Callable[[Arrays], Array]
+"""A scalar function of named arrays, written in the framework's own arrays."""
+
+
+class Harness(Protocol):
+    """How the kit drives one backend. The factory in the description is called without arguments."""
+
+    calls: Any
+    """`loss`, `penalty`, `measure` and `check`; with an attribute `backend` if they are the engine's over primitives."""
+
+    modes: Sequence[str]
+    """Ways to run, such as ("eager", "jit"): all checks use the first, the checks of modes the others too."""
+
+    layers: frozenset[type[Layer]]
+    """The portable layers that `apply` knows, all activations included; for others it must raise."""
+
+    dtypes: Sequence[str]
+    """Of "float64", "float32", "float16", "bfloat16", those that the backend computes in."""
+
+    devices: Sequence[str]
+    """The devices at hand, such as ("cpu", "cuda"); the first is the default."""
+
+    tolerance: float
+    """A multiplier of all tolerances, 1 unless the framework computes less exactly than IEEE 754; the report prints it."""
+
+    expected_failures: Mapping[str, str]
+    """Check by exact name -> why it fails. An expected failure that passes is a failure."""
+
+    versions: Mapping[str, str]
+    """Name -> version of what computes: the framework, its compiler."""
+
+    def array(self, values: np.ndarray, dtype: str, device: str) -> Array:
+        """`values` as an array of the framework, of `dtype` ("int32" and "int64" for labels too)."""
+        ...
+
+    def numpy(self, array: Array) -> np.ndarray:
+        """An array of the framework, without history, as NumPy array; bfloat16 as float32."""
+        ...
+
+    def apply(self, network: Network, arrays: Arrays, x: Array) -> Array:
+        """The outputs of a portable network with weights and statistics by path; dropout is the identity.
+
+        Raises:
+            Exception: a layer that is not among `layers`.
+        """
+        ...
+
+    def value(self, function: Function, arrays: Arrays, mode: str) -> Array:
+        """function(arrays), run in `mode`."""
+        ...
+
+    def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
+        """function(arrays) and its gradient with respect to every array, zeros where it does not depend on one."""
+        ...
+
+
+def load_harness(name: str) -> Harness:
+    """The harness of the backend `name`.
+
+    Raises:
+        BackendNotFoundError, BackendImportError, PluginError: as :func:`gradreg_core.load_backend`.
+        PluginError: the backend's description names no harness, or it cannot be made.
+    """
+    record = find_backend(name)
+    load_backend(name)
+    assert record.description is not None
+    target = record.description.harness
+    if not target:
+        raise PluginError(
+            f"conformance: the backend {name!r} names no harness, without which the kit cannot drive it; write one "
+            f"(gradreg_conformance.harness.Harness) and name it by harness='module:callable' in its description."
+        )
+    module, _, attribute = target.partition(":")
+    try:
+        harness: Harness = attrgetter(attribute)(import_module(module))()
+    except Exception as error:
+        raise PluginError(
+            f"conformance: the harness {target!r} of the backend {name!r} cannot be made: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return harness

@@ -1,0 +1,112 @@
+"""What the reference says of a case, and how far from it rounding may take an honest computation.
+
+The reference (:mod:`gradreg_numpy`) is float64 and has no autodiff: analytic Jacobians, complex steps. How far rounding
+may go is measured, not guessed: the inputs of the case (weights, x) are moved by a tiny relative amount, and the median
+change of the result, per unit of that amount, is the condition of the case. A computation with unit roundoff u is
+allowed CONSTANT * condition * u.
+
+Measured over three frameworks: honest backends need 0.6 to 1.8 times condition * u where the networks are as small as
+here, wrong ones 1e4 times and more; so CONSTANT = 8 separates them with room on both sides.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+import gradreg_numpy
+from gradreg_conformance.cases import Case, Squared
+
+__all__ = ["CONSTANT", "UNIT_ROUNDOFF", "Expected", "distance", "expected_gradient", "expected_value"]
+
+CONSTANT = 8.0
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_MOVE = 2.0**-40
+"""Far above float64's roundoff, so that the change is the derivative's, and far below the distance to any kink."""
+_MOVES = 3
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A result as named arrays, and its condition: the absolute change, in norm, per relative change of the inputs."""
+
+    arrays: Mapping[str, np.ndarray]
+    condition: float
+
+    @property
+    def norm(self) -> float:
+        """The norm of all arrays together."""
+        return _norm(self.arrays)
+
+    def allowed(self, dtype: str, multiplier: float = 1.0) -> float:
+        """The absolute error, in norm, that an honest computation in `dtype` may have."""
+        # Rounding the result alone costs half a unit of its norm, whatever the condition is.
+        return CONSTANT * multiplier * UNIT_ROUNDOFF[dtype] * max(self.condition, self.norm)
+
+
+def _norm(arrays: Mapping[str, np.ndarray]) -> float:
+    return float(sum(float((np.asarray(each) ** 2).sum()) for each in arrays.values()) ** 0.5)
+
+
+def distance(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """||found - wanted|| over all arrays together; NaN counts as infinite.
+
+    Single elements and single tensors may be zero but for rounding and mean nothing by themselves.
+    """
+    total = sum(float(((np.asarray(found[name], np.float64) - wanted[name]) ** 2).sum()) for name in wanted)
+    return float(total**0.5) if np.isfinite(total) else np.inf
+
+
+def _options(case: Case) -> dict[str, Any]:
+    chosen = case.options()
+    chosen.pop("chunk_size", None)
+    if case.data.directions is not None:
+        chosen["directions"] = case.data.directions
+    if case.loss == "squared":
+        chosen["loss_fn"] = Squared()
+    return chosen
+
+
+def _moved(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return values * (1 + _MOVE * rng.choice([-1.0, 1.0], size=values.shape))
+
+
+def _measured(case: Case, compute: Callable[[gradreg_numpy.Model, np.ndarray], Mapping[str, np.ndarray]]) -> Expected:
+    data = case.data
+    wanted = compute(data.model(case.network), data.x)
+    changes = []
+    for index in range(_MOVES):
+        rng = np.random.default_rng([case.seed, index])
+        params = {path: _moved(each, rng) for path, each in data.params.items()}
+        moved = compute(gradreg_numpy.Model(case.network, params), _moved(data.x, rng))
+        changes.append(distance(moved, wanted) / _MOVE)
+    return Expected(wanted, float(np.median(changes)))
+
+
+@lru_cache(maxsize=8192)
+def expected_value(case: Case, of: str = "penalty") -> Expected:
+    """The penalty, or with ``of="total"`` loss plus penalty, as {"value": ...}."""
+    y, options = case.data.y, _options(case)
+
+    def compute(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+        if of == "penalty":
+            value = gradreg_numpy.penalty(model, x, y, case.reg, **options)
+        else:
+            value = gradreg_numpy.loss(model, x, y, case.reg, **options)[0]
+        return {"value": np.asarray(value)}
+
+    return _measured(case, compute)
+
+
+@lru_cache(maxsize=8192)
+def expected_gradient(case: Case, of: str = "penalty") -> Expected:
+    """The gradients of `of` with respect to every weight, by path, and to the input ("x")."""
+    y, options = case.data.y, _options(case)
+
+    def compute(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+        weights, inputs = gradreg_numpy.gradient(model, x, y, case.reg, of=of, **options)
+        return {**weights, "x": inputs}
+
+    return _measured(case, compute)

@@ -1,0 +1,84 @@
+"""Hypothesis strategies: portable networks, regularizers, cases. Small things first, so that examples shrink well."""
+
+from typing import Any
+
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from gradreg_conformance.cases import Case, kink_margin
+from gradreg_conformance.harness import Harness
+from gradreg_core import networks as nets
+from gradreg_core.networks import Layer, Network
+from gradreg_core.spec import Regularizer
+
+__all__ = ["KINK_MARGIN", "cases", "classifiers", "smooth_activations"]
+
+KINK_MARGIN = 1e-3
+"""Inputs of rectifiers and maxima stay this far from the kink: far more than any rounding moves them."""
+
+SMOOTH = ("tanh", "sigmoid", "softplus", "gelu", "gelu_tanh")
+smooth_activations = st.sampled_from(SMOOTH).map(nets.Activation)
+activations = st.sampled_from(nets.ACTIVATIONS).map(nets.Activation)
+
+
+@st.composite
+def classifiers(draw: Any, layers: frozenset[type[Layer]] | None = None, *, classes: int | None = None) -> Network:
+    """A small network with a vector of logits: dense, convolutional or a sequence with attention.
+
+    Args:
+        draw: hypothesis's.
+        layers: the layers that the backend has; None for all.
+        classes: the number of logits, or None for 2 to 4.
+
+    A nonlinearity comes before every norm: behind linear layers alone, a wrong second derivative of a norm hides.
+    """
+    has = (lambda kind: True) if layers is None else layers.__contains__
+    m = draw(st.integers(2, 4)) if classes is None else classes
+    kinds = ["dense"]
+    kinds += ["conv"] if has(nets.Conv2D) and has(nets.Flatten) else []
+    kinds += ["attention"] if has(nets.Attention) and has(nets.Flatten) else []
+    kind = draw(st.sampled_from(kinds))
+    if kind == "conv":
+        padding = draw(st.sampled_from(["valid", "same"]))
+        body: list[Layer] = [nets.Conv2D(2, 3, padding), draw(activations)]
+        pools = [each for each in (nets.MaxPool, nets.AvgPool) if has(each)]
+        body += [draw(st.sampled_from(pools))(2)] if pools and draw(st.booleans()) else []
+        return Network((4, 4, 1), (*body, nets.Flatten(), nets.Dense(m)))
+    if kind == "attention":
+        attention: Layer = nets.Attention(draw(st.sampled_from([1, 2])))
+        block = nets.Residual((attention,)) if has(nets.Residual) and draw(st.booleans()) else attention
+        return Network((2, 2), (block, draw(smooth_activations), nets.Flatten(), nets.Dense(m)))
+    width = draw(st.integers(2, 3))
+    hidden: list[Layer] = [nets.Dense(width), draw(activations)]
+    norms = [each for each in (nets.LayerNorm, nets.BatchNorm) if has(each)]
+    if norms and draw(st.booleans()):
+        hidden.append(draw(st.sampled_from(norms))())
+    if has(nets.Residual) and draw(st.booleans()):
+        hidden.append(nets.Residual((nets.Dense(width), draw(activations))))
+    return Network((draw(st.integers(1, 3)),), (*hidden, nets.Dense(m)))
+
+
+@st.composite
+def cases(
+    draw: Any,
+    harness: Harness,
+    regs: st.SearchStrategy[Regularizer],
+    networks: st.SearchStrategy[Network] | None = None,
+    *,
+    batch: tuple[int, int] = (1, 3),
+    **options: st.SearchStrategy[Any],
+) -> Case:
+    """Cases off the kinks.
+
+    Args:
+        draw: hypothesis's.
+        harness: whose layers the networks are made of.
+        regs: the regularizers.
+        networks: the networks; by default `classifiers` of the harness's layers.
+        batch: the least and the largest batch.
+        options: strategies for further fields of :class:`Case`.
+    """
+    network = draw(classifiers(harness.layers) if networks is None else networks)
+    size, seed = draw(st.integers(*batch)), draw(st.integers(0, 999))
+    assume(kink_margin(network, size, seed) > KINK_MARGIN)
+    return Case(network, draw(regs), size, seed, **{name: draw(each) for name, each in options.items()})

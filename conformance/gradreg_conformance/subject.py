@@ -1,0 +1,209 @@
+"""A backend under test: its harness, the profile, the mode and device, and a record of what was measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis.strategies import SearchStrategy, tuples
+
+from gradreg_conformance import reference
+from gradreg_conformance.cases import Case, squared
+from gradreg_conformance.check import Disagreement, NotApplicable
+from gradreg_conformance.harness import Function, Harness, load_harness
+from gradreg_conformance.profiles import PROFILES, Profile
+
+__all__ = ["Measured", "Subject", "load_subject"]
+
+
+@dataclass
+class Measured:
+    """What one check measured: examples, and the worst error as a multiple of what rounding allows."""
+
+    examples: int = 0
+    worst: float | None = None
+
+    def ratio(self, ratio: float) -> None:
+        """Keep the larger."""
+        self.worst = ratio if self.worst is None else max(self.worst, ratio)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a check is a function of.
+
+    Args:
+        name: the backend's name.
+        harness: how it is driven.
+        profile: how thoroughly.
+        mode: one of the harness's modes.
+        device: one of its devices.
+        measured: filled by the check that runs.
+    """
+
+    name: str
+    harness: Harness
+    profile: Profile = PROFILES["quick"]
+    mode: str = ""
+    device: str = ""
+    measured: Measured = field(default_factory=Measured)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", self.mode or self.harness.modes[0])
+        object.__setattr__(self, "device", self.device or self.harness.devices[0])
+
+    @property
+    def ops(self) -> Any:
+        """The primitives.
+
+        Raises:
+            NotApplicable: the calls are the backend's own, not the engine's over primitives.
+        """
+        backend = getattr(self.harness.calls, "backend", None)
+        if backend is None:
+            raise NotApplicable("the backend has calls of its own and no primitives")
+        return backend
+
+    def in_mode(self, mode: str) -> "Subject":
+        """The same subject in another mode, with the same record."""
+        return replace(self, mode=mode)
+
+    def given(self, *strategies: SearchStrategy[Any], cost: int = 1) -> Callable[[Callable[..., None]], None]:
+        """Run the decorated function, at once, on examples of `strategies`, as many as the profile says over `cost`."""
+
+        def run(body: Callable[..., None]) -> None:
+            @self.profile.settings(cost)
+            @given(tuples(*strategies))
+            def counted(arguments: tuple[Any, ...]) -> None:
+                self.measured.examples += 1
+                body(*arguments)
+
+            counted()
+
+        return run
+
+    # --- running a case ---------------------------------------------------------------------------------------------
+    def array(self, values: Any, dtype: str) -> Any:
+        """`values` as an array of the framework on the subject's device."""
+        return self.harness.array(np.asarray(values), dtype, self.device)
+
+    def arrays(self, case: Case) -> dict[str, Any]:
+        """Weights, statistics and the input "x" of the case in the framework's arrays."""
+        data = case.data
+        return {path: self.array(value, case.dtype) for path, value in [*data.params.items(), ("x", data.x)]}
+
+    def function(self, case: Case, of: str = "penalty") -> Function:
+        """The penalty, or with ``of="total"`` loss plus penalty, of the case as a function of its arrays."""
+        calls, network = self.harness.calls, case.network
+        y, options = self.labels(case), self.options(case)
+        names = network.weights()
+
+        def function(arrays: Any) -> Any:
+            def model(x: Any) -> Any:
+                return self.harness.apply(network, arrays, x)
+
+            weights = {path: arrays[path] for path in names}
+            if of == "penalty":
+                return calls.penalty(model, arrays["x"], y, case.reg, params=weights, **options)
+            return calls.loss(model, arrays["x"], y, case.reg, params=weights, **options)[0]
+
+        return function
+
+    def labels(self, case: Case) -> Any:
+        """The labels of the case in the framework's arrays, or None."""
+        y = case.data.y
+        if y is None:
+            return None
+        return self.array(y, "int64" if y.dtype.kind == "i" else case.dtype)
+
+    def options(self, case: Case) -> dict[str, Any]:
+        """The keyword arguments of the call, arrays in the framework's own."""
+        options = case.options() | {"batch_norm": "allow"}
+        if case.ids is not None:
+            options["sample_ids"] = self.array(case.ids, "int64")
+        if case.sample_weight is not None:
+            options["sample_weight"] = self.array(case.sample_weight, case.dtype)
+        if case.data.directions is not None:
+            options["directions"] = self.array(case.data.directions, case.dtype)
+        if case.loss == "squared":
+            options["loss_fn"] = squared
+        return options
+
+    def value(self, case: Case, of: str = "penalty") -> np.ndarray:
+        """The value of the case, in float64."""
+        found = self.harness.value(self.function(case, of), self.arrays(case), self.mode)
+        return np.asarray(self.harness.numpy(found), np.float64)
+
+    def gradients(self, case: Case, of: str = "penalty") -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The value of the case, and its gradients with respect to every weight, by path, and to the input ("x")."""
+        arrays = self.arrays(case)
+        value, found = self.harness.value_and_gradients(self.function(case, of), arrays, self.mode)
+        names = [*case.network.weights(), "x"]
+        missing = [name for name in names if found.get(name) is None]
+        if missing:
+            raise Disagreement(f"the gradients with respect to {', '.join(missing)} are missing.{self.reproduce(case)}")
+        numbers = {name: np.asarray(self.harness.numpy(found[name]), np.float64) for name in names}
+        return np.asarray(self.harness.numpy(value), np.float64), numbers
+
+    # --- comparing --------------------------------------------------------------------------------------------------
+    def agree_in_value(self, case: Case, of: str = "penalty") -> None:
+        """Compare the value of the case with the reference's."""
+        self.compare(case, f"the {of}", {"value": self.value(case, of)}, reference.expected_value(case, of))
+
+    def agree_in_gradients(self, case: Case, of: str = "penalty") -> None:
+        """Compare the gradients of the case with the reference's."""
+        _, found = self.gradients(case, of)
+        self.compare(case, f"the gradients of the {of}", found, reference.expected_gradient(case, of))
+
+    def compare(self, case: Case, what: str, found: dict[str, np.ndarray], wanted: reference.Expected) -> None:
+        """Raise where `found` is further from `wanted` than rounding allows.
+
+        Raises:
+            Disagreement: with the error, what is allowed, and code that reproduces it.
+        """
+        for name, array in wanted.arrays.items():
+            if np.shape(found[name]) != np.shape(array):
+                self.disagree(case, f"{what}: {name} has shape {np.shape(found[name])}, expected {np.shape(array)}")
+        error = reference.distance(found, wanted.arrays)
+        allowed = wanted.allowed(case.dtype, self.harness.tolerance)
+        # Where everything is exactly zero, so must the result be.
+        ratio = error / allowed if allowed else (np.inf if error else 0.0)
+        self.measured.ratio(ratio)
+        if not ratio <= 1:
+            relative = error / wanted.norm if wanted.norm else np.inf
+            self.disagree(
+                case,
+                f"{what} of {case.dtype} in mode {self.mode!r} differ from the reference by {relative:.1e} of the norm, "
+                f"{ratio:.3g} times what rounding allows",
+            )
+
+    def close(self, case: Case, what: str, found: Any, wanted: Any, allowed: float) -> None:
+        """Raise where two numbers differ by more than `allowed`, an absolute error."""
+        error = float(np.max(np.abs(np.asarray(found, np.float64) - np.asarray(wanted, np.float64)), initial=0.0))
+        ratio = error / allowed if allowed else (np.inf if error else 0.0)
+        self.measured.ratio(ratio if np.isfinite(ratio) else np.inf)
+        if not ratio <= 1:
+            self.disagree(case, f"{what}: expected {wanted!r}, got {found!r}, {ratio:.3g} times what rounding allows")
+
+    def disagree(self, case: Case, message: str) -> None:
+        """Raise :class:`Disagreement` with code that reproduces it."""
+        raise Disagreement(f"{message}.{self.reproduce(case)}")
+
+    def reproduce(self, case: Case) -> str:
+        """Lines of code that give the subject's and the reference's numbers for the case."""
+        return (
+            f"\nTo reproduce:\n"
+            f"    from gradreg_conformance.reproduce import *\n"
+            f"    case = {case!r}\n"
+            f"    compare({self.name!r}, case, mode={self.mode!r}, device={self.device!r})"
+        )
+
+
+def load_subject(name: str, profile: str = "quick", mode: str = "", device: str = "") -> Subject:
+    """The backend `name` as a subject.
+
+    Raises:
+        BackendNotFoundError, BackendImportError, PluginError: as :func:`gradreg_conformance.harness.load_harness`.
+    """
+    return Subject(name, load_harness(name), PROFILES[profile], mode, device)

@@ -1,0 +1,5 @@
+"""Wrong backends, each a small change of the PyTorch one, that the conformance kit must catch."""
+
+from mutants.mutant import MUTANTS, Mutant
+
+__all__ = ["MUTANTS", "Mutant"]

@@ -1,0 +1,1 @@
+"""Mutants whose draws are wrong."""

@@ -1,0 +1,32 @@
+"""The conformance kit kills every mutant, and no check of it is idle."""
+
+from dataclasses import replace
+
+import pytest
+
+from gradreg_conformance.check import CHECKS
+from gradreg_conformance.profiles import PROFILES
+from gradreg_conformance.runner import run_subject
+from gradreg_conformance.subject import Subject
+from mutants import MUTANTS, Mutant
+from mutants.mutant import harness_of
+
+QUICK = replace(PROFILES["quick"], shrink=False)  # the same examples; a failing one is not made smaller
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda each: each.name)
+def test_a_mutant_is_killed_by_exactly_the_checks_that_are_named(mutant: Mutant) -> None:
+    with mutant.make() as harness:
+        results = run_subject(Subject("mutant", harness, QUICK), stop=False)
+    failed = {result.check.name: result.message for result in results if not result.ok}
+    assert sorted(failed) == sorted(mutant.killed_by), failed
+
+
+def test_the_honest_original_passes() -> None:
+    results = run_subject(Subject("honest", harness_of(), QUICK), stop=False)
+    assert not [(result.check.name, result.message) for result in results if not result.ok]
+
+
+def test_without_any_one_check_some_mutant_would_live() -> None:
+    alone = {mutant.killed_by[0] for mutant in MUTANTS.values() if len(mutant.killed_by) == 1}
+    assert set(CHECKS) == alone
