@@ -19,6 +19,7 @@ from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.require import require_integer, require_number
 from gradreg_core.spec import Regularizer
 from gradreg_core.validation_arrays import Names, Pair, Rearrangement, align, pairs, rearrange, relative
+from gradreg_core.validation_cause import INPUT, LOSS, OUTPUTS, PARAMETER, PENALTY, VALUES, cause_of, hint_for
 from gradreg_core.validation_models import Arrays, Evaluation, Problem, Side, find_name, make_side
 from gradreg_core.validation_report import Agreement, Row
 
@@ -130,9 +131,6 @@ def validate(
 
 
 _WHICH = ("first", "second")
-_VALUES, _OUTPUTS, _LOSS = "parameters (values)", "outputs", "loss"
-_PENALTY = "penalty "
-_INPUT, _PARAMETER = "input gradient of the ", "parameter gradient of the "
 
 
 class _Comparison:
@@ -161,7 +159,7 @@ class _Comparison:
         layer_rows = self._layer_rows(pairs, moved)
         diverging = next((i for i, row in enumerate(layer_rows) if not row.agrees), None)
         self._note_warnings(matches, parameters is not None)
-        cause = _cause(rows, self._worst(matches), self._unmatched(matches, parameters is not None))
+        cause = cause_of(rows, self._differing(matches), self._unmatched(matches, parameters is not None))
         if cause and diverging is not None:
             cause += self._hint(layer_rows[diverging].quantity)
         return Agreement(
@@ -213,13 +211,13 @@ class _Comparison:
         """What is compared, by the name of its row, in the second model's layout."""
         axis = self.axes[i]
         outputs = found.outputs if axis is None else np.moveaxis(found.outputs, axis, -1)
-        quantities = {_OUTPUTS: outputs}
+        quantities = {OUTPUTS: outputs}
         if found.loss is not None:
-            quantities[_LOSS] = found.loss
+            quantities[LOSS] = found.loss
         for term, penalty in zip(self.sides[i].problem.reg.terms, found.penalties, strict=True):
-            label = f"{_PENALTY}{term!r}"
+            label = f"{PENALTY}{term!r}"
             quantities[f"{label} #{len(quantities)}" if label in quantities else label] = penalty
-        quantities |= {f"{_INPUT}{name}": each for name, each in found.by_input.items()}
+        quantities |= {f"{INPUT}{name}": each for name, each in found.by_input.items()}
         for name, gradients in found.by_parameter.items():
             if name == "total":
                 continue
@@ -227,7 +225,7 @@ class _Comparison:
                 match.rearrange(gradients[match.first]) if i == 0 else gradients[match.second] for match in matches
             ]
             if parts:
-                quantities[f"{_PARAMETER}{name}"] = np.concatenate([np.ravel(each) for each in parts])
+                quantities[f"{PARAMETER}{name}"] = np.concatenate([np.ravel(each) for each in parts])
         return quantities
 
     # --- rows --------------------------------------------------------------------------------------------------------
@@ -256,7 +254,7 @@ class _Comparison:
 
     def _value_rows(self, matches: Sequence[_Match]) -> list[Row]:
         worst = self._worst(matches)
-        return [] if worst is None else [self._row(_VALUES, worst.difference, ())]
+        return [] if worst is None else [self._row(VALUES, worst.difference, ())]
 
     # --- parameters --------------------------------------------------------------------------------------------------
     def _matched(self, parameters: Names | None) -> list[_Match]:
@@ -284,6 +282,14 @@ class _Comparison:
 
     def _worst(self, matches: Sequence[_Match]) -> _Match | None:
         return max(matches, key=lambda each: each.difference, default=None)
+
+    def _differing(self, matches: Sequence[_Match]) -> str:
+        """The parameters that differ most, in words."""
+        worst = self._worst(matches)
+        if worst is None:
+            return ""
+        turned = "" if worst.how is None or callable(worst.how) else f" compared with axes {tuple(worst.how)},"
+        return f"{worst.first!r} and {worst.second!r},{turned} by {worst.difference:.1e}"
 
     def _unmatched(self, matches: Sequence[_Match], asked: bool) -> list[str]:
         """The parameters of either model that the map leaves out, if there is one."""
@@ -339,9 +345,7 @@ class _Comparison:
         """What the kind of the first diverging layer is often ported wrongly in."""
         names = quantity.split(" ~ ")
         kinds = [side.layer_kinds.get(name, "") for side, name in zip(self.sides, (names[0], names[-1]), strict=True)]
-        text = "".join([*names, *kinds]).lower().replace("_", "")
-        hint = next((hint for mark, hint in _HINTS if mark in text), "")
-        return f" The first layer that differs is {quantity}.{hint}"
+        return f" The first layer that differs is {quantity}.{hint_for([*names, *kinds])}"
 
     def _unit(self, repeats: int) -> str:
         side = self.sides[self.measured]
@@ -350,52 +354,6 @@ class _Comparison:
             f"the median relative change over {repeats} perturbations of the {moved} by one unit in the last place of "
             f"{self.dtype}, measured in the {self._label(self.measured)} model, and at least {_FLOOR:g} unit roundoffs"
         )
-
-
-_HINTS = (
-    ("gelu", " GELU is the exact erf form in PyTorch and Keras, the tanh approximation in JAX, by default."),
-    ("layernorm", " The default eps of layer normalisation is 1e-5 in PyTorch, 1e-6 in Flax, 1e-3 in Keras."),
-    ("batchnorm", " Compare eps, the moving statistics and the mode (training or evaluation) of the normalisation."),
-    ("groupnorm", " Compare eps and the groups of the normalisation."),
-    ("flatten", " Channels-first and channels-last models flatten in another order: permute the axes before it."),
-    ("dense", " Compare the bias, and the kernel: PyTorch's Linear is (out, in), others' are (in, out)."),
-    ("linear", " Compare the bias, and the kernel: PyTorch's Linear is (out, in), others' are (in, out)."),
-    ("conv", " Compare the bias, padding and the kernel's axes: PyTorch's are (out, in, ...), others' (..., in, out)."),
-)
-
-
-def _cause(rows: Sequence[Row], worst: _Match | None, unmatched: Sequence[str]) -> str | None:
-    """What the pattern of differences says, from the first thing that goes wrong."""
-    differ = [row.quantity for row in rows if not row.agrees]
-    if not differ:
-        return None
-    if _VALUES in differ:
-        assert worst is not None
-        return (
-            f"the parameters differ: {worst.first!r} and {worst.second!r} by {worst.difference:.1e}. Nothing else can "
-            f"be judged before they are equal{_untransposed(worst)}."
-        )
-    if infinite := [row.quantity for row in rows if math.isinf(row.difference)]:
-        return f"NaN or infinite in one of the models at least: {', '.join(infinite)}."
-    if _OUTPUTS in differ:
-        extra = f" The map of parameters leaves out {' and '.join(unmatched)}." if unmatched else ""
-        return f"the outputs differ already: the models are not the same function.{extra}"
-    if _LOSS in differ:
-        return "the outputs agree, but the loss of them differs: compare loss_fn and what it averages over."
-    stopped = "look for stop_gradient, detach, no_grad or a custom gradient in one of the models."
-    if f"{_INPUT}loss" in differ or any(name.startswith(_PENALTY) for name in differ):
-        return f"the outputs agree, but the first derivatives differ: {stopped}"
-    if f"{_PARAMETER}loss" in differ:
-        return f"the input gradients agree, but those of the parameters differ: {stopped}"
-    return (
-        "values and first derivatives agree, but the penalty's gradient differs, which needs second derivatives: look "
-        "for an operation whose second derivative is wrong or stopped, such as a variance with a stopped gradient; "
-        "gradreg's check() on each model finds which is wrong."
-    )
-
-
-def _untransposed(worst: _Match) -> str:
-    return "" if worst.how is None or callable(worst.how) else f" (compared with axes {tuple(worst.how)})"
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
