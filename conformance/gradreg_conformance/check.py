@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from unittest import SkipTest
 
 if TYPE_CHECKING:
     from gradreg_conformance.subject import Subject
@@ -13,12 +14,15 @@ LAYERS = ("loads", "primitives", "values", "gradients", "laws", "modes")
 """The layers L0 to L5. After a failure in one, the later ones are not run: they would only repeat it."""
 
 
-class Disagreement(AssertionError):
+class Disagreement(AssertionError):  # noqa: N818 - said of a backend
     """The backend is wrong: what was asked, what was expected, what came."""
 
 
-class NotApplicable(Exception):  # noqa: N818 - no error
-    """The subject lacks, by its own declaration, what the check is about; the message says what."""
+class NotApplicable(SkipTest):
+    """The subject lacks, by its own declaration, what the check is about; the message says what.
+
+    A test runner takes it for a skipped test, and hypothesis does not look for a smaller example of it.
+    """
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Check:
     def summary(self) -> str:
         """The first line of the function's docstring."""
         return (self.run.__doc__ or "").strip().partition("\n")[0]
+
+    def __call__(self, subject: "Subject") -> None:
+        """Run the check; see `run`."""
+        self.run(subject)
 
     def __str__(self) -> str:
         return self.name

@@ -77,7 +77,13 @@ class Subject:
             @given(tuples(*strategies))
             def counted(arguments: tuple[Any, ...]) -> None:
                 self.measured.examples += 1
-                body(*arguments)
+                try:
+                    body(*arguments)
+                except Exception as error:
+                    for case in arguments:
+                        if isinstance(case, Case) and not isinstance(error, Disagreement):
+                            error.add_note(self.reproduce(case).strip())
+                    raise
 
             counted()
 
@@ -174,8 +180,8 @@ class Subject:
             relative = error / wanted.norm if wanted.norm else np.inf
             self.disagree(
                 case,
-                f"{what} of {case.dtype} in mode {self.mode!r} differ from the reference by {relative:.1e} of the norm, "
-                f"{ratio:.3g} times what rounding allows",
+                f"{what} of {case.dtype} in mode {self.mode!r} differ from the reference by {relative:.1e} of the "
+                f"norm, {ratio:.3g} times what rounding allows",
             )
 
     def close(self, case: Case, what: str, found: Any, wanted: Any, allowed: float) -> None:
