@@ -27,7 +27,7 @@ class Harness(Protocol):
     """How the kit drives one backend. The factory in the description is called without arguments."""
 
     calls: Any
-    """`loss`, `penalty`, `measure` and `check`; with an attribute `backend` if they are the engine's over primitives."""
+    """`loss`, `penalty`, `measure`, `check`; with an attribute `backend` if they are the engine's over primitives."""
 
     modes: Sequence[str]
     """Ways to run, such as ("eager", "jit"): all checks use the first, the checks of modes the others too."""
@@ -42,7 +42,7 @@ class Harness(Protocol):
     """The devices at hand, such as ("cpu", "cuda"); the first is the default."""
 
     tolerance: float
-    """A multiplier of all tolerances, 1 unless the framework computes less exactly than IEEE 754; the report prints it."""
+    """A multiplier of all tolerances, 1 unless the framework computes less exactly than IEEE 754; reports print it."""
 
     expected_failures: Mapping[str, str]
     """Check by exact name -> why it fails. An expected failure that passes is a failure."""
@@ -76,12 +76,14 @@ class Harness(Protocol):
 
 
 def load_harness(name: str) -> Harness:
-    """The harness of the backend `name`.
+    """The harness of the backend `name`, or the one at ``"module:callable"``, which needs no plugin.
 
     Raises:
         BackendNotFoundError, BackendImportError, PluginError: as :func:`gradreg_core.load_backend`.
         PluginError: the backend's description names no harness, or it cannot be made.
     """
+    if ":" in name:
+        return _make(name, "")
     record = find_backend(name)
     load_backend(name)
     assert record.description is not None
@@ -91,12 +93,15 @@ def load_harness(name: str) -> Harness:
             f"conformance: the backend {name!r} names no harness, without which the kit cannot drive it; write one "
             f"(gradreg_conformance.harness.Harness) and name it by harness='module:callable' in its description."
         )
+    return _make(target, f" of the backend {name!r}")
+
+
+def _make(target: str, owner: str) -> Harness:
     module, _, attribute = target.partition(":")
     try:
         harness: Harness = attrgetter(attribute)(import_module(module))()
     except Exception as error:
         raise PluginError(
-            f"conformance: the harness {target!r} of the backend {name!r} cannot be made: "
-            f"{type(error).__name__}: {error}"
+            f"conformance: the harness {target!r}{owner} cannot be made: {type(error).__name__}: {error}"
         ) from error
     return harness

@@ -1,16 +1,31 @@
 """Runs checks over a subject, layer by layer, and says of each what became of it."""
 
+import difflib
+import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gradreg_conformance.check import CHECKS, Check, NotApplicable
-from gradreg_conformance.subject import Measured, Subject
+from gradreg_conformance.check import CHECKS, LAYERS, Check, Disagreement, NotApplicable
+from gradreg_conformance.harness import Harness
+from gradreg_conformance.report import FAILURES, STATUSES, Report
+from gradreg_conformance.subject import Measured, Subject, load_subject
+from gradreg_core.errors import InputError, PluginError
 
-__all__ = ["STATUSES", "Result", "run_check", "run_subject"]
-
-STATUSES = ("passed", "failed", "expected failure", "unexpected pass", "not applicable", "not run")
+__all__ = [
+    "STATUSES",
+    "Result",
+    "all_checks",
+    "describe",
+    "expect_known",
+    "find_subject",
+    "not_run",
+    "run_check",
+    "run_checks",
+    "run_subject",
+    "select",
+]
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,115 @@ class Result:
     @property
     def ok(self) -> bool:
         """Whether it is no failure."""
-        return self.status not in ("failed", "unexpected pass")
+        return self.status not in FAILURES
+
+
+def run_checks(
+    backend: str | Harness | Subject,
+    profile: str = "quick",
+    checks: Sequence[str | Check] | None = None,
+    device: str = "",
+    *,
+    stop: bool = True,
+    starting: Callable[[Check], None] | None = None,
+    progress: Callable[[Result], None] | None = None,
+) -> Report:
+    """Run the checks over one backend.
+
+    Args:
+        backend: its name, a harness, or ``"module:callable"``, which makes one.
+        profile: "quick", "default" or "thorough": how many examples, and whether they are the same in every run.
+        checks: those to run, by name; None for all.
+        device: one of the harness's devices; empty for its first.
+        stop: whether the layers after one with a failure are "not run".
+        starting: called with each check before it runs.
+        progress: called with each result as it comes.
+
+    Returns:
+        A report, whose `ok` says whether the backend passed: no check failed, and at least one ran.
+
+    Raises:
+        BackendNotFoundError, BackendImportError, PluginError: the backend is absent, or has no harness that works.
+        PluginError: an expected failure of the harness names no check.
+        InputError: an unknown check, profile or device, or an empty list of checks.
+    """
+    subject = find_subject(backend, profile, device)
+    chosen = select(checks)
+    expect_known(subject, chosen)
+    results = run_subject(subject, chosen, stop=stop, starting=starting, progress=progress)
+    left_out = () if checks is None else tuple(name for name in all_checks() if name not in set(map(str, chosen)))
+    return Report.of(subject, results, left_out)
+
+
+def all_checks() -> Mapping[str, Check]:
+    """All checks by name, in the order of their layers."""
+    import gradreg_conformance.checks  # noqa: F401 - fills CHECKS
+
+    return {each.name: each for each in sorted(CHECKS.values(), key=lambda each: each.layer)}
+
+
+def select(checks: Sequence[str | Check] | None = None) -> list[Check]:
+    """The checks of these names, in the order of their layers; all of them for None.
+
+    Raises:
+        InputError: there is no check of that name, or none is asked for.
+    """
+    known = all_checks()
+    if checks is None:
+        return list(known.values())
+    if isinstance(checks, str) or not checks:
+        raise InputError(f"run_checks: expected a list of names of checks, or None for all of them, got {checks!r}.")
+    for each in checks:
+        if isinstance(each, str) and each not in known:
+            raise InputError(
+                f"run_checks: there is no check {each!r}.{_similar(each, known)} "
+                "'gradreg conformance --list' lists them all."
+            )
+    chosen = {str(each): known[each] if isinstance(each, str) else each for each in checks}
+    return sorted(chosen.values(), key=lambda each: each.layer)
+
+
+def find_subject(backend: str | Harness | Subject, profile: str = "quick", device: str = "") -> Subject:
+    """The subject to test; see :func:`run_checks`, of which these are arguments and errors."""
+    from gradreg_conformance.profiles import PROFILES
+
+    if profile not in PROFILES:
+        raise InputError(f"run_checks: profile must be one of {', '.join(PROFILES)}, got {profile!r}.")
+    if isinstance(backend, Subject):
+        subject = backend
+    elif isinstance(backend, str):
+        subject = load_subject(backend, profile)
+    else:
+        kind = type(backend)
+        subject = Subject(f"{kind.__module__}:{kind.__qualname__}", backend, PROFILES[profile])
+    if device and device not in subject.harness.devices:
+        at_hand = ", ".join(subject.harness.devices)
+        raise InputError(f"run_checks: {subject.name} has no device {device!r} here; at hand: {at_hand}.")
+    return replace(subject, device=device or subject.device)
+
+
+def expect_known(subject: Subject, chosen: Sequence[Check] = ()) -> None:
+    """Refuse expected failures that are no checks: they would expect nothing.
+
+    Raises:
+        PluginError: such a name.
+    """
+    known = [*all_checks(), *map(str, chosen)]
+    for name, reason in subject.harness.expected_failures.items():
+        if name not in known:
+            raise PluginError(
+                f"conformance: the harness of {subject.name} expects {name!r} to fail, and there is no such check."
+                f"{_similar(name, known)}"
+            )
+        if not reason.strip():
+            raise PluginError(
+                f"conformance: the harness of {subject.name} expects {name!r} to fail, and says no reason."
+            )
+
+
+def _similar(name: str, known: Sequence[str] | Mapping[str, Check]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def run_check(check: Check, subject: Subject) -> Result:
@@ -46,8 +169,7 @@ def run_check(check: Check, subject: Subject) -> Result:
     except NotApplicable as lacks:
         status, message = "not applicable", str(lacks)
     except Exception as raised:
-        status, error = "failed", raised
-        message = "".join(traceback.format_exception_only(raised)).strip()
+        status, message, error = "failed", describe(raised), raised
     if reason is not None and status in ("passed", "failed"):
         status = "expected failure" if status == "failed" else "unexpected pass"
         message = reason if status == "expected failure" else f"expected to fail, and passed: {reason}"
@@ -60,6 +182,7 @@ def run_subject(
     checks: Sequence[Check] | None = None,
     *,
     stop: bool = True,
+    starting: Callable[[Check], None] | None = None,
     progress: Callable[[Result], None] | None = None,
 ) -> list[Result]:
     """Run checks over a subject in the order of their layers.
@@ -68,19 +191,41 @@ def run_subject(
         subject: what is tested.
         checks: those to run; None for all.
         stop: whether the layers after one with a failure are "not run".
+        starting: called with each check before it runs.
         progress: called with each result as it comes.
     """
-    import gradreg_conformance.checks  # noqa: F401 - fills CHECKS
-
     results: list[Result] = []
     broken: int | None = None
-    for check in sorted(CHECKS.values() if checks is None else checks, key=lambda each: each.layer):
+    for check in sorted(all_checks().values() if checks is None else checks, key=lambda each: each.layer):
         if stop and broken is not None and check.layer > broken:
-            result = Result(check, "not run", f"a check of an earlier layer failed (layer {broken})")
+            result = Result(check, "not run", not_run(broken))
         else:
+            if starting is not None:
+                starting(check)
             result = run_check(check, subject)
             broken = check.layer if not result.ok and broken is None else broken
         results.append(result)
         if progress is not None:
             progress(result)
     return results
+
+
+def not_run(broken: int) -> str:
+    """Why a check is not run after a failure in the layer `broken`."""
+    return f"a check of an earlier layer failed (L{broken} {LAYERS[broken]})"
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, where, and how to see it again, without the frames of the kit and of hypothesis."""
+    if isinstance(error, Disagreement):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
+        if frames := traceback.extract_tb(error.__traceback__):
+            text += f"\n  at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
+        for each in getattr(error, "exceptions", ()):
+            text += f"\n{textwrap.indent(describe(each), '  ')}"
+    if "To reproduce:" not in text:
+        notes = getattr(error, "__notes__", [])
+        text = "\n".join([text, *([each for each in notes if each.startswith("To reproduce:")] or notes)])
+    return text
