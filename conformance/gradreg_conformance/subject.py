@@ -11,6 +11,7 @@ from hypothesis.strategies import SearchStrategy, tuples
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case, squared
 from gradreg_conformance.check import Disagreement, NotApplicable
+from gradreg_conformance.draws import same_draws
 from gradreg_conformance.harness import Function, Harness, load_harness
 from gradreg_conformance.profiles import PROFILES, Profile
 
@@ -85,7 +86,8 @@ class Subject:
                             error.add_note(self.reproduce(case).strip())
                     raise
 
-            counted()
+            with same_draws():
+                counted()
 
         return run
 
