@@ -1,6 +1,12 @@
 """What a backend supplies: array operations and autodiff. Never a regularizer.
 
-A backend is any object with these methods; it need not inherit from :class:`Backend`. Arrays are the framework's own,
+A backend is any object with these methods; it need not inherit from :class:`Backend`. Three more are optional:
+`threefry2x32` (:func:`gradreg_core.random.threefry2x32`), where the framework is faster at the generator's rounds,
+
+- ``jvp(fn, x, v) -> (fn(x), J v)``, differentiable, where there is a forward mode; without it two reverse ones serve;
+- ``both(model, x, moved) -> (model(x), model(moved))``, with the same random masks in both, where a model may draw its
+  own; without it the model is called twice.
+ Arrays are the framework's own,
 dtypes are named by strings ("float32"), and every method works on traced arrays too unless it says otherwise.
 Integer arithmetic (``+``, ``^``, ``&``, ``|``) on int32 arrays is written with Python operators and must wrap around.
 """

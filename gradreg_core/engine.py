@@ -2,12 +2,14 @@
 
     penalty = weight * scale * mean_i phi(||J_i^T W_i||),   W_i = projection(z_i, y_i, draw_i)
 
+(with directions in the input's space ||J_i V_i||, see :mod:`gradreg_core.input_side`).
+
 J^T w is the pullback of w through the model, so no Jacobian is formed unless all its rows are asked for. The pullback
 through the output map (softmax, log-softmax, loss) comes first and stays differentiable.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -27,6 +29,8 @@ __all__ = [
     "jacobian_rows",
     "make_forward",
     "per_sample",
+    "reduced",
+    "require_floating",
     "widened",
 ]
 
@@ -74,6 +78,11 @@ class Forward:
     """(B, positions, classes), in float32 or better."""
     pullbacks: dict[str | None, Pullback]
     sample_ids: Array
+    model: Any = None
+    x: Any = None
+    """What the pass was of, for the terms that pass through the model again."""
+    pushed: Any = None
+    """What came with the pass of the first row of an input-side term, as (term, array)."""
     _cache: dict[str, Any] = field(default_factory=dict)
 
     def target(self, what: str) -> Target:
@@ -135,6 +144,33 @@ class Forward:
             return f * (w - ops.sum(f * w, -1, keepdims=True))
         return w - f * ops.sum(w, -1, keepdims=True)
 
+    def tangent(self, output: str, t: Array) -> Array:
+        """A tangent t of the logits pushed to `output`, both canonical, (B, 1, 1) for the loss; differentiably."""
+        ops, (batch, _, classes) = self.call.ops, self.layout.canonical
+        if output == "logits":
+            return t
+        if output == "loss":
+            ones = ops.constant([[[1.0]]], ops.dtype(self.logits), self.logits)
+            slope = self.cotangent("loss", ops.broadcast(ones, (batch, 1, 1)))
+            return ops.reshape(ops.sum(slope * t, (1, 2)), (batch, 1, 1))
+        f = self.probabilities(f"a penalty on the {output}")
+        if classes == 1:
+            return t * (f * (1 - f) if output == "probabilities" else 1 - f)
+        centred = t - ops.sum(f * t, -1, keepdims=True)
+        return f * centred if output == "probabilities" else centred
+
+    def values(self, output: str) -> Array:
+        """The values of `output`, canonical, (B, 1, 1) for the loss."""
+        ops, (batch, _, classes) = self.call.ops, self.layout.canonical
+        if output == "logits":
+            return self.logits
+        if output == "loss":
+            return ops.reshape(self.losses(), (batch, 1, 1))
+        f = self.probabilities(f"a penalty on the {output}")
+        if output == "probabilities":
+            return f
+        return -ops.softplus(-self.logits) if classes == 1 else ops.log_softmax(self.logits)
+
     def pull(self, term: JacobianPenalty) -> Pullback:
         """W in the term's output space, (B, positions, classes), to J^T w, in float32 or better."""
         ops, pullback = self.call.ops, self.pullbacks[term.at]
@@ -188,8 +224,12 @@ def _given(call: Call, layout: Layout, like: Array) -> Array | None:
 
 def per_sample(term: JacobianPenalty, forward: Forward) -> Array:
     """phi(||J_i^T W_i||) for each sample, shape (B,)."""
-    ops = forward.call.ops
-    partials = [norms.partial(ops, term.norm, rows) for rows in _pulled_rows(term, forward)]
+    return reduced(forward.call.ops, term, _pulled_rows(term, forward))
+
+
+def reduced(ops: Backend, term: JacobianPenalty, chunks: Iterable[Array]) -> Array:
+    """Phi of the norm of all rows of each sample, shape (B,), from chunks of rows (c, B, ...)."""
+    partials = [norms.partial(ops, term.norm, rows) for rows in chunks]
     return term.shape.apply(ops, norms.combine(ops, term.norm, term.squared, partials))
 
 
@@ -199,15 +239,25 @@ def jacobian_rows(forward: Forward) -> Array:
     return forward.call.ops.concat(list(_pulled_rows(term, forward)), 0)
 
 
-def forward_pass(call: Call, model: Any, x: Array, y: Any, ids: Array, names: tuple[str | None, ...]) -> Forward:
-    """Call the model once, keeping a pullback to the input (None) and to each named activation in `names`."""
-    ops = call.ops
-    if None in names and not is_floating(ops.dtype(x)):
+def require_floating(call: Call, x: Array) -> None:
+    """Refuse an input that has no derivative.
+
+    Raises:
+        InputTypeError: x is of integers.
+    """
+    if not is_floating(call.ops.dtype(x)):
         raise InputTypeError(
-            f"{call.name}: the input has dtype {ops.dtype(x)}, and only floating-point inputs have a gradient. "
+            f"{call.name}: the input has dtype {call.ops.dtype(x)}, and only floating-point inputs have a gradient. "
             f"Convert it, or, for tokens, penalise with respect to an embedding: pass the rest of the network as the "
             f"model and the embedded input as x, or name the layer with at=."
         )
+
+
+def forward_pass(call: Call, model: Any, x: Array, y: Any, ids: Array, names: tuple[str | None, ...]) -> Forward:
+    """Call the model once, keeping a pullback to the input (None) and to each named activation in `names`."""
+    ops = call.ops
+    if None in names:
+        require_floating(call, x)
     pullbacks: dict[str | None, Pullback]
     if not names:
         outputs, pullbacks = model(x), {}
@@ -221,13 +271,20 @@ def forward_pass(call: Call, model: Any, x: Array, y: Any, ids: Array, names: tu
             f"{call.name}: the {ops.name} backend has no names for activations (at={names[-1]!r}); "
             f"pass the head of the network as the model and the activation as x."
         )
-    return make_forward(call, y, outputs, pullbacks, ids, ops.shape(x)[0])
+    return make_forward(call, model, x, y, outputs, ids, pullbacks)
 
 
 def make_forward(
-    call: Call, y: Any, outputs: Any, pullbacks: dict[str | None, Pullback], ids: Array, batch: int
+    call: Call,
+    model: Any,
+    x: Array,
+    y: Any,
+    outputs: Any,
+    ids: Array,
+    pullbacks: dict[str | None, Pullback] | None = None,
+    pushed: Any = None,
 ) -> Forward:
-    """The outputs of a model, checked and brought into one layout.
+    """The outputs of a model for x, checked and brought into one layout.
 
     Raises:
         InputTypeError: they are not one floating-point array.
@@ -239,6 +296,7 @@ def make_forward(
             f"{call.name}: the model must return one array of floating-point outputs, got {type(outputs).__name__}"
             f"{' of ' + ops.dtype(outputs) if ops.is_array(outputs) else ''}. Wrap it: lambda x: model(x).logits, say."
         )
+    batch = ops.shape(x)[0]
     layout = Layout.of(call.name, ops.shape(outputs), batch, call.class_axis)
     values = ops.host(outputs)
     finite = None if values is None else abs(values) < math.inf
@@ -249,4 +307,4 @@ def make_forward(
             f"any penalty was computed. Lower the learning rate or look at the data."
         )
     logits = widened(ops, layout.to_canonical(ops, outputs))
-    return Forward(call, y, outputs, layout, logits, pullbacks, ids)
+    return Forward(call, y, outputs, layout, logits, pullbacks or {}, ids, model, x, pushed)

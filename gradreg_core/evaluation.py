@@ -4,13 +4,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gradreg_core import engine, input_side
 from gradreg_core.backend import Array, Backend
-from gradreg_core.engine import Call, Forward, forward_pass, make_forward, per_sample, widened
+from gradreg_core.engine import Call, Forward, forward_pass, make_forward, widened
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
 from gradreg_core.labels import is_floating, is_integer
 from gradreg_core.presets import ConfidencePenalty, WeightDecay
 from gradreg_core.random import STREAM_SUBSET, Draws
-from gradreg_core.spec import JacobianTerm, Regularizer, Term
+from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -118,6 +119,22 @@ def _is_due(call: Call, term: Term) -> bool:
     return not zero and not (term.every > 1 and isinstance(call.step, int) and call.step % term.every)
 
 
+def _pass(call: Call, model: Any, x: Array, y: Any, ids: Array, terms: list[JacobianTerm]) -> Forward:
+    """One forward pass that serves the loss and as many of `terms` as it can."""
+    lowered = [term.lower() for term in terms]
+    names = tuple(dict.fromkeys(term.at for term in lowered if term.side == "output"))
+    # Where the step is traced, a term of `every=n` belongs into its branch, and may not make the common pass dearer.
+    alone = [term for term in lowered if term.side == "input" and (term.every == 1 or isinstance(call.step, int))]
+    if alone and not names:
+        return input_side.input_pass(alone[0], call, model, x, y, ids)
+    return forward_pass(call, model, x, y, ids, names)
+
+
+def _per_sample(term: JacobianPenalty, forward: Forward) -> Array:
+    """The penalty of each sample without weight and scale, shape (B,)."""
+    return (engine if term.side == "output" else input_side).per_sample(term, forward)
+
+
 def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, with_loss: bool) -> Evaluation:
     """The loss (if asked for) and the penalty of every term, with as few passes as the terms allow.
 
@@ -130,34 +147,33 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
     due = [term for term in terms if _is_due(call, term)]
     batch = ops.shape(x)[0]
     ids = _ids(call, batch, x)
-    whole_names: list[str | None] = []
+    over_whole: list[JacobianTerm] = []
     parts: dict[tuple[float, int], list[JacobianTerm]] = {}
     for term in due:
         if isinstance(term, JacobianTerm):
             if math.ceil(term.fraction * batch) >= batch:
-                whole_names += [term.at] if term.at not in whole_names else []
+                over_whole.append(term)
             else:
                 parts.setdefault((term.fraction, term.seed), []).append(term)
     if parts and call.directions is not None:
         raise InputError(f"{call.name}: directions= in the call and fraction < 1 do not go together.")
     forwards: dict[tuple[float, int], tuple[Forward, Array]] = {}
-    needs_whole = with_loss or whole_names or any(isinstance(term, ConfidencePenalty) for term in due)
+    needs_whole = with_loss or over_whole or any(isinstance(term, ConfidencePenalty) for term in due)
     whole = None
-    split = needs_whole and len(parts) == 1 and not whole_names
+    split = needs_whole and len(parts) == 1 and not over_whole
     if needs_whole and not split:
-        whole = forward_pass(call, model, x, y, ids, tuple(whole_names))
+        whole = _pass(call, model, x, y, ids, over_whole)
     for key, members in parts.items():
         count = math.ceil(key[0] * batch)
         order = _part_order(call, members[0], ids)
         chosen = order[:count]
         labels = None if y is None else ops.take(ops.asarray(y, x), chosen)
-        names = tuple(dict.fromkeys(term.at for term in members))
-        part = forward_pass(call, model, ops.take(x, chosen), labels, ops.take(ids, chosen), names)
+        part = _pass(call, model, ops.take(x, chosen), labels, ops.take(ids, chosen), members)
         forwards[key] = (part, chosen)
         if split:
             rest = model(ops.take(x, order[count:]))
             outputs = ops.take(ops.concat([part.outputs, rest], 0), ops.argsort(order))
-            whole = make_forward(call, y, outputs, {}, ids, batch)
+            whole = make_forward(call, model, x, y, outputs, ids)
     like = next((each.logits for each in (whole, *(pair[0] for pair in forwards.values())) if each is not None), x)
     mean = _Mean.of(call, batch, like)
 
@@ -173,9 +189,9 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
         lowered = term.lower()
         pair = forwards.get((term.fraction, term.seed))
         if pair is not None:
-            return mean(per_sample(lowered, pair[0]), pair[1]) * lowered.scale
+            return mean(_per_sample(lowered, pair[0]), pair[1]) * lowered.scale
         assert whole is not None
-        return mean(per_sample(lowered, whole)) * lowered.scale
+        return mean(_per_sample(lowered, whole)) * lowered.scale
 
     def charged(term: Term) -> Array:
         """The penalty with weight, 0 where it is not due."""

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from gradreg_core.norms import hinge, target
 from gradreg_core.projections import exact, fisher, gaussian, onehot, random_onehot, sphere, top_singular
 from gradreg_core.require import require_bool, require_integer, require_number
-from gradreg_core.spec import JacobianPenalty, JacobianTerm, Term
+from gradreg_core.spec import JacobianPenalty, JacobianTerm, SidedTerm, Term
 
 __all__ = [
     "R1",
@@ -30,24 +30,27 @@ __all__ = [
 
 
 @dataclass(frozen=True, repr=False)
-class DataGrad(JacobianTerm):
+class DataGrad(SidedTerm):
     """weight * mean_i ||dM(z_i, y_i)/dx_i||^2, the squared L2 norm of the loss's own input gradient; no one half.
 
     For cross-entropy that is ||J^T (f - y)||^2. The loss is per sample: no 1/B enters the gradient.
+    With ``side="input"`` it is estimated without a bias by the loss's slope along v ~ N(0, I_d): (dM_i/dx_i . v_i)^2.
     Double backpropagation (Drucker, LeCun 1991), DataGrad (Ororbia et al. 2017); Varga et al. 2017, section 2.
     """
 
     def _lower(self) -> JacobianPenalty:
-        return self._general(projection=exact(), output="loss")
+        return self._general(projection=exact() if self.side == "output" else gaussian(), output="loss")
 
 
 @dataclass(frozen=True, repr=False)
-class SpectReg(JacobianTerm):
+class SpectReg(SidedTerm):
     """weight * mean_i ||J_i^T r||^2 with r ~ N(0, I_m), unnormalised; expectation weight * mean_i ||J_i||_F^2.
 
+    With ``side="input"`` weight * mean_i ||J_i v||^2 with v ~ N(0, I_d), of the same expectation and variance.
+
     Args:
-        spherical: project r onto the unit sphere; the expectation is then divided by m, and ||J^T r|| is at most the
-            spectral norm.
+        spherical: project r onto the unit sphere; the expectation is then divided by m (by d on the input side), and
+            ||J^T r|| is at most the spectral norm.
         projections: average over this many independent draws; the cost grows with it, the variance falls.
 
     Varga et al. 2017, section 2. Their code shares one r among the samples of a batch: ``draw="per_batch"``.

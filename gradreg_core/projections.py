@@ -50,6 +50,8 @@ class DirectionContext:
     draws: Draws
     pullback: Pullback
     given: Any = None
+    what: str = "outputs"
+    """What the components are, for messages: "outputs" or "input components"."""
 
     @property
     def size(self) -> int:
@@ -69,6 +71,8 @@ class Projection:
 
     needs_classes: ClassVar[bool] = False
     """Whether it must know which axis of the output holds the classes."""
+    on_input_side: ClassVar[bool] = False
+    """Whether its rows make sense in the space of the input: they depend on its size alone."""
 
     def count(self, size: int) -> int:
         """The number of rows k for m = size."""
@@ -83,6 +87,8 @@ class Projection:
 class exact(Projection):  # noqa: N801 - projections are the words of a specification
     """All m basis vectors: ||J^T W|| is the norm of the Jacobian itself. Costs m backward passes."""
 
+    on_input_side: ClassVar[bool] = True
+
     def count(self, size: int) -> int:
         return size
 
@@ -96,6 +102,8 @@ class exact(Projection):  # noqa: N801 - projections are the words of a specific
 @dataclass(frozen=True)
 class _Random(Projection):
     """k independent random rows, averaged."""
+
+    on_input_side: ClassVar[bool] = True
 
     k: int = 1
 
@@ -165,7 +173,7 @@ class orthonormal(_UnitRandom):  # noqa: N801
         if self.k > context.size:
             raise InputError(
                 f"orthonormal(k={self.k}): there are only {context.size} orthonormal directions in a space of "
-                f"{context.size} outputs; use k of at most {context.size}, or exact()."
+                f"{context.size} {context.what}; use k of at most {context.size}, or exact()."
             )
         ops, batch = context.ops, context.shape[0]
         drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, range(rows.stop), context.size))
@@ -245,8 +253,11 @@ class fisher(Projection):  # noqa: N801
 class direction(Projection):  # noqa: N801
     """Directions given by the caller: v here as nested tuples of shape (m,) or (k, m), or by `directions=` in the call.
 
-    In the call, an array of shape (m,), (B, m) or (k, B, m), the classes last, or the same with the output's own axes.
+    In the call, an array of shape (m,), (B, m) or (k, B, m), the classes last, or the same with the output's own axes;
+    on the input side d components, or the input's own axes, take the place of m.
     """
+
+    on_input_side: ClassVar[bool] = True
 
     v: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
     _matrix: tuple[tuple[float, ...], ...] = field(init=False, repr=False, compare=False, default=())
@@ -276,7 +287,7 @@ class direction(Projection):  # noqa: N801
             return self._given(context)
         if len(self._matrix[0]) != size:
             raise InputError(
-                f"direction: v has {len(self._matrix[0])} components, but the model has {size} outputs per sample."
+                f"direction: v has {len(self._matrix[0])} components, but a sample has {size} {context.what}."
             )
         flat = [value for row in rows for value in self._matrix[row]]
         values = ops.constant(flat, ops.dtype(context.logits), context.logits)
@@ -297,7 +308,7 @@ class direction(Projection):  # noqa: N801
             return context.rows(ops.reshape(given, (shape[0], batch, size)))
         raise InputError(
             f"directions= must have shape ({size},), ({batch}, {size}) or (k, {batch}, {size}) for {batch} samples "
-            f"with {size} outputs each, got {shape}."
+            f"with {size} {context.what} each, got {shape}."
         )
 
 

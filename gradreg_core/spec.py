@@ -18,13 +18,27 @@ from gradreg_core.norms import NORMS, Shape, identity
 from gradreg_core.projections import Projection, exact, gaussian
 from gradreg_core.require import require_bool, require_choice, require_integer, require_number
 
-__all__ = ["OUTPUTS", "JacobianPenalty", "JacobianTerm", "Regularizer", "Sum", "Term", "Weight"]
+__all__ = [
+    "METHODS",
+    "OUTPUTS",
+    "SIDES",
+    "JacobianPenalty",
+    "JacobianTerm",
+    "Regularizer",
+    "SidedTerm",
+    "Sum",
+    "Term",
+    "Weight",
+]
 
 Weight = float | Callable[[Any], Any]
 """A number >= 0, or a schedule step -> weight. A schedule may be given a traced step and return a traced weight."""
 
 OUTPUTS = ("logits", "probabilities", "log_probabilities", "loss")
+SIDES = ("output", "input")
+METHODS = ("jvp", "difference")
 _DRAWS = ("per_sample", "per_batch")
+_H = 0.01
 _MAX_EVERY = 2**31 - 1
 _GAUSSIAN, _EXACT, _IDENTITY = gaussian(), exact(), identity()
 
@@ -178,18 +192,62 @@ class JacobianTerm(Term):
 
 
 @dataclass(frozen=True, repr=False)
-class JacobianPenalty(JacobianTerm):
-    """The general form: weight * scale * mean_i phi(||J_i^T W_i||).
+class SidedTerm(JacobianTerm):
+    """A term whose directions may lie in the space of the input instead of the output.
+
+    Args:
+        side: ``"output"``: ||J_i^T w_i||, by a backward pass. ``"input"``: ||J_i v_i||, without one, so that no layer
+            needs a second derivative by way of its backward pass. For v ~ N(0, I_d) the expectation is the same squared
+            Frobenius norm, and so is the variance, since tr((J J^T)^2) = tr((J^T J)^2).
+        method: of the input side. ``"jvp"``: the exact product by forward-mode differentiation. ``"difference"``:
+            (g(x + h v) - g(x)) / h from two forward passes with the same random masks, for models that can be
+            differentiated only once. It is a penalty of its own: at kinks it feels the change of slope over the
+            distance h ||v||, which derivatives never see.
+        h: the step of the difference, in units of v: each component of the input moves by about h for Gaussian v.
+            Too large a step measures another function, too small a one only the rounding of the outputs, which enters
+            divided by h. The default, 0.01, suits float32 and standardised inputs.
+        weight, every, fraction, seed, draw, at: see :class:`JacobianTerm`.
+    """
+
+    _: KW_ONLY
+    side: str = "output"
+    method: str = "jvp"
+    h: float = _H
+
+    def _validate(self) -> None:
+        super()._validate()
+        owner = type(self).__name__
+        require_choice(owner, "side", self.side, SIDES)
+        require_choice(owner, "method", self.method, METHODS)
+        object.__setattr__(self, "h", require_number(owner, "h", self.h, minimum=0, open_minimum=True))
+        if self.side == "output" and self.method != "jvp":
+            raise SpecError(f"{owner}: method={self.method!r} is of side='input'; pass that too.")
+        if self.method != "difference" and self.h != _H:
+            raise SpecError(f"{owner}: h={self.h!r} is the step of method='difference'; pass that too.")
+        if self.side == "input" and self.at is not None:
+            raise SpecError(
+                f"{owner}: at={self.at!r} does not go with side='input', whose directions start from x; pass the head "
+                f"of the network as the model and the activation as x."
+            )
+
+    def _general(self, **chosen: Any) -> "JacobianPenalty":
+        return super()._general(side=self.side, method=self.method, h=self.h, **chosen)
+
+
+@dataclass(frozen=True, repr=False)
+class JacobianPenalty(SidedTerm):
+    """The general form: weight * scale * mean_i phi(||J_i^T W_i||), or ||J_i V_i|| with directions in input space.
 
     Args:
         projection: the rows of W, such as ``gaussian(k)`` or ``exact()``; see :mod:`gradreg_core.projections`.
         output: what is differentiated: the logits, the probabilities f = softmax(z), log f, or the loss. For the loss
-            there is one output, so the projection is ``exact()``; W is dM/dz, f - y for cross-entropy.
+            there is one output, so on the output side the projection is ``exact()``; W is dM/dz, f - y for
+            cross-entropy.
         norm: ``"l2"``, ``"l1"`` or ``"linf"``, over all components of J^T W of one sample, all rows together.
         squared: whether n is the squared norm (the paper's footnote 2).
         shape: phi, ``identity()``, ``target(t)`` or ``hinge(t)``.
         scale: a convention's constant, such as one half.
-        weight, every, fraction, seed, draw, at: see :class:`JacobianTerm`.
+        weight, every, fraction, seed, draw, at, side, method, h: see :class:`SidedTerm`.
 
     A single logit counts as binary: f is the logistic function of it.
     """
@@ -214,7 +272,12 @@ class JacobianPenalty(JacobianTerm):
         require_bool(owner, "squared", self.squared)
         scale = require_number(owner, "scale", self.scale, minimum=0, open_minimum=True)
         object.__setattr__(self, "scale", scale)
-        if self.output == "loss" and self.projection != _EXACT:
+        if self.side == "input" and not self.projection.on_input_side:
+            raise SpecError(
+                f"{owner}: {self.projection!r} is a direction in the space of the output; side='input' takes "
+                f"gaussian, rademacher, sphere, orthonormal, random_onehot, exact or direction."
+            )
+        if self.side == "output" and self.output == "loss" and self.projection != _EXACT:
             raise SpecError(
                 f"{owner}: the loss is one number per sample, so output='loss' takes projection=exact(), "
                 f"got {self.projection!r}."

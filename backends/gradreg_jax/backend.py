@@ -151,6 +151,20 @@ class JaxBackend:
 
         return outputs, pullback
 
+    def jvp(self, fn: Model, x: Array, v: Array) -> tuple[Array, Array]:
+        """(fn(x), J v) by forward-mode differentiation."""
+        pure, keep = models.functional(fn)
+        outputs, tangent, changes = jax.jvp(pure, (x,), (v,), has_aux=True)
+        keep(changes)
+        return outputs, tangent
+
+    def both(self, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
+        """(model(x), model(moved)) from the same state; that after model(x) stays."""
+        pure, keep = models.functional(model)
+        (outputs, changes), (other, _) = pure(x), pure(moved)
+        keep(changes)
+        return outputs, other
+
     def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> Any:
         raise UnsupportedError("the jax backend has no names for activations.")
 

@@ -50,17 +50,14 @@ class Setting:
     """The Jacobian of the projected output, (B, q, d) or (B, q, B, d)."""
     y: Any
     draws: Draws
+    size: int
+    """The number of components of a direction: q of the projected output, or d of the input."""
     given: Any = None
 
     @property
     def batch(self) -> int:
         """B."""
         return len(self.z)
-
-    @property
-    def size(self) -> int:
-        """q, the number of components of the projected output."""
-        return int(self.J.shape[1])
 
 
 def _unit(rows: Array) -> Array:

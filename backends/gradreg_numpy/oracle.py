@@ -15,9 +15,9 @@ import numpy as np
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
 from gradreg_core.norms import Shape, hinge, identity, target
 from gradreg_core.presets import ConfidencePenalty, WeightDecay
-from gradreg_core.random import STREAM_SUBSET
+from gradreg_core.random import STREAM_SUBSET, Draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
-from gradreg_numpy.directions import Setting, directions, pull
+from gradreg_numpy.directions import Setting, directions, pull, push
 from gradreg_numpy.functions import Array, numeric
 from gradreg_numpy.networks import Model
 from gradreg_numpy.ops import draws
@@ -26,6 +26,7 @@ from gradreg_numpy.outputs import (
     View,
     cross_entropy,
     labels_of,
+    log_probabilities,
     negative_entropy,
     output_jacobian,
     probabilities,
@@ -210,11 +211,40 @@ def _phi(shape: Shape, n: Array) -> Array:
 
 def _jacobian_values(batch: Batch, term: JacobianPenalty) -> Array:
     """phi(||J_i^T W_i||) of each sample, shape (B,)."""
-    z, J = projected_jacobian(batch, term.output, term.at)
     ids = np.zeros_like(batch.sample_ids) if term.draw == "per_batch" else batch.sample_ids
-    setting = Setting(batch.call, batch.view, z, J, batch.y, draws(term.seed, batch.step, ids), batch.given)
+    drawn = draws(term.seed, batch.step, ids)
+    if term.side == "input":
+        return _phi(term.shape, _norm(term.norm, term.squared, _slopes(batch, term, drawn)))
+    z, J = projected_jacobian(batch, term.output, term.at)
+    setting = Setting(batch.call, batch.view, z, J, batch.y, drawn, J.shape[1], batch.given)
     W = directions(term.projection, setting)
     return _phi(term.shape, _norm(term.norm, term.squared, pull(J, W)))
+
+
+def _slopes(batch: Batch, term: JacobianPenalty, drawn: Draws) -> Array:
+    """J_i v_i for the rows v of V, (k, B, q), or (o(x + h v) - o(x)) / h for the outputs o."""
+    own = batch.x.shape[1:]
+    z, J = projected_jacobian(batch, term.output)
+    setting = Setting(batch.call, View.of(batch.call, own, None), z, J, batch.y, drawn, math.prod(own), batch.given)
+    V = directions(term.projection, setting)
+    if term.method == "jvp":
+        return np.stack([push(J, v) for v in V])
+    base = _output_values(batch, term.output, batch.x)
+    moved = [_output_values(batch, term.output, batch.x + term.h * v.reshape(batch.x.shape)) for v in V]
+    return np.stack([(each - base) / term.h for each in moved])
+
+
+def _output_values(batch: Batch, output: str, x: Array) -> Array:
+    """The values of `output` at x, flattened, (B, q)."""
+    outputs = batch.model(x)
+    z = batch.view.canonical(outputs)
+    if output == "loss":
+        return _losses(batch, outputs).reshape(len(x), 1)
+    if output == "probabilities":
+        return probabilities(z).reshape(len(x), -1)
+    if output == "log_probabilities":
+        return log_probabilities(z).reshape(len(x), -1)
+    return z.reshape(len(x), -1)
 
 
 # --- parts of the batch -----------------------------------------------------------------------------------------------
@@ -303,10 +333,15 @@ def penalty_terms(model: Model, x: Any, y: Any, reg: Regularizer, **options: Any
 
 def data_loss(batch: Batch, z: Array) -> Any:
     """The weighted mean of the samples' losses for outputs z (B, *own)."""
+    return batch.mean(_losses(batch, z))
+
+
+def _losses(batch: Batch, z: Array) -> Array:
+    """The loss of each sample for outputs z (B, *own), shape (B,)."""
     if batch.loss_fn is not None:
-        return batch.mean(np.asarray(batch.loss_fn.value(z, batch.y)).reshape(len(z), -1).mean(axis=1))
+        return np.asarray(batch.loss_fn.value(z, batch.y)).reshape(len(z), -1).mean(axis=1)
     labels = labels_of(batch.call, batch.y, batch.view, len(z), "the cross-entropy loss")
-    return batch.mean(cross_entropy(batch.view.canonical(z), labels.distribution))
+    return cross_entropy(batch.view.canonical(z), labels.distribution)
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------

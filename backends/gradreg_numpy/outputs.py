@@ -18,6 +18,7 @@ __all__ = [
     "View",
     "cross_entropy",
     "labels_of",
+    "log_probabilities",
     "negative_entropy",
     "output_jacobian",
     "probabilities",
@@ -157,6 +158,11 @@ def labels_of(call: str, y: Any, view: View, batch: int, what: str) -> Labels:
 def probabilities(z: Array) -> Array:
     """The softmax f of canonical logits (B, positions, classes); for one class, the logistic function."""
     return sigmoid(z) if z.shape[-1] == 1 else softmax(z)
+
+
+def log_probabilities(z: Array) -> Array:
+    """Log f of canonical logits (B, positions, classes)."""
+    return -softplus(-z) if z.shape[-1] == 1 else log_softmax(z)
 
 
 def cross_entropy(z: Array, y: Array) -> Array:

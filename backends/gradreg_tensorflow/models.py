@@ -14,7 +14,7 @@ from tensorflow.python.ops import stateful_random_ops
 
 from gradreg_core.errors import InputError
 
-__all__ = ["parameters", "repeatable", "trainable_variables"]
+__all__ = ["both", "parameters", "repeatable", "state", "trainable_variables"]
 
 _SEED = 0x67726164
 
@@ -86,7 +86,7 @@ def _variables(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
     return list({id(each): each for each in found}.values())
 
 
-def _state(model: Any) -> list[Any]:
+def state(model: Any) -> list[Any]:
     """The variables that a forward pass may change, as far as they can be found: moving statistics, seeds."""
     found: list[Any] = _variables(_seen(model), trainable=False)
     if stateful_random_ops.global_generator is not None:
@@ -96,13 +96,22 @@ def _state(model: Any) -> list[Any]:
     return found
 
 
+def both(model: Any, variables: list[Any], x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(model(x), model(moved)) from the same values of `variables`, which end as after model(x)."""
+    before = [tf.identity(each) for each in variables]
+    other = model(moved)
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    return model(x), other
+
+
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
     """Random layers draw the same inside each such context; moving statistics and seeds are as before afterwards."""
     if not tf.executing_eagerly():
         yield
         return
-    variables = _state(model)
+    variables = state(model)
     before = [tf.convert_to_tensor(each).numpy() for each in variables]
     eager = context.context()
     seed, generator = eager._seed, getattr(eager, "_rng", None)

@@ -15,6 +15,8 @@ from gradreg_core.random import threefry2x32
 from gradreg_torch.activations import forward_with_activations
 from gradreg_torch.batch_norm import refuse_batch_norm
 from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
+from gradreg_torch.norms import ArithmeticNorms
+from gradreg_torch.replay import both, repeatable
 from gradreg_torch.threefry import threefry2x32_cpu
 
 __all__ = ["TorchBackend"]
@@ -142,8 +144,23 @@ class TorchBackend:
     def named_vjp(
         self, model: Any, x: Tensor, names: Sequence[str | None]
     ) -> tuple[Tensor, dict[str | None, Pullback]]:
+        x = x if x.requires_grad or None not in names else x.detach().requires_grad_()
         outputs, kept = forward_with_activations(model, x, names)
         return outputs, {name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x") for name in names}
+
+    def jvp(self, fn: Model, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(fn(x), J v), the derivative of the linear map u -> J^T u pulled back, differentiable.
+
+        PyTorch's forward mode cannot be differentiated again through softmax, and is silently wrong through det.
+        """
+        with ArithmeticNorms():
+            outputs, pullback = self.vjp(fn, x)
+            _, push = self.vjp(pullback, outputs.detach())
+        return outputs, push(v)
+
+    def both(self, model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """(model(x), model(moved)), random layers drawing the same in both; their buffers end as after model(x)."""
+        return both(model, x, moved)
 
     def pull_rows(self, pullback: Pullback, rows: Tensor) -> Tensor:
         return torch.stack([pullback(row) for row in rows])
@@ -180,11 +197,8 @@ class TorchBackend:
                 f"torch.no_grad() for the value alone, or measure(), which works there."
             )
         with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone() if x.is_inference() else x
-            if x.is_floating_point() and not x.requires_grad:
-                x = x.detach().requires_grad_()
             try:
-                yield x
+                yield x.clone() if x.is_inference() else x
             except RuntimeError as error:
                 if any(mark in str(error) for mark in DOUBLE_BACKWARD_MARKS):
                     raise explain(call, error) from error
@@ -204,7 +218,7 @@ class TorchBackend:
         return value if torch.is_grad_enabled() else value.detach()
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
-        return _repeatable(model)
+        return repeatable(model)
 
     def diagnose(self, frontend: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> Any:
         return diagnose(frontend, model, x, y, reg, options)
@@ -240,15 +254,3 @@ def _pullback(outputs: Any, x: Tensor, name: str) -> Pullback:
         return gradient
 
     return pullback
-
-
-@contextmanager
-def _repeatable(model: Any) -> Iterator[None]:
-    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
-    before = [each.detach().clone() for each in buffers]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    with torch.no_grad():
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)

@@ -1,0 +1,118 @@
+"""Directions in the space of the input: ||J_i v_i|| by one forward-mode product, or by a difference of two passes.
+
+    penalty = weight * scale * mean_i phi(||J_i V_i||),   V_i = projection(draw_i), rows in the space of x
+
+No backward pass is part of the penalty, so its own gradient needs each layer's derivative once in each mode ("jvp"), or
+its first derivative alone ("difference").
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from gradreg_core.backend import Array, Backend
+from gradreg_core.engine import Call, Forward, make_forward, reduced, require_floating, widened
+from gradreg_core.errors import InputError
+from gradreg_core.projections import DirectionContext
+from gradreg_core.random import Draws
+from gradreg_core.spec import JacobianPenalty
+
+__all__ = ["input_pass", "per_sample"]
+
+_HALF = ("float16", "bfloat16")
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise AssertionError("a projection on the input side looks at nothing but the size of the input")
+
+
+def _directions(term: JacobianPenalty, call: Call, x: Array, ids: Array, start: int = 0) -> Iterator[Array]:
+    """The rows of V from row `start` on, each in the shape and dtype of x."""
+    ops = call.ops
+    shape = ops.shape(x)
+    flat = (shape[0], 1, math.prod(shape[1:]))
+    context = DirectionContext(
+        ops=ops,
+        shape=flat,
+        logits=widened(ops, ops.stop_gradient(ops.reshape(x, flat))),
+        probabilities=_refuse,
+        target=_refuse,
+        draws=Draws(ops, term.seed, call.step, ids[:1] * 0 if term.draw == "per_batch" else ids),
+        pullback=_refuse,
+        given=None if call.directions is None else ops.asarray(call.directions, x),
+        what="input components",
+    )
+    count = term.projection.count(context.size)
+    for index in range(start if count > 1 else 0, count):
+        rows = term.projection.directions(context, range(index, index + 1))
+        for each in range(ops.shape(rows)[0]):  # more than one where the caller gave them
+            if index + each >= start:
+                yield ops.reshape(ops.astype(rows[each], ops.dtype(x)), shape)
+
+
+def _jvp(ops: Backend, model: Any, x: Array, v: Array) -> tuple[Array, Array]:
+    """(model(x), J v), by the backend's forward mode or by two reverse ones.
+
+    J v is the derivative of the linear map u -> J^T u, pulled back: without a forward mode, that is it.
+    """
+    if hasattr(ops, "jvp"):
+        outputs, tangent = ops.jvp(model, x, v)
+        return outputs, tangent
+    outputs, pullback = ops.vjp(model, x)
+    _, push = ops.vjp(pullback, ops.stop_gradient(outputs))
+    return outputs, push(v)
+
+
+def _both(ops: Backend, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
+    """(model(x), model(moved)), with the same random masks where the backend can see to it."""
+    both: Callable[..., tuple[Array, Array]] | None = getattr(ops, "both", None)
+    return both(model, x, moved) if both is not None else (model(x), model(moved))
+
+
+def _pass(term: JacobianPenalty, call: Call, model: Any, x: Array, v: Array) -> tuple[Array, Array]:
+    """One pass along v: the outputs, and their tangent or the outputs of the moved input."""
+    ops = call.ops
+    if term.method == "jvp":
+        return _jvp(ops, model, x, v)
+    outputs, moved = _both(ops, model, x, x + term.h * v)
+    if ops.is_array(outputs) and ops.dtype(outputs) in _HALF:
+        raise InputError(
+            f"{call.name}: method='difference' needs outputs in float32 or float64, got {ops.dtype(outputs)}: their "
+            f"rounding enters divided by h={term.h:g}. Compute the outputs in float32, or use method='jvp'."
+        )
+    return outputs, moved
+
+
+def input_pass(term: JacobianPenalty, call: Call, model: Any, x: Array, y: Any, ids: Array) -> Forward:
+    """A forward pass for the loss that brings the first row of an input-side term along."""
+    require_floating(call, x)
+    outputs, pushed = _pass(term, call, model, x, next(_directions(term, call, x, ids)))
+    return make_forward(call, model, x, y, outputs, ids, pushed=(term, pushed))
+
+
+def _slope(term: JacobianPenalty, base: Forward, pushed: Array) -> Array:
+    """J_i v_i of the term's output, a row (1, B, positions, classes), in float32 or better."""
+    ops = base.call.ops
+    if term.method == "jvp":
+        tangent = widened(ops, base.layout.to_canonical(ops, pushed))
+        row = base.tangent(term.output, tangent)
+    else:
+        moved = make_forward(base.call, base.model, base.x, base.y, pushed, base.sample_ids)
+        row = (moved.values(term.output) - base.values(term.output)) * (1 / term.h)
+    return ops.reshape(row, (1, *ops.shape(row)))
+
+
+def _rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
+    call, model, x, ids = forward.call, forward.model, forward.x, forward.sample_ids
+    require_floating(call, x)
+    shared = forward.pushed is not None and forward.pushed[0] is term
+    if shared:
+        yield _slope(term, forward, forward.pushed[1])
+    for v in _directions(term, call, x, ids, start=1 if shared else 0):
+        outputs, pushed = _pass(term, call, model, x, v)
+        yield _slope(term, make_forward(call, model, x, forward.y, outputs, ids), pushed)
+
+
+def per_sample(term: JacobianPenalty, forward: Forward) -> Array:
+    """phi(||J_i V_i||) for each sample, shape (B,)."""
+    return reduced(forward.call.ops, term, _rows(term, forward))
