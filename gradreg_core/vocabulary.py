@@ -34,18 +34,23 @@ from gradreg_core.projections import (
     top_singular,
 )
 from gradreg_core.spec import (
+    METHODS,
     OUTPUTS,
+    SIDES,
     JacobianPenalty,
     JacobianTerm,
     Regularizer,
+    SidedTerm,
     Sum,
     Term,
     Weight,
 )
 
 __all__ = [
+    "METHODS",
     "OUTPUTS",
     "R1",
+    "SIDES",
     "ConfidencePenalty",
     "DataGrad",
     "FrobReg",
@@ -58,6 +63,7 @@ __all__ = [
     "OneHot",
     "RandomOneHot",
     "Regularizer",
+    "SidedTerm",
     "SpectReg",
     "SpectralNormReg",
     "Sum",

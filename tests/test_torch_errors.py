@@ -141,7 +141,7 @@ def test_projections_larger_than_the_output(model: nn.Module) -> None:
     refuse(InputError, "no directions came; pass directions=", model, reg=given)
     refuse(InputError, r"directions= must have shape \(3,\), \(4, 3\)", model, reg=given, directions=torch.ones(2))
     fixed = JacobianPenalty(1.0, projection=gradreg.direction((1.0, 2.0)))
-    refuse(InputError, "v has 2 components, but the model has 3 outputs", model, reg=fixed)
+    refuse(InputError, "v has 2 components, but a sample has 3 outputs", model, reg=fixed)
     part = JacobianPenalty(1.0, projection=gradreg.direction(), fraction=0.5)
     refuse(InputError, "fraction < 1 do not go together", model, reg=part, directions=torch.ones(3))
 

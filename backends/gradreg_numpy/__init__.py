@@ -6,8 +6,10 @@ steps; no autodiff and no part of the engine that the other backends share is in
 
 from gradreg_core.results import Measures, Parts
 from gradreg_core.vocabulary import (
+    METHODS,
     OUTPUTS,
     R1,
+    SIDES,
     ConfidencePenalty,
     DataGrad,
     FrobReg,
@@ -20,6 +22,7 @@ from gradreg_core.vocabulary import (
     OneHot,
     RandomOneHot,
     Regularizer,
+    SidedTerm,
     SpectralNormReg,
     SpectReg,
     Sum,
@@ -46,8 +49,10 @@ from gradreg_numpy.networks import Model, apply, full_jacobian, initialize, jaco
 from gradreg_numpy.oracle import gradient, penalty_terms
 
 __all__ = [
+    "METHODS",
     "OUTPUTS",
     "R1",
+    "SIDES",
     "ConfidencePenalty",
     "DataGrad",
     "FrobReg",
@@ -63,6 +68,7 @@ __all__ = [
     "Parts",
     "RandomOneHot",
     "Regularizer",
+    "SidedTerm",
     "SpectReg",
     "SpectralNormReg",
     "Sum",
