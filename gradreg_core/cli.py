@@ -29,6 +29,11 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
+    "conformance": LazyCommand(
+        "gradreg_conformance.command:conformance",
+        "Test whether a backend computes the right penalties and gradients.",
+        'pip install "gradreg[conformance]"',
+    ),
     "demo": LazyCommand(
         "gradreg_demo.command:demo",
         "Train on real data with and without gradient regularization.",
