@@ -19,7 +19,15 @@ import numpy as np
 import gradreg_numpy
 from gradreg_conformance.cases import Case, Squared
 
-__all__ = ["CONSTANT", "UNIT_ROUNDOFF", "Expected", "distance", "expected_gradient", "expected_value"]
+__all__ = [
+    "CONSTANT",
+    "UNIT_ROUNDOFF",
+    "Expected",
+    "distance",
+    "expected_gradient",
+    "expected_measures",
+    "expected_value",
+]
 
 CONSTANT = 8.0
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -87,15 +95,26 @@ def _measured(case: Case, compute: Callable[[gradreg_numpy.Model, np.ndarray], M
 
 @lru_cache(maxsize=8192)
 def expected_value(case: Case, of: str = "penalty") -> Expected:
-    """The penalty, or with ``of="total"`` loss plus penalty, as {"value": ...}."""
+    """The penalty, the loss, their sum (``of="total"``) or the outputs (``of="outputs"``), as {"value": ...}."""
     y, options = case.data.y, _options(case)
 
     def compute(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
         if of == "penalty":
-            value = gradreg_numpy.penalty(model, x, y, case.reg, **options)
-        else:
-            value = gradreg_numpy.loss(model, x, y, case.reg, **options)[0]
-        return {"value": np.asarray(value)}
+            return {"value": np.asarray(gradreg_numpy.penalty(model, x, y, case.reg, **options))}
+        total, parts = gradreg_numpy.loss(model, x, y, case.reg, **options)
+        return {"value": np.asarray({"total": total, "loss": parts.loss, "outputs": parts.outputs}[of])}
+
+    return _measured(case, compute)
+
+
+@lru_cache(maxsize=8192)
+def expected_measures(case: Case) -> Expected:
+    """The norms that `measure` gives for each sample: "frobenius", "spectral" and "loss_gradient"."""
+    y, options = case.data.y, {"class_axis": case.class_axis}
+
+    def compute(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+        found = gradreg_numpy.measure(model, x, y, **options)
+        return {"frobenius": found.frobenius, "spectral": found.spectral, "loss_gradient": found.loss_gradient}
 
     return _measured(case, compute)
 
