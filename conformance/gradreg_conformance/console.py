@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gradreg_conformance.check import LAYERS, Check
-from gradreg_conformance.report import Report, counted
+from gradreg_conformance.report import Report, counted, ratio
 from gradreg_conformance.runner import Result, all_checks
 
-__all__ = ["print_checks", "print_matrix", "print_report", "progress", "ratio"]
+__all__ = ["print_checks", "print_matrix", "print_report", "progress"]
 
 _STYLES = {
     "passed": "green",
@@ -65,7 +65,7 @@ def print_report(report: Report) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("check", overflow="fold")
     table.add_column("status")
-    for heading in ("worst", "examples", "time"):
+    for heading in ("error / allowed", "examples", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     layer = ""
     for check in report.checks:
@@ -84,7 +84,7 @@ def print_report(report: Report) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     console.print(f"\n{versions}; {report.device}; profile {report.profile}; {report.platform}", soft_wrap=True)
     console.print(
-        "worst: the largest error as a multiple of what rounding allows"
+        "error / allowed: the largest error as a multiple of what rounding allows"
         + (f", which the harness multiplies by {report.tolerance:g}" if report.tolerance != 1 else ""),
         soft_wrap=True,
     )
@@ -112,13 +112,6 @@ def print_matrix(reports: Sequence[Report]) -> None:
     console.print(table)
     for report in reports:
         _print_verdict(console, report)
-
-
-def ratio(worst: float | None) -> str:
-    """A multiple of what rounding allows, in few characters."""
-    if worst is None:
-        return ""
-    return f"{worst:.2f}" if worst < 100 else f"{worst:.0e}"
 
 
 def _print_verdict(console: Console, report: Report) -> None:
