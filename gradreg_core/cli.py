@@ -40,6 +40,11 @@ COMMANDS: dict[str, LazyCommand] = {
         'pip install "gradreg[demo,torch]"',
     ),
     "doctor": LazyCommand("gradreg_core.doctor:doctor", "Import every framework and report what is wrong."),
+    "sweep": LazyCommand(
+        "gradreg_conformance.sweep.command:sweep",
+        "Test a framework's operations for second derivatives that are wrong or missing.",
+        'pip install "gradreg[conformance]"',
+    ),
     "validate": LazyCommand(
         "gradreg_core.validate_command:validate_command", "Compare a model with its port to another framework."
     ),
