@@ -11,13 +11,14 @@ import numpy as np
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case
 from gradreg_conformance.harness import Harness
+from gradreg_conformance.regularizers import Ramp
 from gradreg_conformance.runner import find_subject
 from gradreg_conformance.subject import Subject
 from gradreg_core import networks, vocabulary
 from gradreg_core.networks import *  # noqa: F403
 from gradreg_core.vocabulary import *  # noqa: F403
 
-__all__ = ["Case", "compare", "inf", "nan"]
+__all__ = ["Case", "Ramp", "compare", "inf", "nan"]
 __all__ += networks.__all__
 __all__ += vocabulary.__all__
 

@@ -11,8 +11,10 @@ from gradreg_core import networks as nets
 from gradreg_core.networks import Layer, Network
 from gradreg_core.spec import Regularizer
 
-__all__ = ["KINK_MARGIN", "SMALL", "cases", "classifiers", "smooth_activations"]
+__all__ = ["KINK_MARGIN", "NORM_EPS", "SMALL", "cases", "classifiers", "smooth_activations"]
 
+NORM_EPS = 0.1
+"""Of the norms: with next to none, that of two numbers is always 1 and -1, and its derivatives nothing but rounding."""
 KINK_MARGIN = 1e-3
 """Inputs of rectifiers and maxima stay this far from the kink: far more than any rounding moves them."""
 
@@ -54,7 +56,7 @@ def classifiers(draw: Any, layers: frozenset[type[Layer]] | None = None, *, clas
         return Network((2, 2), (block, draw(smooth_activations), nets.Flatten(), nets.Dense(m)))
     inputs, width = draw(st.sampled_from([(1, 2), (2, 2), (3, 2), (1, 3), (2, 3), (3, 3)]))
     activation = draw(activations)
-    norms = [(), *((each(),) for each in (nets.LayerNorm, nets.BatchNorm) if has(each))]
+    norms = [(), *((each(NORM_EPS),) for each in (nets.LayerNorm, nets.BatchNorm) if has(each))]
     ends = [(), (nets.Residual((nets.Dense(width), activation)),)] if has(nets.Residual) else [()]
     norm, end = draw(st.sampled_from([(norm, end) for end in ends for norm in norms]))
     return Network((inputs,), (nets.Dense(width), activation, *norm, *end, nets.Dense(m)))

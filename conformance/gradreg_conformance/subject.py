@@ -145,8 +145,9 @@ class Subject:
 
     def gradients(self, case: Case, of: str = "penalty") -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The value of the case, and its gradients with respect to every weight, by path, and to the input ("x")."""
-        arrays = self.arrays(case)
-        value, found = self.harness.value_and_gradients(self.function(case, of), arrays, self.mode)
+        arrays, function = self.arrays(case), self.function(case, of)
+        fixed = {path: arrays.pop(path) for path in case.network.statistics()}
+        value, found = self.harness.value_and_gradients(lambda free: function({**fixed, **free}), arrays, self.mode)
         names = [*case.network.weights(), "x"]
         missing = [name for name in names if found.get(name) is None]
         if missing:

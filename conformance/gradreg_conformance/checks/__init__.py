@@ -1,5 +1,27 @@
 """The checks, one family a module; importing this registers them all."""
 
-from gradreg_conformance.checks import gradients
+from gradreg_conformance.checks import (
+    gradients,
+    laws,
+    layers,
+    measuring,
+    norms,
+    options,
+    outputs,
+    projections,
+    terms,
+    unbiased,
+)
 
-__all__ = ["gradients"]
+__all__ = [
+    "gradients",
+    "laws",
+    "layers",
+    "measuring",
+    "norms",
+    "options",
+    "outputs",
+    "projections",
+    "terms",
+    "unbiased",
+]
