@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from gradreg_core import networks as nets
 from gradreg_core.dispatch import load_backend
@@ -14,6 +15,21 @@ __all__ = ["TorchHarness"]
 
 Arrays = Mapping[str, torch.Tensor]
 Function = Callable[[Arrays], torch.Tensor]
+
+
+class _Layer(nn.Module):
+    """One layer of a portable network, with arrays that are not its own."""
+
+    def __init__(self, network: nets.Network, index: int, arrays: Arrays) -> None:
+        super().__init__()
+        self.network = nets.Network(network.input_shape, network.layers[index : index + 1])
+        # In the layer's own network its index is 0.
+        self.arrays = {
+            f"0{path[len(str(index)) :]}": arrays[path] for path in arrays if path.split(".")[0] == str(index)
+        }
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return apply(self.network, self.arrays, x)
 
 
 class TorchHarness:
@@ -48,7 +64,7 @@ class TorchHarness:
         self.versions = {"torch": torch.__version__}
 
     def array(self, values: np.ndarray, dtype: str, device: str) -> torch.Tensor:
-        return torch.tensor(np.ascontiguousarray(values), dtype=getattr(torch, dtype), device=device)
+        return torch.tensor(np.array(values), dtype=getattr(torch, dtype), device=device)
 
     def numpy(self, array: torch.Tensor) -> np.ndarray:
         array = array.detach().cpu()
@@ -56,6 +72,11 @@ class TorchHarness:
 
     def apply(self, network: nets.Network, arrays: Arrays, x: torch.Tensor) -> torch.Tensor:
         return apply(network, arrays, x)
+
+    def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[nn.Module, list[str]]:
+        """A module with a submodule for each layer of the network, and the submodules' names."""
+        layers = [_Layer(network, index, arrays) for index in range(len(network.layers))]
+        return nn.Sequential(*layers), [str(index) for index in range(len(layers))]
 
     def value(self, function: Function, arrays: Arrays, mode: str) -> torch.Tensor:
         return self._in_mode(function, mode)(arrays)

@@ -74,6 +74,11 @@ class Harness(Protocol):
         """function(arrays) and its gradient with respect to every array, zeros where it does not depend on one."""
         ...
 
+    # A harness of a backend that declares `named_activations` has one more method:
+    #
+    # def named_model(self, network: Network, arrays: Arrays) -> tuple[Any, Sequence[str]]:
+    #     """A model of the framework's own that computes `apply`, and the name of each layer's output, for `at=`."""
+
 
 def load_harness(name: str) -> Harness:
     """The harness of the backend `name`, or the one at ``"module:callable"``, which needs no plugin.
