@@ -26,6 +26,10 @@ class BraveHarness(FakeHarness):
     expected_failures = {}
 
 
+class OtherHarness(BraveHarness):
+    """Another such."""
+
+
 def die():
     """A harness that takes its process with it."""
     os.kill(os.getpid(), signal.SIGKILL)
