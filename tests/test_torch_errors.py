@@ -287,6 +287,12 @@ def test_check_passes_good_models_and_restores_them(model: nn.Module) -> None:
         bad_labels.raise_if_failed()
 
 
+def test_check_passes_a_linear_model_whose_penalty_does_not_depend_on_the_input() -> None:
+    report = gradreg.check(nn.Linear(5, 3), X, Y, gradreg.SpectReg(1.0))
+    assert report.ok
+    assert report.disagreement == 0
+
+
 class WrongSecond(torch.autograd.Function):
     """sin with a right first and a wrong second derivative."""
 
