@@ -17,7 +17,7 @@ ABOUT = {
     "loads": "The backend loads and describes itself",
     "primitives": "Array operations, draws and derivatives of its own",
     "values": "Penalties and losses equal the reference",
-    "gradients": "Gradients with respect to weights and input equal the reference",
+    "gradients": "Gradients for weights and input equal the reference",
     "laws": "What the mathematics says of every penalty",
     "modes": "The same when compiled, sharded or on another device",
 }
