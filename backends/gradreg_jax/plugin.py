@@ -17,5 +17,6 @@ def gradreg_backends() -> list[BackendDescription]:
             capabilities=(),
             spec_version=1,
             install='pip install "gradreg[jax]"',
+            harness="gradreg_jax.harness:JaxHarness",
         )
     ]

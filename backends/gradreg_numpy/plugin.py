@@ -17,5 +17,6 @@ def gradreg_backends() -> list[BackendDescription]:
             capabilities=(),
             spec_version=1,
             install="pip install gradreg",
+            harness="gradreg_numpy.harness:NumpyHarness",
         )
     ]

@@ -74,6 +74,26 @@ class Harness(Protocol):
         """function(arrays) and its gradient with respect to every array, zeros where it does not depend on one."""
         ...
 
+    # What follows is optional.
+    #
+    # def session(self) -> AbstractContextManager[Any]:
+    #     """What to hold while a check runs, such as a setting that float64 needs."""
+    #
+    # def model(self, network: Network, arrays: Arrays) -> Any:
+    #     """The model of a call, where it is not any callable: lambda x: self.apply(network, arrays, x)."""
+    #
+    # def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
+    #     """`function` made ready in `mode` for many calls, and how often it has been compiled; None in eager modes."""
+    #
+    # def no_gradient(self) -> AbstractContextManager[Any]:
+    #     """The framework's mode in which nothing is differentiated."""
+    #
+    # dtypes_of_mode: Mapping[str, Sequence[str]]
+    #     For modes that do not compute in all of `dtypes`, those in which they do.
+    #
+    # note: str
+    #     What a reader of the report should know.
+    #
     # A harness of a backend that declares `named_activations` has one more method:
     #
     # def named_model(self, network: Network, arrays: Arrays) -> tuple[Any, Sequence[str]]:

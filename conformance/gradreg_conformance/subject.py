@@ -1,6 +1,7 @@
 """A backend under test: its harness, the profile, the mode and device, and a record of what was measured."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +13,9 @@ from gradreg_conformance import reference
 from gradreg_conformance.cases import Case, squared
 from gradreg_conformance.check import Disagreement, NotApplicable
 from gradreg_conformance.draws import same_draws
-from gradreg_conformance.harness import Function, Harness, load_harness
+from gradreg_conformance.harness import Arrays, Function, Harness, load_harness
 from gradreg_conformance.profiles import PROFILES, Profile
+from gradreg_core.networks import Network
 
 __all__ = ["Measured", "Subject", "load_subject"]
 
@@ -101,6 +103,16 @@ class Subject:
         data = case.data
         return {path: self.array(value, case.dtype) for path, value in [*data.params.items(), ("x", data.x)]}
 
+    def model(self, network: Network, arrays: Arrays) -> Any:
+        """The portable network with these arrays, as the model of a call."""
+        own = getattr(self.harness, "model", None)
+        return (lambda x: self.harness.apply(network, arrays, x)) if own is None else own(network, arrays)
+
+    def session(self) -> AbstractContextManager[Any]:
+        """What the harness wants to hold while a check runs."""
+        session: AbstractContextManager[Any] = getattr(self.harness, "session", nullcontext)()
+        return session
+
     def function(self, case: Case, of: str = "penalty") -> Function:
         """The penalty, or with ``of="total"`` loss plus penalty, of the case as a function of its arrays."""
         calls, network = self.harness.calls, case.network
@@ -108,9 +120,7 @@ class Subject:
         names = network.weights()
 
         def function(arrays: Any) -> Any:
-            def model(x: Any) -> Any:
-                return self.harness.apply(network, arrays, x)
-
+            model = self.model(network, arrays)
             weights = {path: arrays[path] for path in names}
             if of == "penalty":
                 return calls.penalty(model, arrays["x"], y, case.reg, params=weights, **options)
