@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_conformance.cases import Squared, squared
+from gradreg_conformance.check import NotApplicable
 from gradreg_core import networks as nets
 from gradreg_numpy import frontend
 from gradreg_numpy.functions import Array
@@ -94,6 +95,8 @@ def _adapted(call: Callable[..., Any]) -> Callable[..., Any]:
         given = {name: value for name, value in options.items() if name not in _ELSEWHERE}
         if given.get("loss_fn") is squared:
             given["loss_fn"] = Squared()
+        if given.pop("projections", None) is not None:
+            raise NotApplicable("the reference measures exactly, and makes no estimates")
         if "step" in given:
             given["step"] = operator.index(given["step"])
         return call(*args, **given)

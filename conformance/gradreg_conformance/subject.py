@@ -108,6 +108,15 @@ class Subject:
         own = getattr(self.harness, "model", None)
         return (lambda x: self.harness.apply(network, arrays, x)) if own is None else own(network, arrays)
 
+    def need_any_callable(self) -> None:
+        """For checks that pass functions of their own as models.
+
+        Raises:
+            NotApplicable: the calls take no such models.
+        """
+        if hasattr(self.harness, "model"):
+            raise NotApplicable("the calls take models of the backend's own kind only, not any callable")
+
     def session(self) -> AbstractContextManager[Any]:
         """What the harness wants to hold while a check runs."""
         session: AbstractContextManager[Any] = getattr(self.harness, "session", nullcontext)()

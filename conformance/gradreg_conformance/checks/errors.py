@@ -21,10 +21,7 @@ def _penalty(subject: Subject, **changed: Any) -> Any:
     x, y, reg = arrays["x"], subject.labels(case), case.reg
     x, y, reg = changed.pop("x", x), changed.pop("y", y), changed.pop("reg", reg)
     arrays |= changed.pop("arrays", {})
-
-    def model(values: Any) -> Any:
-        return subject.harness.apply(SMALL, arrays, values)
-
+    model = subject.model(SMALL, arrays)
     weights = {path: arrays[path] for path in SMALL.weights()}
     return subject.harness.calls.penalty(changed.pop("model", model), x, y, reg, params=weights, **changed)
 

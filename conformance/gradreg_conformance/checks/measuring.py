@@ -1,5 +1,6 @@
 """The norms that `measure` gives, against the reference."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.presets import DataGrad
+from gradreg_core.presets import DataGrad, SpectReg
 
 _POWER_ITERATION = 0.9
 """What power iteration reaches at least, of the spectral norm: for m = 4 it needs ten steps, however close they lie."""
@@ -21,12 +22,13 @@ def _given(subject: Subject, **options: Any) -> Any:
     return subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), **options), cost=2)
 
 
+def _only(expected: reference.Expected, name: str) -> reference.Expected:
+    return reference.Expected({name: expected.arrays[name]}, expected.condition)
+
+
 def _measured(subject: Subject, case: Case, **options: Any) -> dict[str, np.ndarray]:
     harness, arrays = subject.harness, subject.arrays(case)
-
-    def model(x: Any) -> Any:
-        return harness.apply(case.network, arrays, x)
-
+    model = subject.model(case.network, arrays)
     found = harness.calls.measure(model, arrays["x"], subject.labels(case), batch_norm="allow", **options)
     named = found._asdict().items()
     return {name: np.asarray(harness.numpy(value), np.float64) for name, value in named if value is not None}
@@ -51,19 +53,26 @@ def measure_the_loss(subject: Subject) -> None:
 
     @_given(subject)
     def _(case):  # type: ignore[no-untyped-def]
-        subject.compare(case, "the norms of measure", _measured(subject, case), reference.expected_measures(case))
+        wanted = _only(reference.expected_measures(case), "loss_gradient")
+        subject.compare(case, "the norm of the loss's gradient by measure", _measured(subject, case), wanted)
 
 
 @check("values")
 def measure_by_projections(subject: Subject) -> None:
-    """What measure gives with projections=m is exact in the Frobenius norm, and below and near the spectral norm."""
+    """What measure gives with projections=m is exact in the Frobenius norm, and below and near the spectral norm.
+
+    No spherical projection exceeds the spectral norm either.
+    """
 
     @_given(subject, labels=st.just("none"))
     def _(case):  # type: ignore[no-untyped-def]
         wanted = reference.expected_measures(case)
         found = _measured(subject, case, projections=case.network.output_shape[0])
-        frobenius = reference.Expected({"frobenius": wanted.arrays["frobenius"]}, wanted.condition)
-        subject.compare(case, "the Frobenius norm of measure", found, frobenius)
+        subject.compare(case, "the Frobenius norm of measure", found, _only(wanted, "frobenius"))
         share = found["spectral"] / wanted.arrays["spectral"]
         if not (share.min() >= _POWER_ITERATION and share.max() <= 1 + wanted.allowed(case.dtype) / wanted.norm):
             subject.disagree(case, f"the spectral norm of measure is {share} times the true one")
+        spherical = float(subject.value(replace(case, reg=SpectReg(1.0, spherical=True))))
+        largest = float((wanted.arrays["spectral"] ** 2).mean())
+        if not spherical <= largest:
+            subject.disagree(case, f"a spherical projection has {spherical}, above the squared spectral norm {largest}")

@@ -32,7 +32,7 @@ def random_projections_are_unbiased(subject: Subject) -> None:
         x = subject.array(np.zeros((_SAMPLES, 2)), "float64")
         for projection, (mean, variance) in _moments(params["0.weight"].T, params["0.bias"]).items():
             reg = JacobianPenalty(1.0, projection=projection, seed=seed)
-            value = subject.harness.calls.penalty(lambda u: subject.harness.apply(_NETWORK, arrays, u), x, None, reg)
+            value = subject.harness.calls.penalty(subject.model(_NETWORK, arrays), x, None, reg)
             found = float(np.asarray(subject.harness.numpy(value), np.float64))
             allowed = _STANDARD_ERRORS * (variance / _SAMPLES) ** 0.5 + 1e-12 * mean
             case = Case(_NETWORK, reg, _SAMPLES, labels="none")
