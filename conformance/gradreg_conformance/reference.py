@@ -1,9 +1,10 @@
 """What the reference says of a case, and how far from it rounding may take an honest computation.
 
 The reference (:mod:`gradreg_numpy`) is float64 and has no autodiff: analytic Jacobians, complex steps. How far rounding
-may go is measured, not guessed: the inputs of the case (weights, x) are moved by a tiny relative amount, and the root mean
-square of the result's changes, per unit of that amount, is the condition of the case. A computation with unit roundoff u
-is allowed CONSTANT * condition * u. (Of a few moves of a single number, the median is small by chance too often.)
+may go is measured, not guessed: the inputs of the case (weights, x) are moved by a tiny relative amount, and the root
+mean square of the result's changes, per unit of that amount, is the condition of the case. A computation with unit
+roundoff u is allowed CONSTANT * condition * u. (The median of a few moves of a single number is too often small by
+chance.)
 
 Measured over three frameworks: honest backends need 0.6 to 1.8 times condition * u where the networks are as small as
 here, wrong ones 1e4 times and more; so CONSTANT = 8 separates them with room on both sides.

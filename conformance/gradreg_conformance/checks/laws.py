@@ -21,13 +21,17 @@ from gradreg_core.projections import direction, exact, gaussian, top_singular
 from gradreg_core.spec import JacobianPenalty, Regularizer
 
 _RANDOM = JacobianPenalty(1.0, projection=gaussian())
-_FEW_ROUNDINGS = 64 * 2.0**-53
-"""Relative, of sums of positive numbers in another order."""
+_FEW_ROUNDINGS = 64
+"""Relative, in units of roundoff, of sums of positive numbers in another order."""
 
 
 def _small(subject: Subject, regs: st.SearchStrategy[Regularizer], **options: Any) -> Any:
     """The decorator for laws of SMALL with three samples."""
     return subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), **options), cost=2)
+
+
+def _few_roundings(subject: Subject) -> float:
+    return _FEW_ROUNDINGS * reference.UNIT_ROUNDOFF[subject.dtype]
 
 
 def _number(subject: Subject, value: Any) -> float:
@@ -108,13 +112,13 @@ def a_large_batch_is_the_sum_of_its_parts(subject: Subject) -> None:
 
     @subject.given(st.integers(0, 99), st.sampled_from([_RANDOM, DataGrad(1.0)]), cost=2)
     def _(seed, reg):  # type: ignore[no-untyped-def]
-        case = Case(SMALL, reg, sum(sizes), seed)
+        case = Case(SMALL, reg, sum(sizes), seed, dtype=subject.dtype)
         data, harness = case.data, subject.harness
         assert data.y is not None
         model = subject.model(SMALL, subject.arrays(case))
 
         def penalty(start: int, stop: int, **options: Any) -> float:
-            x, y = subject.array(data.x[start:stop], "float64"), subject.array(data.y[start:stop], "int64")
+            x, y = subject.array(data.x[start:stop], subject.dtype), subject.array(data.y[start:stop], "int64")
             return _number(subject, harness.calls.penalty(model, x, y, reg, **options))
 
         total, start = 0.0, 0
@@ -122,26 +126,25 @@ def a_large_batch_is_the_sum_of_its_parts(subject: Subject) -> None:
             ids = subject.array(np.arange(start, start + size), "int64")
             total += penalty(start, start + size, sample_ids=ids, normalizer=float(case.batch))
             start += size
-        subject.close(case, "the whole, and the sum of its parts", penalty(0, start), total, _FEW_ROUNDINGS * total)
+        subject.close(case, "the whole, and the sum of its parts", penalty(0, start), total, _few_roundings(subject) * total)
 
 
 @check("laws")
 def units_of_the_input(subject: Subject) -> None:
     """With x = s u the gradient with respect to u is s times as long, however small or large s is."""
     subject.need_any_callable()
-    regs = [_RANDOM, replace(_RANDOM, squared=False), DataGrad(1.0)]
+    for reg in (_RANDOM, replace(_RANDOM, squared=False), DataGrad(1.0)):
 
-    @_small(subject, st.sampled_from(regs))
-    def _(case):  # type: ignore[no-untyped-def]
-        arrays, y, options = subject.arrays(case), subject.labels(case), subject.options(case)
-        bare, calls = subject.model(case.network, arrays), subject.harness.calls
-        power = 2 if case.reg.lower().squared else 1
-        plain = _number(subject, calls.penalty(bare, arrays["x"], y, case.reg, **options))
-        for s in (2.0**-60, 2.0**60):
-            u = subject.array(case.data.x / s, case.dtype)
-            found = _number(subject, calls.penalty(lambda u, s=s: bare(u * s), u, y, case.reg, **options))
-            wanted = plain * s**power
-            subject.close(case, f"the penalty in units of {s}", found, wanted, _FEW_ROUNDINGS * wanted)
+        @_small(subject, st.just(reg))
+        def _(case):  # type: ignore[no-untyped-def]
+            arrays, y, options = subject.arrays(case), subject.labels(case), subject.options(case)
+            bare, calls = subject.model(case.network, arrays), subject.harness.calls
+            plain = _number(subject, calls.penalty(bare, arrays["x"], y, case.reg, **options))
+            for s in (2.0**-60, 2.0**60):
+                u = subject.array(case.data.x / s, case.dtype)
+                found = _number(subject, calls.penalty(lambda u, s=s: bare(u * s), u, y, case.reg, **options))
+                wanted = plain * s ** (2 if case.reg.lower().squared else 1)
+                subject.close(case, f"the penalty in units of {s}", found, wanted, _few_roundings(subject) * wanted)
 
 
 @check("laws")
@@ -161,9 +164,9 @@ def a_linear_layer_gives_weight_decay(subject: Subject) -> None:
 def logits_far_apart(subject: Subject) -> None:
     """Probabilities of exactly 0 and 1 make no NaN: a linear layer with biases of 1000, 0 and -1000."""
     network = Network((2,), (Dense(3),))
-    case = Case(network, DataGrad(1.0), 2)
+    case = Case(network, DataGrad(1.0), 2, dtype=subject.dtype)
     arrays, weight = subject.arrays(case), case.data.params["0.weight"]
-    arrays["0.bias"] = subject.array([1000.0, 0.0, -1000.0], "float64")
+    arrays["0.bias"] = subject.array([1000.0, 0.0, -1000.0], subject.dtype)
     y = subject.array([1, 2], "int64")
     apart = np.linalg.norm(weight - weight[:, :1], axis=0) ** 2
     regs = {
@@ -180,7 +183,8 @@ def logits_far_apart(subject: Subject) -> None:
         subject.measured.examples += 1
         value, gradients = subject.harness.value_and_gradients(function, arrays, subject.mode)
         one = replace(case, reg=reg)
-        subject.close(one, "with logits far apart, the penalty", _number(subject, value), wanted, 1e-12 * apart.sum())
+        allowed = _few_roundings(subject) * apart.sum()
+        subject.close(one, "with logits far apart, the penalty", _number(subject, value), wanted, allowed)
         lost = [name for name, each in gradients.items() if not np.isfinite(subject.harness.numpy(each)).all()]
         if lost:
             subject.disagree(

@@ -132,7 +132,7 @@ def parts_of_the_batch(subject: Subject) -> None:
     @subject.given(_SIZES, st.integers(0, 99), st.sampled_from([alone, alone + other]))
     def _(sized, seed, reg):  # type: ignore[no-untyped-def]
         batch, weights = sized
-        case = Case(SMALL, reg, batch, seed, sample_weight=weights)
+        case = Case(SMALL, reg, batch, seed, sample_weight=weights, dtype=subject.dtype)
         subject.agree_in_value(case)
         _, parts = _called(subject, case)
         _compare(subject, case, "parts.outputs", parts.outputs, "outputs")

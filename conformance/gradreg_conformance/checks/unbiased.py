@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
+from gradreg_conformance.reference import UNIT_ROUNDOFF
 from gradreg_conformance.subject import Subject
 from gradreg_core.networks import Dense, Network
 from gradreg_core.projections import fisher, gaussian, orthonormal, rademacher, random_onehot, sphere
@@ -28,14 +29,14 @@ def random_projections_are_unbiased(subject: Subject) -> None:
         rng = np.random.default_rng(seed)
         # The rows of J are nearly equal, so that directions with components that depend on each other show.
         params = {"0.weight": 1 + 0.3 * rng.normal(size=(2, _OUTPUTS)), "0.bias": rng.normal(size=_OUTPUTS)}
-        arrays = {path: subject.array(value, "float64") for path, value in params.items()}
-        x = subject.array(np.zeros((_SAMPLES, 2)), "float64")
+        arrays = {path: subject.array(value, subject.dtype) for path, value in params.items()}
+        x = subject.array(np.zeros((_SAMPLES, 2)), subject.dtype)
         for projection, (mean, variance) in _moments(params["0.weight"].T, params["0.bias"]).items():
             reg = JacobianPenalty(1.0, projection=projection, seed=seed)
             value = subject.harness.calls.penalty(subject.model(_NETWORK, arrays), x, None, reg)
             found = float(np.asarray(subject.harness.numpy(value), np.float64))
-            allowed = _STANDARD_ERRORS * (variance / _SAMPLES) ** 0.5 + 1e-12 * mean
-            case = Case(_NETWORK, reg, _SAMPLES, labels="none")
+            allowed = _STANDARD_ERRORS * (variance / _SAMPLES) ** 0.5 + 16 * UNIT_ROUNDOFF[subject.dtype] * mean
+            case = Case(_NETWORK, reg, _SAMPLES, dtype=subject.dtype, labels="none")
             subject.close(case, f"the mean of {_SAMPLES} draws, whose expectation is known,", found, mean, allowed)
 
 
