@@ -33,10 +33,12 @@ class Harness(Protocol):
     """Ways to run, such as ("eager", "jit"): all checks use the first, the checks of modes the others too."""
 
     layers: frozenset[type[Layer]]
-    """The portable layers that `apply` knows, all activations included; for others it must raise."""
+    """The portable layers that `apply` knows, Dense and Activation, of every kind, among them; for others it must raise.
+    """
 
     dtypes: Sequence[str]
-    """Of "float64", "float32", "float16", "bfloat16", those that the backend computes in."""
+    """Of "float64", "float32", "float16", "bfloat16", those that the backend computes in, the most exact one first: all
+    checks compute in it, those of dtypes in the others too."""
 
     devices: Sequence[str]
     """The devices at hand, such as ("cpu", "cuda"); the first is the default."""
@@ -59,7 +61,10 @@ class Harness(Protocol):
         ...
 
     def apply(self, network: Network, arrays: Arrays, x: Array) -> Array:
-        """The outputs of a portable network with weights and statistics by path; dropout is the identity.
+        """The outputs of a portable network for x of shape (B, *network.input_shape); dropout is the identity.
+
+        `arrays` has the weights and statistics by path ("2.weight"; those of a layer in a residual block "1.0.weight"),
+        and may have more. What each layer computes is said in :mod:`gradreg_core.networks`.
 
         Raises:
             Exception: a layer that is not among `layers`.
@@ -67,11 +72,12 @@ class Harness(Protocol):
         ...
 
     def value(self, function: Function, arrays: Arrays, mode: str) -> Array:
-        """function(arrays), run in `mode`."""
+        """function(arrays), run in `mode`; `arrays` must not be changed."""
         ...
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
-        """function(arrays) and its gradient with respect to every array, zeros where it does not depend on one."""
+        """function(arrays), and by name its gradient with respect to every array: of the array's shape and dtype, zeros
+        where the function does not depend on it, as it does not depend on x where a model is linear."""
         ...
 
     # What follows is optional.

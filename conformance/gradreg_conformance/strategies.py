@@ -72,7 +72,7 @@ def cases(
     batch: tuple[int, int] = (1, 3),
     **options: st.SearchStrategy[Any],
 ) -> Case:
-    """Cases off the kinks.
+    """Cases off the kinks, in the first dtype that the harness declares unless `options` say another.
 
     Args:
         draw: hypothesis's.
@@ -85,4 +85,5 @@ def cases(
     network = draw(classifiers(harness.layers) if networks is None else networks)
     size, seed = draw(st.integers(*batch)), draw(st.integers(0, 999))
     assume(kink_margin(network, size, seed) > KINK_MARGIN)
-    return Case(network, draw(regs), size, seed, **{name: draw(each) for name, each in options.items()})
+    chosen = {"dtype": harness.dtypes[0], **{name: draw(each) for name, each in options.items()}}
+    return Case(network, draw(regs), size, seed, **chosen)

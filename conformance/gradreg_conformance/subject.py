@@ -68,6 +68,11 @@ class Subject:
             raise NotApplicable("the backend has calls of its own and no primitives")
         return backend
 
+    @property
+    def dtype(self) -> str:
+        """What checks compute in that are not about dtypes: the first that the harness declares."""
+        return self.harness.dtypes[0]
+
     def in_mode(self, mode: str) -> "Subject":
         """The same subject in another mode, with the same record."""
         return replace(self, mode=mode)

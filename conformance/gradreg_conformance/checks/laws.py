@@ -126,7 +126,9 @@ def a_large_batch_is_the_sum_of_its_parts(subject: Subject) -> None:
             ids = subject.array(np.arange(start, start + size), "int64")
             total += penalty(start, start + size, sample_ids=ids, normalizer=float(case.batch))
             start += size
-        subject.close(case, "the whole, and the sum of its parts", penalty(0, start), total, _few_roundings(subject) * total)
+        subject.close(
+            case, "the whole, and the sum of its parts", penalty(0, start), total, _few_roundings(subject) * total
+        )
 
 
 @check("laws")
