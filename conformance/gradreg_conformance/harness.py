@@ -33,8 +33,7 @@ class Harness(Protocol):
     """Ways to run, such as ("eager", "jit"): all checks use the first, the checks of modes the others too."""
 
     layers: frozenset[type[Layer]]
-    """The portable layers that `apply` knows, Dense and Activation, of every kind, among them; for others it must raise.
-    """
+    """The portable layers that `apply` knows, at least Dense and Activation of every kind; for others it must raise."""
 
     dtypes: Sequence[str]
     """Of "float64", "float32", "float16", "bfloat16", those that the backend computes in, the most exact one first: all
@@ -76,8 +75,10 @@ class Harness(Protocol):
         ...
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
-        """function(arrays), and by name its gradient with respect to every array: of the array's shape and dtype, zeros
-        where the function does not depend on it, as it does not depend on x where a model is linear."""
+        """function(arrays), and the gradient with respect to every array by name, of its shape and dtype.
+
+        Zeros where the function does not depend on an array, as the penalty of a linear model does not depend on x.
+        """
         ...
 
     # What follows is optional.
