@@ -33,7 +33,7 @@ class Harness(Protocol):
     """Ways to run, such as ("eager", "jit"): all checks use the first, the checks of modes the others too."""
 
     layers: frozenset[type[Layer]]
-    """The portable layers that `apply` knows, at least Dense and Activation of every kind; for others it must raise."""
+    """The portable layers that `apply` knows, at least Dense, Flatten, every Activation; for others it must raise."""
 
     dtypes: Sequence[str]
     """Of "float64", "float32", "float16", "bfloat16", those that the backend computes in, the most exact one first: all

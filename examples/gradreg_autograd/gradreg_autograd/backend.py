@@ -40,7 +40,7 @@ class AutogradBackend:
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "autograd"
-    capabilities: frozenset[str] = frozenset()
+    capabilities = frozenset({"host_checks"})
     default_chunk: int | None = None
 
     # --- what an array is

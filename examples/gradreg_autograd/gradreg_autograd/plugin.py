@@ -14,7 +14,7 @@ def gradreg_backends() -> list[BackendDescription]:
             factory="gradreg_autograd.backend:AutogradBackend",
             modules=("autograd", "scipy"),
             array_modules=("autograd",),
-            capabilities=(),
+            capabilities=("host_checks",),
             spec_version=1,
             install="pip install gradreg-autograd",
             harness="gradreg_autograd.harness:AutogradHarness",
