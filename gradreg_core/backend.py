@@ -4,8 +4,8 @@ A backend is any object with these methods; it need not inherit from :class:`Bac
 dtypes are named by strings ("float32"), and every method works on traced arrays too unless it says otherwise.
 
 What the methods do not cover is written with Python operators on the arrays: ``+ - * /``, ``-a``, comparisons, slices
-such as ``a[:, :3]``, and on int32 ``^ & | %``. Arithmetic on int32 wraps around, without a warning. A Python number takes
-the dtype of the array beside it. No method writes into its arguments.
+such as ``a[:, :3]``, and on int32 ``^ & | %``. Arithmetic on int32 wraps around, without a warning. A Python number
+takes the dtype of the array beside it. No method writes into its arguments.
 
 A backend whose framework has a faster Threefry may have one method more, `threefry2x32(key, counter)`, with the words
 of :func:`gradreg_core.random.threefry2x32`.
@@ -29,7 +29,7 @@ class Backend(Protocol):
     name: str
     capabilities: frozenset[str]
     """Of ``named_activations`` (`at=`), ``host_checks`` (values can be read eagerly), ``traced_branch`` (`cond` skips
-    the branch not taken), ``batched_pullback`` (several cotangents in one pass); the same as in the plugin's description.
+    the branch not taken), ``batched_pullback`` (several cotangents in one pass); the description has the same.
 
     The engine asks for ``named_activations`` alone; the others tell users what to expect."""
 
