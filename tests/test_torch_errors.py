@@ -326,3 +326,9 @@ def test_numpy_labels_and_lists_are_taken(model: nn.Module) -> None:
     wanted = gradreg.loss(model, X, Y, REG)[0]
     for labels in (Y.numpy(), Y.tolist(), Y.int(), np.int16(Y.numpy())):
         torch.testing.assert_close(gradreg.loss(model, X, labels, REG)[0], wanted)
+
+
+def test_numpy_labels_that_are_read_only_are_taken_without_a_warning(model: nn.Module) -> None:
+    labels = Y.numpy().copy()
+    labels.setflags(write=False)
+    torch.testing.assert_close(gradreg.loss(model, X, labels, REG)[0], gradreg.loss(model, X, Y, REG)[0])
