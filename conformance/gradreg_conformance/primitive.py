@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 from gradreg_conformance.check import Disagreement
 from gradreg_conformance.subject import Subject
 
-__all__ = ["call", "equal", "floating", "floats", "integers", "seeds", "sizes", "to_numpy"]
+__all__ = ["SHAPE", "call", "equal", "floating", "floats", "integers", "seeds", "to_numpy", "widest"]
 
 seeds = st.integers(0, 999)
-sizes = st.sampled_from([(1, 2, 3), (2, 1, 1), (3, 2, 2)])
-"""A few shapes only: every new one is compiled anew by some frameworks."""
+SHAPE = (3, 2, 4)
+"""One shape, whose axes all differ: some frameworks compile every operation anew for every other."""
+
+
+def widest(subject: Subject) -> str:
+    """The floating-point type of NumPy's with the most bits that the backend computes in."""
+    return "float64" if "float64" in subject.harness.dtypes else "float32"
 
 
 def floating(subject: Subject) -> st.SearchStrategy[str]:

@@ -1,9 +1,18 @@
 """The checks, one family a module; importing this registers them all."""
 
 from gradreg_conformance.checks import (
+    arithmetic,
+    autodiff,
+    capabilities,
+    conversions,
+    draws,
+    dtypes,
+    errors,
     gradients,
+    kinks,
     laws,
     layers,
+    loads,
     measuring,
     modes,
     norms,
@@ -15,9 +24,18 @@ from gradreg_conformance.checks import (
 )
 
 __all__ = [
+    "arithmetic",
+    "autodiff",
+    "capabilities",
+    "conversions",
+    "draws",
+    "dtypes",
+    "errors",
     "gradients",
+    "kinks",
     "laws",
     "layers",
+    "loads",
     "measuring",
     "modes",
     "norms",

@@ -3,10 +3,9 @@
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
 from gradreg_conformance.check import Disagreement, check
-from gradreg_conformance.primitive import floating, floats, seeds, to_numpy
+from gradreg_conformance.primitive import floats, seeds, to_numpy, widest
 from gradreg_conformance.subject import Subject
 
 _SHAPE = (2, 3)
@@ -27,10 +26,10 @@ def _close(subject: Subject, what: str, found: Any, wanted: np.ndarray, dtype: s
 @check("primitives")
 def constants_carry_no_gradient(subject: Subject) -> None:
     """stop_gradient makes a constant, and sign is one."""
-    ops = subject.ops
+    ops, dtype = subject.ops, widest(subject)
 
-    @subject.given(seeds, floating(subject))
-    def _(seed, dtype):  # type: ignore[no-untyped-def]
+    @subject.given(seeds)
+    def _(seed):  # type: ignore[no-untyped-def]
         x = floats(seed, _SHAPE, dtype)
 
         def function(arrays: Any) -> Any:
@@ -42,15 +41,15 @@ def constants_carry_no_gradient(subject: Subject) -> None:
 
 
 @check("primitives")
-def pullback_is_the_transposed_jacobian(subject: Subject) -> None:
-    """A pullback gives J^T w at its own point, as often as it is called, and is differentiable in x and in w.
+def pullbacks_are_transposed_jacobians(subject: Subject) -> None:
+    """A pullback gives J^T w at its own point, as often as it is called, of rows in their order, differentiably.
 
     The function is x -> (x * x) A, whose J^T w is 2 x * (A w).
     """
-    ops = subject.ops
+    ops, dtype = subject.ops, widest(subject)
 
-    @subject.given(seeds, floating(subject))
-    def _(seed, dtype):  # type: ignore[no-untyped-def]
+    @subject.given(seeds)
+    def _(seed):  # type: ignore[no-untyped-def]
         matrix, x, other = (floats(seed + k, shape, dtype) for k, shape in enumerate(((3, 2), _SHAPE, _SHAPE)))
         w, v = floats(seed + 3, (2, 2), dtype), floats(seed + 4, (2, 2), dtype)
         a, here, there = (subject.array(each, dtype) for each in (matrix, x, other))
@@ -72,6 +71,10 @@ def pullback_is_the_transposed_jacobian(subject: Subject) -> None:
                     subject, f"call {times} of the pullback at {name} point, after a second vjp", found, wanted, dtype
                 )
 
+        rows = floats(seed + 5, (3, 2, 2), dtype)
+        wanted = 2 * point * (rows.astype(np.float64) @ wide.T)
+        _close(subject, "pull_rows of three rows", ops.pull_rows(pullback, subject.array(rows, dtype)), wanted, dtype)
+
         def function(arrays: Any) -> Any:
             pulled = ops.vjp(fn, arrays["x"])[1](arrays["w"])
             return ops.sum(pulled * pulled, (0, 1))
@@ -85,26 +88,12 @@ def pullback_is_the_transposed_jacobian(subject: Subject) -> None:
 
 
 @check("primitives")
-def rows_are_pulled_one_by_one(subject: Subject) -> None:
-    """pull_rows gives the pullback of each row in the rows' order, for any number of rows."""
-    ops = subject.ops
-
-    @subject.given(seeds, floating(subject), st.integers(1, 3))
-    def _(seed, dtype, count):  # type: ignore[no-untyped-def]
-        x, rows = floats(seed, _SHAPE, dtype), floats(seed + 1, (count, *_SHAPE), dtype)
-        _, pullback = ops.vjp(lambda value: value * value * value, subject.array(x, dtype))
-        found = ops.pull_rows(pullback, subject.array(rows, dtype))
-        wanted = 3 * x.astype(np.float64) ** 2 * rows
-        _close(subject, f"pull_rows of {count} rows", found, wanted, dtype)
-
-
-@check("primitives")
 def a_branch_not_taken_is_zero(subject: Subject) -> None:
     """A cond gives the value of its branch where the predicate holds, and else zeros of the same shape and dtype."""
-    ops = subject.ops
+    ops, dtype = subject.ops, widest(subject)
 
-    @subject.given(seeds, floating(subject))
-    def _(seed, dtype):  # type: ignore[no-untyped-def]
+    @subject.given(seeds)
+    def _(seed):  # type: ignore[no-untyped-def]
         x = floats(seed, (), dtype)
         array = subject.array(x, dtype)
         for holds in (True, False):

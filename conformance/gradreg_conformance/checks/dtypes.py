@@ -11,12 +11,13 @@ from gradreg_conformance.reference import UNIT_ROUNDOFF
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.networks import Dense, Network
-from gradreg_core.norms import hinge
-from gradreg_core.presets import DataGrad, FrobReg
+from gradreg_core.norms import hinge, target
+from gradreg_core.presets import DataGrad, FrobReg, SpectReg
 from gradreg_core.spec import JacobianPenalty
 
 _HALVES = ("float16", "bfloat16")
 _REGS = (DataGrad(1.0), JacobianPenalty(1.0, norm="linf", shape=hinge(0.1)))
+_SMOOTH = (DataGrad(1.0), SpectReg(1.0), JacobianPenalty(1.0, squared=False, shape=target(0.1)))
 
 
 def _halves(subject: Subject) -> list[str]:
@@ -52,14 +53,15 @@ def _dtype(subject: Subject, array: Any) -> str:
     return str(subject.harness.numpy(array).dtype) if backend is None else str(backend.dtype(array))
 
 
-@check("values")
+@check("gradients")
 def half_precision(subject: Subject) -> None:
-    """Values in half precision are within its rounding."""
+    """Values and gradients in half precision are within its rounding."""
     halves = _halves(subject)
 
-    @subject.given(cases(subject.harness, st.sampled_from(_REGS), dtype=st.sampled_from(halves)))
+    @subject.given(cases(subject.harness, st.sampled_from(_SMOOTH), st.just(SMALL), dtype=st.sampled_from(halves)))
     def _(case):  # type: ignore[no-untyped-def]
         subject.agree_in_value(case)
+        subject.agree_in_gradients(case)
 
 
 @check("values")
