@@ -70,6 +70,10 @@ class NumpyHarness:
         """The reference differentiates portable networks only."""
         return Model(network, {path: arrays[path] for path in network.weights() | network.statistics()})
 
+    def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[Model, list[str]]:
+        """The model itself, whose layers are named by their index."""
+        return self.model(network, arrays), [str(index) for index in range(len(network.layers))]
+
     def value(self, function: Function, arrays: Arrays, mode: str) -> Array:
         return np.asarray(function(arrays))
 
@@ -97,7 +101,7 @@ def _adapted(call: Callable[..., Any]) -> Callable[..., Any]:
             given["loss_fn"] = Squared()
         if given.pop("projections", None) is not None:
             raise NotApplicable("the reference measures exactly, and makes no estimates")
-        if "step" in given:
+        if hasattr(given.get("step"), "__index__"):
             given["step"] = operator.index(given["step"])
         return call(*args, **given)
 

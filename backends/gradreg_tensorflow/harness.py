@@ -64,6 +64,34 @@ class TensorFlowHarness:
     def apply(self, network: nets.Network, arrays: Arrays, x: tf.Tensor) -> tf.Tensor:
         return apply(network, arrays, x)
 
+    def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[str]]:
+        """A function that calls a Keras layer for each layer of the network, and the Keras layers' names."""
+        import keras
+
+        class Layer(keras.layers.Layer):  # type: ignore[misc]
+            """One layer of a portable network, with arrays that are not its own."""
+
+            def __init__(self, index: int) -> None:
+                super().__init__(name=f"portable_{index}", autocast=False)
+                self.own = nets.Network(network.input_shape, network.layers[index : index + 1])
+                self.prefix = f"{index}."
+
+            def call(self, x: tf.Tensor) -> tf.Tensor:
+                own = {f"0.{path.removeprefix(self.prefix)}": arrays[path] for path in arrays if self._has(path)}
+                return apply(self.own, own, x)
+
+            def _has(self, path: str) -> bool:
+                return path.startswith(self.prefix)
+
+        layers = [Layer(index) for index in range(len(network.layers))]
+
+        def model(x: tf.Tensor) -> tf.Tensor:
+            for layer in layers:
+                x = layer(x)
+            return x
+
+        return model, [layer.name for layer in layers]
+
     def value(self, function: Function, arrays: Arrays, mode: str) -> tf.Tensor:
         return _in_mode(function, mode)(dict(arrays))
 

@@ -15,7 +15,9 @@ from gradreg_conformance.check import Disagreement, NotApplicable
 from gradreg_conformance.draws import same_draws
 from gradreg_conformance.harness import Arrays, Function, Harness, load_harness
 from gradreg_conformance.profiles import PROFILES, Profile
+from gradreg_core.hookspecs import BackendDescription
 from gradreg_core.networks import Network
+from gradreg_core.plugins import backends
 
 __all__ = ["Measured", "Subject", "load_subject"]
 
@@ -72,6 +74,22 @@ class Subject:
     def dtype(self) -> str:
         """What checks compute in that are not about dtypes: the first that the harness declares."""
         return self.harness.dtypes[0]
+
+    @property
+    def description(self) -> BackendDescription | None:
+        """The plugin's description, found by the subject's name or by the backend's own; None if there is none."""
+        backend = getattr(self.harness.calls, "backend", None)
+        names = (self.name, getattr(backend, "name", ""))
+        found = (each.description for name in names for each in backends() if each.name == name and each.description)
+        return next(found, None)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the backend declares, by itself or in its description; see :class:`gradreg_core.backend.Backend`."""
+        backend = getattr(self.harness.calls, "backend", None)
+        if backend is not None:
+            return frozenset(backend.capabilities)
+        return frozenset(self.description.capabilities if self.description is not None else ())
 
     def in_mode(self, mode: str) -> "Subject":
         """The same subject in another mode, with the same record."""

@@ -1,6 +1,7 @@
 """L1 and L2: what a backend declares works, and what it does not declare is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 import gradreg_numpy
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, check
-from gradreg_conformance.reference import measured
+from gradreg_conformance.reference import expected_value, measured
 from gradreg_conformance.strategies import cases
 from gradreg_conformance.subject import Subject
 from gradreg_core import networks as nets
@@ -72,42 +73,27 @@ def _refused(subject: Subject, case: Case) -> bool:
 def named_activations(subject: Subject) -> None:
     """at= penalises with respect to a named activation where the backend declares names, and is refused elsewhere."""
     harness = subject.harness
-    backend = getattr(harness.calls, "backend", harness.calls)
-    declared = "named_activations" in getattr(backend, "capabilities", ())
     named: Callable[..., Any] | None = getattr(harness, "named_model", None)
-    if declared and named is None:
+    if "named_activations" not in subject.capabilities:
+        _is_refused(subject)
+        return
+    if named is None:
         raise Disagreement(
             "the backend declares named_activations, but its harness has no named_model(network, arrays) by which that "
             "can be tested"
         )
-    if not declared:
-        _is_refused(subject)
-        return
-    assert named is not None
-    at = st.integers(0, len(_NAMED.layers) - 2)
-    regs = st.builds(SpectReg, st.just(1.0), seed=st.integers(0, 9))
+    # The reference names a layer by its index.
+    at = st.integers(0, len(_NAMED.layers) - 2).map(str)
+    regs = st.builds(SpectReg, st.just(1.0), seed=st.integers(0, 9), at=at)
 
-    @subject.given(cases(harness, regs, st.just(_NAMED), batch=(3, 3)), at, cost=2)
-    def _(case, index):  # type: ignore[no-untyped-def]
-        def after(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
-            hidden = gradreg_numpy.apply(Network((3,), _NAMED.layers[: index + 1]), dict(model.params), x)
-            head = Network((3,), _NAMED.layers[index + 1 :])
-            moved = {
-                f"{int(layer) - index - 1}.{name}": each
-                for path, each in model.params.items()
-                for layer, _, name in [path.partition(".")]
-            }
-            params = {path: moved[path] for path in head.weights()}
-            return {
-                "value": np.asarray(gradreg_numpy.penalty(gradreg_numpy.Model(head, params), hidden, None, case.reg))
-            }
-
+    @subject.given(cases(harness, regs, st.just(_NAMED), batch=(3, 3)), cost=2)
+    def _(case):  # type: ignore[no-untyped-def]
         arrays = subject.arrays(case)
         model, names = named(_NAMED, arrays)
-        reg = SpectReg(1.0, seed=case.reg.seed, at=names[index])
+        reg = replace(case.reg, at=names[int(case.reg.at)])
         found = harness.calls.penalty(model, arrays["x"], None, reg)
         numbers = {"value": np.asarray(harness.numpy(found), np.float64)}
-        subject.compare(case, f"the penalty at={names[index]!r}", numbers, measured(case, after))
+        subject.compare(case, f"the penalty at={reg.at!r}", numbers, expected_value(case))
 
 
 def _is_refused(subject: Subject) -> None:
