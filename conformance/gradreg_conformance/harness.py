@@ -75,7 +75,7 @@ class Harness(Protocol):
         ...
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
-        """function(arrays), and the gradient with respect to every array by name, of its shape and dtype.
+        """function(arrays), and the gradient with respect to every array by name, of its shape.
 
         Zeros where the function does not depend on an array, as the penalty of a linear model does not depend on x.
         """

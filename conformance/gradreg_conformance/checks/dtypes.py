@@ -10,12 +10,13 @@ from gradreg_conformance.check import Disagreement, NotApplicable, check
 from gradreg_conformance.reference import UNIT_ROUNDOFF
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Dense, Network
+from gradreg_core.networks import Activation, Dense, Network
 from gradreg_core.norms import hinge, target
 from gradreg_core.presets import DataGrad, FrobReg, SpectReg
 from gradreg_core.spec import JacobianPenalty
 
 _HALVES = ("float16", "bfloat16")
+_CHOOSING = Network((3,), (Dense(3), Activation("relu"), Dense(4)))  # a choice's gradient has a type of its own in some
 _REGS = (DataGrad(1.0), JacobianPenalty(1.0, norm="linf", shape=hinge(0.1)))
 _SMOOTH = (DataGrad(1.0), SpectReg(1.0), JacobianPenalty(1.0, squared=False, shape=target(0.1)))
 
@@ -33,7 +34,7 @@ def results_are_scalars_in_float32_or_better(subject: Subject) -> None:
     for dtype in subject.harness.dtypes:
         wanted = "float32" if dtype in _HALVES else dtype
         for reg in _REGS:
-            case = Case(SMALL, reg, dtype=dtype)
+            case = Case(_CHOOSING, reg, dtype=dtype)
             arrays = subject.arrays(case)
             for of in ("penalty", "total"):
                 found = subject.harness.value(subject.function(case, of), arrays, subject.mode)

@@ -8,32 +8,16 @@ from typing import Any
 import autograd.numpy as anp
 import numpy as np
 from autograd.core import VJPNode, backward_pass
-from autograd.extend import defvjp, primitive
 from autograd.numpy.numpy_boxes import ArrayBox
-from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.scipy.special import expit
 from autograd.tracer import getval, trace
 
 from gradreg_core.backend import Model, Pullback
 from gradreg_core.errors import InputError, UnsupportedError
 
-__all__ = ["AutogradBackend", "where"]
+__all__ = ["AutogradBackend"]
 
 Array = Any
-
-
-@primitive
-def where(condition: Array, if_true: Any, if_false: Any) -> Array:
-    """numpy.where, whose gradient keeps the dtype and fits what was broadcast; that of autograd's own does neither."""
-    return np.where(condition, if_true, if_false)
-
-
-defvjp(
-    where,
-    lambda _, condition, if_true, if_false: unbroadcast_f(if_true, lambda g: where(condition, g, 0.0)),
-    lambda _, condition, if_true, if_false: unbroadcast_f(if_false, lambda g: where(condition, 0.0, g)),
-    argnums=(1, 2),
-)
 
 
 class AutogradBackend:
@@ -95,7 +79,7 @@ class AutogradBackend:
         return np.right_shift(array, bits)
 
     def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
-        return where(condition, if_true, if_false)
+        return anp.where(condition, if_true, if_false)
 
     def sum(self, array: Array, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
         return anp.sum(array, axis=axis, keepdims=keepdims, dtype=array.dtype)
@@ -144,8 +128,7 @@ class AutogradBackend:
         def pullback(w: Array) -> Array:
             if node is None:
                 raise InputError("x does not reach the outputs: the model does not depend on it differentiably.")
-            # Some of autograd's own derivatives come in float64, whatever the arrays are.
-            return backward_pass(w, node).astype(x.dtype)
+            return backward_pass(w, node).astype(x.dtype)  # some of autograd's derivatives are always in float64
 
         return outputs, pullback
 
@@ -159,7 +142,7 @@ class AutogradBackend:
         return getval(array)
 
     def cond(self, predicate: Array, branch: Callable[[], Array]) -> Array:
-        return where(predicate, branch(), 0.0)
+        return anp.where(predicate, branch(), 0.0)
 
     def static_int(self, value: Any) -> int | None:
         integer = isinstance(value, int | np.integer | np.ndarray) and not isinstance(value, bool)

@@ -48,5 +48,4 @@ class AutogradHarness:
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
         with warnings.catch_warnings():  # a penalty that is constant has the gradient 0, which is no mistake here
             warnings.filterwarnings("ignore", "Output seems independent of input")
-            value, gradients = value_and_grad(function)(dict(arrays))
-        return value, {name: each.astype(arrays[name].dtype) for name, each in gradients.items()}
+            return value_and_grad(function)(dict(arrays))

@@ -7,7 +7,7 @@ from typing import Any
 import autograd.numpy as anp
 from autograd.scipy.special import erf, expit
 
-from gradreg_autograd.backend import AutogradBackend, where
+from gradreg_autograd.backend import AutogradBackend
 from gradreg_core import networks as portable
 
 __all__ = ["LAYERS", "apply"]
@@ -33,8 +33,8 @@ LAYERS: frozenset[type[portable.Layer]] = frozenset(
 
 _softmax = AutogradBackend().softmax
 _ACTIVATIONS = {
-    "relu": lambda x: where(x > 0, x, 0.0),
-    "leaky_relu": lambda x: where(x > 0, x, portable.LEAKY_SLOPE * x),
+    "relu": lambda x: anp.where(x > 0, x, 0.0),
+    "leaky_relu": lambda x: anp.where(x > 0, x, portable.LEAKY_SLOPE * x),
     "tanh": anp.tanh,
     "sigmoid": expit,
     "softplus": lambda x: anp.logaddexp(x, 0.0),
@@ -66,7 +66,7 @@ def _max_pool(x: Array, size: int) -> Array:
     """Maximum over windows; among equals the first has the whole derivative."""
     best, *others = _windows(x, size)
     for each in others:
-        best = where(best >= each, best, each)
+        best = anp.where(best >= each, best, each)
     return best
 
 
