@@ -16,7 +16,8 @@ from gradreg_core.presets import DataGrad, FrobReg, SpectReg
 from gradreg_core.spec import JacobianPenalty
 
 _HALVES = ("float16", "bfloat16")
-_CHOOSING = Network((3,), (Dense(3), Activation("relu"), Dense(4)))  # a choice's gradient has a type of its own in some
+_CHOOSING = Network((3,), (Dense(3), Activation("relu"), Dense(4)))
+"""With a choice, whose gradient has a type of its own in some frameworks."""
 _REGS = (DataGrad(1.0), JacobianPenalty(1.0, norm="linf", shape=hinge(0.1)))
 _SMOOTH = (DataGrad(1.0), SpectReg(1.0), JacobianPenalty(1.0, squared=False, shape=target(0.1)))
 
