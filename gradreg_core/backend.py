@@ -8,7 +8,13 @@ A backend is any object with these methods; it need not inherit from :class:`Bac
   own; without it the model is called twice.
  Arrays are the framework's own,
 dtypes are named by strings ("float32"), and every method works on traced arrays too unless it says otherwise.
-Integer arithmetic (``+``, ``^``, ``&``, ``|``) on int32 arrays is written with Python operators and must wrap around.
+
+What the methods do not cover is written with Python operators on the arrays: ``+ - * /``, ``-a``, comparisons, slices
+such as ``a[:, :3]``, and on int32 ``^ & | %``. Arithmetic on int32 wraps around, without a warning. A Python number
+takes the dtype of the array beside it. No method writes into its arguments.
+
+A backend whose framework has a faster Threefry may have one method more, `threefry2x32(key, counter)`, with the words
+of :func:`gradreg_core.random.threefry2x32`.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,11 +35,13 @@ class Backend(Protocol):
     name: str
     capabilities: frozenset[str]
     """Of ``named_activations`` (`at=`), ``host_checks`` (values can be read eagerly), ``traced_branch`` (`cond` skips
-    the branch not taken), ``batched_pullback`` (several cotangents in one pass)."""
+    the branch not taken), ``batched_pullback`` (several cotangents in one pass); the description has the same.
+
+    The engine asks for ``named_activations`` alone; the others tell users what to expect."""
 
     # --- what an array is ------------------------------------------------------------------------------------------
     def is_array(self, value: Any) -> bool:
-        """Whether `value` is an array of this framework."""
+        """Whether `value` is an array of this framework, traced or of no axes too; False for lists and numbers."""
         ...
 
     def asarray(self, value: Any, like: Array) -> Array:
@@ -49,7 +57,7 @@ class Backend(Protocol):
         ...
 
     def host(self, array: Array) -> Any | None:
-        """`array` as a NumPy array where reading it is free (CPU, not traced), else None."""
+        """`array` as a NumPy array where reading it is free (on the CPU, and a value is there), else None."""
         ...
 
     # --- making and moving arrays ----------------------------------------------------------------------------------
@@ -70,7 +78,7 @@ class Backend(Protocol):
         ...
 
     def reshape(self, array: Array, shape: Sequence[int]) -> Array:
-        """`array` in a new shape."""
+        """`array` in a new shape, of which one length may be -1."""
         ...
 
     def moveaxis(self, array: Array, source: int, destination: int) -> Array:
@@ -78,7 +86,7 @@ class Backend(Protocol):
         ...
 
     def broadcast(self, array: Array, shape: Sequence[int]) -> Array:
-        """`array` repeated to `shape`."""
+        """`array` repeated to `shape`, along axes of length 1 and new ones before the first."""
         ...
 
     def concat(self, arrays: Sequence[Array], axis: int) -> Array:
@@ -99,11 +107,11 @@ class Backend(Protocol):
         ...
 
     def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
-        """Element by element choice; one of the two choices may be a Python number."""
+        """Element by element choice; one of the two choices may be a Python number, and takes the other's dtype."""
         ...
 
     def sum(self, array: Array, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
-        """Sum over axes, in the array's dtype."""
+        """Sum over axes, in the array's dtype, for int32 too."""
         ...
 
     def sqrt(self, array: Array) -> Array:
@@ -143,7 +151,7 @@ class Backend(Protocol):
         ...
 
     def eigvalsh(self, array: Array) -> Array:
-        """Eigenvalues, ascending, of symmetric matrices in the last two axes."""
+        """Eigenvalues, ascending, of symmetric matrices in the last two axes; nothing differentiates them."""
         ...
 
     def matmul(self, left: Array, right: Array) -> Array:
@@ -154,13 +162,19 @@ class Backend(Protocol):
     def vjp(self, fn: Model, x: Array) -> tuple[Array, Pullback]:
         """(fn(x), pullback): pullback(w) is J^T w, and may be called again and differentiated, in w too.
 
+        What is differentiated around the call (weights, x itself) must stay reachable from both results. If fn returns
+        no array, it is given back as it came, and the engine says what is wrong.
+
         Raises:
-            InputError: x does not reach fn(x), where the framework can tell.
+            InputError: by the pullback, if x does not reach fn(x) and the framework can tell.
         """
         ...
 
     def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> tuple[Array, dict[str | None, Pullback]]:
-        """Like `vjp`, with a pullback to each named activation (None: to x); capability ``named_activations``."""
+        """Like `vjp`, with a pullback to each named activation (None: to x); capability ``named_activations``.
+
+        Without the capability it is never called.
+        """
         ...
 
     default_chunk: int | None
@@ -186,6 +200,8 @@ class Backend(Protocol):
     def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> AbstractContextManager[Array]:
         """A context for the whole call that gives x ready to be differentiated, gradient mode on, misuse refused.
 
+        A framework without such modes gives ``nullcontext(x)``. `call` is the name of the call, for messages.
+
         Raises:
             InputError: inference mode.
             BatchNormError: batch normalisation in training mode and `batch_norm` is "error".
@@ -194,6 +210,8 @@ class Backend(Protocol):
 
     def require_gradient(self, call: str, model: Any, value: Array) -> None:
         """Refuse a penalty that cannot carry a gradient which the caller expects, where that can be told for nothing.
+
+        Elsewhere do nothing.
 
         Raises:
             InputError: the model has parameters to train, and the penalty depends on none of them.
@@ -211,7 +229,10 @@ class Backend(Protocol):
     def diagnose(
         self, frontend: Any, model: Any, x: Array, y: Any, reg: Any, options: Any
     ) -> tuple[list[tuple[str, str, str]], bool]:
-        """What only the framework can tell, as (level, problem, remedy), and whether no derivative exists at all."""
+        """What only the framework can tell, as (level, problem, remedy), and whether no derivative exists at all.
+
+        `level` is "error" or "warning". ``([], False)`` where there is nothing to tell.
+        """
         ...
 
     def parameters(self, model: Any) -> list[Array] | None:
@@ -219,5 +240,5 @@ class Backend(Protocol):
         ...
 
     def leaves(self, params: Any) -> list[Array]:
-        """The arrays in a nested structure of parameters."""
+        """The arrays in a nested structure of parameters: lists, tuples and dicts, traced ones too."""
         ...

@@ -29,12 +29,22 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
+    "conformance": LazyCommand(
+        "gradreg_conformance.command:conformance",
+        "Test whether a backend computes the right penalties and gradients.",
+        'pip install "gradreg[conformance]"',
+    ),
     "demo": LazyCommand(
         "gradreg_demo.command:demo",
         "Train on real data with and without gradient regularization.",
         'pip install "gradreg[demo,torch]"',
     ),
     "doctor": LazyCommand("gradreg_core.doctor:doctor", "Import every framework and report what is wrong."),
+    "sweep": LazyCommand(
+        "gradreg_conformance.sweep.command:sweep",
+        "Test a framework's operations for second derivatives that are wrong or missing.",
+        'pip install "gradreg[conformance]"',
+    ),
     "validate": LazyCommand(
         "gradreg_core.validate_command:validate_command", "Compare a model with its port to another framework."
     ),

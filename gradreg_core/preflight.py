@@ -139,8 +139,13 @@ def _against_differences(
     v = ops.reshape(Draws(ops, 0, 0, ids).gaussians(STREAM_START, (0,), size), ops.shape(x))
     v = ops.astype(v, ops.dtype(x))
     axes = tuple(range(len(ops.shape(x))))
+
+    def connected(at: Array) -> Array:
+        value = penalty(at)  # of a linear model a constant, through which there is nothing to pull back
+        return ops.reshape(value + ops.astype(ops.sum(at * 0, axes), ops.dtype(value)), (1,))
+
     with ops.repeatable(model):
-        value, pullback = ops.vjp(lambda at: ops.reshape(penalty(at), (1,)), x)
+        value, pullback = ops.vjp(connected, x)
         slope = number(ops.sum(pullback(value * 0 + 1) * v, axes))
     length = math.sqrt(number(ops.sum(x * x, axes)) / size) or 1.0
     floor = 1e-3 * abs(number(value[0])) / length

@@ -9,9 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from gradreg_core import files
 from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputError, UnsupportedError
 from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg, WeightDecay
-from gradreg_demo import compare, files, runner
+from gradreg_demo import compare, runner
 from gradreg_demo.command import demo
 from gradreg_demo.data import Part, draw, load_dataset, load_digits_split, standardise
 from gradreg_demo.experiment import Settings, Tuning, experiment, run_count, tune

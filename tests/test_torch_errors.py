@@ -287,6 +287,12 @@ def test_check_passes_good_models_and_restores_them(model: nn.Module) -> None:
         bad_labels.raise_if_failed()
 
 
+def test_check_passes_a_linear_model_whose_penalty_does_not_depend_on_the_input() -> None:
+    report = gradreg.check(nn.Linear(5, 3), X, Y, gradreg.SpectReg(1.0))
+    assert report.ok
+    assert report.disagreement == 0
+
+
 class WrongSecond(torch.autograd.Function):
     """sin with a right first and a wrong second derivative."""
 
@@ -320,3 +326,9 @@ def test_numpy_labels_and_lists_are_taken(model: nn.Module) -> None:
     wanted = gradreg.loss(model, X, Y, REG)[0]
     for labels in (Y.numpy(), Y.tolist(), Y.int(), np.int16(Y.numpy())):
         torch.testing.assert_close(gradreg.loss(model, X, labels, REG)[0], wanted)
+
+
+def test_numpy_labels_that_are_read_only_are_taken_without_a_warning(model: nn.Module) -> None:
+    labels = Y.numpy().copy()
+    labels.setflags(write=False)
+    torch.testing.assert_close(gradreg.loss(model, X, labels, REG)[0], gradreg.loss(model, X, Y, REG)[0])

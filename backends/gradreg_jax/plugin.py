@@ -14,8 +14,9 @@ def gradreg_backends() -> list[BackendDescription]:
             factory="gradreg_jax.backend:JaxBackend",
             modules=("jax",),
             array_modules=("jax", "jaxlib"),
-            capabilities=(),
+            capabilities=("batched_pullback", "host_checks", "traced_branch"),
             spec_version=1,
             install='pip install "gradreg[jax]"',
+            harness="gradreg_jax.harness:JaxHarness",
         )
     ]

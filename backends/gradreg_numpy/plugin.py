@@ -14,8 +14,9 @@ def gradreg_backends() -> list[BackendDescription]:
             factory="gradreg_numpy.reference:create",
             modules=("numpy",),
             array_modules=("numpy",),
-            capabilities=(),
+            capabilities=("named_activations",),
             spec_version=1,
             install="pip install gradreg",
+            harness="gradreg_numpy.harness:NumpyHarness",
         )
     ]

@@ -14,8 +14,9 @@ def gradreg_backends() -> list[BackendDescription]:
             factory="gradreg_tensorflow.backend:TensorFlowBackend",
             modules=("tensorflow",),
             array_modules=("tensorflow",),
-            capabilities=(),
+            capabilities=("host_checks", "named_activations", "traced_branch"),
             spec_version=1,
             install='pip install "gradreg[tensorflow]"',
+            harness="gradreg_tensorflow.harness:TensorFlowHarness",
         )
     ]

@@ -39,6 +39,9 @@ class TorchBackend:
         return isinstance(value, Tensor)
 
     def asarray(self, value: Any, like: Tensor) -> Tensor:
+        read_only = not torch.compiler.is_compiling() and isinstance(value, np.ndarray) and not value.flags.writeable
+        if read_only:  # a tensor over its memory could be written to, of which PyTorch warns
+            value = value.copy()
         return torch.as_tensor(value, device=like.device)
 
     def shape(self, array: Tensor) -> tuple[int, ...]:

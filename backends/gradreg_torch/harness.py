@@ -1,10 +1,13 @@
 """How the conformance kit drives the PyTorch backend."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from gradreg_core import networks as nets
 from gradreg_core.dispatch import load_backend
@@ -14,6 +17,21 @@ __all__ = ["TorchHarness"]
 
 Arrays = Mapping[str, torch.Tensor]
 Function = Callable[[Arrays], torch.Tensor]
+
+
+class _Layer(nn.Module):
+    """One layer of a portable network, with arrays that are not its own."""
+
+    def __init__(self, network: nets.Network, index: int, arrays: Arrays) -> None:
+        super().__init__()
+        self.network = nets.Network(network.input_shape, network.layers[index : index + 1])
+        # In the layer's own network its index is 0.
+        self.arrays = {
+            f"0{path[len(str(index)) :]}": arrays[path] for path in arrays if path.split(".")[0] == str(index)
+        }
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return apply(self.network, self.arrays, x)
 
 
 class TorchHarness:
@@ -48,7 +66,7 @@ class TorchHarness:
         self.versions = {"torch": torch.__version__}
 
     def array(self, values: np.ndarray, dtype: str, device: str) -> torch.Tensor:
-        return torch.tensor(np.ascontiguousarray(values), dtype=getattr(torch, dtype), device=device)
+        return torch.tensor(np.array(values), dtype=getattr(torch, dtype), device=device)
 
     def numpy(self, array: torch.Tensor) -> np.ndarray:
         array = array.detach().cpu()
@@ -57,27 +75,55 @@ class TorchHarness:
     def apply(self, network: nets.Network, arrays: Arrays, x: torch.Tensor) -> torch.Tensor:
         return apply(network, arrays, x)
 
+    def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[nn.Module, list[str]]:
+        """A module with a submodule for each layer of the network, and the submodules' names."""
+        layers = [_Layer(network, index, arrays) for index in range(len(network.layers))]
+        return nn.Sequential(*layers), [str(index) for index in range(len(layers))]
+
     def value(self, function: Function, arrays: Arrays, mode: str) -> torch.Tensor:
-        return self._in_mode(function, mode)(arrays)
+        if mode == "func":
+            floats, others = _split(arrays)
+            value: torch.Tensor = torch.func.vjp(lambda floats: function({**others, **floats}), floats)[0]
+            return value
+        return _in_mode(function, mode)(arrays)
 
     def value_and_gradients(
         self, function: Function, arrays: Arrays, mode: str
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        floats, others = _split(arrays)
         if mode == "func":
-            gradients, value = torch.func.grad_and_value(function)(dict(arrays))
+            gradients, value = torch.func.grad_and_value(lambda floats: function({**others, **floats}))(floats)
             return value, gradients
-        leaves = {name: each.detach().requires_grad_() for name, each in arrays.items()}
-        value = self._in_mode(function, mode)(leaves)
+        leaves = {name: each.detach().requires_grad_() for name, each in floats.items()}
+        value = _in_mode(function, mode)({**others, **leaves})
         found: tuple[Any, ...] = (None,) * len(leaves)
         if value.requires_grad:
             found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-        zeros = (torch.zeros_like(each) if each.is_floating_point() else None for each in leaves.values())
-        filled = (zero if each is None else each for each, zero in zip(found, zeros, strict=True))
-        return value, dict(zip(leaves, filled, strict=True))
+        pairs = zip(leaves.items(), found, strict=True)
+        return value, {name: torch.zeros_like(leaf) if each is None else each for (name, leaf), each in pairs}
 
-    def _in_mode(self, function: Function, mode: str) -> Callable[[Arrays], torch.Tensor]:
+    def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
+        """`function` compiled for many calls, and how often it has been compiled."""
         if mode != "compile":
-            return function
+            return None
         torch._dynamo.reset()
-        compiled: Callable[[Arrays], torch.Tensor] = torch.compile(function, fullgraph=True, backend="aot_eager")
-        return compiled
+        counter = CompileCounterWithBackend("aot_eager")
+        return torch.compile(function, fullgraph=True, backend=counter), lambda: counter.frame_count
+
+    def no_gradient(self) -> AbstractContextManager[Any]:
+        """The values alone."""
+        return torch.no_grad()
+
+
+def _split(arrays: Arrays) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Those that have gradients, and the others."""
+    floats = {name: each for name, each in arrays.items() if each.is_floating_point()}
+    return floats, {name: each for name, each in arrays.items() if name not in floats}
+
+
+def _in_mode(function: Function, mode: str) -> Callable[[Arrays], torch.Tensor]:
+    if mode != "compile":
+        return function
+    torch._dynamo.reset()
+    compiled: Callable[[Arrays], torch.Tensor] = torch.compile(function, fullgraph=True, backend="aot_eager")
+    return compiled

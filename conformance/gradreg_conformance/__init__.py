@@ -1,7 +1,7 @@
 """The conformance kit: property-based proof that a backend computes the right penalties and second-order gradients.
 
-`run_checks("torch")` runs it and returns a :class:`Report`; `parametrize_with_checks` puts the checks into a test suite of
-one's own; ``gradreg conformance`` and the pytest plugin :mod:`gradreg_conformance.plugin` are its other fronts.
+`run_checks("torch")` runs it and returns a :class:`Report`; `parametrize_with_checks` puts the checks into a test suite
+of one's own; ``gradreg conformance`` and the pytest plugin :mod:`gradreg_conformance.plugin` are its other fronts.
 """
 
 from importlib import import_module

@@ -64,7 +64,9 @@ class Case:
     @property
     def data(self) -> "Data":
         """The arrays of the case; the same object for equal data."""
-        return _data(self.network, self.batch, self.seed, self.dtype, self.labels, self.directions, self.loss)
+        return _data(
+            self.network, self.batch, self.seed, self.dtype, self.labels, self.directions, self.loss, self.class_axis
+        )
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the call that are plain values, without those left at None."""
@@ -123,7 +125,14 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def _data(
-    network: Network, batch: int, seed: int, dtype: str, labels: str, directions: str | None, loss: str
+    network: Network,
+    batch: int,
+    seed: int,
+    dtype: str,
+    labels: str,
+    directions: str | None,
+    loss: str,
+    class_axis: int | None = None,
 ) -> Data:
     rng = np.random.default_rng([seed, batch])
     # Biases, scales of norms and variances away from 0 and 1, where much that is wrong does not show.
@@ -136,13 +145,15 @@ def _data(
     x = rng.normal(size=(batch, *network.input_shape))
     own = network.output_shape
     size = math.prod(own)
+    axis = len(own) - 1 if class_axis is None else class_axis - 1 if class_axis > 0 else class_axis + len(own)
+    classes, without = own[axis], (batch, *own[:axis], *own[axis + 1 :])
     y: np.ndarray | None = None
     if loss == "squared":
         y = rounded(rng.normal(size=(batch, *own)), dtype)
     elif labels == "distribution":
-        y = rng.dirichlet(np.ones(own[-1]), size=(batch, *own[:-1]))
+        y = np.moveaxis(rng.dirichlet(np.ones(classes), size=without), -1, axis + 1)
     elif labels == "classes":
-        y = rng.integers(0, max(2, own[-1]), size=(batch, *own[:-1]))
+        y = rng.integers(0, max(2, classes), size=without)
     shapes = {"shared": (size,), "sample": (batch, size), "rows": (2, batch, size)}
     given = None if directions is None else rounded(rng.normal(size=shapes[directions]), dtype)
     return Data({path: rounded(each, dtype) for path, each in params.items()}, rounded(x, dtype), y, given)
@@ -155,7 +166,9 @@ def kink_margin(network: Network, batch: int, seed: int) -> float:
     return _margin(network.layers, "", network.input_shape, dict(data.params), data.x)
 
 
-def _margin(layers: tuple[Any, ...], prefix: str, shape: tuple[int, ...], params: dict[str, Any], x: np.ndarray) -> float:
+def _margin(
+    layers: tuple[Any, ...], prefix: str, shape: tuple[int, ...], params: dict[str, Any], x: np.ndarray
+) -> float:
     least = math.inf
     for index, layer in enumerate(layers):
         path = f"{prefix}{index}"
@@ -170,9 +183,7 @@ def _margin(layers: tuple[Any, ...], prefix: str, shape: tuple[int, ...], params
             ordered = np.sort(np.moveaxis(windows, 2, 3).reshape(len(x), rows, columns, size * size, -1), axis=3)
             if size > 1:
                 least = min(least, float((ordered[:, :, :, -1] - ordered[:, :, :, -2]).min()))
-        local = {
-            f"0{name[len(path) :]}": value for name, value in params.items() if name.startswith(f"{path}.")
-        }
+        local = {f"0{name[len(path) :]}": value for name, value in params.items() if name.startswith(f"{path}.")}
         x = gradreg_numpy.apply(Network(shape, (layer,)), local, x)
         shape = layer.output_shape(shape)
     return least

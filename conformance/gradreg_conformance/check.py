@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING
 from unittest import SkipTest
 
@@ -64,7 +65,13 @@ def check(layer: str) -> Callable[[Callable[["Subject"], None]], Callable[["Subj
         name = function.__name__
         assert name not in CHECKS, f"two checks are named {name!r}"
         assert function.__doc__, f"the check {name!r} has no docstring"
-        CHECKS[name] = Check(name, LAYERS.index(layer), function)
-        return function
+
+        @wraps(function)
+        def run(subject: "Subject") -> None:
+            with subject.session():
+                function(subject)
+
+        CHECKS[name] = Check(name, LAYERS.index(layer), run)
+        return run
 
     return register

@@ -33,10 +33,11 @@ class Harness(Protocol):
     """Ways to run, such as ("eager", "jit"): all checks use the first, the checks of modes the others too."""
 
     layers: frozenset[type[Layer]]
-    """The portable layers that `apply` knows, all activations included; for others it must raise."""
+    """The portable layers that `apply` knows, at least Dense, Flatten, every Activation; for others it must raise."""
 
     dtypes: Sequence[str]
-    """Of "float64", "float32", "float16", "bfloat16", those that the backend computes in."""
+    """Of "float64", "float32", "float16", "bfloat16", those that the backend computes in, the most exact one first: all
+    checks compute in it, those of dtypes in the others too."""
 
     devices: Sequence[str]
     """The devices at hand, such as ("cpu", "cuda"); the first is the default."""
@@ -59,7 +60,10 @@ class Harness(Protocol):
         ...
 
     def apply(self, network: Network, arrays: Arrays, x: Array) -> Array:
-        """The outputs of a portable network with weights and statistics by path; dropout is the identity.
+        """The outputs of a portable network for x of shape (B, *network.input_shape); dropout is the identity.
+
+        `arrays` has the weights and statistics by path ("2.weight"; those of a layer in a residual block "1.0.weight"),
+        and may have more. What each layer computes is said in :mod:`gradreg_core.networks`.
 
         Raises:
             Exception: a layer that is not among `layers`.
@@ -67,12 +71,40 @@ class Harness(Protocol):
         ...
 
     def value(self, function: Function, arrays: Arrays, mode: str) -> Array:
-        """function(arrays), run in `mode`."""
+        """function(arrays), run in `mode`; `arrays` must not be changed."""
         ...
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
-        """function(arrays) and its gradient with respect to every array, zeros where it does not depend on one."""
+        """function(arrays), and the gradient with respect to every array by name, of its shape.
+
+        Zeros where the function does not depend on an array, as the penalty of a linear model does not depend on x.
+        """
         ...
+
+    # What follows is optional.
+    #
+    # def session(self) -> AbstractContextManager[Any]:
+    #     """What to hold while a check runs, such as a setting that float64 needs."""
+    #
+    # def model(self, network: Network, arrays: Arrays) -> Any:
+    #     """The model of a call, where it is not any callable: lambda x: self.apply(network, arrays, x)."""
+    #
+    # def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
+    #     """`function` made ready in `mode` for many calls, and how often it has been compiled; None in eager modes."""
+    #
+    # def no_gradient(self) -> AbstractContextManager[Any]:
+    #     """The framework's mode in which nothing is differentiated."""
+    #
+    # dtypes_of_mode: Mapping[str, Sequence[str]]
+    #     For modes that do not compute in all of `dtypes`, those in which they do.
+    #
+    # note: str
+    #     What a reader of the report should know.
+    #
+    # A harness of a backend that declares `named_activations` has one more method:
+    #
+    # def named_model(self, network: Network, arrays: Arrays) -> tuple[Any, Sequence[str]]:
+    #     """A model of the framework's own that computes `apply`, and the name of each layer's output, for `at=`."""
 
 
 def load_harness(name: str) -> Harness:

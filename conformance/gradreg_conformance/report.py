@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gradreg_conformance.runner import Result
     from gradreg_conformance.subject import Subject
 
-__all__ = ["FAILURES", "SCHEMA", "STATUSES", "CheckReport", "Report", "counted", "read_reports", "to_json"]
+__all__ = ["FAILURES", "SCHEMA", "STATUSES", "CheckReport", "Report", "counted", "ratio", "read_reports", "to_json"]
 
 SCHEMA = 1
 """The version of the JSON file; a file of a later one is refused."""
@@ -211,6 +211,13 @@ class Report:
 def counted(number: int, noun: str) -> str:
     """The number and the noun, in the plural but for 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def ratio(worst: float | None) -> str:
+    """A multiple of what rounding allows, in few characters; empty for None."""
+    if worst is None:
+        return ""
+    return f"{worst:.2f}" if worst < 100 else f"{worst:.0e}"
 
 
 def to_json(reports: Sequence[Report]) -> str:

@@ -11,10 +11,15 @@ from gradreg_core import networks as nets
 from gradreg_core.networks import Layer, Network
 from gradreg_core.spec import Regularizer
 
-__all__ = ["KINK_MARGIN", "cases", "classifiers", "smooth_activations"]
+__all__ = ["KINK_MARGIN", "NORM_EPS", "SMALL", "cases", "classifiers", "smooth_activations"]
 
+NORM_EPS = 0.1
+"""Of the norms: with next to none, that of two numbers is always 1 and -1, and its derivatives nothing but rounding."""
 KINK_MARGIN = 1e-3
 """Inputs of rectifiers and maxima stay this far from the kink: far more than any rounding moves them."""
+
+SMALL = Network((3,), (nets.Dense(3), nets.Activation("tanh"), nets.Dense(4)))
+"""For checks of all that does not depend on the network: one, so that compilers see few shapes."""
 
 SMOOTH = ("tanh", "sigmoid", "softplus", "gelu", "gelu_tanh")
 smooth_activations = st.sampled_from(SMOOTH).map(nets.Activation)
@@ -31,6 +36,7 @@ def classifiers(draw: Any, layers: frozenset[type[Layer]] | None = None, *, clas
         classes: the number of logits, or None for 2 to 4.
 
     A nonlinearity comes before every norm: behind linear layers alone, a wrong second derivative of a norm hides.
+    Every kind makes the same number of draws, so that examples shrink to dense networks.
     """
     has = (lambda kind: True) if layers is None else layers.__contains__
     m = draw(st.integers(2, 4)) if classes is None else classes
@@ -41,21 +47,19 @@ def classifiers(draw: Any, layers: frozenset[type[Layer]] | None = None, *, clas
     if kind == "conv":
         padding = draw(st.sampled_from(["valid", "same"]))
         body: list[Layer] = [nets.Conv2D(2, 3, padding), draw(activations)]
-        pools = [each for each in (nets.MaxPool, nets.AvgPool) if has(each)]
-        body += [draw(st.sampled_from(pools))(2)] if pools and draw(st.booleans()) else []
+        pools = [(), *((each(2),) for each in (nets.MaxPool, nets.AvgPool) if has(each))]
+        body += draw(st.sampled_from(pools))
         return Network((4, 4, 1), (*body, nets.Flatten(), nets.Dense(m)))
     if kind == "attention":
         attention: Layer = nets.Attention(draw(st.sampled_from([1, 2])))
-        block = nets.Residual((attention,)) if has(nets.Residual) and draw(st.booleans()) else attention
+        block = nets.Residual((attention,)) if draw(st.booleans()) and has(nets.Residual) else attention
         return Network((2, 2), (block, draw(smooth_activations), nets.Flatten(), nets.Dense(m)))
-    width = draw(st.integers(2, 3))
-    hidden: list[Layer] = [nets.Dense(width), draw(activations)]
-    norms = [each for each in (nets.LayerNorm, nets.BatchNorm) if has(each)]
-    if norms and draw(st.booleans()):
-        hidden.append(draw(st.sampled_from(norms))())
-    if has(nets.Residual) and draw(st.booleans()):
-        hidden.append(nets.Residual((nets.Dense(width), draw(activations))))
-    return Network((draw(st.integers(1, 3)),), (*hidden, nets.Dense(m)))
+    inputs, width = draw(st.sampled_from([(1, 2), (2, 2), (3, 2), (1, 3), (2, 3), (3, 3)]))
+    activation = draw(activations)
+    norms = [(), *((each(NORM_EPS),) for each in (nets.LayerNorm, nets.BatchNorm) if has(each))]
+    ends = [(), (nets.Residual((nets.Dense(width), activation)),)] if has(nets.Residual) else [()]
+    norm, end = draw(st.sampled_from([(norm, end) for end in ends for norm in norms]))
+    return Network((inputs,), (nets.Dense(width), activation, *norm, *end, nets.Dense(m)))
 
 
 @st.composite
@@ -68,7 +72,7 @@ def cases(
     batch: tuple[int, int] = (1, 3),
     **options: st.SearchStrategy[Any],
 ) -> Case:
-    """Cases off the kinks.
+    """Cases off the kinks, in the first dtype that the harness declares unless `options` say another.
 
     Args:
         draw: hypothesis's.
@@ -81,4 +85,5 @@ def cases(
     network = draw(classifiers(harness.layers) if networks is None else networks)
     size, seed = draw(st.integers(*batch)), draw(st.integers(0, 999))
     assume(kink_margin(network, size, seed) > KINK_MARGIN)
-    return Case(network, draw(regs), size, seed, **{name: draw(each) for name, each in options.items()})
+    chosen = {"dtype": harness.dtypes[0], **{name: draw(each) for name, each in options.items()}}
+    return Case(network, draw(regs), size, seed, **chosen)

@@ -1,6 +1,7 @@
 """A backend under test: its harness, the profile, the mode and device, and a record of what was measured."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +13,11 @@ from gradreg_conformance import reference
 from gradreg_conformance.cases import Case, squared
 from gradreg_conformance.check import Disagreement, NotApplicable
 from gradreg_conformance.draws import same_draws
-from gradreg_conformance.harness import Function, Harness, load_harness
+from gradreg_conformance.harness import Arrays, Function, Harness, load_harness
 from gradreg_conformance.profiles import PROFILES, Profile
+from gradreg_core.hookspecs import BackendDescription
+from gradreg_core.networks import Network
+from gradreg_core.plugins import backends
 
 __all__ = ["Measured", "Subject", "load_subject"]
 
@@ -66,6 +70,27 @@ class Subject:
             raise NotApplicable("the backend has calls of its own and no primitives")
         return backend
 
+    @property
+    def dtype(self) -> str:
+        """What checks compute in that are not about dtypes: the first that the harness declares."""
+        return self.harness.dtypes[0]
+
+    @property
+    def description(self) -> BackendDescription | None:
+        """The plugin's description, found by the subject's name or by the backend's own; None if there is none."""
+        backend = getattr(self.harness.calls, "backend", None)
+        names = (self.name, getattr(backend, "name", ""))
+        found = (each.description for name in names for each in backends() if each.name == name and each.description)
+        return next(found, None)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the backend declares, by itself or in its description; see :class:`gradreg_core.backend.Backend`."""
+        backend = getattr(self.harness.calls, "backend", None)
+        if backend is not None:
+            return frozenset(backend.capabilities)
+        return frozenset(self.description.capabilities if self.description is not None else ())
+
     def in_mode(self, mode: str) -> "Subject":
         """The same subject in another mode, with the same record."""
         return replace(self, mode=mode)
@@ -101,6 +126,25 @@ class Subject:
         data = case.data
         return {path: self.array(value, case.dtype) for path, value in [*data.params.items(), ("x", data.x)]}
 
+    def model(self, network: Network, arrays: Arrays) -> Any:
+        """The portable network with these arrays, as the model of a call."""
+        own = getattr(self.harness, "model", None)
+        return (lambda x: self.harness.apply(network, arrays, x)) if own is None else own(network, arrays)
+
+    def need_any_callable(self) -> None:
+        """For checks that pass functions of their own as models.
+
+        Raises:
+            NotApplicable: the calls take no such models.
+        """
+        if hasattr(self.harness, "model"):
+            raise NotApplicable("the calls take models of the backend's own kind only, not any callable")
+
+    def session(self) -> AbstractContextManager[Any]:
+        """What the harness wants to hold while a check runs."""
+        session: AbstractContextManager[Any] = getattr(self.harness, "session", nullcontext)()
+        return session
+
     def function(self, case: Case, of: str = "penalty") -> Function:
         """The penalty, or with ``of="total"`` loss plus penalty, of the case as a function of its arrays."""
         calls, network = self.harness.calls, case.network
@@ -108,9 +152,7 @@ class Subject:
         names = network.weights()
 
         def function(arrays: Any) -> Any:
-            def model(x: Any) -> Any:
-                return self.harness.apply(network, arrays, x)
-
+            model = self.model(network, arrays)
             weights = {path: arrays[path] for path in names}
             if of == "penalty":
                 return calls.penalty(model, arrays["x"], y, case.reg, params=weights, **options)
@@ -145,8 +187,9 @@ class Subject:
 
     def gradients(self, case: Case, of: str = "penalty") -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The value of the case, and its gradients with respect to every weight, by path, and to the input ("x")."""
-        arrays = self.arrays(case)
-        value, found = self.harness.value_and_gradients(self.function(case, of), arrays, self.mode)
+        arrays, function = self.arrays(case), self.function(case, of)
+        fixed = {path: arrays.pop(path) for path in case.network.statistics()}
+        value, found = self.harness.value_and_gradients(lambda free: function({**fixed, **free}), arrays, self.mode)
         names = [*case.network.weights(), "x"]
         missing = [name for name in names if found.get(name) is None]
         if missing:

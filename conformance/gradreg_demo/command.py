@@ -10,11 +10,11 @@ from rich.console import Console
 
 from gradreg_core.dispatch import BACKEND_VARIABLE
 from gradreg_core.errors import InputError
+from gradreg_core.files import write_json
 from gradreg_demo import compare, report
 from gradreg_demo.agreement import agreements, print_agreements
 from gradreg_demo.data import Dataset, draw, load_dataset, standardise
 from gradreg_demo.experiment import Settings, experiment, run_count
-from gradreg_demo.files import write_json
 from gradreg_demo.recipe import Recipe
 
 __all__ = ["demo", "main"]

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
+from gradreg_core.files import replacing
 from gradreg_demo.compare import DTYPES, REGULARIZER, Comparison
 from gradreg_demo.experiment import Results
-from gradreg_demo.files import replacing
 from gradreg_demo.methods import METHODS
 from gradreg_demo.report import summarise
 

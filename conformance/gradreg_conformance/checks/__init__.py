@@ -1,5 +1,47 @@
 """The checks, one family a module; importing this registers them all."""
 
-from gradreg_conformance.checks import gradients
+from gradreg_conformance.checks import (
+    arithmetic,
+    autodiff,
+    capabilities,
+    conversions,
+    draws,
+    dtypes,
+    errors,
+    gradients,
+    kinks,
+    laws,
+    layers,
+    loads,
+    measuring,
+    modes,
+    norms,
+    options,
+    outputs,
+    projections,
+    terms,
+    unbiased,
+)
 
-__all__ = ["gradients"]
+__all__ = [
+    "arithmetic",
+    "autodiff",
+    "capabilities",
+    "conversions",
+    "draws",
+    "dtypes",
+    "errors",
+    "gradients",
+    "kinks",
+    "laws",
+    "layers",
+    "loads",
+    "measuring",
+    "modes",
+    "norms",
+    "options",
+    "outputs",
+    "projections",
+    "terms",
+    "unbiased",
+]

@@ -1,17 +1,141 @@
-"""Gradients of the penalty with respect to weights and input, against the reference."""
+"""Gradients of the penalty with respect to every weight and to the input, for every regularizer, against the reference.
+
+What a projection looks at is constant where its documentation says so, and differentiated everywhere else.
+"""
+
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import strategies as st
 
-from gradreg_conformance.check import check
-from gradreg_conformance.strategies import cases
+from gradreg_conformance.check import NotApplicable, check
+from gradreg_conformance.regularizers import general_terms, preset_terms, seeds
+from gradreg_conformance.strategies import cases, classifiers
 from gradreg_conformance.subject import Subject
-from gradreg_core.presets import DataGrad, SpectReg
+from gradreg_core.networks import Activation, Dense, Network
+from gradreg_core.norms import hinge, identity, target
+from gradreg_core.presets import ConfidencePenalty, DataGrad, InputFisher, WeightDecay
+from gradreg_core.projections import gaussian, rademacher, top_singular
+from gradreg_core.spec import JacobianPenalty, Regularizer
+
+_RANDOM = JacobianPenalty(1.0, projection=gaussian())
+_TINY = Network((2,), (Dense(2), Activation("tanh"), Dense(3)))
+"""Gradients of the reference cost a pass over the network for every number in it."""
+
+
+def _agree(
+    subject: Subject,
+    regs: st.SearchStrategy[Regularizer],
+    of: str = "penalty",
+    *,
+    network: Network = _TINY,
+    batch: int = 2,
+    cost: int = 2,
+    **options: st.SearchStrategy[Any],
+) -> None:
+    """Compare values and gradients."""
+
+    @subject.given(cases(subject.harness, regs, st.just(network), batch=(batch, batch), **options), cost=cost)
+    def _(case):  # type: ignore[no-untyped-def]
+        subject.agree_in_value(case, of)
+        subject.agree_in_gradients(case, of)
 
 
 @check("gradients")
-def gradients_equal_the_reference(subject: Subject) -> None:
-    """The penalty's gradients with respect to every weight and to the input equal the reference's."""
+def gradients_of_the_loss(subject: Subject) -> None:
+    """Output "loss": f - y is differentiated too, not only J."""
+    _agree(subject, st.just(DataGrad(1.0)))
 
-    @subject.given(cases(subject.harness, st.sampled_from([DataGrad(1.5), SpectReg(0.3, seed=1)])))
+
+@check("gradients")
+def gradients_of_the_probabilities(subject: Subject) -> None:
+    """Output "probabilities": diag(f) - f f^T is differentiated too."""
+    _agree(subject, st.just(replace(_RANDOM, output="probabilities")))
+
+
+@check("gradients")
+def gradients_of_the_log_probabilities(subject: Subject) -> None:
+    """Output "log_probabilities": the f in I - 1 f^T is differentiated too."""
+    _agree(subject, st.just(replace(_RANDOM, output="log_probabilities")))
+
+
+@check("gradients")
+def gradients_of_a_loss_of_the_caller(subject: Subject) -> None:
+    """loss_fn= takes the place of the cross-entropy, in the penalty and in its gradients."""
+    _agree(subject, st.just(DataGrad(1.0)), loss=st.just("squared"))
+
+
+@check("gradients")
+def gradients_with_fisher(subject: Subject) -> None:
+    """fisher(): f is differentiated, the draw of the class is a constant."""
+    _agree(subject, st.builds(InputFisher, st.just(1.0), seed=seeds))
+
+
+@check("gradients")
+def gradients_with_top_singular(subject: Subject) -> None:
+    """top_singular(n): the vector is a constant."""
+    _agree(subject, st.just(JacobianPenalty(1.0, projection=top_singular(2))))
+
+
+@check("gradients")
+def gradients_of_norms_and_shapes(subject: Subject) -> None:
+    """Every norm and shape is differentiated."""
+    for norm in ("l2", "l1", "linf"):
+        reg = JacobianPenalty(1.0, projection=gaussian(), norm=norm, squared=False)
+        for shape in (identity(), target(1.5), hinge(0.25)):
+            _agree(subject, st.just(replace(reg, shape=shape)), cost=5)
+
+
+@check("gradients")
+def gradients_of_sums(subject: Subject) -> None:
+    """No term's gradient is dropped from a sum."""
+    _agree(subject, st.just(_RANDOM + JacobianPenalty(1.0, projection=rademacher())))
+
+
+@check("gradients")
+def gradients_of_the_total(subject: Subject) -> None:
+    """The total has the gradients of the loss and of the penalty."""
+    _agree(subject, st.just(_RANDOM), "total")
+
+
+@check("gradients")
+def gradients_with_fraction(subject: Subject) -> None:
+    """fraction=p: the gradients reach the samples that were drawn, in their places, and no others."""
+    _agree(subject, st.just(replace(_RANDOM, fraction=0.5)), batch=4)
+
+
+@check("gradients")
+def confidence_penalty(subject: Subject) -> None:
+    """ConfidencePenalty: mean_i sum_k f log f and its gradients, of several logits and of one."""
+    for network in (_TINY, Network((2,), (Dense(2), Activation("tanh"), Dense(1)))):
+        _agree(subject, st.just(ConfidencePenalty(1.0)), network=network, cost=5)
+
+
+@check("gradients")
+def weight_decay(subject: Subject) -> None:
+    """WeightDecay: 1/2 ||w||^2 of the arrays with two or more axes and its gradients, those of the others zero."""
+    _agree(subject, st.just(WeightDecay(1.0)), cost=5)
+
+
+@check("gradients")
+def float32(subject: Subject) -> None:
+    """In float32, values and gradients are as close to the reference as rounding the inputs allows."""
+    if "float32" not in subject.harness.dtypes:
+        raise NotApplicable("the harness declares no float32")
+    _agree(subject, st.just(_RANDOM), dtype=st.just("float32"))
+
+
+@check("gradients")
+def any_regularizer_of_any_network(subject: Subject) -> None:
+    """Values and gradients of any regularizer of the specification through any portable network."""
+
+    @st.composite
+    def anything(draw: Any) -> Any:
+        classes = draw(st.integers(2, 4))
+        regs = st.one_of(general_terms(classes), preset_terms())
+        return draw(cases(subject.harness, regs, classifiers(subject.harness.layers, classes=classes)))
+
+    @subject.given(anything())
     def _(case):  # type: ignore[no-untyped-def]
+        subject.agree_in_value(case)
         subject.agree_in_gradients(case)

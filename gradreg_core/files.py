@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replacing", "write_json"]
+__all__ = ["replacing", "write_json", "write_text"]
 
 
 @contextmanager
@@ -30,6 +30,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON; NaN is an error."""
-    text = json.dumps(value, indent=2, allow_nan=False)
+    write_text(path, f"{json.dumps(value, indent=2, allow_nan=False)}\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """`text` in UTF-8."""
     with replacing(path) as temporary:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,172 @@
+"""How the conformance kit drives the JAX backend."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gradreg_core import networks as nets
+from gradreg_core.dispatch import load_backend
+from gradreg_jax.networks import apply
+
+__all__ = ["JaxHarness"]
+
+Arrays = Mapping[str, jax.Array]
+Function = Callable[[Arrays], jax.Array]
+
+_UNOPTIMISED = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_llvm_disable_expensive_passes": True,
+}
+"""Options that make XLA compile a small program in a fifth of the time, by which nearly all of it goes otherwise."""
+
+
+class JaxHarness:
+    """See :class:`gradreg_conformance.harness.Harness`, whose methods these are. 64-bit types are on in all of them.
+
+    Modes: "unoptimised", jax.jit without most of XLA's optimisations, which compiles fast; "jit"; "eager"; "vmap", as
+    one of a batch of functions; "scan", as the body of a loop; and "sharded", where there are several devices
+    (``JAX_NUM_CPU_DEVICES=2`` in the environment makes two): jit over a batch that is split over them.
+    """
+
+    layers = frozenset(
+        {
+            nets.Dense,
+            nets.Conv2D,
+            nets.MaxPool,
+            nets.AvgPool,
+            nets.Flatten,
+            nets.Activation,
+            nets.LayerNorm,
+            nets.BatchNorm,
+            nets.Dropout,
+            nets.Attention,
+            nets.Residual,
+        }
+    )
+    dtypes = ("float64", "float32", "float16", "bfloat16")
+    tolerance = 1.0
+    expected_failures: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        self.calls = load_backend("jax")
+        self.devices = tuple(dict.fromkeys(_NAMES.get(each.platform, each.platform) for each in jax.devices()))
+        self.devices += ("cpu",) if "cpu" not in self.devices else ()
+        self.modes = ("unoptimised", "jit", "eager", "vmap", "scan", *(("sharded",) if jax.device_count() > 1 else ()))
+        self.versions = {"jax": jax.__version__, "jaxlib": jax.lib.__version__}
+
+    def session(self) -> AbstractContextManager[Any]:
+        """64-bit types on."""
+        enabled: AbstractContextManager[Any] = jax.enable_x64(True)
+        return enabled
+
+    def array(self, values: np.ndarray, dtype: str, device: str) -> jax.Array:
+        with self.session():
+            array = jnp.asarray(np.array(values, jnp.dtype(dtype)))
+            # An array that is put on a device stays there; one on the default device goes where others are.
+            return array if device == self.devices[0] else jax.device_put(array, _device(device))
+
+    def numpy(self, array: jax.Array) -> np.ndarray:
+        found = np.asarray(array)
+        return found.astype(np.float32) if found.dtype == jnp.bfloat16 else found
+
+    def apply(self, network: nets.Network, arrays: Arrays, x: jax.Array) -> jax.Array:
+        return apply(network, arrays, x)
+
+    def value(self, function: Function, arrays: Arrays, mode: str) -> jax.Array:
+        with self.session():
+            value: jax.Array = _in_mode(function, mode)(_placed(arrays, mode))
+            return value
+
+    def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[jax.Array, dict[str, Any]]:
+        def both(arrays: Arrays) -> Any:
+            floats = {name: each for name, each in arrays.items() if jnp.issubdtype(each.dtype, jnp.floating)}
+            return jax.value_and_grad(lambda floats: function({**arrays, **floats}))(floats)
+
+        with self.session():
+            value, gradients = _in_mode(both, mode)(_placed(arrays, mode))
+            return value, gradients
+
+    def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
+        """`function` compiled for many calls, and how often it has been compiled."""
+        if mode == "eager":
+            return None
+        run = _in_mode(function, mode)
+
+        def call(arrays: Arrays) -> jax.Array:
+            with self.session():
+                value: jax.Array = run(_placed(arrays, mode))
+                return value
+
+        return call, run._cache_size
+
+
+_NAMES = {"gpu": "cuda"}
+_PLATFORMS = {"cuda": "gpu"}
+
+
+def _device(name: str) -> Any:
+    return jax.devices(_PLATFORMS.get(name, name))[0]
+
+
+def _placed(arrays: Arrays, mode: str) -> Arrays:
+    """In mode "sharded" x and y split over all devices, where they divide it, and all else on every device."""
+    if mode != "sharded":
+        return arrays
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def put(name: str, array: jax.Array) -> jax.Array:
+        split = name in ("x", "y") and array.ndim > 0 and array.shape[0] % jax.device_count() == 0
+        return jax.device_put(array, NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec()))
+
+    return {name: put(name, each) for name, each in arrays.items()}
+
+
+def _in_mode(function: Callable[[Arrays], Any], mode: str) -> Any:
+    """`function` as it runs in `mode`."""
+    if mode == "eager":
+        return function
+    if mode in ("jit", "sharded"):
+        return jax.jit(function)
+    changed = {"unoptimised": function, "vmap": _batched(function), "scan": _looped(function)}[mode]
+    return jax.jit(changed, compiler_options=_options())
+
+
+def _first(results: Any) -> Any:
+    return jax.tree.map(lambda each: each[0], results)
+
+
+def _batched(function: Callable[[Arrays], Any]) -> Callable[[Arrays], Any]:
+    """The first result of two functions' with the same arrays."""
+
+    def run(arrays: Arrays) -> Any:
+        return _first(jax.vmap(function)({name: jnp.stack([each, each]) for name, each in arrays.items()}))
+
+    return run
+
+
+def _looped(function: Callable[[Arrays], Any]) -> Callable[[Arrays], Any]:
+    """The result of the only turn of a loop."""
+
+    def run(arrays: Arrays) -> Any:
+        once = {name: each[None] for name, each in arrays.items()}
+        return _first(jax.lax.scan(lambda carry, given: (carry, function(given)), (), once)[1])
+
+    return run
+
+
+@cache
+def _options() -> dict[str, Any]:
+    """`_UNOPTIMISED`, if this XLA knows them."""
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=_UNOPTIMISED)(np.float32(1))
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return _UNOPTIMISED

@@ -1,0 +1,108 @@
+"""How the conformance kit drives the NumPy reference."""
+
+import operator
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gradreg_conformance.cases import Squared, squared
+from gradreg_conformance.check import NotApplicable
+from gradreg_core import networks as nets
+from gradreg_numpy import frontend
+from gradreg_numpy.functions import Array
+from gradreg_numpy.networks import Model
+from gradreg_numpy.networks import apply as apply_network
+from gradreg_numpy.oracle import COMPLEX_STEP
+
+__all__ = ["NumpyHarness"]
+
+Arrays = Mapping[str, Array]
+Function = Callable[[Arrays], Any]
+
+
+class NumpyHarness:
+    """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
+
+    The reference is what the kit compares with, so where a check compares with the reference, it is compared with
+    itself here, and its gradient by complex steps with another path to the same complex steps. What is tested are the
+    laws, the errors, and that the calls behave as every backend's do. There are no primitives.
+    """
+
+    modes = ("eager",)
+    layers = frozenset(
+        {
+            nets.Dense,
+            nets.Conv2D,
+            nets.MaxPool,
+            nets.AvgPool,
+            nets.Flatten,
+            nets.Activation,
+            nets.LayerNorm,
+            nets.BatchNorm,
+            nets.Dropout,
+            nets.Attention,
+            nets.Residual,
+        }
+    )
+    dtypes = ("float64",)
+    devices = ("cpu",)
+    tolerance = 1.0
+    expected_failures: Mapping[str, str] = {}
+    note = "This backend is the reference itself: checks against the reference compare it with itself."
+
+    def __init__(self) -> None:
+        calls = {name: _adapted(getattr(frontend, name)) for name in ("loss", "penalty", "measure", "check")}
+        self.calls = SimpleNamespace(name="numpy", **calls)
+        self.versions = {"numpy": np.__version__}
+
+    def array(self, values: np.ndarray, dtype: str, device: str) -> Array:
+        return np.array(values, dtype)
+
+    def numpy(self, array: Array) -> Array:
+        return np.asarray(array)
+
+    def apply(self, network: nets.Network, arrays: Arrays, x: Array) -> Array:
+        return apply_network(network, arrays, x)
+
+    def model(self, network: nets.Network, arrays: Arrays) -> Model:
+        """The reference differentiates portable networks only."""
+        return Model(network, {path: arrays[path] for path in network.weights() | network.statistics()})
+
+    def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[Model, list[str]]:
+        """The model itself, whose layers are named by their index."""
+        return self.model(network, arrays), [str(index) for index in range(len(network.layers))]
+
+    def value(self, function: Function, arrays: Arrays, mode: str) -> Array:
+        return np.asarray(function(arrays))
+
+    def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
+        floats = {name: each for name, each in arrays.items() if each.dtype.kind == "f"}
+        gradients = {name: np.zeros(each.shape) for name, each in floats.items()}
+        for name, each in floats.items():
+            for index in np.ndindex(each.shape):
+                moved = each.astype(np.complex128)
+                moved[index] += 1j * COMPLEX_STEP
+                gradients[name][index] = np.imag(function({**arrays, name: moved})) / COMPLEX_STEP
+        return np.asarray(function(arrays)), gradients
+
+
+_ELSEWHERE = ("params", "batch_norm", "chunk_size")
+"""Arguments of the engine's calls that the reference has no use for: a model's weights are its own, and so on."""
+
+
+def _adapted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The reference's call, with the arguments of the engine's."""
+
+    def adapted(*args: Any, **options: Any) -> Any:
+        given = {name: value for name, value in options.items() if name not in _ELSEWHERE}
+        if given.get("loss_fn") is squared:
+            given["loss_fn"] = Squared()
+        if given.pop("projections", None) is not None:
+            raise NotApplicable("the reference measures exactly, and makes no estimates")
+        if hasattr(given.get("step"), "__index__"):
+            given["step"] = operator.index(given["step"])
+        return call(*args, **given)
+
+    return adapted

@@ -1,0 +1,89 @@
+"""L2: what a call gives back for each floating-point type of the input."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from gradreg_conformance.cases import Case
+from gradreg_conformance.check import Disagreement, NotApplicable, check
+from gradreg_conformance.reference import UNIT_ROUNDOFF
+from gradreg_conformance.strategies import SMALL, cases
+from gradreg_conformance.subject import Subject
+from gradreg_core.networks import Activation, Dense, Network
+from gradreg_core.norms import hinge, target
+from gradreg_core.presets import DataGrad, FrobReg, SpectReg
+from gradreg_core.spec import JacobianPenalty
+
+_HALVES = ("float16", "bfloat16")
+_CHOOSING = Network((3,), (Dense(3), Activation("relu"), Dense(4)))
+"""With a choice, whose gradient has a type of its own in some frameworks."""
+_REGS = (DataGrad(1.0), JacobianPenalty(1.0, norm="linf", shape=hinge(0.1)))
+_SMOOTH = (DataGrad(1.0), SpectReg(1.0), JacobianPenalty(1.0, squared=False, shape=target(0.1)))
+
+
+def _halves(subject: Subject) -> list[str]:
+    found = [each for each in _HALVES if each in subject.harness.dtypes]
+    if not found:
+        raise NotApplicable("the harness declares no half precision")
+    return found
+
+
+@check("values")
+def results_are_scalars_in_float32_or_better(subject: Subject) -> None:
+    """Penalty and total are of shape (), on the input's device, in float32 for half precision, else in its type."""
+    for dtype in subject.harness.dtypes:
+        wanted = "float32" if dtype in _HALVES else dtype
+        for reg in _REGS:
+            case = Case(_CHOOSING, reg, dtype=dtype)
+            arrays = subject.arrays(case)
+            for of in ("penalty", "total"):
+                found = subject.harness.value(subject.function(case, of), arrays, subject.mode)
+                came = _dtype(subject, found)
+                if came != wanted:
+                    subject.disagree(case, f"the {of} of {dtype} arrays is in {came}, expected {wanted}")
+                if np.shape(subject.harness.numpy(found)) != ():
+                    subject.disagree(case, f"the {of} has shape {np.shape(subject.harness.numpy(found))}, expected ()")
+                devices = [str(getattr(each, "device", "")) for each in (found, arrays["x"])]
+                if devices[0] != devices[1]:
+                    subject.disagree(case, f"the {of} is on {devices[0]}, the input on {devices[1]}")
+
+
+def _dtype(subject: Subject, array: Any) -> str:
+    backend = getattr(subject.harness.calls, "backend", None)
+    # bfloat16 comes out of the harness as float32, so the backend is asked where there is one.
+    return str(subject.harness.numpy(array).dtype) if backend is None else str(backend.dtype(array))
+
+
+@check("gradients")
+def half_precision(subject: Subject) -> None:
+    """Values and gradients in half precision are within its rounding."""
+    halves = _halves(subject)
+
+    @subject.given(cases(subject.harness, st.sampled_from(_SMOOTH), st.just(SMALL), dtype=st.sampled_from(halves)))
+    def _(case):  # type: ignore[no-untyped-def]
+        subject.agree_in_value(case)
+        subject.agree_in_gradients(case)
+
+
+@check("values")
+def small_gradients_do_not_underflow(subject: Subject) -> None:
+    """Squares are formed and added in float32: in float16 the square of a gradient of 1e-4 is 0.
+
+    The network is linear without bias, so that the penalty is the sum of the squares of its weights.
+    """
+    network = Network((3,), (Dense(2, bias=False),))
+    for dtype in _halves(subject):
+        case = Case(network, FrobReg(1.0), dtype=dtype)
+        weight = subject.array(np.full((3, 2), 1e-4), dtype)
+        kept = np.asarray(subject.harness.numpy(weight), np.float64)
+        arrays = {**subject.arrays(case), "0.weight": weight}
+        found = subject.harness.value(subject.function(case), arrays, subject.mode)
+        wanted, number = float((kept**2).sum()), float(subject.harness.numpy(found))
+        ratio = abs(number - wanted) / (8 * subject.harness.tolerance * UNIT_ROUNDOFF[dtype] * wanted)
+        subject.measured.ratio(ratio)
+        if not ratio <= 1:
+            raise Disagreement(
+                f"FrobReg(1.0) of a linear layer of six {dtype} weights of 1e-4: expected {wanted:.3e}, the sum of "
+                f"their squares, got {number:.3e}; square and add in float32"
+            )

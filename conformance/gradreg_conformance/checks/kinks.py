@@ -1,0 +1,100 @@
+"""L3: the kinks, where frameworks disagree and gradreg has one convention (docs/mathematics.md, "Norms and shapes").
+
+Everything else keeps away from them. hinge(t) needs none: its derivative at t is 0.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from gradreg_conformance.cases import Case
+from gradreg_conformance.check import Disagreement, NotApplicable, check
+from gradreg_conformance.subject import Subject
+from gradreg_core.networks import Activation, Conv2D, Dense, Flatten, Layer, MaxPool, Network
+from gradreg_core.norms import target
+from gradreg_core.projections import direction, exact
+from gradreg_core.spec import JacobianPenalty
+
+_LINEAR = Network((3,), (Dense(2),))
+_SUM = direction((1.0, 1.0))
+
+
+def _expect(
+    subject: Subject, case: Case, what: str, given: dict[str, Any], value: float, gradients: dict[str, Any]
+) -> None:
+    """Compare value and gradients of a case whose arrays are partly `given`; all numbers are small and exact."""
+    dtype = subject.harness.dtypes[0]
+    missing = {type(each) for each in case.network.layers} - set(subject.harness.layers)
+    if missing:
+        raise NotApplicable(f"the harness has no {', '.join(each.__name__ for each in missing)}")
+    data = {path: np.asarray(given.get(path, each)) for path, each in [*case.data.params.items(), ("x", case.data.x)]}
+    arrays = {path: subject.array(each, dtype) for path, each in data.items()}
+    found, pulled = subject.harness.value_and_gradients(subject.function(case), arrays, subject.mode)
+    results = {"the value": (found, value)}
+    results |= {f"the gradient with respect to {path}": (pulled[path], each) for path, each in gradients.items()}
+    for name, (came, wanted) in results.items():
+        number = np.asarray(subject.harness.numpy(came), np.float64)
+        if not np.allclose(number, np.asarray(wanted, np.float64), rtol=1e-2, atol=1e-6):
+            raise Disagreement(
+                f"{what}: {name} is expected to be {np.asarray(wanted).tolist()}, got {number.tolist()}.\n"
+                f"    {case!r} with "
+                + ", ".join(f"{path} = {np.asarray(each).tolist()}" for path, each in given.items())
+            )
+
+
+@check("gradients")
+def kink_of_the_l2_norm(subject: Subject) -> None:
+    """The L2 norm of a zero gradient is 0 and has gradient 0, where sqrt alone would give NaN."""
+    network = Network((2,), (Dense(2), Activation("tanh"), Dense(2)))
+    zero = {"0.weight": np.zeros((2, 2)), "2.weight": np.ones((2, 2))}
+    nothing = {path: np.zeros(shape) for path, shape in network.weights().items()} | {"x": np.zeros((2, 2))}
+    norm = JacobianPenalty(1.0, projection=exact(), squared=False)
+    _expect(subject, Case(network, norm), "the L2 norm at 0", zero, 0.0, nothing)
+    aimed = JacobianPenalty(1.0, projection=exact(), squared=False, shape=target(1.0))
+    _expect(subject, Case(network, aimed), "(n - 1)^2 of the L2 norm n at 0", zero, 1.0, nothing)
+
+
+@check("gradients")
+def kink_of_the_l1_norm(subject: Subject) -> None:
+    """The derivative of |a| at 0 is 0."""
+    reg = JacobianPenalty(1.0, projection=_SUM, norm="l1", squared=False)
+    weight = {"0.weight": [[2.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]}
+    wanted = {"0.weight": [[1.0, 1.0], [0.0, 0.0], [-1.0, -1.0]]}
+    _expect(subject, Case(_LINEAR, reg), "the L1 norm of (3, 0, -2)", weight, 5.0, wanted)
+
+
+@check("gradients")
+def kink_of_the_linf_norm(subject: Subject) -> None:
+    """Among equal maxima the first has the whole derivative, also where the rows come one at a time."""
+    reg = JacobianPenalty(1.0, projection=_SUM, norm="linf", squared=False)
+    weight = {"0.weight": [[0.5, 0.5], [-2.0, -1.0], [2.0, 1.0]]}
+    wanted = {"0.weight": [[0.0, 0.0], [-1.0, -1.0], [0.0, 0.0]]}
+    _expect(subject, Case(_LINEAR, reg), "the Linf norm of (1, -3, 3)", weight, 3.0, wanted)
+    rows = JacobianPenalty(1.0, projection=exact(), norm="linf", squared=False)
+    weight = {"0.weight": [[0.5, 4.0], [0.0, -1.0], [4.0, 1.0]]}
+    wanted = {"0.weight": [[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]}
+    case = Case(_LINEAR, rows, chunk_size=1)
+    _expect(subject, case, "the Linf norm of the rows (0.5, 0, 4) and (4, -1, 1)", weight, 4.0, wanted)
+
+
+@check("gradients")
+def kink_of_relu(subject: Subject) -> None:
+    """The derivative of relu at 0 is 0."""
+    network = Network((1,), (Dense(2), Activation("relu"), Dense(1)))
+    given = {"0.weight": [[2.0, 3.0]], "0.bias": [0.0, 1.0], "2.weight": [[5.0], [0.5]], "x": [[0.0]]}
+    wanted = {"0.weight": [[0.0, 1.5]], "2.weight": [[0.0], [9.0]]}
+    case = Case(network, JacobianPenalty(1.0, projection=exact()), batch=1)
+    _expect(subject, case, "relu at (0, 1)", given, 2.25, wanted)
+
+
+@check("gradients")
+def kink_of_max_pooling(subject: Subject) -> None:
+    """Of equal values in a window the first has the whole derivative.
+
+    The four values are 3, 1, 2, 3, and depend on their inputs by (1, 2, 0, 0), ..., (1, 1, 0, 1).
+    """
+    layers: tuple[Layer, ...] = (Conv2D(1, 3, "same"), MaxPool(2), Flatten(), Dense(1))
+    kernel = np.array([[1.0, 1.0, -2.0], [0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]).reshape(3, 3, 1, 1)
+    given = {"0.weight": kernel, "0.bias": [0.0], "3.weight": [[1.0]], "x": np.ones((1, 2, 2, 1))}
+    case = Case(Network((2, 2, 1), layers), JacobianPenalty(1.0, projection=exact()), batch=1)
+    _expect(subject, case, "the maximum of (3, 1, 2, 3)", given, 5.0, {"3.weight": [[10.0]]})

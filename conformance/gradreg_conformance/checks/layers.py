@@ -1,0 +1,90 @@
+"""Gradients of the penalty through every portable layer, against the reference.
+
+A nonlinearity comes before each norm, because behind linear layers alone a wrong second derivative of it hides.
+"""
+
+from hypothesis import strategies as st
+
+from gradreg_conformance.check import NotApplicable, check
+from gradreg_conformance.strategies import NORM_EPS, cases
+from gradreg_conformance.subject import Subject
+from gradreg_core import networks as nets
+from gradreg_core.networks import Activation, Dense, Flatten, Layer, Network
+from gradreg_core.projections import gaussian
+from gradreg_core.spec import JacobianPenalty
+
+_REG = JacobianPenalty(1.0, projection=gaussian())
+_TANH = Activation("tanh")
+
+
+def _agree(subject: Subject, network: Network, batch: int = 2, cost: int = 2) -> None:
+    missing = sorted(
+        {type(layer).__name__ for _, layer, _ in network.walk() if type(layer) not in subject.harness.layers}
+    )
+    if missing:
+        raise NotApplicable(f"the harness has no {', '.join(missing)}")
+
+    @subject.given(cases(subject.harness, st.just(_REG), st.just(network), batch=(batch, batch)), cost=cost)
+    def _(case):  # type: ignore[no-untyped-def]
+        subject.agree_in_gradients(case)
+
+
+def _between(*layers: Layer) -> Network:
+    return Network((2,), (Dense(3), _TANH, *layers, _TANH, Dense(2)))
+
+
+@check("gradients")
+def through_activations(subject: Subject) -> None:
+    """Every activation's second derivative is right."""
+    for kind in nets.ACTIVATIONS:
+        _agree(subject, Network((2,), (Dense(3), Activation(kind), Dense(2))), cost=5)
+
+
+@check("gradients")
+def through_layer_norm(subject: Subject) -> None:
+    """LayerNorm: mean and variance are differentiated twice."""
+    _agree(subject, _between(nets.LayerNorm(NORM_EPS)))
+
+
+@check("gradients")
+def through_batch_norm_with_given_statistics(subject: Subject) -> None:
+    """BatchNorm with given statistics scales each channel."""
+    _agree(subject, _between(nets.BatchNorm(NORM_EPS)))
+
+
+@check("gradients")
+def through_batch_norm_in_training(subject: Subject) -> None:
+    """BatchNorm with the batch's own moments: they are differentiated twice, and the samples are coupled."""
+    _agree(subject, _between(nets.BatchNorm(NORM_EPS, training=True)), batch=3)
+
+
+@check("gradients")
+def through_residuals(subject: Subject) -> None:
+    """Both branches of a residual block count."""
+    _agree(subject, _between(nets.Residual((Dense(3), _TANH))))
+
+
+@check("gradients")
+def through_convolutions(subject: Subject) -> None:
+    """Convolutions, with and without padding."""
+    for padding in ("valid", "same"):
+        _agree(subject, Network((3, 3, 1), (nets.Conv2D(2, 3, padding), _TANH, Flatten(), Dense(2))), cost=5)
+
+
+@check("gradients")
+def through_max_pooling(subject: Subject) -> None:
+    """The maximum of each window has its whole derivative."""
+    _agree(subject, Network((3, 3, 1), (nets.Conv2D(2, 1), _TANH, nets.MaxPool(2), _TANH, Flatten(), Dense(2))))
+
+
+@check("gradients")
+def through_average_pooling(subject: Subject) -> None:
+    """All of a window have an equal share of the derivative."""
+    _agree(subject, Network((3, 3, 1), (nets.Conv2D(2, 1), _TANH, nets.AvgPool(2), _TANH, Flatten(), Dense(2))))
+
+
+@check("gradients")
+def through_attention(subject: Subject) -> None:
+    """Attention: softmax of products of the input with itself, in one head and in two."""
+    for heads in (1, 2):
+        _agree(subject, Network((2, 2), (nets.Attention(heads), _TANH, Flatten(), Dense(2))), cost=5)

@@ -1,0 +1,78 @@
+"""The norms that `measure` gives, against the reference."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from gradreg_conformance import reference
+from gradreg_conformance.cases import Case
+from gradreg_conformance.check import check
+from gradreg_conformance.strategies import SMALL, cases
+from gradreg_conformance.subject import Subject
+from gradreg_core.presets import DataGrad, SpectReg
+
+_POWER_ITERATION = 0.9
+"""What power iteration reaches at least, of the spectral norm: for m = 4 it needs ten steps, however close they lie."""
+
+
+def _given(subject: Subject, **options: Any) -> Any:
+    regs = st.just(DataGrad(1.0))
+    return subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), **options), cost=2)
+
+
+def _only(expected: reference.Expected, name: str) -> reference.Expected:
+    return reference.Expected({name: expected.arrays[name]}, expected.condition)
+
+
+def _measured(subject: Subject, case: Case, **options: Any) -> dict[str, np.ndarray]:
+    harness, arrays = subject.harness, subject.arrays(case)
+    model = subject.model(case.network, arrays)
+    found = harness.calls.measure(model, arrays["x"], subject.labels(case), batch_norm="allow", **options)
+    named = found._asdict().items()
+    return {name: np.asarray(harness.numpy(value), np.float64) for name, value in named if value is not None}
+
+
+@check("values")
+def measure_exact(subject: Subject) -> None:
+    """What measure gives: the Frobenius and the spectral norm of each sample's Jacobian, unsquared."""
+
+    @_given(subject, labels=st.just("none"))
+    def _(case):  # type: ignore[no-untyped-def]
+        wanted = reference.expected_measures(case)
+        found = _measured(subject, case)
+        if "loss_gradient" in found:
+            subject.disagree(case, "measure without labels gives a norm of the loss's gradient")
+        subject.compare(case, "the norms of measure", found, wanted)
+
+
+@check("values")
+def measure_the_loss(subject: Subject) -> None:
+    """What measure gives with labels: the norm of the gradient of each sample's loss, unsquared."""
+
+    @_given(subject)
+    def _(case):  # type: ignore[no-untyped-def]
+        wanted = _only(reference.expected_measures(case), "loss_gradient")
+        subject.compare(case, "the norm of the loss's gradient by measure", _measured(subject, case), wanted)
+
+
+@check("values")
+def measure_by_projections(subject: Subject) -> None:
+    """What measure gives with projections=m is exact in the Frobenius norm, and below and near the spectral norm.
+
+    No spherical projection exceeds the spectral norm either.
+    """
+
+    @_given(subject, labels=st.just("none"))
+    def _(case):  # type: ignore[no-untyped-def]
+        wanted = reference.expected_measures(case)
+        found = _measured(subject, case, projections=case.network.output_shape[0])
+        subject.compare(case, "the Frobenius norm of measure", found, _only(wanted, "frobenius"))
+        share = found["spectral"] / wanted.arrays["spectral"]
+        if not (share.min() >= _POWER_ITERATION and share.max() <= 1 + wanted.allowed(case.dtype) / wanted.norm):
+            subject.disagree(case, f"the spectral norm of measure is {share} times the true one")
+        spherical = float(subject.value(replace(case, reg=SpectReg(1.0, spherical=True))))
+        largest = float((wanted.arrays["spectral"] ** 2).mean())
+        if not spherical <= largest:
+            subject.disagree(case, f"a spherical projection has {spherical}, above the squared spectral norm {largest}")

@@ -1,0 +1,203 @@
+"""L5: every way to run gives the reference's numbers: compiled, transformed, split over devices, without gradients."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from gradreg_conformance import reference
+from gradreg_conformance.cases import Case
+from gradreg_conformance.check import Disagreement, NotApplicable, check
+from gradreg_conformance.harness import Arrays, Function
+from gradreg_conformance.strategies import SMALL, cases
+from gradreg_conformance.subject import Subject
+from gradreg_core.networks import Activation, AvgPool, Conv2D, Dense, Flatten, LayerNorm, MaxPool, Network
+from gradreg_core.presets import DataGrad, SpectReg
+from gradreg_core.projections import direction
+from gradreg_core.spec import JacobianPenalty
+
+_CONVOLUTIONAL = Network(
+    (4, 4, 1), (Conv2D(2, 3, "same"), Activation("tanh"), MaxPool(2), AvgPool(2), Flatten(), LayerNorm(0.1), Dense(3))
+)
+
+
+def _passed(subject: Subject, case: Case, of: str = "total") -> tuple[Function, Arrays]:
+    """Loss plus penalty of the case as a function of everything, labels and step too; and its arguments."""
+    calls, options = subject.harness.calls, subject.options(case)
+    arrays = subject.arrays(case) | {"y": subject.labels(case), "step": subject.array(case.step, "int32")}
+
+    def function(arrays: Arrays) -> Any:
+        weights = {path: arrays[path] for path in case.network.weights()}
+        chosen = options | {"params": weights, "step": arrays["step"]}
+        call = calls.penalty if of == "penalty" else calls.loss
+        found = call(subject.model(case.network, arrays), arrays["x"], arrays["y"], case.reg, **chosen)
+        return found if of == "penalty" else found[0]
+
+    return function, arrays
+
+
+def _numbers(subject: Subject, found: Mapping[str, Any], case: Case) -> dict[str, np.ndarray]:
+    names = [*case.network.weights(), "x"]
+    return {name: np.asarray(subject.harness.numpy(found[name]), np.float64) for name in names}
+
+
+def _dtype(subject: Subject, mode: str) -> str:
+    """The most precise of the dtypes that the mode is tested in."""
+    dtypes: Mapping[str, tuple[str, ...]] = getattr(subject.harness, "dtypes_of_mode", {})
+    return dtypes.get(mode, tuple(subject.harness.dtypes))[0]
+
+
+def _modes(subject: Subject) -> Iterator[Subject]:
+    return (subject.in_mode(mode) for mode in subject.harness.modes)
+
+
+@check("modes")
+def every_mode_equals_the_reference(subject: Subject) -> None:
+    """Loss plus penalty and its gradients equal the reference's in every further mode, on a pair of networks."""
+    further = subject.harness.modes[1:]
+    if not further:
+        raise NotApplicable(f"there is one mode only, {subject.mode!r}")
+    networks = [(SMALL, SpectReg(0.3, seed=1))]
+    if {type(layer) for layer in _CONVOLUTIONAL.layers} <= subject.harness.layers:
+        networks.append((_CONVOLUTIONAL, DataGrad(1.5)))
+    for network, reg in networks:
+        # An even batch, which can be split over two devices.
+        @subject.given(cases(subject.harness, st.just(reg), st.just(network), batch=(2, 2)), cost=5)
+        def _(case):  # type: ignore[no-untyped-def]
+            for mode in further:
+                one, chosen = subject.in_mode(mode), replace(case, dtype=_dtype(subject, mode))
+                function, arrays = _passed(one, chosen)
+                value, found = subject.harness.value_and_gradients(function, arrays, mode)
+                total = {"value": np.asarray(subject.harness.numpy(value), np.float64)}
+                one.compare(chosen, "the total", total, reference.expected_value(chosen, "total"))
+                wanted = reference.expected_gradient(chosen, "total")
+                one.compare(chosen, "the gradients of the total", _numbers(one, found, case), wanted)
+
+
+def _at_steps(subject: Subject, case: Case, steps: tuple[int, ...]) -> None:
+    """Compare the penalty at `steps`, which come as arrays, with the reference, compiled once where that is done."""
+    case = replace(case, dtype=_dtype(subject, subject.mode))
+    function, arrays = _passed(subject, case, "penalty")
+    compiled: Callable[..., Any] = getattr(subject.harness, "compiled", lambda function, mode: None)
+    ready = compiled(function, subject.mode)
+    for step in steps:
+        given = {**arrays, "step": subject.array(step, "int32")}
+        found = subject.harness.value(function, given, subject.mode) if ready is None else ready[0](given)
+        numbers = {"value": np.asarray(subject.harness.numpy(found), np.float64)}
+        one = replace(case, step=step)
+        subject.compare(one, "the penalty, its step an array,", numbers, reference.expected_value(one))
+    if ready is not None and (count := ready[1]()) != 1:
+        raise Disagreement(
+            f"in mode {subject.mode!r} the penalty was compiled {count} times for the steps {steps}, which came as "
+            f"arrays: their values should not matter to the compiler.{subject.reproduce(case)}"
+        )
+
+
+@check("modes")
+def draws_at_a_traced_step(subject: Subject) -> None:
+    """A step that is an array gives the draws of the int, in every mode, from one compilation for all steps."""
+
+    @subject.given(cases(subject.harness, st.just(SpectReg(1.0, seed=2)), st.just(SMALL), batch=(2, 2)), cost=5)
+    def _(case):  # type: ignore[no-untyped-def]
+        for each in _modes(subject):
+            _at_steps(each, case, (0, 1, 2**31 - 1))
+
+
+@check("modes")
+def every_at_a_traced_step(subject: Subject) -> None:
+    """every=n holds for a step that is an array, in every mode: the penalty is 0 where it is not due."""
+
+    @subject.given(cases(subject.harness, st.just(DataGrad(1.0, every=3)), st.just(SMALL), batch=(2, 2)), cost=5)
+    def _(case):  # type: ignore[no-untyped-def]
+        for each in _modes(subject):
+            _at_steps(each, case, (3, 4))
+
+
+@check("modes")
+def schedules_at_a_traced_step(subject: Subject) -> None:
+    """A schedule that is made of the framework's operations gets the step that is an array, in every mode."""
+    ops = subject.ops
+
+    def schedule(step: Any) -> Any:
+        return 0.5 * ops.astype(step, "float32") + 1.0 if ops.is_array(step) else 0.5 * step + 1.0
+
+    @subject.given(cases(subject.harness, st.just(DataGrad(1.0)), st.just(SMALL), batch=(2, 2)), cost=5)
+    def _(case):  # type: ignore[no-untyped-def]
+        for each in _modes(subject):
+            _at_steps(each, replace(case, reg=DataGrad(schedule)), (0, 5))
+
+
+@check("modes")
+def arguments_that_are_read_only(subject: Subject) -> None:
+    """Labels, sample numbers, weights and directions may be NumPy arrays that cannot be written to."""
+    given = {"ids": st.just((4, 5)), "sample_weight": st.just((1.0, 0.5)), "directions": st.just("sample")}
+    regs = st.just(JacobianPenalty(1.0, projection=direction()) + DataGrad(1.0))
+
+    @subject.given(
+        cases(subject.harness, regs, st.just(SMALL), batch=(2, 2), labels=st.just("distribution"), **given), cost=2
+    )
+    def _(case):  # type: ignore[no-untyped-def]
+        options = subject.options(case)
+        fixed = {
+            "sample_ids": np.array(case.ids),
+            "sample_weight": np.array(case.sample_weight, case.dtype),
+            "directions": np.array(case.data.directions, case.dtype),
+            "y": np.array(case.data.y, case.dtype),
+        }
+        for each in fixed.values():
+            each.setflags(write=False)
+
+        def function(arrays: Arrays) -> Any:
+            model = subject.model(case.network, arrays)
+            return subject.harness.calls.penalty(model, arrays["x"], reg=case.reg, **(options | fixed))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            found = subject.harness.value(function, subject.arrays(case), subject.mode)
+        numbers = {"value": np.asarray(subject.harness.numpy(found), np.float64)}
+        subject.compare(case, "the penalty with read-only arguments", numbers, reference.expected_value(case))
+
+
+@check("modes")
+def inputs_in_any_order_of_memory(subject: Subject) -> None:
+    """An input whose axes lie in memory in another order gives the same penalty and gradients."""
+    ops = subject.ops
+
+    @subject.given(cases(subject.harness, st.just(DataGrad(1.0)), st.just(SMALL), batch=(2, 2)), cost=2)
+    def _(case):  # type: ignore[no-untyped-def]
+        function = subject.function(case)
+        arrays = subject.arrays(case) | {"x": subject.array(np.moveaxis(case.data.x, 0, -1), case.dtype)}
+
+        def moved(arrays: Arrays) -> Any:
+            return function({**arrays, "x": ops.moveaxis(arrays["x"], -1, 0)})
+
+        _, found = subject.harness.value_and_gradients(moved, arrays, subject.mode)
+        numbers = _numbers(subject, found, case)
+        numbers["x"] = np.moveaxis(numbers["x"], -1, 0)
+        wanted = reference.expected_gradient(case)
+        subject.compare(case, "the gradients with respect to a transposed input", numbers, wanted)
+
+
+@check("modes")
+def values_where_nothing_is_differentiated(subject: Subject) -> None:
+    """The loss with its penalty has its value, and measure works, in the framework's mode without gradients."""
+    no_gradient = getattr(subject.harness, "no_gradient", None)
+    if no_gradient is None:
+        raise NotApplicable("the harness has no mode without gradients")
+
+    @subject.given(cases(subject.harness, st.just(DataGrad(1.0)), st.just(SMALL), batch=(2, 2)), cost=2)
+    def _(case):  # type: ignore[no-untyped-def]
+        arrays, y = subject.arrays(case), subject.labels(case)
+        with no_gradient():
+            value = subject.value(case, "total")
+            measured = subject.harness.calls.measure(subject.model(case.network, arrays), arrays["x"], y)
+        subject.compare(case, "the total", {"value": value}, reference.expected_value(case, "total"))
+        norms = {name: np.asarray(subject.harness.numpy(each), np.float64) for name, each in _named(measured)}
+        subject.compare(case, "what measure gives", norms, reference.expected_measures(case))
+
+
+def _named(measured: Any) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in measured._asdict().items() if value is not None]

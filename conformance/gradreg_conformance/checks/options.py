@@ -1,0 +1,107 @@
+"""Values of the penalty for every option of a call and of a term that is not the projection, against the reference."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from gradreg_conformance.cases import Case
+from gradreg_conformance.check import check
+from gradreg_conformance.regularizers import Ramp, seeds
+from gradreg_conformance.strategies import SMALL, cases
+from gradreg_conformance.subject import Subject
+from gradreg_core.presets import DataGrad
+from gradreg_core.projections import gaussian, sphere
+from gradreg_core.spec import JacobianPenalty
+
+_RANDOM = st.builds(JacobianPenalty, st.just(1.0), projection=st.just(gaussian()), seed=seeds)
+_FIXED = st.just(DataGrad(1.0))
+
+
+def _agree(
+    subject: Subject,
+    regs: st.SearchStrategy[JacobianPenalty] | st.SearchStrategy[DataGrad],
+    change: Callable[[Case], list[Case]] = lambda case: [case],
+    cost: int = 2,
+    **options: st.SearchStrategy[object],
+) -> None:
+    @subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), **options), cost=cost)
+    def _(case):  # type: ignore[no-untyped-def]
+        for each in change(case):
+            subject.agree_in_value(each)
+
+
+@check("values")
+def weight(subject: Subject) -> None:
+    """The penalty is linear in its weight, which may be 0."""
+    _agree(subject, st.builds(DataGrad, st.sampled_from([0.25, 50.0])))
+    _agree(subject, st.just(DataGrad(0.0)), cost=5)
+
+
+@check("values")
+def schedule(subject: Subject) -> None:
+    """A schedule gives the weight at the step of the call."""
+    _agree(subject, st.just(DataGrad(Ramp(1.0, 0.5))), step=st.integers(1, 9))
+
+
+@check("values")
+def step(subject: Subject) -> None:
+    """Each step has draws of its own."""
+    _agree(subject, _RANDOM, step=st.integers(1, 2**31 - 1))
+
+
+@check("values")
+def seed(subject: Subject) -> None:
+    """All 64 bits of the seed count."""
+    regs = st.builds(JacobianPenalty, st.just(1.0), projection=st.just(gaussian()), seed=st.integers(2**32, 2**64 - 1))
+    _agree(subject, regs)
+
+
+@check("values")
+def sample_ids(subject: Subject) -> None:
+    """The draw of a sample depends on its global number, not on its place in the batch."""
+    numbers = st.lists(st.integers(5, 2**31 - 1), min_size=3, max_size=3, unique=True).map(tuple)
+    _agree(subject, _RANDOM, ids=numbers)
+
+
+@check("values")
+def draw_per_batch(subject: Subject) -> None:
+    """draw="per_batch": all samples share one draw, whatever their numbers are."""
+    _agree(subject, _RANDOM.map(lambda reg: replace(reg, draw="per_batch")), ids=st.sampled_from([None, (7, 8, 9)]))
+
+
+@check("values")
+def sample_weight(subject: Subject) -> None:
+    """Means are weighted, and 0 where all weights are 0."""
+    weights = st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.5, 3.0]), st.sampled_from([0.25, 2.0]))
+    nothing = (0.0, 0.0, 0.0)
+    _agree(subject, _FIXED, lambda case: [case, replace(case, sample_weight=nothing)], sample_weight=weights)
+
+
+@check("values")
+def normalizer(subject: Subject) -> None:
+    """normalizer= is divided by in place of the sum of the sample weights."""
+    for weights in (None, (1.0, 0.5, 2.0)):
+        _agree(subject, _FIXED, normalizer=st.sampled_from([0.5, 7.0]), sample_weight=st.just(weights))
+
+
+@check("values")
+def chunk_size(subject: Subject) -> None:
+    """chunk_size= changes the memory and not the value, of any norm."""
+    reg = JacobianPenalty(1.0, projection=sphere(5), squared=False)
+    regs = [reg, replace(reg, norm="l1"), replace(reg, norm="linf")]
+
+    def sizes(case: Case) -> list[Case]:
+        return [replace(case, reg=each, chunk_size=size) for each in regs for size in (2, 3, 9)]
+
+    _agree(subject, st.just(reg), sizes, cost=5)
+
+
+@check("values")
+def every(subject: Subject) -> None:
+    """every=n charges n times as much at steps divisible by n, and nothing at others."""
+
+    def steps(case: Case) -> list[Case]:
+        return [replace(case, step=step) for step in (0, 1, 2, 3, 4, 6)]
+
+    _agree(subject, st.sampled_from([2, 3]).map(lambda n: DataGrad(1.0, every=n)), steps)

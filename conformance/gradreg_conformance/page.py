@@ -1,0 +1,141 @@
+"""The report as one HTML page that stands alone: no scripts, no files besides it; it prints as a certificate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gradreg_conformance.check import LAYERS
+from gradreg_conformance.report import STATUSES, CheckReport, Report, counted, ratio
+
+__all__ = ["to_html"]
+
+ABOUT = {
+    "loads": "The backend loads and describes itself",
+    "primitives": "Array operations, draws and derivatives of its own",
+    "values": "Penalties and losses equal the reference",
+    "gradients": "Gradients for weights and input equal the reference",
+    "laws": "What the mathematics says of every penalty",
+    "modes": "The same when compiled, sharded or on another device",
+}
+"""Layer -> what its checks are about."""
+
+MARKS = {
+    "passed": "✓",
+    "failed": "✗",
+    "expected failure": "!",
+    "unexpected pass": "✗",
+    "not applicable": "○",
+    "not run": "…",
+}
+"""Status -> a mark, so that no status is told by its colour alone."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The checks of one layer."""
+
+    name: str
+    checks: tuple[CheckReport, ...]
+
+    @property
+    def title(self) -> str:
+        return f"L{LAYERS.index(self.name)} {self.name}"
+
+    @property
+    def about(self) -> str:
+        return ABOUT[self.name]
+
+    @property
+    def counts(self) -> str:
+        """Such as "5 passed, 1 not applicable"."""
+        found = ((sum(each.status == status for each in self.checks), status) for status in STATUSES)
+        return ", ".join(f"{count} {status}" for count, status in found if count)
+
+    @property
+    def status(self) -> str:
+        """The gravest of its checks."""
+        grave = ("failed", "unexpected pass", "expected failure", "passed", "not run", "not applicable")
+        return min((each.status for each in self.checks), key=grave.index)
+
+    @property
+    def worst(self) -> float | None:
+        return max((each.worst for each in self.checks if each.worst is not None), default=None)
+
+    @property
+    def seconds(self) -> float:
+        return sum(each.seconds for each in self.checks)
+
+
+def to_html(reports: Sequence[Report]) -> str:
+    """The page: a certificate or report of one backend, or the matrix and then the reports of several."""
+    names = {check.name: check.layer for report in reports for check in report.checks}
+    rows = [(layer, [name for name, its in names.items() if its == layer]) for layer in LAYERS]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            reports=reports,
+            title=_title(reports),
+            matrix=[(layer, found) for layer, found in rows if found] if len(reports) > 1 else [],
+            cells=[{check.name: check for check in report.checks} for report in reports],
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("gradreg_conformance"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"marks": MARKS, "counted": counted, "layers": LAYERS}
+    environment.filters |= {
+        "ratio": ratio,
+        "share": _share,
+        "layered": _layered,
+        "slug": _slug,
+        "date": _date,
+        "number": lambda number: f"{number:,}".replace(",", "\u202f"),
+        "seconds": _seconds,
+    }
+    return environment
+
+
+def _title(reports: Sequence[Report]) -> str:
+    if len(reports) > 1:
+        return f"Conformance of {len(reports)} backends"
+    certified = all(report.ok and not report.left_out for report in reports)
+    return "Certificate of conformance" if certified else "Conformance report"
+
+
+def _layered(report: Report) -> list[_Layer]:
+    found = (_Layer(name, tuple(each for each in report.checks if each.layer == name)) for name in LAYERS)
+    return [layer for layer in found if layer.checks]
+
+
+def _share(worst: float) -> float:
+    """The length of the bar, in percent: full at what rounding allows."""
+    return round(100 * min(1.0, worst), 1)
+
+
+def _slug(text: str) -> str:
+    return "".join(each if each.isalnum() else "-" for each in text)
+
+
+def _date(text: str) -> str:
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{date.day} {date:%B %Y, %H:%M} {date.tzname() or ''}".strip()
+
+
+def _seconds(seconds: Any) -> str:
+    return f"{seconds / 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,0 +1,1 @@
+"""The checks as pytest tests; see :mod:`gradreg_conformance.plugin`."""

@@ -1,0 +1,145 @@
+"""An operation as a framework's users write it: source code with a small configuration to draw, and where it holds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+__all__ = ["Configuration", "Operation", "Program", "Syntax"]
+
+Configuration = Mapping[str, Any]
+"""The drawn values by name. Always there: "seed" of the data, and "bare": no nonlinear layer before the operation."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation or layer.
+
+    Args:
+        name: as the framework's users know it.
+        code: an expression of ``h`` (the operation's input) and of the names in `arrays` and `setup`. Words in braces
+            are filled in from the configuration.
+        shape: of x, an expression such as "({b}, {n})".
+        sizes: word in `shape` or elsewhere -> its least and largest value.
+        options: further words -> their values, the simplest first.
+        arrays: the operation's own parameters, differentiated too: name -> shape.
+        setup: a statement before, such as the construction of a layer named ``layer``, whose variables are
+            differentiated too.
+        where: which configurations make sense.
+        zeros: whether the last rows of x may be exactly zero ("zero" in the configuration says how many).
+        bounded: whether h must be in (-1, 1), so that the nonlinear layer always stands before.
+        modes: the modes it is tried in; None for all but those that the framework tries on request only.
+        dtypes: mode -> the dtypes to try there, the simplest first; "float64" for modes that are not named.
+    """
+
+    name: str
+    code: str
+    shape: str = "({b}, {n})"
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=lambda: {"b": (1, 3), "n": (2, 4)})
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    arrays: Mapping[str, str] = field(default_factory=dict)
+    setup: str = ""
+    where: Callable[[Configuration], bool] = lambda configuration: True
+    zeros: int = 0
+    bounded: bool = False
+    modes: tuple[str, ...] | None = None
+    dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def configurations(self, mode: str) -> st.SearchStrategy[dict[str, Any]]:
+        """Configurations, which shrink to small sizes and the first options."""
+        draws: dict[str, st.SearchStrategy[Any]] = {name: st.integers(*ends) for name, ends in self.sizes.items()}
+        draws |= {name: st.sampled_from(values) for name, values in self.options.items()}
+        draws |= {"zero": st.integers(0, self.zeros)} if self.zeros else {}
+        draws |= {
+            "dtype": st.sampled_from(self.dtypes.get(mode, ("float64",))),
+            "bare": st.sampled_from([False] if self.bounded else [True, False]),
+            "seed": st.integers(0, 9),
+        }
+        return st.fixed_dictionaries(draws).filter(self.where)
+
+    def usual(self, mode: str) -> dict[str, Any]:
+        """A configuration to begin with: the largest sizes and first options, with a nonlinear layer before."""
+        chosen: dict[str, Any] = {name: ends[1] for name, ends in self.sizes.items()}
+        chosen |= {name: values[0] for name, values in self.options.items()}
+        chosen |= {"zero": 0} if self.zeros else {}
+        return chosen | {"dtype": self.dtypes.get(mode, ("float64",))[0], "bare": False, "seed": 1}
+
+    def input_shape(self, configuration: Configuration) -> tuple[int, ...]:
+        """The shape of x."""
+        shape = eval(self.shape.format(**configuration), {"__builtins__": {}})  # noqa: S307 - our own tables
+        return tuple(int(each) for each in shape)
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """How a framework writes what stands around an operation.
+
+    Args:
+        imports: the lines at the top, NumPy's included.
+        setting: a line that switches float64 on for a program that runs alone, if the framework needs one.
+        array: an array from the expression {values} in {dtype}.
+        before: the nonlinear layer, an expression of x and A.
+        after: a nonlinear function of {code}, so that the cotangent that reaches the operation varies.
+        weight: w from {values}, numbers of the shape of f's outputs.
+        seeded: a line that seeds the initial weights of layers.
+    """
+
+    imports: str
+    array: str
+    before: str
+    after: str
+    weight: str
+    setting: str = ""
+    seeded: str = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """The first lines of a program about one configuration: arrays, f and w, with which everything else is computed.
+
+    f(x, A, ...) = sin(operation(tanh(x A), ...)), or sin(operation(x, ...)) where the configuration is bare.
+    """
+
+    operation: Operation
+    configuration: Configuration
+    syntax: Syntax
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arguments of f, x first."""
+        return ("x", *([] if self.configuration["bare"] else ["A"]), *self.operation.arrays)
+
+    def source(self, dtype: str | None = None) -> str:
+        """The lines, without imports; with `dtype` in place of the configuration's."""
+        chosen = dict(self.configuration) | ({"dtype": dtype} if dtype else {})
+        shape = self.operation.input_shape(chosen)
+        lines = [f"rng = np.random.default_rng({chosen['seed']})", f"x = rng.normal(size={shape})"]
+        if chosen.get("zero"):
+            lines.append(f"x[..., -{chosen['zero']}:, :] = 0")
+        lines.append(f"x = {self._array('x', chosen)}")
+        if not chosen["bare"]:
+            last = shape[-1]
+            lines.append(f"A = {self._array(f'rng.normal(size=({last}, {last}))', chosen)}")
+        for name, size in self.operation.arrays.items():
+            lines.append(f"{name} = {self._array(f'rng.normal(size={size.format(**chosen)})', chosen)}")
+        if self.operation.setup:
+            if "layer" in self.operation.setup and self.syntax.seeded:
+                lines.append(self.syntax.seeded)
+            lines += self.operation.setup.format(**chosen).split("\n")
+        lines += ["", "", f"def f({', '.join(self.names)}):"]
+        lines.append(f"    h = {'x' if chosen['bare'] else self.syntax.before}")
+        lines.append(f"    return {self.syntax.after.format(code=self.operation.code.format(**chosen))}")
+        weight = self.syntax.weight.format(values=f"rng.normal(size=f({', '.join(self.names)}).shape)", **chosen)
+        return "\n".join([*lines, "", "", f"w = {weight}"])
+
+    def _array(self, values: str, chosen: Configuration) -> str:
+        return self.syntax.array.format(values=values, dtype=chosen["dtype"])
+
+    def run(self, dtype: str | None = None) -> dict[str, Any]:
+        """The names that the program defines, after it ran."""
+        namespace: dict[str, Any] = {"np": np}
+        text = f"{self.syntax.imports}\n{self.source(dtype)}"
+        exec(compile(text, f"<{self.operation.name}>", "exec"), namespace)  # noqa: S102 - our own tables
+        return namespace

@@ -1,0 +1,1 @@
+"""gradreg for HIPS autograd."""
