@@ -169,7 +169,9 @@ def inputs_in_any_order_of_memory(subject: Subject) -> None:
     @subject.given(cases(subject.harness, st.just(DataGrad(1.0)), st.just(SMALL), batch=(2, 2)), cost=2)
     def _(case):  # type: ignore[no-untyped-def]
         function = subject.function(case)
-        arrays = subject.arrays(case) | {"x": subject.array(np.moveaxis(case.data.x, 0, -1), case.dtype)}
+        arrays = subject.arrays(case) | {
+            "x": subject.array(np.ascontiguousarray(np.moveaxis(case.data.x, 0, -1)), case.dtype)
+        }
 
         def moved(arrays: Arrays) -> Any:
             return function({**arrays, "x": ops.moveaxis(arrays["x"], -1, 0)})
