@@ -29,6 +29,11 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
+    "bench": LazyCommand(
+        "gradreg_bench.command:bench",
+        "Measure what each regularizer costs beside a plain step.",
+        'pip install "gradreg[bench,torch]"',
+    ),
     "conformance": LazyCommand(
         "gradreg_conformance.command:conformance",
         "Test whether a backend computes the right penalties and gradients.",
