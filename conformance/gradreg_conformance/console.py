@@ -40,7 +40,7 @@ def _console() -> Console:
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Callbacks]:
     """A progress bar with the running check, on stderr, gone at the end; nothing where that is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=total)
