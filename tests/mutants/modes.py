@@ -19,7 +19,7 @@ def _in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-@mutant("every_mode_equals_the_reference")
+@mutant("every_mode_equals_the_first")
 def detached_inside_transforms() -> TorchHarness:
     """The pullback of the functional path is a constant to the outer derivative."""
 
