@@ -41,8 +41,8 @@ in the last place changes. Points where the derivatives from the left and the ri
 converge to 1e-3, are near a kink, and are not judged.
 
 Hypothesis draws shapes, options and data, and shrinks what it finds. "Right" below means: in none of a few examples
-wrong. It is said of the function that the operation computes: `tf.nn.gelu` in float64, whose constants are float32's, has
-the derivatives of what it computes.
+wrong. It is said of the function that the operation computes: `tf.nn.gelu` in float64, whose constants are float32's,
+has the derivatives of what it computes.
 """
 
 
