@@ -11,6 +11,7 @@ from gradreg_bench import report
 from gradreg_bench.networks import NETWORKS
 from gradreg_bench.run import cores, run, with_memory
 from gradreg_bench.task import FRAMEWORKS, Result, Task
+from gradreg_bench.timing import CLOCKS
 from gradreg_bench.variants import variants
 from gradreg_core.dispatch import find_backend
 from gradreg_core.errors import InputError
@@ -42,6 +43,13 @@ __all__ = ["bench"]
 @click.option("--variant", "patterns", multiple=True, help="Names or patterns such as '*Reg'; may be given again.")
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True, help="Rounds.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores for each process.")
+@click.option(
+    "--clock",
+    type=click.Choice(list(CLOCKS)),
+    default="wall",
+    show_default=True,
+    help="The wall's, or the processor time of the process: steadier on a busy machine with one thread.",
+)
 @click.option("--memory/--no-memory", default=False, show_default=True, help="Also the peak memory of each variant.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("out/bench"), show_default=True, help="Folder for results."
@@ -55,6 +63,7 @@ def bench(
     patterns: tuple[str, ...],
     repeats: int,
     threads: int,
+    clock: str,
     memory: bool,
     out: Path,
 ) -> None:
@@ -79,7 +88,7 @@ def bench(
     results: list[Result] = []
     loads: list[float | None] = []
     for (model, batch), framework in product(models, frameworks):
-        task = Task(framework, model, batch, projections or (1, 4), patterns, repeats, threads)
+        task = Task(framework, model, batch, projections or (1, 4), patterns, repeats, threads, clock)
         loads.append(report.machine()["load"])
         with console.status(f"{model} in {framework}"):
             result = run(task)

@@ -17,6 +17,9 @@ from gradreg_core.cli import module_version
 __all__ = ["as_json", "machine", "print_notes", "print_result"]
 
 
+_CLOCKS = {"wall": "the wall's", "cpu": "processor time of the process"}
+
+
 def machine() -> dict[str, Any]:
     """Where it was measured: processor, cores, load over the last minute."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -86,7 +89,7 @@ def print_notes(console: Console, result: Result) -> None:
         "limit: (3 + 3k - f) / (3 - f) for k rows, f the first layer's share of a forward pass (0 where it is unknown)",
         "memory: peak of a step beyond what is there before it, as a multiple of the plain step's, in a fresh process",
         f"allocator: {result.allocator}",
-        f"threads: {result.task.threads}",
+        f"threads: {result.task.threads}; clock: {_CLOCKS[result.task.clock]}",
         *(f"{name}: {text}" for name, text in BASELINES.items() if any(r.name == name for r in result.measurements)),
     ]
     for note in notes:

@@ -32,6 +32,8 @@ class Task:
     patterns: tuple[str, ...]
     repeats: int
     threads: int
+    clock: str = "wall"
+    """A key of :data:`gradreg_bench.timing.CLOCKS`."""
     memory_of: str | None = None
     """Measure the memory of this variant, and no time."""
 

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from gradreg_bench.allocator import release
 
-__all__ = ["Spread", "interleaved", "peak_memory", "spread"]
+__all__ = ["CLOCKS", "Spread", "interleaved", "peak_memory", "spread"]
 
 Step = Callable[[int], None]
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _WARM_UP = 2
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What time is taken by: the wall clock, or the processor time of the process, which other processes stretch less."""
 
 
 class Spread(NamedTuple):
@@ -33,14 +35,18 @@ def spread(values: list[float]) -> Spread:
     return Spread(median(values), low, high)
 
 
-def interleaved(steps: Mapping[str, Step], cycles: Mapping[str, int], repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    steps: Mapping[str, Step], cycles: Mapping[str, int], repeats: int, clock: str = "wall"
+) -> dict[str, list[float]]:
     """Seconds a step of each variant in each round; within a round all variants run once, in a random order.
 
     Args:
         steps: name -> a call that takes the step's number and returns when the step is done.
         cycles: name -> how many consecutive steps make one measurement.
         repeats: rounds that count; as many as it takes to warm up go before.
+        clock: a key of CLOCKS.
     """
+    now = CLOCKS[clock]
     order, shuffle = list(steps), random.Random(0)  # noqa: S311 - an order, no secret
     found: dict[str, list[float]] = {name: [] for name in steps}
     for name in order:
@@ -52,10 +58,10 @@ def interleaved(steps: Mapping[str, Step], cycles: Mapping[str, int], repeats: i
         for _ in range(repeats):
             shuffle.shuffle(order)
             for name in order:
-                start = time.perf_counter()
+                start = now()
                 for number in range(cycles[name]):
                     steps[name](number)
-                found[name].append((time.perf_counter() - start) / cycles[name])
+                found[name].append((now() - start) / cycles[name])
             gc.collect()
     finally:
         gc.enable()

@@ -85,7 +85,7 @@ def measure(task: Task) -> Result:
                 raise
             failed[variant.name] = f"{type(error).__name__}: {_first_line(error)}"
     cycles = {each.name: each.cycle for each in chosen}
-    times = interleaved(made, {name: cycles[name] for name in made}, task.repeats)
+    times = interleaved(made, {name: cycles[name] for name in made}, task.repeats, task.clock)
     rows = []
     for variant in chosen:
         limit = variant.limit(share, outputs)
