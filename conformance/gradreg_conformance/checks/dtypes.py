@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from gradreg_conformance import reference
@@ -63,6 +64,8 @@ def half_precision(subject: Subject) -> None:
 
         @subject.given(given, cost=2)
         def _(case):  # type: ignore[no-untyped-def]
+            # What is smaller is lost in float16's subnormal numbers, which the tolerance knows nothing of.
+            assume(reference.expected_value(case).norm > 1e-3)
             value, gradients = subject.gradients(case)
             subject.compare(case, "the penalty", {"value": value}, reference.expected_value(case))
             subject.compare(case, "the gradients of the penalty", gradients, reference.expected_gradient(case))
