@@ -14,8 +14,8 @@ from gradreg_core.spec import Regularizer
 __all__ = ["KINK_MARGIN", "NORM_EPS", "SMALL", "cases", "classifiers", "smooth_activations"]
 
 NORM_EPS = 1.0
-"""Of the norms: with little, that of two numbers is always near 1 and -1, and its derivatives lost in rounding, which no
-perturbation of the inputs shows."""
+"""Of the norms: with little, that of two numbers is always near 1 and -1, and its derivatives are lost in rounding, as
+no perturbation of the inputs shows."""
 KINK_MARGIN = 1e-3
 """Inputs of rectifiers and maxima stay this far from the kink: far more than any rounding moves them."""
 
