@@ -190,8 +190,8 @@ def outputs_of_the_part_first() -> Made:
 def one_part_of_the_batch_for_all_terms() -> TorchHarness:
     class Wrong(Frontend):
         def penalty(self, model, x, y, reg, **options):  # type: ignore[no-untyped-def]
-            terms = tuple(reg.terms)
-            if all(isinstance(term, JacobianTerm) and term.fraction < 1 for term in terms):
+            terms = tuple(getattr(reg, "terms", ()))
+            if terms and all(isinstance(term, JacobianTerm) and term.fraction < 1 for term in terms):
                 reg = Sum(tuple(replace(term, seed=terms[0].seed) for term in terms))
             return super().penalty(model, x, y, reg, **options)
 

@@ -147,7 +147,7 @@ def step_ignored() -> Made:
 
 
 @mutant("seed")
-def upper_half_of_the_seed_ignored() -> Made:
+def seed_of_32_bits() -> Made:
     return _drawn(lambda ops, seed, step, ids: Draws(ops, seed & 0xFFFFFFFF, step, ids))
 
 
