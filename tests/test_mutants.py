@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from gradreg_conformance.check import CHECKS
 from gradreg_conformance.profiles import PROFILES
-from gradreg_conformance.runner import run_subject
+from gradreg_conformance.runner import all_checks, run_subject
 from gradreg_conformance.subject import Subject
 from mutants import MUTANTS, Mutant
 from mutants.mutant import harness_of
 
+CHECKS = all_checks()
 QUICK = replace(PROFILES["quick"], shrink=False)  # the same examples; a failing one is not made smaller
 
 
