@@ -4,7 +4,7 @@
 # make venv   sets up .venv alone; the others do it by themselves
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := torch,jax,tensorflow,integrations,conformance,demo,dev
+EXTRAS := torch,jax,tensorflow,integrations,conformance,demo,reproduction,dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: venv demo test check clean

@@ -29,6 +29,11 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
+    "bench": LazyCommand(
+        "gradreg_bench.command:bench",
+        "Measure what each regularizer costs beside a plain step.",
+        'pip install "gradreg[bench,torch]"',
+    ),
     "conformance": LazyCommand(
         "gradreg_conformance.command:conformance",
         "Test whether a backend computes the right penalties and gradients.",
@@ -40,6 +45,11 @@ COMMANDS: dict[str, LazyCommand] = {
         'pip install "gradreg[demo,torch]"',
     ),
     "doctor": LazyCommand("gradreg_core.doctor:doctor", "Import every framework and report what is wrong."),
+    "reproduce": LazyCommand(
+        "gradreg_reproduction.command:reproduce",
+        "Train the paper's tables and figures again.",
+        'pip install "gradreg[reproduction,torch]"',
+    ),
     "sweep": LazyCommand(
         "gradreg_conformance.sweep.command:sweep",
         "Test a framework's operations for second derivatives that are wrong or missing.",

@@ -201,7 +201,9 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
             bare = value(term)
         else:
             bare = ops.cond(call.step % term.every == 0, lambda: value(term))
-        return bare * term.weight_at(call.step) * term.every
+        weight = term.weight_at(call.step)
+        # What a schedule computes has a dtype of its own, often float32, in which no penalty is meant.
+        return bare * (ops.astype(weight, ops.dtype(bare)) if ops.is_array(weight) else weight) * term.every
 
     loss = None
     if with_loss:

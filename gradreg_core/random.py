@@ -20,6 +20,8 @@ from gradreg_core.backend import Array, Backend
 
 __all__ = [
     "GAUSSIAN_CELLS",
+    "PARITY",
+    "ROTATIONS",
     "STREAM_DIRECTION",
     "STREAM_START",
     "STREAM_SUBSET",
@@ -32,8 +34,8 @@ STREAM_DIRECTION = 0
 STREAM_SUBSET = 1
 STREAM_START = 2
 
-_PARITY = 0x1BD11BDA
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 GAUSSIAN_CELLS = 1024
 _FRACTION_BITS = 12
 
@@ -53,11 +55,11 @@ def threefry2x32(ops: Backend, key: tuple[Array, Array], counter: tuple[Array, A
     A backend that has the same words from a native primitive offers it as a method `threefry2x32(key, counter)`.
     Checked against the known-answer vectors of Random123 (kat_vectors, threefry2x32 with 20 rounds).
     """
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
     x0 = counter[0] + schedule[0]
     x1 = counter[1] + schedule[1]
     for group in range(5):
-        for bits in _ROTATIONS[group % 2]:
+        for bits in ROTATIONS[group % 2]:
             x0 = x0 + x1
             x1 = _rotate_left(ops, x1, bits) ^ x0
         x0 = x0 + schedule[(group + 1) % 3]
@@ -68,6 +70,20 @@ def threefry2x32(ops: Backend, key: tuple[Array, Array], counter: tuple[Array, A
 def _signed(word: int) -> int:
     """An unsigned 32-bit word as the int32 with the same bits."""
     return (word + 2**31) % 2**32 - 2**31
+
+
+def _host_threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
+    """:func:`threefry2x32` of Python ints in [0, 2**32): what an array of one element costs fifty times as much for."""
+    mask = 0xFFFFFFFF
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
+    x0, x1 = (counter[0] + key[0]) & mask, (counter[1] + key[1]) & mask
+    for group in range(5):
+        for bits in ROTATIONS[group % 2]:
+            x0 = (x0 + x1) & mask
+            x1 = ((x1 << bits) & mask | x1 >> (32 - bits)) ^ x0
+        x0 = (x0 + schedule[(group + 1) % 3]) & mask
+        x1 = (x1 + schedule[(group + 2) % 3] + group + 1) & mask
+    return x0, x1
 
 
 def gaussian_table() -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -121,19 +137,39 @@ class Draws:
     def words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
         """Random 32-bit words as int32, shape (len(projections), B, 2 * blocks)."""
         ops, like = self.ops, self.sample_ids
-        step = _signed(self.step) if isinstance(self.step, int) else self.step
-        seed = [ops.reshape(ops.int32(_signed(word), like), (1, 1, 1)) for word in (self.seed, self.seed >> 32)]
-        stream_word = ops.reshape(ops.int32(stream, like), (1, 1, 1))
-        step_word = ops.reshape(ops.int32(step, like), (1, 1, 1))
         rounds = getattr(ops, "threefry2x32", None) or partial(threefry2x32, ops)
-        key = rounds((seed[0], seed[1]), (stream_word, step_word))
-        rows = ops.reshape(ops.constant(list(projections), "int32", like), (-1, 1, 1))
-        key = rounds(key, (rows - rows, rows))
+        key = (
+            self._host_key(stream, projections)
+            if isinstance(self.step, int)
+            else self._key(stream, projections, rounds)
+        )
         block = ops.reshape(ops.arange(blocks, like), (1, 1, blocks))
         pair = rounds(key, (ops.reshape(like, (1, -1, 1)), block))
         shape = (len(projections), ops.shape(like)[0], blocks)
         stacked = ops.concat([ops.reshape(word, (*shape, 1)) for word in pair], 3)
         return ops.reshape(stacked, (*shape[:2], 2 * blocks))
+
+    def _key(self, stream: int, projections: Sequence[int], rounds: Any) -> tuple[Array, Array]:
+        """The key of each projection, shape (len(projections), 1, 1), for a traced step."""
+        ops, like = self.ops, self.sample_ids
+        seed = [ops.reshape(ops.int32(_signed(word), like), (1, 1, 1)) for word in (self.seed, self.seed >> 32)]
+        stream_word = ops.reshape(ops.int32(stream, like), (1, 1, 1))
+        step_word = ops.reshape(ops.int32(self.step, like), (1, 1, 1))
+        key = rounds((seed[0], seed[1]), (stream_word, step_word))
+        rows = ops.reshape(ops.constant(list(projections), "int32", like), (-1, 1, 1))
+        derived: tuple[Array, Array] = rounds(key, (rows - rows, rows))
+        return derived
+
+    def _host_key(self, stream: int, projections: Sequence[int]) -> tuple[Array, Array]:
+        """The same for a step that the host knows, without an operation of the framework."""
+        ops, like = self.ops, self.sample_ids
+        mask = 0xFFFFFFFF
+        base = _host_threefry((self.seed & mask, self.seed >> 32), (stream, self.step & mask))
+        keys = [_host_threefry(base, (0, row)) for row in projections]
+        first, second = (
+            ops.constant([_signed(word) for word in words], "int32", like) for words in zip(*keys, strict=True)
+        )
+        return ops.reshape(first, (-1, 1, 1)), ops.reshape(second, (-1, 1, 1))
 
     def signs(self, stream: int, projections: Sequence[int], size: int) -> Array:
         """Independent signs, -1 or +1 with equal chance, shape (len(projections), B, size); one bit each."""

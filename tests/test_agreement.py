@@ -8,10 +8,13 @@ import pytest
 import gradreg_core
 import gradreg_numpy
 from cases import FLOAT64, GENERAL, NETWORKS, PRESETS, named, problem, relative
+from gradreg_conformance.harness import load_harness
+from gradreg_conformance.total import total_and_gradients
 from gradreg_core.presets import DataGrad, JacReg, SpectReg
 from gradreg_core.spec import Regularizer
 
 BACKENDS = ("torch", "jax", "tensorflow")
+MODES = {"torch": "eager", "jax": "jit", "tensorflow": "eager"}
 CASES = [
     *(("dense", reg) for reg in PRESETS + GENERAL),
     *((name, reg) for name in NETWORKS if name != "dense" for reg in (DataGrad(2.0), SpectReg(0.3), JacReg(0.5))),
@@ -28,8 +31,8 @@ def test_float64_equals_the_reference(name: str, reg: Regularizer) -> None:
     wanted = float(gradreg_numpy.loss(model, x, y, reg, step=2)[0])
     weights, inputs = gradreg_numpy.gradient(model, x, y, reg, step=2, of="total")
     for backend in ("jax", "tensorflow"):  # PyTorch has its own such test, eager and compiled
-        total_and_gradients = import_module(f"gradreg_{backend}.derivatives").total_and_gradients
-        value, gradients = total_and_gradients(model.network, model.params, x, y, reg, step=2)
+        given = (load_harness(backend), model.network, model.params, x, y, reg)
+        value, gradients = total_and_gradients(*given, step=2, mode=MODES[backend])
         assert abs(value - wanted) <= FLOAT64 * abs(wanted), backend
         assert relative(gradients, weights | {"x": inputs}) <= FLOAT64, backend
 
@@ -52,8 +55,8 @@ def test_float32_agrees_between_backends_to_roundoff(name: str) -> None:
     params = {path: np.float32(value) for path, value in model.params.items()}
     reg = DataGrad(1.0) + SpectReg(0.1)
     results = {
-        backend: import_module(f"gradreg_{backend}.derivatives").total_and_gradients(
-            model.network, params, np.float32(x), y, reg, dtype="float32"
+        backend: total_and_gradients(
+            load_harness(backend), model.network, params, x, y, reg, dtype="float32", mode=MODES[backend]
         )
         for backend in BACKENDS
     }

@@ -37,14 +37,7 @@ def test_a_backend_that_passes(fakes):
     fakes("good", "lacking", "late")
     result = invoke(BRAVE)
     assert result.exit_code == 0
-    for line in (
-        "L0 loads",
-        "L4 laws",
-        "lacking: not applicable",
-        "the fake has one device",
-        "fake 1.2",
-        f"{BRAVE}: conforms",
-    ):
+    for line in ("L0 loads", "L4 laws", "not applicable:\n  the fake has one device: lacking", f"{BRAVE}: conforms"):
         assert line in result.output
     assert "2 passed, 1 not applicable; 6 examples" in result.output
 

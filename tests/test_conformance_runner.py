@@ -223,3 +223,11 @@ def test_the_package_shows_what_it_says():
 def test_a_harness_without_a_name_is_not_asked_for_by_parametrize():
     with pytest.raises(GradregError, match="expected a list of backends"):
         parametrize_with_checks("torch")
+
+
+def test_compare_holds_what_the_harness_wants_held_while_it_runs(capsys):
+    pytest.importorskip("jax")
+    from gradreg_conformance.reproduce import Case, SpectReg, compare
+    from gradreg_conformance.strategies import SMALL
+
+    assert max(compare("jax", Case(SMALL, SpectReg(1.0))).values()) <= 1

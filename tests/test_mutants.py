@@ -4,20 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from gradreg_conformance.check import CHECKS
 from gradreg_conformance.profiles import PROFILES
-from gradreg_conformance.runner import run_subject
+from gradreg_conformance.runner import all_checks, run_subject
 from gradreg_conformance.subject import Subject
 from mutants import MUTANTS, Mutant
 from mutants.mutant import harness_of
 
+CHECKS = all_checks()
 QUICK = replace(PROFILES["quick"], shrink=False)  # the same examples; a failing one is not made smaller
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda each: each.name)
-def test_a_mutant_is_killed_by_exactly_the_checks_that_are_named(mutant: Mutant) -> None:
+def test_a_mutant_is_killed_by_the_checks_that_are_named(mutant: Mutant) -> None:
+    named = [CHECKS[name] for name in mutant.killed_by]
     with mutant.make() as harness:
-        results = run_subject(Subject("mutant", harness, QUICK), stop=False)
+        results = run_subject(Subject("mutant", harness, QUICK), None if mutant.exactly else named, stop=False)
     failed = {result.check.name: result.message for result in results if not result.ok}
     assert sorted(failed) == sorted(mutant.killed_by), failed
 
@@ -28,5 +29,5 @@ def test_the_honest_original_passes() -> None:
 
 
 def test_without_any_one_check_some_mutant_would_live() -> None:
-    alone = {mutant.killed_by[0] for mutant in MUTANTS.values() if len(mutant.killed_by) == 1}
+    alone = {each.killed_by[0] for each in MUTANTS.values() if each.exactly and len(each.killed_by) == 1}
     assert set(CHECKS) == alone

@@ -207,6 +207,18 @@ def test_one_trace_serves_all_steps() -> None:
     assert len(traces) == 3  # a Python number is a constant of the trace
 
 
+def test_a_schedule_may_compute_in_another_dtype() -> None:
+    model, x, y = problem("dense")
+    params = tensors(model)
+    reg = SpectReg(lambda step: 0.125 * (tf.cast(step, tf.float32) + 1), seed=5)
+    found = gradreg.penalty(
+        lambda x: apply(model.network, params, x), tf.constant(x), y, reg, step=tf.Variable(STEP, dtype=tf.int32)
+    )
+    wanted = gradreg_numpy.penalty(model, x, y, SpectReg(schedule, seed=5), step=STEP)
+    assert found.dtype == tf.float64
+    assert float(found) == pytest.approx(wanted, rel=FLOAT64)
+
+
 def test_terms_that_are_not_due_leave_nothing_behind_and_cost_nothing() -> None:
     model, x, y = problem("dense")
     params, reg = tensors(model), DataGrad(2.0, every=2) + JacReg(0.5)

@@ -1,7 +1,7 @@
 """The primitives in PyTorch: eager by autograd.grad on the shared graph, compiled by torch.func.vjp."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from gradreg_core.random import threefry2x32
 from gradreg_torch.activations import forward_with_activations
 from gradreg_torch.batch_norm import refuse_batch_norm
 from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
+from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.norms import ArithmeticNorms
 from gradreg_torch.replay import both, repeatable
-from gradreg_torch.threefry import threefry2x32_cpu
+from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
 __all__ = ["TorchBackend"]
 
@@ -26,6 +27,22 @@ def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name)
     assert isinstance(found, torch.dtype)
     return found
+
+
+_TABLE = 256
+_tables: dict[tuple[int, str, torch.device], tuple[tuple[Any, ...], Tensor]] = {}
+
+
+def _table(values: tuple[Any, ...], dtype: str, device: torch.device) -> Tensor:
+    """A long constant, made once a device: turning the numbers into a tensor takes longer than a small draw.
+
+    It is found by the identity of `values`, which are kept with it so that no other tuple gets that identity.
+    """
+    key = (id(values), dtype, device)
+    if key not in _tables:
+        with torch.inference_mode(False):
+            _tables[key] = (values, torch.tensor(values, dtype=_dtype(dtype), device=device))
+    return _tables[key][1]
 
 
 class TorchBackend:
@@ -57,6 +74,8 @@ class TorchBackend:
         return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
 
     def constant(self, values: Any, dtype: str, like: Tensor) -> Tensor:
+        if isinstance(values, tuple) and len(values) >= _TABLE and not torch.compiler.is_compiling():
+            return _table(values, dtype, like.device)
         return torch.tensor(values, dtype=_dtype(dtype), device=like.device)
 
     def int32(self, value: Any, like: Tensor) -> Tensor:
@@ -133,23 +152,30 @@ class TorchBackend:
     def threefry2x32(self, key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The generator's rounds; see :func:`gradreg_core.random.threefry2x32`."""
         if key[0].device.type == "cpu" and not _in_transform():
-            return threefry2x32_cpu(*key, *counter)
+            rounds = threefry2x32_cpu if torch.compiler.is_compiling() else threefry2x32_eager
+            return rounds(*key, *counter)
         return threefry2x32(self, key, counter)
 
     def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
         if torch.compiler.is_compiling() or _in_transform():
             outputs, pull = torch.func.vjp(fn, x)
             return outputs, lambda w: pull(w)[0]
-        x = x if x.requires_grad else x.detach().requires_grad_()
-        outputs = fn(x)
-        return outputs, _pullback(outputs, x, "x")
+        if x.requires_grad:
+            outputs = fn(x)
+            return outputs, _pullback(outputs, x, "x", nullcontext)
+        x = x.detach().requires_grad_()
+        with FirstLayer(x) as layer:
+            outputs = fn(x)
+        return outputs, _pullback(outputs, x, "x", layer.pulling)
 
     def named_vjp(
         self, model: Any, x: Tensor, names: Sequence[str | None]
     ) -> tuple[Tensor, dict[str | None, Pullback]]:
         x = x if x.requires_grad or None not in names else x.detach().requires_grad_()
         outputs, kept = forward_with_activations(model, x, names)
-        return outputs, {name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x") for name in names}
+        return outputs, {
+            name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x", nullcontext) for name in names
+        }
 
     def jvp(self, fn: Model, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """(fn(x), J v), the derivative of the linear map u -> J^T u pulled back, differentiable.
@@ -243,15 +269,16 @@ def _in_transform() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def _pullback(outputs: Any, x: Tensor, name: str) -> Pullback:
-    """W -> J^T w on the graph from x to outputs, differentiable and repeatable."""
+def _pullback(outputs: Any, x: Tensor, name: str, context: Callable[[], AbstractContextManager[None]]) -> Pullback:
+    """W -> J^T w on the graph from x to outputs, differentiable and repeatable; it runs inside `context`."""
 
     def pullback(w: Tensor) -> Tensor:
         if not isinstance(outputs, Tensor) or not outputs.requires_grad:
             raise InputError(
                 f"{name} does not reach the outputs: the model detaches them or computes without gradient."
             )
-        (gradient,) = torch.autograd.grad(outputs, x, w, create_graph=True, allow_unused=True)
+        with context():
+            (gradient,) = torch.autograd.grad(outputs, x, w, create_graph=True, allow_unused=True)
         if gradient is None:
             raise InputError(f"{name} does not reach the outputs: they do not depend on it differentiably.")
         return gradient

@@ -40,7 +40,7 @@ def _console() -> Console:
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Callbacks]:
     """A progress bar with the running check, on stderr, gone at the end; nothing where that is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=total)
@@ -77,10 +77,17 @@ def print_report(report: Report) -> None:
             f"  {check.name}", status, ratio(check.worst), str(check.examples or ""), f"{check.seconds:.1f} s"
         )
     console.print(table)
+    reasons: dict[str, list[str]] = {}
     for check in report.checks:
-        if check.status in ("failed", "unexpected pass", "expected failure", "not applicable"):
+        if check.status in ("failed", "unexpected pass", "expected failure"):
             console.print(f"\n{check.name}: {check.status}", style=_STYLES[check.status])
             console.print(check.message, soft_wrap=True)
+        elif check.status == "not applicable":
+            reasons.setdefault(check.message, []).append(check.name)
+    if reasons:
+        console.print("\nnot applicable:")
+    for reason, names in reasons.items():
+        console.print(f"  {reason}: {', '.join(names)}", soft_wrap=True)
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     console.print(f"\n{versions}; {report.device}; profile {report.profile}; {report.platform}", soft_wrap=True)
     console.print(

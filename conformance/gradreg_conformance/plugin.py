@@ -71,7 +71,8 @@ class _Summary:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
-            for found in (value for name, value in report.user_properties if name == PROPERTY):
+            properties: list[tuple[str, Any]] = report.user_properties
+            for found in (value for name, value in properties if name == PROPERTY):
                 self.results.setdefault(found["backend"], []).append(found)
 
     @property

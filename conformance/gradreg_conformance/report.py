@@ -109,7 +109,7 @@ class Report:
             device=subject.device,
             modes=tuple(harness.modes),
             dtypes=tuple(harness.dtypes),
-            capabilities=_capabilities(subject),
+            capabilities=tuple(sorted(subject.capabilities)),
             layers=tuple(sorted(each.__name__ for each in harness.layers)),
             tolerance=float(harness.tolerance),
             profile=subject.profile.name,
@@ -271,13 +271,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # an uninstalled checkout
             own[name] = str(getattr(sys.modules.get(f"{name}_core", sys.modules.get(name)), "__version__", "unknown"))
     return own
-
-
-def _capabilities(subject: "Subject") -> tuple[str, ...]:
-    """What the description declares; for a harness without a plugin, what its backend does."""
-    from gradreg_core.plugins import backends
-
-    for record in backends():
-        if record.name == subject.name and record.description is not None:
-            return record.description.capabilities
-    return tuple(sorted(getattr(getattr(subject.harness.calls, "backend", None), "capabilities", ())))

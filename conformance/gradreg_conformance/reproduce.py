@@ -40,8 +40,9 @@ def compare(
     """
     subject = find_subject(backend, device=device)
     subject = subject.in_mode(mode or subject.mode)
-    value = {"value": subject.value(case, of)}
-    _, gradients = subject.gradients(case, of)
+    with subject.session():
+        value = {"value": subject.value(case, of)}
+        _, gradients = subject.gradients(case, of)
     print(f"{case!r}\n{subject.name}, mode {subject.mode}, device {subject.device}, {case.dtype}")
     wanted_value, wanted_gradients = reference.expected_value(case, of), reference.expected_gradient(case, of)
     errors = {}

@@ -13,8 +13,9 @@ from gradreg_core.spec import Regularizer
 
 __all__ = ["KINK_MARGIN", "NORM_EPS", "SMALL", "cases", "classifiers", "smooth_activations"]
 
-NORM_EPS = 0.1
-"""Of the norms: with next to none, that of two numbers is always 1 and -1, and its derivatives nothing but rounding."""
+NORM_EPS = 1.0
+"""Of the norms: with little, that of two numbers is always near 1 and -1, and its derivatives are lost in rounding, as
+no perturbation of the inputs shows."""
 KINK_MARGIN = 1e-3
 """Inputs of rectifiers and maxima stay this far from the kink: far more than any rounding moves them."""
 

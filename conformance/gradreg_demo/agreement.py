@@ -1,6 +1,5 @@
 """Every installed backend against the NumPy reference: one network, one batch, the same draws."""
 
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 import gradreg_numpy
+from gradreg_conformance.harness import load_harness
+from gradreg_conformance.total import total_and_gradients
 from gradreg_core import networks as nets
 from gradreg_core.presets import DataGrad, JacReg, SpectReg
 from gradreg_core.spec import Regularizer
@@ -86,10 +87,10 @@ def _measure(name: str, wanted: list[tuple[float, dict[str, Any]]]) -> list[Agre
     model, x, y = _problem()
     rows = []
     with Runner(name).loaded():
-        total_and_gradients = import_module(f"gradreg_{name}.derivatives").total_and_gradients
+        harness = load_harness(name)
         for dtype in ALLOWED:
             for reg, (total, gradients) in zip(REGULARIZERS, wanted, strict=True):
-                value, found = total_and_gradients(NETWORK, model.params, x, y, reg, dtype=dtype)
+                value, found = total_and_gradients(harness, NETWORK, model.params, x, y, reg, dtype=dtype)
                 difference = sum(float(((found[path] - gradients[path]) ** 2).sum()) for path in gradients)
                 size = sum(float((gradients[path] ** 2).sum()) for path in gradients)
                 rows.append(Agreement(name, dtype, reg, abs(value / total - 1), (difference / size) ** 0.5))

@@ -1,6 +1,32 @@
 """Wrong backends, each a small change of the PyTorch one, that the conformance kit must catch."""
 
-from mutants import autodiff, declarations, draws, dtypes, kinks, primitives
+from mutants import (
+    autodiff,
+    calls,
+    declarations,
+    draws,
+    dtypes,
+    formulas,
+    kinks,
+    layers,
+    modes,
+    primitives,
+    projections,
+)
 from mutants.mutant import MUTANTS, Mutant
 
-__all__ = ["MUTANTS", "Mutant", "autodiff", "declarations", "draws", "dtypes", "kinks", "primitives"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "autodiff",
+    "calls",
+    "declarations",
+    "draws",
+    "dtypes",
+    "formulas",
+    "kinks",
+    "layers",
+    "modes",
+    "primitives",
+    "projections",
+]

@@ -46,7 +46,7 @@ def sample_ids_without_their_sign() -> Any:
     return _changed("words", words)
 
 
-@mutant("random_words_are_the_references")
+@mutant("random_words_are_the_references", "sample_ids")
 def sample_ids_in_16_bits() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
         return original(replace(draws, sample_ids=draws.sample_ids & 0xFFFF), stream, projections, blocks)
@@ -62,7 +62,7 @@ def upper_half_of_the_seed_ignored() -> Any:
     return _changed("words", words)
 
 
-@mutant("gradients_with_top_singular", "presets", "projection_top_singular", "random_words_are_the_references")
+@mutant("gradients_with_top_singular", "random_words_are_the_references")
 def power_iterations_that_start_from_the_directions() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
         return original(draws, STREAM_DIRECTION if stream == STREAM_START else stream, projections, blocks)

@@ -3,12 +3,13 @@
 Left out: hinge(t) with >= for >, whose value and derivative at t are 0 either way.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from gradreg_core import norms
+from gradreg_core import evaluation, norms
 from gradreg_torch import networks
 from mutants.mutant import mutant, patched
 
@@ -21,13 +22,17 @@ def square_root_without_a_guard() -> Any:
 
 
 @mutant("kink_of_the_l2_norm")
-def target_with_a_square_root_of_its_own() -> Any:
-    """As in many a gradient penalty: sqrt(n * n) has the slope 0 / 0 at n = 0."""
+def gradient_penalty_without_a_guard() -> Any:
+    """As in many a WGAN-GP: (sqrt(sum of squares) - 1)^2."""
+    plain = evaluation.per_sample
 
-    def apply(self: Any, ops: Any, n: Any) -> Any:
-        return (ops.sqrt(n * n) - self.t) ** 2
+    def per_sample(term: Any, forward: Any) -> Any:
+        if not isinstance(term.shape, norms.target) or term.norm != "l2" or term.squared:
+            return plain(term, forward)
+        squares = plain(replace(term, squared=True, shape=norms.identity()), forward)
+        return term.shape.apply(forward.call.ops, squares.sqrt())
 
-    return patched(norms.target, "apply", apply)
+    return patched(evaluation, "per_sample", per_sample)
 
 
 @mutant("kink_of_the_l1_norm")

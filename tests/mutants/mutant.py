@@ -22,13 +22,15 @@ class Mutant:
 
     Args:
         name: what is wrong, in a few words.
-        killed_by: the names of exactly the checks that fail in the quick profile, every check run.
+        killed_by: the names of the checks that fail in the quick profile, every check run.
         make: a context that gives the harness of the wrong backend.
+        exactly: whether no others fail. A mistake at the root fails more of them than are worth a list.
     """
 
     name: str
     killed_by: tuple[str, ...]
     make: Callable[[], AbstractContextManager[TorchHarness]]
+    exactly: bool = True
 
 
 def harness_of(backend: TorchBackend | None = None, frontend: type[Frontend] = Frontend) -> TorchHarness:
@@ -47,7 +49,7 @@ def patched(target: Any, name: str, replacement: Any) -> Iterator[TorchHarness]:
         yield harness_of()
 
 
-def mutant(*killed_by: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+def mutant(*killed_by: str, exactly: bool = True) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     """Register a function that makes a mutant: it returns a harness, or a context that gives one."""
 
     def register(make: Callable[[], Any]) -> Callable[[], Any]:
@@ -56,7 +58,7 @@ def mutant(*killed_by: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
             return nullcontext(made) if isinstance(made, TorchHarness) else made
 
         assert make.__name__ not in MUTANTS
-        MUTANTS[make.__name__] = Mutant(make.__name__, killed_by, context)
+        MUTANTS[make.__name__] = Mutant(make.__name__, killed_by, context, exactly)
         return make
 
     return register

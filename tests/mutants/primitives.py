@@ -78,14 +78,7 @@ def keepdims_of_a_single_axis_only() -> TorchHarness:
     return harness_of(Wrong())
 
 
-@mutant(
-    "arithmetic_equals_numpy",
-    "measure_by_projections",
-    "measure_exact",
-    "measure_the_loss",
-    "projection_orthonormal",
-    "pullbacks_are_transposed_jacobians",
-)
+@mutant("arithmetic_equals_numpy", "pullbacks_are_transposed_jacobians", exactly=False)
 def matmul_in_float32() -> TorchHarness:
     class Wrong(TorchBackend):
         def matmul(self, left, right):  # type: ignore[no-untyped-def]

@@ -42,8 +42,8 @@ def through_activations(subject: Subject) -> None:
 
 @check("gradients")
 def through_layer_norm(subject: Subject) -> None:
-    """LayerNorm: mean and variance are differentiated twice."""
-    _agree(subject, _between(nets.LayerNorm(NORM_EPS)))
+    """LayerNorm, over the last of several axes: mean and variance are differentiated twice."""
+    _agree(subject, Network((2, 2), (Dense(3), _TANH, nets.LayerNorm(NORM_EPS), _TANH, Flatten(), Dense(2))))
 
 
 @check("gradients")
@@ -60,15 +60,15 @@ def through_batch_norm_in_training(subject: Subject) -> None:
 
 @check("gradients")
 def through_residuals(subject: Subject) -> None:
-    """Both branches of a residual block count."""
-    _agree(subject, _between(nets.Residual((Dense(3), _TANH))))
+    """Both branches of a residual block count, and of one inside another."""
+    _agree(subject, _between(nets.Residual((Dense(3), _TANH, nets.Residual((Dense(3), _TANH))))))
 
 
 @check("gradients")
 def through_convolutions(subject: Subject) -> None:
-    """Convolutions, with and without padding."""
+    """Convolutions of several channels, with and without padding."""
     for padding in ("valid", "same"):
-        _agree(subject, Network((3, 3, 1), (nets.Conv2D(2, 3, padding), _TANH, Flatten(), Dense(2))), cost=5)
+        _agree(subject, Network((3, 3, 2), (nets.Conv2D(2, 3, padding), _TANH, Flatten(), Dense(2))), cost=5)
 
 
 @check("gradients")

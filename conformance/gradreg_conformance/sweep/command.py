@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -30,6 +31,9 @@ STYLES = {"right": "green", "raises": "yellow", "undecided": "dim"}
     multiple=True,
     help="eager, func, compile, jit, function or xla; may be repeated [the plain one].",
 )
+@click.option(
+    "--examples", type=click.IntRange(1), help="Configurations to draw of each operation [what suits the mode]."
+)
 @click.option("--report", "path", type=click.Path(path_type=Path), help="Write FILE.md or FILE.json.")
 @click.option(
     "--add", "earlier", multiple=True, type=click.Path(path_type=Path, exists=True), help="Put a JSON report in front."
@@ -40,6 +44,7 @@ def sweep(
     names: tuple[str, ...],
     operations: tuple[str, ...],
     modes: tuple[str, ...],
+    examples: int | None,
     path: Path | None,
     earlier: tuple[Path, ...],
     listing: bool,
@@ -76,7 +81,11 @@ def sweep(
         return
     if path is not None and not path.absolute().parent.is_dir():
         raise InputError(f"sweep: --report {path}: there is no folder {path.parent}. Make it first.")
-    found = [finding for each in earlier for finding in report.read(each)] + _run(plan)
+    found = [finding for each in earlier for finding in report.read(each)]
+    for finding in _run(plan, examples):
+        found.append(finding)
+        if path is not None:  # after each, so that a sweep that is stopped leaves what it has
+            report.write(path, found)
     _print(found, show)
     if path is not None:
         report.write(path, found)
@@ -88,17 +97,15 @@ def sweep(
 main = sweep
 
 
-def _run(plan: list[tuple[Framework, str, Operation]]) -> list[Finding]:
+def _run(plan: list[tuple[Framework, str, Operation]], examples: int | None) -> Iterator[Finding]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    found: list[Finding] = []
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=len(plan))
         for each, mode, operation in plan:
             bar.update(task, description=f"{mode} {operation.name}")
-            found.append(examine(each, operation, mode))
+            yield examine(each, operation, mode, examples)
             bar.advance(task)
-    return found
 
 
 def _print(findings: list[Finding], show: bool) -> None:

@@ -27,11 +27,16 @@ class Estimate:
     kinked: bool
 
 
-def derivative(function: Callable[[float], np.ndarray]) -> Estimate:
+def derivative(function: Callable[[float], np.ndarray], rounding: float = 2.0**-52) -> Estimate:
     """f'(0) by Ridders' method: Richardson's extrapolation of (f(h) - f(-h)) / 2h over h, h/2, h/4, ...
 
     The entry of the tableau whose neighbours agree best is taken, and their difference is the estimate of its error:
-    large steps serve where the function is smooth or rounded to float32, small ones where a kink is near.
+    large steps serve where the function is smooth or rounded to float32, small ones where a kink is near. The error is
+    taken to be at least that of rounding, so that no chance agreement counts.
+
+    Args:
+        function: f.
+        rounding: the relative error of a value of f.
     """
     middle = np.asarray(function(0.0), np.float64)
     size = float(np.linalg.norm(middle))
@@ -44,7 +49,9 @@ def derivative(function: Callable[[float], np.ndarray]) -> Estimate:
         row = [(ahead - behind) / (2 * h)]
         for order, coarse in enumerate(previous, 1):
             row.append(row[-1] + (row[-1] - coarse) / (4**order - 1))
-            change = max(float(np.linalg.norm(row[-1] - row[-2])), float(np.linalg.norm(row[-1] - coarse)))
+            change = max(
+                float(np.linalg.norm(row[-1] - row[-2])), float(np.linalg.norm(row[-1] - coarse)), rounding * size / h
+            )
             if change < error:
                 best, error = row[-1], change
         previous = row

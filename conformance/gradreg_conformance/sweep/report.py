@@ -16,9 +16,9 @@ SILENT = ("wrong", "None", "NaN")
 """Kinds that a training run does not notice, or notices late."""
 
 METHOD = """\
-What `gradreg sweep` finds in the frameworks themselves, in operations and layers that users' models are made
-of: second derivatives that are wrong, None, NaN or missing. Written by the command, from runs in the versions
-named; each program below stands alone, with the framework and NumPy, and shows what its row says.
+What `gradreg sweep` finds in the frameworks themselves, in operations and layers that users' models are made of: second
+derivatives that are wrong, None, NaN or missing. Written by the command, from runs in the versions named; each program
+below stands alone, with the framework and NumPy, and shows what its row says.
 """
 
 HOW = """\
@@ -26,11 +26,12 @@ HOW = """\
 
 Around each operation stands a small smooth network, f(x, A) = sin(op(tanh(x A))), since much that is wrong does not
 show behind linear layers; hypothesis also draws f(x) = sin(op(x)). With w fixed, J^T w is the gradient of <w, f> with
-respect to x by the framework's own plain means, and Q = ||J^T w||^2 is what a gradient regularizer penalises. The
-framework's gradient of Q with respect to x, A, the operation's own arrays and its layer's variables, each along a random
-direction, is compared with 2 <J^T w, d(J^T w)/dt>, where the derivative is by central differences of J^T w in float64,
-extrapolated to step 0 (Ridders), with an estimate of their own error. This takes the first derivative to be right; that
-too is tested, against differences of <w, f>, and reported apart.
+respect to x by the framework's own plain means, and Q = ||J^T w||^2 is what a gradient regularizer penalises.
+
+The framework's gradient of Q with respect to x, A, the operation's own arrays and its layer's variables, each along a
+random direction, is compared with 2 <J^T w, d(J^T w)/dt>, where the derivative is by central differences of J^T w in
+float64, extrapolated to step 0 (Ridders), with an estimate of their own error. This takes the first derivative to be
+right; that too is tested, against differences of <w, f>, and reported apart.
 
 The size of an error is relative, along one direction, and the largest of those met: 1 means that nothing of the number
 is right. The examples are small, so in a large network it will be another. A result counts as wrong where it is off by
@@ -40,13 +41,14 @@ in the last place changes. Points where the derivatives from the left and the ri
 converge to 1e-3, are near a kink, and are not judged.
 
 Hypothesis draws shapes, options and data, and shrinks what it finds. "Right" below means: in none of a few examples
-wrong.
+wrong. It is said of the function that the operation computes: `tf.nn.gelu` in float64, whose constants are float32's,
+has the derivatives of what it computes.
 """
 
 
 def size(finding: Finding) -> str:
     """The size of the error, or nothing where there is no number."""
-    return f"{finding.error:.0e}" if finding.error and finding.kind not in ("NaN", "None", "raises") else ""
+    return f"{finding.error:.0e}" if finding.error and finding.kind not in ("NaN", "raises") else ""
 
 
 def as_markdown(findings: Sequence[Finding]) -> str:

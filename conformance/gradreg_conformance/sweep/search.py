@@ -109,15 +109,18 @@ class _Search:
 
 
 def chosen(framework: Framework, mode: str, names: Sequence[str] = ()) -> list[Operation]:
-    """The operations for a mode whose names contain one of `names`, in upper or lower case; all of the mode without."""
+    """The operations to run in a mode.
+
+    Args:
+        framework: whose.
+        mode: if it is slow, only operations that name it are chosen.
+        names: parts of the names of operations, in upper or lower case; these are chosen in whatever mode.
+    """
+    if names:
+        wanted = [each.lower() for each in names]
+        return [each for each in framework.operations if any(name in each.name.lower() for name in wanted)]
     plain = mode not in framework.slow
-    wanted = [each.lower() for each in names]
-    return [
-        each
-        for each in framework.operations
-        if (mode in each.modes if each.modes is not None else plain)
-        and (not wanted or any(name in each.name.lower() for name in wanted))
-    ]
+    return [each for each in framework.operations if (mode in each.modes if each.modes is not None else plain)]
 
 
 def examine(framework: Framework, operation: Operation, mode: str, examples: int | None = None) -> Finding:

@@ -54,8 +54,8 @@ class Torch:
                 [
                     f"g = {first}  # J^T w",
                     "v = torch.tensor(rng.normal(size=x.shape))",
-                    f"ends = [float((w * f({at})).sum()) for t in (1e-4, -1e-4)]",
-                    'print("PyTorch: ", float((v * g).sum()), " differences:", (ends[0] - ends[1]) / 2e-4)',
+                    f"ends = [(w * f({at})).sum().item() for t in (1e-4, -1e-4)]",
+                    'print("PyTorch: ", (v * g).sum().item(), " differences:", (ends[0] - ends[1]) / 2e-4)',
                 ]
             )
         if mode == "eager":
@@ -86,7 +86,7 @@ class Torch:
                 "ends = []",
                 f"for t in ({step}, -{step}):",
                 f"    {target}.data.add_(t * v)",
-                f"    ends.append(float(q({arguments})))",
+                f"    ends.append(q({arguments}).item())",
                 f"    {target}.data.sub_(t * v)",
             ]
         else:
@@ -95,9 +95,9 @@ class Torch:
                 (f"{name}.double()" if wide else name) + (" + t * v" if name == target else "")
                 for name in program.names
             )
-            lines.append(f"ends = [float(q({at})) for t in ({step}, -{step})]")
+            lines.append(f"ends = [q({at}).item() for t in ({step}, -{step})]")
         lines.append(
-            f'print("PyTorch: ", float((v * second).sum()), " differences:", (ends[0] - ends[1]) / {2 * float(step):g})'
+            f'print("PyTorch: ", (v * second).sum().item(), " differences:", (ends[0] - ends[1]) / {2 * float(step):g})'
         )
         return "\n".join(lines)
 

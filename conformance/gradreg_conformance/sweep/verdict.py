@@ -120,7 +120,7 @@ def _first(
         return Verdict("first derivative", detail="None", single=grainy)
     if not np.isfinite(g).all():
         return Verdict("first derivative", 1.0, detail="NaN", single=grainy)
-    slope = derivative(lambda t: np.asarray(reference.value(_moved(point, "x", directions, t))))
+    slope = derivative(lambda t: np.asarray(reference.value(_moved(point, "x", directions, t))), _rounding(grainy))
     scale = max(float(np.linalg.norm(g)), abs(float(slope.value)), 1e-300)
     if slope.kinked or not MARGIN * slope.error <= (10 if grainy else 1) * DECIDED * scale:
         return Verdict("undecided", detail="a kink is too near", single=grainy)
@@ -142,7 +142,9 @@ def _second(
     """The worst over the arrays, each along one direction."""
     worst = Verdict("right", single=grainy)
     for name in found:
-        change = derivative(lambda t, name=name: np.asarray(reference.gradient(_moved(point, name, directions, t))))
+        change = derivative(
+            lambda t, name=name: np.asarray(reference.gradient(_moved(point, name, directions, t))), _rounding(grainy)
+        )
         wanted = 2 * float(np.sum(g * change.value))
         margin = MARGIN * 2 * float(np.linalg.norm(g)) * change.error
         array = found[name]
@@ -164,6 +166,10 @@ def _second(
         if worst.kind == "right":  # x comes first, and says it best
             worst = Verdict(kind, min(error, 1.0) if kind != "wrong" else error, name, single=grainy)
     return worst
+
+
+def _rounding(grainy: bool) -> float:
+    return 2.0**-23 if grainy else 2.0**-52
 
 
 def _moved(

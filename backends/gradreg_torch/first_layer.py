@@ -1,0 +1,138 @@
+"""No gradient of the input where nobody asked for one.
+
+A penalty needs the input's gradient once, in the inner pass. The input is a leaf that requires a gradient for it, so
+the caller's `backward()` would compute that of the loss too, all the way through the first layer, and throw it away:
+f of the 6 - f units of a step, f being the first layer's share of a forward pass.
+
+Here the first linear or convolutional layer is applied to the input as a constant, followed by a gate that knows the
+layer's transpose. The gate is open during the forward pass (a model may differentiate itself) and the inner pass:
+
+    y = W x + b           forward, x a constant
+    gate open:            g -> g, W^T g        differentiable in g and W, as the stock layer is
+    gate closed:          g -> g, nothing
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.overrides import TorchFunctionMode
+
+from gradreg_torch.convolution import Geometry, input_gradient
+
+__all__ = ["FirstLayer"]
+
+_VIEWS = frozenset(
+    {
+        torch.flatten,
+        torch.reshape,
+        torch.unsqueeze,
+        torch.squeeze,
+        torch.permute,
+        torch.transpose,
+        torch.movedim,
+        Tensor.flatten,
+        Tensor.reshape,
+        Tensor.view,
+        Tensor.unsqueeze,
+        Tensor.squeeze,
+        Tensor.permute,
+        Tensor.transpose,
+        Tensor.movedim,
+        Tensor.contiguous,
+    }
+)
+_PRODUCTS = frozenset({torch.matmul, Tensor.matmul, Tensor.__matmul__})
+_CONVOLUTIONS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d})
+_LAYERS = _PRODUCTS | _CONVOLUTIONS | {F.linear}
+_Transpose = Callable[[Tensor, Tensor], Tensor]
+"""(g, W) -> W^T g, differentiable in both."""
+
+
+class FirstLayer(TorchFunctionMode):
+    """A mode for the forward pass, which gates the layers that are applied to the leaf x or to views of it.
+
+    Args:
+        x: a leaf that requires a gradient of which only the inner pass knows.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.open = False
+        self._inputs = [x]
+
+    def __enter__(self) -> "FirstLayer":
+        self.open = True
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.open = False
+        super().__exit__(*error)
+
+    @contextmanager
+    def pulling(self) -> Iterator[None]:
+        """The inner pass: inside, the gate is open."""
+        before, self.open = self.open, True
+        try:
+            yield
+        finally:
+            self.open = before
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not args or not any(args[0] is each for each in self._inputs):
+            return func(*args, **kwargs)
+        if func in _VIEWS:
+            view = func(*args, **kwargs)
+            self._inputs.append(view)
+            return view
+        known = func in _LAYERS and len(args) > 1 and _is_plain(args[0])
+        transpose = _transpose(func, *args, **kwargs) if known else None
+        if transpose is None:
+            return func(*args, **kwargs)
+        x, weight, *others = args
+        return _Gate.apply(func(x.detach(), weight, *others, **kwargs), x, weight, transpose, self)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether nothing else decides what is saved, or in which precision: checkpointing, autocast, a tensor subclass."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    autocast = torch.is_autocast_enabled(x.device.type)
+    return type(x) is Tensor and hooks is None and torch.is_grad_enabled() and not autocast
+
+
+def _transpose(func: Any, x: Tensor, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """The transpose of the layer, if it is one that has a gate."""
+    if type(weight) not in (Tensor, nn.Parameter) or weight.dtype != x.dtype:
+        return None
+    if func is F.linear and weight.dim() == 2:
+        return lambda g, w: g @ w
+    if func in _PRODUCTS and weight.dim() == 2 and x.dim() >= 2:
+        return lambda g, w: g @ w.t()
+    if func in _CONVOLUTIONS and x.dim() == weight.dim() and _is_numeric(*args, **kwargs):
+        shape, geometry = x.shape, Geometry.of(weight, *args, **{k: v for k, v in kwargs.items() if k != "bias"})
+        return lambda g, w: input_gradient(g, w, shape, geometry)
+    return None
+
+
+def _is_numeric(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1, bias: Any = None) -> bool:
+    return not isinstance(padding, str)
+
+
+class _Gate(Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, transpose: _Transpose, layer: FirstLayer) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.transpose, ctx.layer = transpose, layer
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (weight,) = ctx.saved_tensors
+        wanted = ctx.layer.open and ctx.needs_input_grad[1]
+        return g, ctx.transpose(g, weight) if wanted else None, None, None, None

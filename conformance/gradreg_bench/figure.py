@@ -1,0 +1,64 @@
+"""The picture of the results, drawn by Matplotlib without a window or global state."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gradreg_bench.task import Result
+from gradreg_bench.variants import BASELINES, PLAIN
+from gradreg_core.files import replacing
+
+__all__ = ["draw"]
+
+_OURS, _OTHERS, _LIMIT = "#0072b2", "#8c8c8c", "#d55e00"
+"""Colours of Okabe and Ito, told apart without colour too."""
+_COLUMNS, _DPI = 3, 150
+
+
+def draw(results: Sequence[Result], *paths: Path) -> None:
+    """A panel for each result: a bar for each variant's ratio, a whisker for its quartiles, a mark at the limit."""
+    columns = min(_COLUMNS, len(results))
+    rows = -(-len(results) // columns)
+    tallest = max(len(each.measurements) for each in results)
+    figure = Figure(figsize=(4.6 * columns, (0.24 * tallest + 1.1) * rows), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, result in zip(panels, results, strict=False):
+        _panel(panel, result)
+    for panel in panels[len(results) :]:
+        panel.set_axis_off()
+    figure.supxlabel(
+        "time of a step as a multiple of the plain step (log scale), median and quartiles; |: limit of exact double "
+        "backpropagation; grey: what one would otherwise write",
+        fontsize=9,
+    )
+    for path in paths:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:])
+
+
+def _panel(axes: Axes, result: Result) -> None:
+    rows = [each for each in result.measurements if each.ratio is not None and each.name != PLAIN]
+    for place, row in enumerate(rows):
+        assert row.ratio is not None
+        median, low, high = row.ratio
+        colour = _OTHERS if row.name in BASELINES else _OURS
+        axes.barh(place, median, color=colour, height=0.7)
+        axes.plot([low, high], [place, place], color="black", linewidth=1)
+        if row.limit is not None:
+            axes.plot([row.limit] * 2, [place - 0.42, place + 0.42], color=_LIMIT, linewidth=2.2)
+        axes.annotate(f" {median:.2f}", (max(median, high), place), va="center", fontsize=7)
+    axes.set_yticks(range(len(rows)), [each.name for each in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xscale("log", base=2)
+    highest = max((each.ratio.high for each in rows if each.ratio is not None), default=2.0)
+    ticks = [each for each in (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if each <= 1.3 * highest]
+    axes.set_xlim(0.9, 1.6 * max(highest, 1.0))
+    axes.set_xticks(ticks, [f"{each:g}" for each in ticks], fontsize=8)
+    axes.minorticks_off()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    axes.set_title(f"{result.task.model}, {result.task.framework}, batch {result.task.batch}", fontsize=9)

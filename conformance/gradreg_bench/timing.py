@@ -1,0 +1,96 @@
+"""Times steps side by side, and measures the memory of one."""
+
+import gc
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median, quantiles
+from typing import NamedTuple
+
+from gradreg_bench.allocator import release
+
+__all__ = ["CLOCKS", "Spread", "interleaved", "peak_memory", "spread"]
+
+Step = Callable[[int], None]
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_WARM_UP = 2
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What time is taken by: the wall clock, or the processor time of the process, which other processes stretch less."""
+
+
+class Spread(NamedTuple):
+    """A median and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: list[float]) -> Spread:
+    """Median and quartiles; with one value all three are that."""
+    if len(values) < 2:
+        return Spread(values[0], values[0], values[0])
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return Spread(median(values), low, high)
+
+
+def interleaved(
+    steps: Mapping[str, Step], cycles: Mapping[str, int], repeats: int, clock: str = "wall"
+) -> dict[str, list[float]]:
+    """Seconds a step of each variant in each round; within a round all variants run once, in a random order.
+
+    Args:
+        steps: name -> a call that takes the step's number and returns when the step is done.
+        cycles: name -> how many consecutive steps make one measurement.
+        repeats: rounds that count; as many as it takes to warm up go before.
+        clock: a key of CLOCKS.
+    """
+    now = CLOCKS[clock]
+    order, shuffle = list(steps), random.Random(0)  # noqa: S311 - an order, no secret
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for name in order:
+        for number in range(_WARM_UP):
+            steps[name](number)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repeats):
+            shuffle.shuffle(order)
+            for name in order:
+                start = now()
+                for number in range(cycles[name]):
+                    steps[name](number)
+                found[name].append((now() - start) / cycles[name])
+            gc.collect()
+    finally:
+        gc.enable()
+    return found
+
+
+def peak_memory(step: Step) -> int | None:
+    """Bytes that a step needs at its peak beyond what is there before it; None where the system does not tell.
+
+    The process must be fresh, and the peak is reset once the step has run (and been compiled).
+    """
+    step(0)
+    step(0)
+    gc.collect()
+    release()
+    before = _status("VmRSS")
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return None
+    step(0)
+    after = _status("VmHWM")
+    return None if before is None or after is None else max(0, after - before)
+
+
+def _status(name: str) -> int | None:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), None)
+    return None if found is None else 1024 * int(found)

@@ -1,0 +1,102 @@
+"""What is timed: a plain step, every regularizer, and what one would otherwise write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from gradreg_bench.networks import limit
+from gradreg_core.errors import InputError
+from gradreg_core.presets import (
+    ConfidencePenalty,
+    DataGrad,
+    FrobReg,
+    HoffmanReg,
+    InputFisher,
+    JacReg,
+    OneHot,
+    RandomOneHot,
+    SpectralNormReg,
+    SpectReg,
+    WeightDecay,
+)
+from gradreg_core.spec import Regularizer
+
+__all__ = ["BASELINES", "PLAIN", "Variant", "variants"]
+
+_CYCLE = 16
+PLAIN = "plain"
+BASELINES = {
+    "separate forward": "the loss, and a projection's penalty from a forward pass of its own",
+    "projection loop": "each row of the Jacobian of the loss's own forward pass, its square added to a sum (the widely "
+    "used public package), one backward",
+    "backward per projection": "the same with a backward for each row, which frees its graph",
+    "vmap(jacrev)": "the whole Jacobian by the framework's own transformation, in a forward pass of its own",
+    "gradient difference": "the penalty's gradient from the difference of two gradients at x and x + h J^T w; wrong at "
+    "the kinks of ReLU networks",
+}
+"""What one would otherwise write: name -> what it does."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make a training step."""
+
+    name: str
+    reg: Regularizer | None = None
+    """None for a plain step and for a baseline."""
+    rows: int | None = 1
+    """How many rows of the Jacobian are pulled back; 0 for none, None for all m."""
+    share: float = 1.0
+    """The part of samples or steps that are penalised."""
+    cycle: int = 1
+    """How many consecutive steps are timed together."""
+    bounded: bool = True
+    """Whether the limit of exact double backpropagation says something about it."""
+
+    def limit(self, first_share: float | None, outputs: int) -> float | None:
+        """The least ratio to a plain step; None where none is known. Without f the limit is at least that for f = 0."""
+        if not self.bounded:
+            return None
+        rows = outputs if self.rows is None else self.rows
+        return 1 + self.share * (limit(first_share or 0.0, rows) - 1)
+
+
+def variants(projections: Sequence[int], patterns: Sequence[str] = ()) -> list[Variant]:
+    """Every variant whose name matches one of `patterns` (all without any), the plain step first.
+
+    Args:
+        projections: numbers of random rows to time SpectReg with; 1 is always there.
+        patterns: as file names are matched, such as ``"*Reg"``.
+
+    Raises:
+        InputError: a pattern matches nothing.
+    """
+    several = sorted({each for each in projections if each > 1})
+    found = [
+        Variant("DataGrad", DataGrad(1.0)),
+        Variant("SpectReg", SpectReg(0.01)),
+        Variant("SpectReg spherical", SpectReg(0.01, spherical=True)),
+        *(Variant(f"SpectReg k={k}", SpectReg(0.01, projections=k), k) for k in several),
+        Variant("OneHot", OneHot(0.01)),
+        Variant("RandomOneHot", RandomOneHot(0.01)),
+        Variant("InputFisher", InputFisher(0.1)),
+        Variant("HoffmanReg", HoffmanReg(0.01)),
+        Variant("FrobReg", FrobReg(0.01), None),
+        Variant("JacReg", JacReg(0.1), None),
+        Variant("SpectralNormReg", SpectralNormReg(0.01, iterations=2), bounded=False),
+        Variant("DataGrad every=16", DataGrad(1.0, every=_CYCLE), share=1 / _CYCLE, cycle=_CYCLE),
+        Variant("DataGrad fraction=1/4", DataGrad(1.0, fraction=0.25), share=0.25),
+        Variant("ConfidencePenalty", ConfidencePenalty(0.1), 0),
+        Variant("WeightDecay", WeightDecay(5e-4), 0),
+        Variant("separate forward"),
+        Variant("projection loop", rows=None),
+        Variant("backward per projection", rows=None),
+        Variant("vmap(jacrev)", rows=None),
+        Variant("gradient difference", bounded=False),
+    ]
+    for pattern in patterns:
+        if not any(fnmatch(each.name, pattern) for each in found):
+            names = ", ".join(each.name for each in found)
+            raise InputError(f"bench: no variant matches {pattern!r}; there are {names}.")
+    chosen = [each for each in found if not patterns or any(fnmatch(each.name, pattern) for pattern in patterns)]
+    return [Variant(PLAIN, rows=0), *chosen]

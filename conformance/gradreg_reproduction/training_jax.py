@@ -1,0 +1,177 @@
+"""Trains a job in JAX: the loop over the steps is compiled, a chunk of steps at a time; several seeds train together.
+
+On the CPU, XLA's convolutions and their second derivatives are two to ten times slower than the same sums as a matrix
+product, so there a convolution is a product of the image's windows with the kernel.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import gradreg_jax as gradreg
+from gradreg_core.networks import Conv2D, Network
+from gradreg_jax.networks import apply
+from gradreg_reproduction.protocol import split
+from gradreg_reproduction.run import Run
+
+__all__ = ["input_gradient", "jacobian_norms", "logits", "train", "train_together"]
+
+Arrays = Mapping[str, Any]
+_BETAS = 0.9, 0.999
+_EPSILON = 1e-8
+_HIGHEST = lax.Precision.HIGHEST
+
+
+def train(run: Run, tick: Callable[[int], None] = lambda steps: None) -> tuple[dict[str, Any], Any]:
+    """Carry the run out with Adam; see :class:`gradreg_reproduction.run.Trainer`."""
+    return train_together([run], tick)[0]
+
+
+def train_together(
+    runs: Sequence[Run], tick: Callable[[int], None] = lambda steps: None
+) -> list[tuple[dict[str, Any], Any]]:
+    """Carry out runs that differ in their seeds only, as one program: with several, every operation has one more axis.
+
+    Returns:
+        Final weights and losses of each run, as :func:`train`.
+    """
+    first = runs[0]
+    with jax.enable_x64(first.job.protocol.dtype == "float64"):
+        return _train(runs, tick)
+
+
+def _train(runs: Sequence[Run], tick: Callable[[int], None]) -> list[tuple[dict[str, Any], Any]]:
+    protocol, network = runs[0].job.protocol, runs[0].network
+    dtype = protocol.dtype
+    shared, apart = split(protocol, runs[0].job.regularizer)
+
+    def one_step(data: Any, carry: Any, given: Any) -> Any:
+        weights, means, squares = carry
+        images, labels = data
+        step, batch, rate, masks, other_masks, partners, share = given
+        x, y = images[batch], labels[batch]
+        if protocol.mixup:
+            x, y = share * x + (1 - share) * images[partners], share * y + (1 - share) * labels[partners]
+
+        def total(weights: Any) -> Any:
+            options = {"step": step, "batch_norm": "allow"}
+            model = lambda x: forward(network, weights, x, masks)  # noqa: E731
+            value, _ = gradreg.loss(model, x, y, shared, params=weights, loss_fn=runs[0].loss_fn, **options)
+            if apart is not None:
+                model = lambda x: forward(network, weights, x, other_masks)  # noqa: E731
+                value = value + gradreg.penalty(model, x, y, apart, **options)
+            return runs[0].scale * value
+
+        loss, gradients = jax.value_and_grad(total)(weights)
+        time = (step + 1).astype(dtype)
+        means = jax.tree.map(lambda m, g: _BETAS[0] * m + (1 - _BETAS[0]) * g, means, gradients)
+        squares = jax.tree.map(lambda v, g: _BETAS[1] * v + (1 - _BETAS[1]) * g * g, squares, gradients)
+        ahead, spread = 1 - _BETAS[0] ** time, 1 - _BETAS[1] ** time
+        weights = jax.tree.map(
+            lambda w, m, v: w - rate * (m / ahead) / (jnp.sqrt(v / spread) + _EPSILON), weights, means, squares
+        )
+        return (weights, means, squares), loss
+
+    def scan(data: Any, carry: Any, given: Any) -> Any:
+        return lax.scan(lambda carry, given: one_step(data, carry, given), carry, given)
+
+    several = len(runs) > 1
+    compiled = jax.jit(jax.vmap(scan) if several else scan)
+    given = [_native(run) for run in runs]
+    data, weights = (jax.tree.map(_stacked(several), *each) for each in zip(*given, strict=True))
+    zeros = jax.tree.map(jnp.zeros_like, weights)
+    carry, losses = (weights, zeros, zeros), []
+    for start in range(0, protocol.steps, runs[0].chunk):
+        inputs = [_inputs(run, start, dtype) for run in runs]
+        stacked = jax.tree.map(_stacked(several), *inputs)
+        carry, values = compiled(data, carry, stacked)
+        losses.append(np.asarray(values, np.float64))
+        tick(losses[-1].size)
+    curves = np.concatenate(losses, -1).reshape(len(runs), -1)
+    finals = [{path: np.asarray(v[i] if several else v) for path, v in carry[0].items()} for i in range(len(runs))]
+    return list(zip(finals, curves, strict=True))
+
+
+def _native(run: Run) -> Any:
+    dtype = run.job.protocol.dtype
+    labels = jnp.asarray(run.y, dtype if run.soft else jnp.int32)
+    return (jnp.asarray(run.x, dtype), labels), {path: jnp.asarray(each, dtype) for path, each in run.params.items()}
+
+
+def _inputs(run: Run, start: int, dtype: str) -> Any:
+    steps = run.schedule.steps(start, start + run.chunk)
+    masks, other_masks = (
+        {path: jnp.asarray(each, dtype) for path, each in pair.items()} for pair in (steps.masks, steps.other_masks)
+    )
+    rates, shares = jnp.asarray(steps.rates, dtype), jnp.asarray(steps.shares, dtype)
+    return jnp.asarray(steps.numbers), jnp.asarray(steps.batches), rates, masks, other_masks, steps.partners, shares
+
+
+def _stacked(several: bool) -> Callable[..., Any]:
+    return lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]) if several else jnp.asarray(leaves[0])
+
+
+def forward(network: Network, params: Arrays, x: Any, masks: Arrays | None = None) -> Any:
+    """`gradreg_jax.networks.apply`, with convolutions as matrix products on the CPU."""
+    if jax.default_backend() != "cpu":
+        return apply(network, params, x, masks)
+    for index, (path, layer, shape) in enumerate(network.walk()):
+        if isinstance(layer, Conv2D):
+            x = _convolve(x, params[f"{path}.weight"], layer.kernel // 2 if layer.padding == "same" else 0)
+            x = x + params[f"{path}.bias"]
+        else:
+            own = {f"0.{name}": params[f"{index}.{name}"] for name in layer.weights(shape)}
+            mask = {"0": masks[path]} if masks and path in masks else {}
+            x = apply(Network(shape, (layer,)), own, x, mask)
+    return x
+
+
+def _convolve(x: Any, weight: Any, padding: int) -> Any:
+    """Cross-correlation of (B, H, W, C) with (k, k, C, F): every k x k window as a row, times the kernel.
+
+    Every window is summed in the same order, so equal windows (an image's background) give equal outputs, and a pooling
+    over them has a tie as in the other frameworks. A product with a banded matrix is twice as fast and breaks such ties
+    by rounding: the loss is the same and the input gradient differs in the third digit.
+    """
+    kernel, filters = weight.shape[0], weight.shape[-1]
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows, columns = (each - kernel + 1 for each in x.shape[1:3])
+    windows = [x[:, row : row + rows, column : column + columns] for row in range(kernel) for column in range(kernel)]
+    return jnp.matmul(jnp.concatenate(windows, -1), weight.reshape(-1, filters), precision=_HIGHEST)
+
+
+def logits(network: Network, params: Arrays, x: Any) -> Any:
+    """The outputs without dropout, (N, m)."""
+    return _logits(network, _native_params(params), jnp.asarray(x))
+
+
+def input_gradient(network: Network, params: Arrays, x: Any, y: Any) -> Any:
+    """The gradient of each sample's cross-entropy with respect to its input, of the shape of x, without dropout."""
+    return _input_gradient(network, _native_params(params), jnp.asarray(x), jnp.asarray(y, jnp.int32))
+
+
+def jacobian_norms(network: Network, params: Arrays, x: Any) -> Any:
+    """||dz/dx||_F of each sample without dropout, (N,)."""
+    native = _native_params(params)
+    return gradreg.measure(lambda inputs: forward(network, native, inputs), jnp.asarray(x)).frobenius
+
+
+def _native_params(params: Arrays) -> dict[str, Any]:
+    return {path: jnp.asarray(value) for path, value in params.items()}
+
+
+@jax.jit(static_argnums=0)
+def _logits(network: Network, params: Any, x: Any) -> Any:
+    return forward(network, params, x)
+
+
+@jax.jit(static_argnums=0)
+def _input_gradient(network: Network, params: Any, x: Any, y: Any) -> Any:
+    def total(x: Any) -> Any:
+        return -jnp.take_along_axis(jax.nn.log_softmax(forward(network, params, x)), y[:, None], 1).sum()
+
+    return jax.grad(total)(x)
