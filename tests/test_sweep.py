@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -284,3 +285,29 @@ def test_the_command(tmp_path: Any) -> None:
     assert "no operation matches" in call("torch", "--op", "nonsense").output
     assert "no such mode: xla. There are torch: eager, func, compile" in call("torch", "--mode", "xla").output
     assert "expected one of torch, jax, tensorflow, got 'mxnet'" in call("mxnet").output
+
+
+# --- the page that is committed --------------------------------------------------------------------------------------
+PAGE = Path(__file__).parents[1] / "docs" / "findings.md"
+PROGRAMS = re.findall(r"<summary>\d+\. (.*?)</summary>\n\n```python\n(.*?)```", PAGE.read_text(), re.S)
+
+
+def test_the_page_has_what_tensorflow_is_known_to_get_wrong() -> None:
+    text = PAGE.read_text()
+    for operation in (*WRONG, "tf.image.resize, bilinear", "tf.reduce_prod", "tf.nn.ctc_loss", "tf.nn.softsign"):
+        assert f"[{operation}](#" in text, operation
+    assert text.count('<a id="') == len(PROGRAMS) > 50
+
+
+@pytest.mark.parametrize(("title", "program"), [each for each in PROGRAMS if "import torch" in each[1]])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of checkpoint, before it refuses
+def test_the_programs_of_the_page_show_it(title: str, program: str) -> None:
+    shown = replace(finding(), reproduction=program, operation=title)
+    kind = title.rpartition(": ")[2].split()[0]
+    if "import torch" in program and kind in ("raises", "first"):
+        with pytest.raises(RuntimeError, match=r"not implemented|double backward|use_reentrant"):
+            run(shown)
+    elif kind == "NaN":
+        assert "nan" in run(shown)
+    else:
+        assert disagreement(run(shown)) > 1e-5

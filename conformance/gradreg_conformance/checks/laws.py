@@ -115,11 +115,15 @@ def a_large_batch_is_the_sum_of_its_parts(subject: Subject) -> None:
         case = Case(SMALL, reg, sum(sizes), seed, dtype=subject.dtype)
         data, harness = case.data, subject.harness
         assert data.y is not None
-        model = subject.model(SMALL, subject.arrays(case))
+        arrays = subject.arrays(case)
 
         def penalty(start: int, stop: int, **options: Any) -> float:
             x, y = subject.array(data.x[start:stop], subject.dtype), subject.array(data.y[start:stop], "int64")
-            return _number(subject, harness.calls.penalty(model, x, y, reg, **options))
+
+            def function(given: Any) -> Any:
+                return harness.calls.penalty(subject.model(SMALL, given), given["x"], y, reg, **options)
+
+            return _number(subject, harness.value(function, {**arrays, "x": x}, subject.mode))
 
         total, start = 0.0, 0
         for size in sizes:

@@ -1,5 +1,7 @@
 """The statements on expectations, as statistical tests on many samples of one point in one call."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -30,10 +32,14 @@ def random_projections_are_unbiased(subject: Subject) -> None:
         # The rows of J are nearly equal, so that directions with components that depend on each other show.
         params = {"0.weight": 1 + 0.3 * rng.normal(size=(2, _OUTPUTS)), "0.bias": rng.normal(size=_OUTPUTS)}
         arrays = {path: subject.array(value, subject.dtype) for path, value in params.items()}
-        x = subject.array(np.zeros((_SAMPLES, 2)), subject.dtype)
+        arrays["x"] = subject.array(np.zeros((_SAMPLES, 2)), subject.dtype)
         for projection, (mean, variance) in _moments(params["0.weight"].T, params["0.bias"]).items():
             reg = JacobianPenalty(1.0, projection=projection, seed=seed)
-            value = subject.harness.calls.penalty(subject.model(_NETWORK, arrays), x, None, reg)
+
+            def function(given: Any, reg: JacobianPenalty = reg) -> Any:
+                return subject.harness.calls.penalty(subject.model(_NETWORK, given), given["x"], None, reg)
+
+            value = subject.harness.value(function, arrays, subject.mode)
             found = float(np.asarray(subject.harness.numpy(value), np.float64))
             allowed = _STANDARD_ERRORS * (variance / _SAMPLES) ** 0.5 + 16 * UNIT_ROUNDOFF[subject.dtype] * mean
             case = Case(_NETWORK, reg, _SAMPLES, dtype=subject.dtype, labels="none")

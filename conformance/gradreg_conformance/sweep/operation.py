@@ -60,10 +60,10 @@ class Operation:
         return st.fixed_dictionaries(draws).filter(self.where)
 
     def usual(self, mode: str) -> dict[str, Any]:
-        """A configuration to begin with: the largest sizes and first options, with a nonlinear layer before."""
+        """A configuration to begin with: the largest sizes and first options, with a nonlinear layer before; one row of zeros."""
         chosen: dict[str, Any] = {name: ends[1] for name, ends in self.sizes.items()}
         chosen |= {name: values[0] for name, values in self.options.items()}
-        chosen |= {"zero": 0} if self.zeros else {}
+        chosen |= {"zero": 1} if self.zeros else {}
         return chosen | {"dtype": self.dtypes.get(mode, ("float64",))[0], "bare": False, "seed": 1}
 
     def input_shape(self, configuration: Configuration) -> tuple[int, ...]:
