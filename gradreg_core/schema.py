@@ -9,6 +9,9 @@ from gradreg_core.errors import SpecError
 __all__ = ["SCHEMA_VERSION", "from_dict", "to_dict"]
 
 SCHEMA_VERSION = 1
+_LATER = frozenset({"side", "method", "h"})
+"""Fields that came after the first release of the schema: written only where they are not the default, so that a
+specification that could be written before is written as it was, and read by what was there before."""
 
 
 def _kinds(base: type, *modules: Any) -> dict[str, type]:
@@ -33,8 +36,12 @@ def _plain(owner: str, value: Any) -> Any:
 
 def _fields(value: Any) -> dict[str, Any]:
     kind = type(value).__name__
-    named = {each.name: _plain(kind, getattr(value, each.name)) for each in fields(value) if each.init}
-    return {"kind": kind, **named}
+    written = [
+        each
+        for each in fields(value)
+        if each.init and not (each.name in _LATER and getattr(value, each.name) == each.default)
+    ]
+    return {"kind": kind, **{each.name: _plain(kind, getattr(value, each.name)) for each in written}}
 
 
 def to_dict(regularizer: spec.Regularizer) -> dict[str, Any]:

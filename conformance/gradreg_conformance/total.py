@@ -40,16 +40,16 @@ def total_and_gradients(
     """
     device = harness.devices[0]
     with getattr(harness, "session", nullcontext)():
-        arrays = {path: harness.array(np.asarray(each), dtype, device) for path, each in [*params.items(), ("x", x)]}
+        given = {path: harness.array(np.asarray(each), dtype, device) for path, each in [*params.items(), ("x", x)]}
+        arrays = {path: given[path] for path in [*network.weights(), "x"]}
         labels = harness.array(np.asarray(y), "int64", device)
 
         def total(arrays: Arrays) -> Any:
             weights = {path: arrays[path] for path in network.weights()}
             options = {"step": step, "params": weights, "batch_norm": "allow"}
-            return harness.calls.loss(lambda x: harness.apply(network, arrays, x), arrays["x"], labels, reg, **options)[
-                0
-            ]
+            model = lambda x: harness.apply(network, given | weights, x)  # noqa: E731 - statistics are constants
+            return harness.calls.loss(model, arrays["x"], labels, reg, **options)[0]
 
         value, found = harness.value_and_gradients(total, arrays, mode or harness.modes[0])
-        gradients = {name: np.asarray(harness.numpy(found[name]), np.float64) for name in [*network.weights(), "x"]}
+        gradients = {name: np.asarray(harness.numpy(found[name]), np.float64) for name in arrays}
         return float(np.asarray(harness.numpy(value), np.float64)), gradients
