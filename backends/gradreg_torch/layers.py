@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gradreg_torch.convolution import Geometry, convolution
-from gradreg_torch.elementwise import gelu, max_pool, relu
+from gradreg_torch.elementwise import gelu
 from gradreg_torch.normalisation import affine_batch_norm, group_norm, layer_norm
 
 __all__ = [
@@ -29,14 +29,14 @@ __all__ = [
     "Conv3d",
     "GroupNorm",
     "LayerNorm",
-    "MaxPool2d",
-    "ReLU",
     "fast_layers",
 ]
 
 
 class fast_layers(TorchFunctionMode):  # noqa: N801 - a context, named for what is inside it
-    """Convolution, ReLU, GELU, max pooling, GroupNorm, LayerNorm and BatchNorm with given statistics, made fast inside.
+    """Convolution, GELU, GroupNorm, LayerNorm, and BatchNorm with given statistics, made fast inside.
+
+    PyTorch's ReLU and max pooling stay: forms that skip the zeros which their double backward makes are no faster.
 
     Only the forward pass must be inside: what a backward pass does was decided by the forward pass.
     """
@@ -64,26 +64,8 @@ def _is_plain(x: Any) -> bool:
     )
 
 
-def _relu(input: Tensor, inplace: bool = False) -> Tensor | None:  # noqa: A002 - PyTorch's name
-    return None if inplace else relu(input)
-
-
 def _gelu(input: Tensor, *, approximate: str = "none") -> Tensor | None:  # noqa: A002
     return gelu(input) if approximate == "none" else None
-
-
-def _max_pool2d(
-    input: Tensor,  # noqa: A002
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor | None:
-    if return_indices or input.dim() != 4:
-        return None
-    return max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def _conv(
@@ -140,10 +122,7 @@ def _batch_norm(
 
 
 _FAST: dict[Any, Callable[..., Tensor | None]] = {
-    **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
     F.gelu: _gelu,
-    torch.max_pool2d: _max_pool2d,
-    F.max_pool2d: _max_pool2d,
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _conv),
     F.group_norm: _group_norm,
     F.layer_norm: _layer_norm,
@@ -157,16 +136,8 @@ class _Fast(nn.Module):
             return super().forward(*args, **kwargs)
 
 
-class ReLU(_Fast, nn.ReLU):
-    """`nn.ReLU` that keeps only where its input is not positive."""
-
-
 class GELU(_Fast, nn.GELU):
     """`nn.GELU` with its second derivative in closed form."""
-
-
-class MaxPool2d(_Fast, nn.MaxPool2d):
-    """`nn.MaxPool2d` whose derivatives only move the chosen elements."""
 
 
 class Conv1d(_Fast, nn.Conv1d):

@@ -138,7 +138,7 @@ def _second(kind: Any, v: Tensor, h: Tensor, x: Tensor, p: Tensor, dx: Tensor, m
     scale = r / -rows.shape[1]
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1, 1) * scale
+        return (a * b).sum(1, keepdim=True).mul_(scale)
 
     first, second, third = dot(v, dx), dot(h, normed), dot(v, normed)
     return normed.mul_(first).addcmul_(p, second).addcmul_(dx, third).view(x.shape)
