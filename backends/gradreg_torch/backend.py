@@ -192,7 +192,7 @@ class TorchBackend:
         return both(model, x, moved)
 
     def pull_rows(self, pullback: Pullback, rows: Tensor) -> Tensor:
-        return torch.stack([pullback(row) for row in rows])
+        return pullback(rows[0])[None] if len(rows) == 1 else torch.stack([pullback(row) for row in rows])
 
     def stop_gradient(self, array: Tensor) -> Tensor:
         return array.detach()

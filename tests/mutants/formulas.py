@@ -4,8 +4,8 @@ Left out, because they are equal: the square root taken and squared again, and a
 quotients (but for rounding, which is allowed).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -292,26 +292,30 @@ def input_of_the_part_detached() -> Made:
 
 
 @mutant("a_linear_layer_gives_weight_decay")
-def detached_where_the_input_does_not_matter() -> Made:
+@contextmanager
+def detached_where_the_input_does_not_matter() -> Iterator[TorchHarness]:
     """Taken for a constant: the Jacobian of a linear model depends on the weights, and on no input."""
+    plain_pass, plain_values = evaluation.forward_pass, evaluation.per_sample
 
     def forward_pass(call, model, x, y, ids, names):  # type: ignore[no-untyped-def]
-        forward = plain(call, model, x, y, ids, names)
+        forward = plain_pass(call, model, x, y, ids, names)
+        forward._cache["x"] = x
+        return forward
 
-        def wrapped(pull):  # type: ignore[no-untyped-def]
-            def pullback(w):  # type: ignore[no-untyped-def]
-                found = pull(w)
-                if not x.requires_grad or not found.requires_grad or torch._C._functorch.peek_interpreter_stack():
-                    return found
-                (own,) = torch.autograd.grad(found.sum(), x, retain_graph=True, allow_unused=True)
-                return found.detach() if own is None else found
+    def per_sample(term, forward):  # type: ignore[no-untyped-def]
+        x = forward._cache["x"]
 
-            return pullback
+        def pullback(w):  # type: ignore[no-untyped-def]
+            found = forward.pullbacks[None](w)
+            if not x.requires_grad or not found.requires_grad or torch._C._functorch.peek_interpreter_stack():
+                return found
+            (own,) = torch.autograd.grad(found.sum(), x, retain_graph=True, allow_unused=True)
+            return found.detach() if own is None else found
 
-        return replace(forward, pullbacks={name: wrapped(pull) for name, pull in forward.pullbacks.items()})
+        return plain_values(term, replace(forward, pullbacks={None: pullback}) if term.norm == "l2" else forward)
 
-    plain = evaluation.forward_pass
-    return patched(evaluation, "forward_pass", forward_pass)
+    with patched(evaluation, "forward_pass", forward_pass), patched(evaluation, "per_sample", per_sample) as harness:
+        yield harness
 
 
 @mutant("gradients_of_the_total", "gradients_of_sums", "through_layer_norm", exactly=False)

@@ -82,7 +82,7 @@ def gradients_of_norms_and_shapes(subject: Subject) -> None:
     """Every norm and shape is differentiated."""
     for norm in ("l2", "l1", "linf"):
         reg = JacobianPenalty(1.0, projection=gaussian(), norm=norm, squared=False)
-        for shape in (identity(), target(1.5), hinge(0.25)):
+        for shape in (identity(), target(1.5), hinge(0.01)):
             _agree(subject, st.just(replace(reg, shape=shape)), cost=5)
 
 
