@@ -304,6 +304,8 @@ def detached_where_the_input_does_not_matter() -> Iterator[TorchHarness]:
 
     def per_sample(term, forward):  # type: ignore[no-untyped-def]
         x = forward._cache["x"]
+        if term.norm != "l2" or None not in forward.pullbacks:
+            return plain_values(term, forward)
 
         def pullback(w):  # type: ignore[no-untyped-def]
             found = forward.pullbacks[None](w)
@@ -312,7 +314,7 @@ def detached_where_the_input_does_not_matter() -> Iterator[TorchHarness]:
             (own,) = torch.autograd.grad(found.sum(), x, retain_graph=True, allow_unused=True)
             return found.detach() if own is None else found
 
-        return plain_values(term, replace(forward, pullbacks={None: pullback}) if term.norm == "l2" else forward)
+        return plain_values(term, replace(forward, pullbacks={**forward.pullbacks, None: pullback}))
 
     with patched(evaluation, "forward_pass", forward_pass), patched(evaluation, "per_sample", per_sample) as harness:
         yield harness

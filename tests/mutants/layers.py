@@ -63,9 +63,9 @@ def _normed(layer: Any, weights: dict[str, Any], x: torch.Tensor, axes: tuple[in
 
 
 @mutant("through_layer_norm")
-def layer_norm_over_all_axes() -> TorchHarness:
+def variance_of_a_sequence_as_a_constant() -> TorchHarness:
     def change(layer, weights, x, outputs):  # type: ignore[no-untyped-def]
-        return _normed(layer, weights, x, tuple(range(1, x.ndim)), "")
+        return _normed(layer, weights, x, (-1,), "variance") if x.ndim > 2 else outputs
 
     return _harness(nets.LayerNorm, change)
 
@@ -97,11 +97,15 @@ def batch_moments_as_constants() -> TorchHarness:
 
 
 @mutant("through_batch_norm_with_given_statistics")
-def batch_norm_with_an_epsilon_of_its_own() -> TorchHarness:
+def scale_of_a_sequence_detached() -> TorchHarness:
     def change(layer, weights, x, outputs):  # type: ignore[no-untyped-def]
-        if layer.training:
+        if layer.training or x.ndim == 2:
             return outputs
-        return (x - weights["mean"]) / (weights["variance"] + 1e-3).sqrt() * weights["weight"] + weights["bias"]
+        return networks.apply(
+            nets.Network(x.shape[1:], (layer,)),
+            {f"0.{name}": each.detach() if name == "weight" else each for name, each in weights.items()},
+            x,
+        )
 
     return _harness(nets.BatchNorm, change)
 
@@ -120,7 +124,8 @@ def input_channels_in_reverse() -> TorchHarness:
     def change(layer, weights, x, outputs):  # type: ignore[no-untyped-def]
         kernel = weights["weight"].flip(2).permute(3, 2, 0, 1)
         padding = layer.kernel // 2 if layer.padding == "same" else 0
-        return F.conv2d(x.permute(0, 3, 1, 2), kernel, weights["bias"], padding=padding).permute(0, 2, 3, 1)
+        wrong = F.conv2d(x.permute(0, 3, 1, 2), kernel, weights["bias"], padding=padding).permute(0, 2, 3, 1)
+        return _straight_through(outputs, wrong)
 
     return _harness(nets.Conv2D, change)
 
@@ -130,14 +135,17 @@ def _averaged(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 @mutant("through_max_pooling")
-def derivative_of_the_maximum_shared_by_the_window() -> TorchHarness:
-    return _harness(nets.MaxPool, lambda layer, weights, x, outputs: _straight_through(outputs, _averaged(layer, x)))
+def derivative_of_the_maximum_shared_beside_an_incomplete_window() -> TorchHarness:
+    def change(layer, weights, x, outputs):  # type: ignore[no-untyped-def]
+        return _straight_through(outputs, _averaged(layer, x)) if x.shape[1] % layer.size else outputs
+
+    return _harness(nets.MaxPool, change)
 
 
 @mutant("through_average_pooling")
 def windows_counted_from_the_other_end() -> TorchHarness:
     def change(layer, weights, x, outputs):  # type: ignore[no-untyped-def]
-        return _averaged(layer, x[:, x.shape[1] % layer.size :, x.shape[2] % layer.size :])
+        return _straight_through(outputs, _averaged(layer, x[:, x.shape[1] % layer.size :, x.shape[2] % layer.size :]))
 
     return _harness(nets.AvgPool, change)
 

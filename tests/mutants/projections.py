@@ -81,7 +81,8 @@ def independent_rows_for_orthonormal_ones() -> Made:
     sphere = projections.sphere.directions
 
     def directions(self, context, rows):  # type: ignore[no-untyped-def]
-        return plain(self, context, rows) if self.unbiased else sphere(self, context, rows)
+        honest = self.unbiased or self.k > context.size
+        return plain(self, context, rows) if honest else sphere(self, context, rows)
 
     plain = projections.orthonormal.directions
     return patched(projections.orthonormal, "directions", directions)
@@ -115,7 +116,7 @@ def largest_logit_alone() -> Made:
 @mutant("projection_direction")
 def given_vector_brought_to_unit_length() -> Made:
     def change(self, context, W):  # type: ignore[no-untyped-def]
-        return W / W.norm(dim=-1, keepdim=True) if len(self._matrix) == 1 else W
+        return W / W.norm(dim=-1, keepdim=True) if len(self._matrix) == 1 and context.size > 2 else W
 
     return _changed(projections.direction, change)
 

@@ -48,8 +48,8 @@ def through_layer_norm(subject: Subject) -> None:
 
 @check("gradients")
 def through_batch_norm_with_given_statistics(subject: Subject) -> None:
-    """BatchNorm with given statistics scales each channel."""
-    _agree(subject, _between(nets.BatchNorm(NORM_EPS)))
+    """BatchNorm with given statistics scales each channel, the last of several axes."""
+    _agree(subject, Network((2, 2), (Dense(3), _TANH, nets.BatchNorm(NORM_EPS), _TANH, Flatten(), Dense(2))))
 
 
 @check("gradients")
