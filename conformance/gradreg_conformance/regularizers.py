@@ -46,6 +46,7 @@ __all__ = [
     "Ramp",
     "default_terms",
     "general_terms",
+    "input_terms",
     "jacobian_terms",
     "preset_terms",
     "projections",
@@ -117,6 +118,21 @@ def general_terms(draw: Any, classes: int, positions: int = 1) -> JacobianPenalt
     )
 
 
+@st.composite
+def input_terms(draw: Any, inputs: int) -> JacobianPenalty:
+    """The general form with directions in the space of the input, of so many components, by exact products."""
+    every = projections(inputs).filter(lambda each: each.on_input_side and each != direction())
+    return JacobianPenalty(
+        1.0,
+        side="input",
+        projection=draw(every),
+        output=draw(st.sampled_from(OUTPUTS)),
+        norm=draw(st.sampled_from(NORMS)),
+        squared=draw(st.booleans()),
+        shape=draw(shapes),
+    )
+
+
 _numbers = st.integers(1, 3)
 PRESETS: dict[str, st.SearchStrategy[Term]] = {
     "DataGrad": st.just(DataGrad(1.0)),
@@ -167,14 +183,19 @@ def jacobian_terms(classes: int, positions: int = 1) -> st.SearchStrategy[Term]:
     return st.one_of(general_terms(classes, positions), *named)
 
 
-def terms(classes: int, positions: int = 1) -> st.SearchStrategy[Term]:
-    """Every term of the specification with every choice there is, but `at`, for which the networks have no names."""
-    return default_terms(st.one_of(general_terms(classes, positions), preset_terms()))
+def terms(classes: int, positions: int = 1, inputs: int = 3) -> st.SearchStrategy[Term]:
+    """Every term of the specification with every choice there is, but `at`, for which the networks have no names.
+
+    By differences there is but one that is drawn, for their step h must suit the dtype.
+    """
+    differences = st.just(SpectReg(1.0, side="input", method="difference", h=0.5))
+    bare = st.one_of(general_terms(classes, positions), preset_terms(), input_terms(inputs), differences)
+    return default_terms(bare)
 
 
-def regularizers(classes: int, positions: int = 1) -> st.SearchStrategy[Regularizer]:
+def regularizers(classes: int, positions: int = 1, inputs: int = 3) -> st.SearchStrategy[Regularizer]:
     """Every term, and sums of two or three."""
-    single = terms(classes, positions)
+    single = terms(classes, positions, inputs)
     return st.one_of(single, st.lists(single, min_size=2, max_size=3).map(lambda each: Sum(tuple(each))))
 
 

@@ -73,6 +73,14 @@ def hoffman_without_its_half() -> TorchHarness:
     return _respecified(change)
 
 
+@mutant("input_side_by_differences")
+def difference_over_a_step_of_its_own() -> TorchHarness:
+    def change(term: Term, step: Any) -> Term:
+        return replace(term, h=0.01) if getattr(term, "method", "") == "difference" else term
+
+    return _respecified(change)
+
+
 # --- means ------------------------------------------------------------------------------------------------------------
 def _mean(change: Callable[[Any, Any, Any], Any]) -> Made:
     """`change(call, the weights' sum or None, normalizer)` in place of the normalizer."""
@@ -191,7 +199,7 @@ def one_part_of_the_batch_for_all_terms() -> TorchHarness:
     class Wrong(Frontend):
         def penalty(self, model, x, y, reg, **options):  # type: ignore[no-untyped-def]
             terms = tuple(getattr(reg, "terms", ()))
-            if terms and all(isinstance(term, JacobianTerm) and term.fraction < 1 for term in terms):
+            if terms and all(isinstance(term, JacobianTerm) and term.fraction < 1 and not term.at for term in terms):
                 reg = Sum(tuple(replace(term, seed=terms[0].seed) for term in terms))
             return super().penalty(model, x, y, reg, **options)
 

@@ -175,8 +175,8 @@ def shape_of_the_norm_for_that_of_its_square() -> Made:
             term = replace(term, squared=False)
         return plain(term, forward)
 
-    plain = evaluation.per_sample
-    return patched(evaluation, "per_sample", per_sample)
+    plain = evaluation._per_sample
+    return patched(evaluation, "_per_sample", per_sample)
 
 
 @mutant("scale")
@@ -184,8 +184,8 @@ def constant_of_the_convention_left_out() -> Made:
     def per_sample(term, forward):  # type: ignore[no-untyped-def]
         return plain(term, forward) / term.scale
 
-    plain = evaluation.per_sample
-    return patched(evaluation, "per_sample", per_sample)
+    plain = evaluation._per_sample
+    return patched(evaluation, "_per_sample", per_sample)
 
 
 @mutant("inputs_of_any_rank")
@@ -246,8 +246,8 @@ def probabilities_forgotten_beside_another_norm() -> Made:
             term = replace(term, output="logits")
         return plain(term, forward)
 
-    plain = evaluation.per_sample
-    return patched(evaluation, "per_sample", per_sample)
+    plain = evaluation._per_sample
+    return patched(evaluation, "_per_sample", per_sample)
 
 
 # --- what is a constant -----------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def input_of_the_part_detached() -> Made:
 @contextmanager
 def detached_where_the_input_does_not_matter() -> Iterator[TorchHarness]:
     """Taken for a constant: the Jacobian of a linear model depends on the weights, and on no input."""
-    plain_pass, plain_values = evaluation.forward_pass, evaluation.per_sample
+    plain_pass, plain_values = evaluation.forward_pass, evaluation._per_sample
 
     def forward_pass(call, model, x, y, ids, names):  # type: ignore[no-untyped-def]
         forward = plain_pass(call, model, x, y, ids, names)
@@ -303,8 +303,8 @@ def detached_where_the_input_does_not_matter() -> Iterator[TorchHarness]:
         return forward
 
     def per_sample(term, forward):  # type: ignore[no-untyped-def]
-        x = forward._cache["x"]
-        if term.norm != "l2" or None not in forward.pullbacks:
+        x = forward._cache.get("x")
+        if x is None or term.norm != "l2" or None not in forward.pullbacks:
             return plain_values(term, forward)
 
         def pullback(w):  # type: ignore[no-untyped-def]
@@ -316,7 +316,7 @@ def detached_where_the_input_does_not_matter() -> Iterator[TorchHarness]:
 
         return plain_values(term, replace(forward, pullbacks={**forward.pullbacks, None: pullback}))
 
-    with patched(evaluation, "forward_pass", forward_pass), patched(evaluation, "per_sample", per_sample) as harness:
+    with patched(evaluation, "forward_pass", forward_pass), patched(evaluation, "_per_sample", per_sample) as harness:
         yield harness
 
 
@@ -325,8 +325,8 @@ def penalty_detached() -> Made:
     def per_sample(term, forward):  # type: ignore[no-untyped-def]
         return plain(term, forward).detach()
 
-    plain = evaluation.per_sample
-    return patched(evaluation, "per_sample", per_sample)
+    plain = evaluation._per_sample
+    return patched(evaluation, "_per_sample", per_sample)
 
 
 @mutant("confidence_penalty")
@@ -358,3 +358,17 @@ def float32_through_half_precision() -> Made:
 
     plain = engine.widened
     return patched(engine, "widened", widened)
+
+
+# --- the side of the input --------------------------------------------------------------------------------------------
+@mutant("input_side")
+def tangent_of_the_softmax_detached() -> Made:
+    def tangent(self, output, dz):  # type: ignore[no-untyped-def]
+        found = plain(self, output, dz)
+        if output != "probabilities":
+            return found
+        f = self.probabilities("").detach()
+        return f * (dz - (f * dz).sum(-1, keepdim=True))
+
+    plain = Forward.tangent
+    return patched(Forward, "tangent", tangent)

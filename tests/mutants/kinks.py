@@ -24,7 +24,7 @@ def square_root_without_a_guard() -> Any:
 @mutant("kink_of_the_l2_norm")
 def gradient_penalty_without_a_guard() -> Any:
     """As in many a WGAN-GP: (sqrt(sum of squares) - 1)^2."""
-    plain = evaluation.per_sample
+    plain = evaluation._per_sample
 
     def per_sample(term: Any, forward: Any) -> Any:
         if not isinstance(term.shape, norms.target) or term.norm != "l2" or term.squared:
@@ -32,7 +32,7 @@ def gradient_penalty_without_a_guard() -> Any:
         squares = plain(replace(term, squared=True, shape=norms.identity()), forward)
         return term.shape.apply(forward.call.ops, squares.sqrt())
 
-    return patched(evaluation, "per_sample", per_sample)
+    return patched(evaluation, "_per_sample", per_sample)
 
 
 @mutant("kink_of_the_l1_norm")

@@ -35,7 +35,7 @@ def _changed(kind: type[projections.Projection], change: Callable[[Any, Any, Any
 
 @mutant("projection_exact")
 def whole_jacobian_estimated_from_three_rows() -> Made:
-    per_sample = evaluation.per_sample
+    per_sample = evaluation._per_sample
 
     def estimated(term, forward):  # type: ignore[no-untyped-def]
         values = per_sample(term, forward)
@@ -47,7 +47,7 @@ def whole_jacobian_estimated_from_three_rows() -> Made:
         three = replace(term, projection=projections.direction(first))
         return per_sample(three, forward) * (size / 3)
 
-    return patched(evaluation, "per_sample", estimated)
+    return patched(evaluation, "_per_sample", estimated)
 
 
 @mutant("projection_gaussian")

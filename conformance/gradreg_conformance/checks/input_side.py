@@ -1,0 +1,37 @@
+"""Penalties with directions in the space of the input, ||J_i v_i||: values and gradients, against the reference."""
+
+from hypothesis import strategies as st
+
+from gradreg_conformance.check import check
+from gradreg_conformance.regularizers import input_terms
+from gradreg_conformance.strategies import cases
+from gradreg_conformance.subject import Subject
+from gradreg_core.networks import Activation, Dense, Network
+from gradreg_core.projections import gaussian
+from gradreg_core.spec import OUTPUTS, JacobianPenalty
+
+_NETWORK = Network((3,), (Dense(2), Activation("tanh"), Dense(3)))
+
+
+def _agree(subject: Subject, regs: st.SearchStrategy[JacobianPenalty], cost: int = 5) -> None:
+    @subject.given(cases(subject.harness, regs, st.just(_NETWORK), batch=(2, 2)), cost=cost)
+    def _(case):  # type: ignore[no-untyped-def]
+        subject.agree_in_value(case)
+        subject.agree_in_gradients(case)
+
+
+@check("gradients")
+def input_side(subject: Subject) -> None:
+    """side="input": the exact product J v, of every output, differentiated."""
+    for output in OUTPUTS:
+        _agree(subject, st.just(JacobianPenalty(1.0, projection=gaussian(2), output=output, side="input")))
+    _agree(subject, input_terms(3), cost=2)
+
+
+@check("gradients")
+def input_side_by_differences(subject: Subject) -> None:
+    """method="difference": (o(x + h v) - o(x)) / h of every output o, differentiated."""
+    for output in OUTPUTS:
+        for h in (0.5, 2.0):  # so large that the rounding of the outputs is not divided by a small number
+            reg = JacobianPenalty(1.0, projection=gaussian(), output=output, side="input", method="difference", h=h)
+            _agree(subject, st.just(reg))
