@@ -171,7 +171,8 @@ class TorchBackend:
     def named_vjp(
         self, model: Any, x: Tensor, names: Sequence[str | None]
     ) -> tuple[Tensor, dict[str | None, Pullback]]:
-        x = x if x.requires_grad or None not in names else x.detach().requires_grad_()
+        # Of x too where only activations are asked for: the parameters before them may be frozen.
+        x = x if x.requires_grad else x.detach().requires_grad_()
         outputs, kept = forward_with_activations(model, x, names)
         return outputs, {
             name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x", nullcontext) for name in names
