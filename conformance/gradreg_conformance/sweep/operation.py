@@ -60,7 +60,7 @@ class Operation:
         return st.fixed_dictionaries(draws).filter(self.where)
 
     def usual(self, mode: str) -> dict[str, Any]:
-        """A configuration to begin with: the largest sizes and first options, with a nonlinear layer before; one row of zeros."""
+        """To begin with: the largest sizes, the first options, one row of zeros, a nonlinear layer before."""
         chosen: dict[str, Any] = {name: ends[1] for name, ends in self.sizes.items()}
         chosen |= {name: values[0] for name, values in self.options.items()}
         chosen |= {"zero": 1} if self.zeros else {}
