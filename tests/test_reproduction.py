@@ -21,6 +21,7 @@ from gradreg_reproduction import data as mnist
 from gradreg_reproduction import frameworks, toy
 from gradreg_reproduction.experiments import EXPERIMENTS, SIZES, Cell, Choices, jobs, select
 from gradreg_reproduction.network import build, initialise, parameter_count
+from gradreg_reproduction.page import make_page
 from gradreg_reproduction.protocol import Job, Protocol, split
 from gradreg_reproduction.results import Results
 from gradreg_reproduction.run import BACKENDS, prepare, run_job, trainer
@@ -229,7 +230,7 @@ class TestTraining:
         [
             ("dropout", SpectReg(0.1, draw="per_batch"), {}),
             ("batchnorm", DataGrad(0.1), {}),
-            ("none", DataGrad(5.0), {"mixup": 0.3, "label_smoothing": 0.1, "activation": "gelu"}),
+            ("none", None, {"mixup": 0.3, "label_smoothing": 0.1, "activation": "gelu"}),
         ],
         ids=["dropout", "batchnorm", "mixup"],
     )
@@ -255,7 +256,7 @@ class TestTraining:
     def test_several_seeds_in_jax_train_as_alone(self, files: mnist.Mnist) -> None:
         from gradreg_reproduction.training_jax import train, train_together
 
-        runs = [prepare(job("jax", TINY, DataGrad(1.0), seed), mnist.split(files, TINY, seed)) for seed in (1, 2)]
+        runs = [prepare(job("jax", TINY, seed=seed), mnist.split(files, TINY, seed)) for seed in (1, 2)]
         together = train_together(runs)
         for run, (_, losses) in zip(runs, together, strict=True):
             assert losses == pytest.approx(train(run)[1], rel=1e-4)  # float32, four steps
@@ -384,6 +385,24 @@ class TestToyAndFrameworks:
         found = frameworks.Curves("x", "float32", {"a": np.ones(4), "b": np.array([1, 1 + 1e-4, 1, 1.5])})
         assert found.drift("b") == pytest.approx([0, 1e-4, 1e-4, 0.5])
         assert found.together("b") == {1e-5: 1, 1e-3: 3, 1e-1: 3}
+
+
+class TestPage:
+    def test_says_what_was_run_and_what_was_not(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.jsonl")
+        empty = make_page(tmp_path, results)
+        assert "| table1 | torch | 0 of 90 | 0 |" in empty
+        assert empty.count("Not run yet.") == 6
+        cells = EXPERIMENTS["table1"](Protocol(), Choices())[:3]
+        for cell, gain in zip(cells, (0.0, 0.5, -0.5), strict=True):
+            for seed in (1, 2, 3):
+                each = cell.job(seed, "torch", mnist.MNIST_DIGEST)
+                results.add({"key": each.key, "accuracy": {"test": 97 + gain * (1 + 0.01 * seed) + 0.1 * seed}})
+        page = make_page(tmp_path, results)
+        assert "| table1 | torch | 9 of 90 | 0 |" in page
+        assert "Dropout/SpectReg beats NoGR: +0.51 points over 3 seeds, significant at 5 %" in page
+        assert "Dropout/DataGrad does not beat NoGR: -0.51 points" in page
+        assert "Baseline/DataGrad: no seed yet" in page
 
 
 class TestCommand:

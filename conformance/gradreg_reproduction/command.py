@@ -14,6 +14,7 @@ from gradreg_demo.idx import Mnist
 from gradreg_reproduction import frameworks, toy
 from gradreg_reproduction.data import HELD_OUT, digest, load
 from gradreg_reproduction.experiments import EXPERIMENTS, Choices, jobs, select
+from gradreg_reproduction.page import TITLES, make_page
 from gradreg_reproduction.protocol import NETWORKS, PENALTY_PASSES, STANDARDISE, Protocol
 from gradreg_reproduction.results import Results
 from gradreg_reproduction.run import BACKENDS, check_backends, run_job
@@ -22,17 +23,11 @@ from gradreg_reproduction.sweep import sweep
 
 __all__ = ["main", "reproduce"]
 
-_TITLES = {
-    "table1": "Table 1: MNIST, 2,000 training images",
-    "figure1-left": "Figure 1, left: MNIST by training set size",
-    "variants": "The family, MNIST, 2,000 training images, dropout",
-    "beyond": "Beyond the paper: MNIST, 500 training images",
-}
-_WITHOUT_DATA = ("figure1-right",)
+_WITHOUT_DATA = ("figure1-right", "page")
 
 
 @click.command()
-@click.argument("what", type=click.Choice([*EXPERIMENTS, "figure1-right", "frameworks"]))
+@click.argument("what", type=click.Choice([*EXPERIMENTS, "figure1-right", "frameworks", "page"]))
 @click.option("--backend", default="torch", show_default=True, help="torch, jax or tensorflow; its runs are its own.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="A folder with MNIST's four IDX files.")
 @click.option("--unverified-data", is_flag=True, help="Take IDX files that are not the original MNIST's.")
@@ -66,14 +61,17 @@ _WITHOUT_DATA = ("figure1-right",)
 def reproduce(what: str, data_dir: Path | None, unverified_data: bool, out: Path, **options: Any) -> None:
     """Train the paper's tables and figures again, with the authors' protocol.
 
-    WHAT is table1, figure1-left, figure1-right, variants, beyond (what the paper did not compare with) or frameworks
-    (the same runs in all three). Finished runs are kept in OUT/results.jsonl, and only what is missing is run; a run
-    whose settings differ in anything is another run.
+    WHAT is table1, figure1-left, figure1-right, variants, beyond (what the paper did not compare with), frameworks
+    (the same runs in all three) or page (README.md in OUT, from all results there). Finished runs are kept in
+    OUT/results.jsonl, and only what is missing is run; a run whose settings differ in anything is another run.
     """
     console = Console()
     files = _files(what, data_dir, unverified_data)
     results = Results(out / "results.jsonl")
-    if what == "figure1-right":
+    if what == "page":
+        write_text(out / "README.md", make_page(out, results))
+        _wrote(console, [out / "README.md"])
+    elif what == "figure1-right":
         _figure1_right(console, results, out, options)
     elif what == "frameworks":
         assert files is not None
@@ -128,7 +126,7 @@ def _experiment(console: Console, what: str, files: Mnist, results: Results, out
     _sweep(console, jobs(cells, seeds, backend, data), files, results, options, run_job)
     measure = "test" if options["measure"] == "held-out" else "official"
     rows = summarise(every, seeds, backend, data, results, measure)
-    title = f"{_TITLES[what]}, {backend}"
+    title = f"{TITLES[what]}, {backend}"
     tables.print_summaries(console, title, rows)
     images = f"the last {HELD_OUT:,} training images" if measure == "test" else "MNIST's test images"
     note = (

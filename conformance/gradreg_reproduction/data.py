@@ -12,7 +12,7 @@ from gradreg_core.errors import DataFileError, InputError
 from gradreg_demo.idx import Mnist, load_mnist
 from gradreg_reproduction.protocol import Protocol
 
-__all__ = ["CHECKSUMS", "HELD_OUT", "Part", "Split", "digest", "is_mnist", "load", "split"]
+__all__ = ["CHECKSUMS", "HELD_OUT", "MNIST_DIGEST", "Part", "Split", "digest", "is_mnist", "load", "split"]
 
 HELD_OUT = 10_000
 """The last images of the training file: the authors' test set, after they had tuned on the official one."""
@@ -24,6 +24,8 @@ CHECKSUMS = {
     "test_labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 """SHA-256 of the unzipped IDX files of the original MNIST."""
+MNIST_DIGEST = "b2d8f5bf39174ee5"
+"""Their :func:`digest`."""
 
 
 class Part(NamedTuple):

@@ -1,6 +1,7 @@
 """The same run in every framework, step by step: how long the losses stay together."""
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,14 +30,14 @@ class Curves(NamedTuple):
     losses: dict[str, Any]
     """Backend -> the loss of each step."""
 
-    def drift(self, backend: str) -> Any:
-        """The largest relative difference to the first backend up to each step."""
-        base = next(iter(self.losses.values()))
+    def drift(self, backend: str, reference: str | None = None) -> Any:
+        """The largest relative difference to the reference, or the first backend, up to each step."""
+        base = self.losses[reference or next(iter(self.losses))]
         return np.maximum.accumulate(np.abs(self.losses[backend] - base) / np.abs(base))
 
-    def together(self, backend: str) -> dict[float, int | None]:
+    def together(self, backend: str, reference: str | None = None) -> dict[float, int | None]:
         """For several relative differences, the first step (from 0) that exceeds it; None if none does."""
-        drift = self.drift(backend)
+        drift = self.drift(backend, reference)
         return {limit: int(np.argmax(drift > limit)) if (drift > limit).any() else None for limit in _APART}
 
 
@@ -86,19 +87,18 @@ def curves(wanted: Sequence[Job], results: Results) -> list[Curves]:
 
 
 def table(found: Sequence[Curves]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """(headings, rows): the first step at which a framework's loss is off the first one's by more than each limit."""
+    """(headings, rows): for each pair, the first step at which their losses differ by more than each limit."""
     headings = ("run", "arithmetic", "framework", "first step", *(f"above {limit:g}" for limit in _APART))
     rows = []
     for each in found:
-        first, *others = each.losses
-        for backend in others:
-            steps = each.together(backend).values()
+        for reference, backend in combinations(each.losses, 2):
+            steps = each.together(backend, reference).values()
             rows.append(
                 (
                     each.name,
                     each.dtype,
-                    f"{backend} against {first}",
-                    f"{each.drift(backend)[0]:.0e}",
+                    f"{backend} against {reference}",
+                    f"{each.drift(backend, reference)[0]:.0e}",
                     *("never" if step is None else f"step {step}" for step in steps),
                 )
             )

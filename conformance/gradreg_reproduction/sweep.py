@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import joblib
@@ -70,14 +71,15 @@ def _outcomes(
             yield function(job, files, tick)
         return
     with _backend(scheduler):
-        # As many runs as are asked for at once are handed out, so that a kill loses no more than those.
+        # No more runs are handed out than there are workers, so that a kill loses no more than those. The data go with
+        # the function, not as an argument: Dask would keep an argument on one worker, and lose it with that worker.
         parallel = joblib.Parallel(
             n_jobs=workers if scheduler is None else -1,
             return_as="generator_unordered",
             pre_dispatch="n_jobs",
             batch_size=1,
         )
-        yield from parallel(joblib.delayed(function)(job, files) for job in todo)
+        yield from parallel(joblib.delayed(partial(function, job, files))() for job in todo)
 
 
 def _backend(scheduler: str | None) -> Any:

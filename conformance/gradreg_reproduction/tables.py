@@ -32,9 +32,10 @@ def lines(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
 
 def print_summaries(console: Console, title: str, summaries: Sequence[Summary]) -> None:
     """The table in the terminal."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "cell" else "right")
+        first = heading == HEADINGS[0]
+        table.add_column(heading, justify="left" if first else "right", no_wrap=first)
     for line in lines(summaries):
         table.add_row(*line)
     console.print(table)

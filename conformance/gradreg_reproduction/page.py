@@ -1,0 +1,156 @@
+"""The page about the reproduction, made from the results file: what was run, what came out, and what was not run."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+
+from gradreg_reproduction import frameworks, tables, toy
+from gradreg_reproduction.data import MNIST_DIGEST
+from gradreg_reproduction.experiments import EXPERIMENTS, Choices
+from gradreg_reproduction.protocol import Protocol
+from gradreg_reproduction.results import Results
+from gradreg_reproduction.run import BACKENDS
+from gradreg_reproduction.summary import Summary, summarise
+
+__all__ = ["TITLES", "make_page"]
+
+TITLES = {
+    "table1": "Table 1: MNIST, 2,000 training images",
+    "figure1-left": "Figure 1, left: MNIST by training set size",
+    "variants": "The family, MNIST, 2,000 training images, dropout",
+    "beyond": "Beyond the paper: MNIST, 500 training images",
+}
+SEEDS = range(1, 11)
+
+
+def make_page(out: Path, results: Results) -> str:
+    """The page as Markdown.
+
+    Args:
+        out: the folder, whose figures are shown.
+        results: the finished runs.
+    """
+    parts = [_text("head"), _versions(results)]
+    todo = []
+    for what, title in TITLES.items():
+        parts.append(f"## {title}")
+        cells = EXPERIMENTS[what](Protocol(), Choices())
+        any_run = False
+        for backend in BACKENDS:
+            rows = summarise(cells, SEEDS, backend, MNIST_DIGEST, results)
+            done = sum(len(row.values) for row in rows)
+            todo.append((what, backend, f"{done} of {len(rows) * len(SEEDS)}", _fewest(rows)))
+            if done:
+                any_run = True
+                parts += [f"### {backend}", *_experiment(what, rows), _picture(out, f"{what}-{backend}", title)]
+                parts.append(_robustness(rows, backend, results))
+        if not any_run:
+            parts.append("Not run yet.")
+    parts += [_toy(out, results), _frameworks(out, results), _text("choices")]
+    headings = ("experiment", "framework", "runs done, ten seeds each", "seeds of the least run cell")
+    parts.append("## What has been run, and what has not\n\n" + tables.markdown(headings, todo))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _text(name: str) -> str:
+    return (files(__package__) / "texts" / f"{name}.md").read_text(encoding="utf-8").rstrip("\n")
+
+
+def _versions(results: Results) -> str:
+    found: dict[str, set[str]] = {}
+    for each in results:
+        for name, version in each.get("versions", {}).items():
+            found.setdefault(name, set()).add(str(version))
+    text = ", ".join(f"{name} {' and '.join(sorted(versions))}" for name, versions in sorted(found.items()))
+    return f"Versions in the results: {text or 'none'}."
+
+
+def _experiment(what: str, rows: Sequence[Summary]) -> list[str]:
+    shown = [row for row in rows if row.values] if what != "table1" else list(rows)
+    parts = [tables.markdown(tables.HEADINGS, tables.lines(shown))]
+    if what == "table1":
+        parts.insert(0, tables.grid(rows))
+        parts += [_verdict(row) for row in rows if row.cell.column != "NoGR"]
+        verdicts = "\n".join(f"- {each}" for each in parts[2:])
+        parts = [*parts[:2], verdicts]
+    parts.append(
+        "Accuracy on the last 10,000 training images. p: Welch's t-test against the paper's mean, deviation and ten "
+        "seeds. Gain: over the row's first cell at equal seeds, with the p of the paired t-test."
+    )
+    return parts
+
+
+def _verdict(row: Summary) -> str:
+    if row.gain is None:
+        return f"{row.cell.name}: no seed yet for which both it and NoGR were run."
+    if row.p_gain is None:
+        return f"{row.cell.name}: {row.gain:+.2f} points over NoGR at one seed, which decides nothing."
+    better = "beats" if row.gain > 0 else "does not beat"
+    sure = "significant at 5 %" if row.p_gain < 0.05 else "not significant at 5 %"
+    gain = f"{row.gain:+.2f} points over {len(row.values)} seeds"
+    return f"{row.cell.name} {better} NoGR: {gain}, {sure} (p {row.p_gain:.2g})."
+
+
+def _robustness(rows: Sequence[Summary], backend: str, results: Results) -> str:
+    lines = []
+    names: list[str] = []
+    for row in rows:
+        runs = [results.get(row.cell.job(seed, backend, MNIST_DIGEST).key) for seed in row.values]
+        tests = [run["robustness"] for run in runs if run and "robustness" in run]
+        if not tests:
+            continue
+        kinds = [(kind, size) for kind in ("noise", "fgsm", "pgd") for size in tests[0][kind]]
+        names = ["clean", *(f"{kind} {size}" for kind, size in kinds)]
+        means = [fmean(test["clean"] for test in tests)]
+        means += [fmean(test[kind][size] for test in tests) for kind, size in kinds]
+        lines.append((row.cell.name, str(len(tests)), *(f"{mean:.1f}" for mean in means)))
+    if not lines:
+        return ""
+    return (
+        "Under Gaussian noise of that deviation and under gradient attacks of that size (pixels from 0 to 1; FGSM: one "
+        "step, PGD: ten), accuracy in percent on the first 1,000 test images:\n\n"
+        + tables.markdown(("cell", "seeds", *names), lines)
+    )
+
+
+def _toy(out: Path, results: Results) -> str:
+    parts = ["## Figure 1, right: sin(5x) under a growing weight of SpectReg"]
+    for backend in BACKENDS:
+        jobs = [job for job in toy.jobs(SEEDS, backend) if job.key in results]
+        if jobs:
+            runs, weights = [results[job.key] for job in jobs], [toy.weight_of(job) for job in jobs]
+            parts += [f"### {backend}", tables.markdown(toy.HEADINGS, toy.rows(runs, weights))]
+            parts.append(_picture(out, f"figure1-right-{backend}", "Figure 1, right"))
+    if len(parts) == 1:
+        parts.append("Not run yet.")
+    else:
+        parts.append(
+            "The penalty acts on the 100 training points; the two columns of mean gradients compare them with 1,000 "
+            "random points. Weights are as the authors' script counts them; which ones the paper's figure shows is "
+            "not known."
+        )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _frameworks(out: Path, results: Results) -> str:
+    found = frameworks.curves(frameworks.jobs(MNIST_DIGEST), results)
+    parts = ["## The same run in every framework"]
+    if not found:
+        return "\n\n".join([*parts, "Not run yet."])
+    parts += [
+        "The relative difference of the total loss at the first step, and the first step (from 0) at which it exceeds "
+        f"each limit, in the first {frameworks.STEPS} steps:",
+        tables.markdown(*frameworks.table(found)),
+        _picture(out, "frameworks", "Losses of the frameworks"),
+        _text("apart"),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _picture(out: Path, name: str, title: str) -> str:
+    return f"![{title}]({name}.svg)" if (out / f"{name}.svg").exists() else ""
+
+
+def _fewest(rows: Sequence[Summary]) -> str:
+    return str(min(len(row.values) for row in rows))
