@@ -172,7 +172,7 @@ class TorchBackend:
         self, model: Any, x: Tensor, names: Sequence[str | None]
     ) -> tuple[Tensor, dict[str | None, Pullback]]:
         # Of x too where only activations are asked for: the parameters before them may be frozen.
-        x = x if x.requires_grad else x.detach().requires_grad_()
+        x = x if x.requires_grad or not x.is_floating_point() else x.detach().requires_grad_()
         outputs, kept = forward_with_activations(model, x, names)
         return outputs, {
             name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x", nullcontext) for name in names
