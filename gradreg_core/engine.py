@@ -109,8 +109,9 @@ class Forward:
             return self._custom_losses(self.outputs)
         y = self.target("the cross-entropy loss").distribution
         z = self.logits
-        each = ops.softplus(z) - y * z if classes == 1 else -(y * ops.log_softmax(z))
-        return ops.sum(each, (1, 2)) / positions
+        each = ops.softplus(z) - y * z if classes == 1 else (-y) * ops.log_softmax(z)
+        total = ops.sum(each, (1, 2))
+        return total if positions == 1 else total / positions
 
     def _custom_losses(self, outputs: Array) -> Array:
         ops, call, batch = self.call.ops, self.call, self.layout.shape[0]
@@ -137,7 +138,8 @@ class Forward:
             return widened(ops, self.layout.to_canonical(ops, pulled))
         f = self.probabilities(f"a penalty on the {output}")
         if output == "loss":
-            return w * (f - self.target("a penalty on the loss").distribution) / positions
+            pulled = w * (f - self.target("a penalty on the loss").distribution)
+            return pulled if positions == 1 else pulled / positions
         if classes == 1:
             return w * (f * (1 - f) if output == "probabilities" else 1 - f)
         if output == "probabilities":

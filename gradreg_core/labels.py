@@ -123,11 +123,13 @@ class Target:
         return self.distribution
 
 
-def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: int) -> None:
-    """Refuse label values out of range where reading them is free; elsewhere they turn into NaN."""
+def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: int) -> bool:
+    """Refuse label values out of range where reading them is free; elsewhere (False) they turn into NaN."""
     values = ops.host(labels)
-    if values is None or values.size == 0:
-        return
+    if values is None:
+        return False
+    if values.size == 0:
+        return True
     top = max(classes - 1, 1)
     if hard:
         if values.min() < 0 or values.max() > top:
@@ -143,6 +145,7 @@ def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: i
         raise InputError(
             f"{call}: soft labels must sum to 1 over the classes, got sums such as {values.sum(-1).min()}."
         )
+    return True
 
 
 def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array, what: str) -> Target:
@@ -185,7 +188,7 @@ def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array,
         raise InputError(
             f"{call}: expected {kind} of shape {wanted} for outputs of shape {layout.shape}, got {shape}.{hint}"
         )
-    _check_values(ops, call, canonical, hard, classes)
+    checked = _check_values(ops, call, canonical, hard, classes)
     float_type = ops.dtype(like)
     if classes == 1:
         probability = ops.astype(canonical, float_type)
@@ -194,5 +197,7 @@ def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array,
     if not hard:
         return Target(ops.astype(canonical, float_type), classes, hard, call)
     basis = one_hot(ops, canonical, classes, float_type)
+    if checked:
+        return Target(basis, classes, hard, call)
     known = ops.sum(basis, -1, keepdims=True) > 0
     return Target(ops.where(known, basis, math.nan), classes, hard, call)

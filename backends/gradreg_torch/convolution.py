@@ -50,9 +50,9 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geomet
     return result
 
 
-def input_gradient(g: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
-    """The gradient with respect to an input of `shape` for the cotangent g of the output."""
-    result: Tensor = _InputGradient.apply(g, weight, shape, geometry)
+def input_gradient(g: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient with respect to an input of the shape of `like` for the cotangent g of the output."""
+    result: Tensor = _InputGradient.apply(g, weight, like.detach(), geometry)
     return result
 
 
@@ -70,15 +70,13 @@ def _folds(g: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     return few and geometry.groups == 1 and weight.dim() == 4 and g.device.type == "cpu"
 
 
-def _pull(g: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+def _pull(g: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
     """conv^T(g, w), by whichever kernel is faster."""
     if _folds(g, weight, geometry):
         columns = weight.flatten(1).t() @ g.flatten(2)
         stride, padding, dilation, _ = geometry
-        return F.fold(columns, shape[2:], weight.shape[2:], dilation, padding, stride)
-    # Only the shape of the input counts here.
-    placeholder = g.new_empty(1).expand(shape)
-    gradient: Tensor = _kernels(g, placeholder, weight, geometry, [True, False, False])[0]
+        return F.fold(columns, like.shape[2:], weight.shape[2:], dilation, padding, stride)
+    gradient: Tensor = _kernels(g, like, weight, geometry, [True, False, False])[0]
     return gradient
 
 
@@ -97,8 +95,8 @@ class _Forward(Function):
         if not torch.is_grad_enabled() and not (needs[0] and _folds(g, weight, geometry)):
             return (*_kernels(g, x, weight, geometry, list(needs[:3])), None)
         return (
-            input_gradient(g, weight, x.shape, geometry) if needs[0] else None,
-            _WeightGradient.apply(x, g, weight.shape, geometry) if needs[1] else None,
+            input_gradient(g, weight, x, geometry) if needs[0] else None,
+            _WeightGradient.apply(x, g, weight.detach(), geometry) if needs[1] else None,
             g.sum((0, *range(2, g.dim()))) if needs[2] else None,
             None,
         )
@@ -106,17 +104,17 @@ class _Forward(Function):
 
 class _InputGradient(Function):
     @staticmethod
-    def forward(ctx: Any, g: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    def forward(ctx: Any, g: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(g, weight)
         ctx.geometry = geometry
-        return _pull(g, weight, shape, geometry)
+        return _pull(g, weight, like, geometry)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
         (g, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
         return (
             convolution(v, weight, None, ctx.geometry) if needs[0] else None,
-            _WeightGradient.apply(v, g, weight.shape, ctx.geometry) if needs[1] else None,
+            _WeightGradient.apply(v, g, weight.detach(), ctx.geometry) if needs[1] else None,
             None,
             None,
         )
@@ -124,18 +122,17 @@ class _InputGradient(Function):
 
 class _WeightGradient(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, g: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, g)
         ctx.geometry = geometry
-        weight = g.new_empty(1).expand(shape)
-        gradient: Tensor = _kernels(g, x, weight, geometry, [False, True, False])[1]
+        gradient: Tensor = _kernels(g, x, like, geometry, [False, True, False])[1]
         return gradient
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
         (x, g), needs = ctx.saved_tensors, ctx.needs_input_grad
         return (
-            input_gradient(g, v, x.shape, ctx.geometry) if needs[0] else None,
+            input_gradient(g, v, x, ctx.geometry) if needs[0] else None,
             convolution(x, v, None, ctx.geometry) if needs[1] else None,
             None,
             None,

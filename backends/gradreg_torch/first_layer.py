@@ -115,8 +115,8 @@ def _transpose(func: Any, x: Tensor, weight: Any = None, bias: Any = None, *args
     if func in _PRODUCTS and weight.dim() == 2 and x.dim() >= 2:
         return lambda g, w: g @ w.t()
     if func in _CONVOLUTIONS and x.dim() == weight.dim() and _is_numeric(*args, **kwargs):
-        shape, geometry = x.shape, Geometry.of(weight, *args, **{k: v for k, v in kwargs.items() if k != "bias"})
-        return lambda g, w: input_gradient(g, w, shape, geometry)
+        like, geometry = x.detach(), Geometry.of(weight, *args, **{k: v for k, v in kwargs.items() if k != "bias"})
+        return lambda g, w: input_gradient(g, w, like, geometry)
     return None
 
 

@@ -1,8 +1,8 @@
-"""GroupNorm and LayerNorm with a double backward made of the kernels of the first.
+"""GroupNorm with a double backward made of the kernels of the first.
 
 Over the n elements of a group, with x^ = (x - mean) r, r = 1 / sqrt(variance + eps), and h = weight * g:
 
-    gradient          dx = r P h,   P h = h - <h> - x^ <h x^>,   <a> the mean over the group (Ba, Kiros, Hinton 2016)
+    gradient          dx = r P h,   P h = h - <h> - x^ <h x^>,   <a> the mean over the group (Wu, He 2018)
 
 P is symmetric and dr = -r^2 <x^ dx>, dx^ = r P dx, so that for the cotangent v of dx, and p = r P v:
 
@@ -13,7 +13,6 @@ P is symmetric and dr = -r^2 <x^ dx>, dx^ = r P dx, so that for the cotangent v 
 PyTorch builds the second derivative of GroupNorm from some thirty elementwise operations.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-__all__ = ["affine_batch_norm", "group_norm", "layer_norm"]
+__all__ = ["affine_batch_norm", "group_norm"]
 
 _aten = torch.ops.aten
 
@@ -45,33 +44,9 @@ class _Groups:
         return array.reshape(self.sizes[0] * self.groups, -1)
 
 
-class _Last:
-    """LayerNorm: statistics over the last axes."""
-
-    def __init__(self, x: Tensor, shape: Sequence[int], eps: float) -> None:
-        self.shape, self.eps = tuple(shape), eps
-        self.summed = tuple(range(x.dim() - len(self.shape)))
-        self.affine = self.shape
-
-    def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Any:
-        return _aten.native_layer_norm(x, self.shape, weight, bias, self.eps)
-
-    def backward(self, g: Tensor, x: Tensor, mean: Tensor, r: Tensor, weight: Any, mask: list[bool]) -> Any:
-        return _aten.native_layer_norm_backward(g, x, self.shape, mean, r, weight, weight, mask)
-
-    def rows(self, array: Tensor) -> Tensor:
-        return array.reshape(-1, math.prod(self.shape))
-
-
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """As `torch.nn.functional.group_norm`, for x of shape (B, C, ...)."""
     result: Tensor = _Normalise.apply(x.contiguous(), weight, bias, _Groups(x, groups, eps))
-    return result
-
-
-def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """As `torch.nn.functional.layer_norm`."""
-    result: Tensor = _Normalise.apply(x.contiguous(), weight, bias, _Last(x, shape, eps))
     return result
 
 
@@ -88,7 +63,7 @@ def affine_batch_norm(
 
 class _Normalise(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: _Groups) -> Tensor:
         y, mean, r = kind.forward(x, weight, bias)
         ctx.save_for_backward(x, weight, mean, r)
         ctx.kind = kind
@@ -107,7 +82,9 @@ class _Normalise(Function):
 
 class _InputGradient(Function):
     @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, r: Tensor, kind: Any) -> Tensor:
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, r: Tensor, kind: _Groups
+    ) -> Tensor:
         dx: Tensor = kind.backward(g, x, mean, r, weight, [True, False, False])[0]
         ctx.save_for_backward(g, x, weight, mean, r, dx)
         ctx.kind = kind
@@ -130,7 +107,7 @@ class _InputGradient(Function):
         )
 
 
-def _second(kind: Any, v: Tensor, h: Tensor, x: Tensor, p: Tensor, dx: Tensor, mean: Tensor, r: Tensor) -> Tensor:
+def _second(kind: _Groups, v: Tensor, h: Tensor, x: Tensor, p: Tensor, dx: Tensor, mean: Tensor, r: Tensor) -> Tensor:
     """-r (<v dx> x^ + <h x^> p + <v x^> dx), in as few passes over memory as there are."""
     v, h, p, dx, rows = (kind.rows(each) for each in (v, h, p, dx, x))
     mean, r = mean.reshape(-1, 1), r.reshape(-1, 1)
@@ -144,14 +121,14 @@ def _second(kind: Any, v: Tensor, h: Tensor, x: Tensor, p: Tensor, dx: Tensor, m
     return normed.mul_(first).addcmul_(p, second).addcmul_(dx, third).view(x.shape)
 
 
-def _elementary(kind: Any, x: Tensor) -> Tensor:
+def _elementary(kind: _Groups, x: Tensor) -> Tensor:
     """x^, in operations that PyTorch differentiates to any order."""
     rows = kind.rows(x)
     centred = rows - rows.mean(1, keepdim=True)
     return (centred * ((centred * centred).mean(1, keepdim=True) + kind.eps).rsqrt()).view(x.shape)
 
 
-def _higher(kind: Any, g: Tensor, x: Tensor, weight: Tensor | None, v: Tensor, needs: Sequence[bool]) -> Any:
+def _higher(kind: _Groups, g: Tensor, x: Tensor, weight: Tensor | None, v: Tensor, needs: Sequence[bool]) -> Any:
     """The same as a graph of elementary operations, for a third derivative."""
     inputs = [each for each, needed in zip((g, x, weight), needs, strict=False) if needed]
     x = x if x.requires_grad else x.detach().requires_grad_()

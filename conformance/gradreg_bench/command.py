@@ -94,6 +94,7 @@ def bench(
             result = run(task)
             results.append(with_memory(result) if memory else result)
         report.print_result(console, results[-1])
+        write_json(out / "bench.json", report.as_json(results, loads))  # a long run that is cut off keeps what it has
     report.print_notes(console, results[-1])
     _write(console, results, loads, out)
 

@@ -31,7 +31,6 @@ def run(task: Task) -> Result:
     environment = {name: value for name, value in os.environ.items() if name not in _THREADS}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **dict.fromkeys(_THREADS, str(task.threads))}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    allowed = cores()[: task.threads]
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "result.json"
         done = subprocess.run(  # noqa: S603 - this very interpreter and package
@@ -40,7 +39,6 @@ def run(task: Task) -> Result:
             capture_output=True,
             text=True,
             env=environment,
-            preexec_fn=(lambda: os.sched_setaffinity(0, allowed)) if allowed else None,
         )
         if not answer.exists():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]

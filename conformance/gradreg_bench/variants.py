@@ -84,6 +84,8 @@ def variants(projections: Sequence[int], patterns: Sequence[str] = ()) -> list[V
         Variant("FrobReg", FrobReg(0.01), None),
         Variant("JacReg", JacReg(0.1), None),
         Variant("SpectralNormReg", SpectralNormReg(0.01, iterations=2), bounded=False),
+        Variant("SpectReg side=input", SpectReg(0.01, side="input"), bounded=False),
+        Variant("SpectReg side=input difference", SpectReg(0.01, side="input", method="difference"), bounded=False),
         Variant("DataGrad every=16", DataGrad(1.0, every=_CYCLE), share=1 / _CYCLE, cycle=_CYCLE),
         Variant("DataGrad fraction=1/4", DataGrad(1.0, fraction=0.25), share=0.25),
         Variant("ConfidencePenalty", ConfidencePenalty(0.1), 0),

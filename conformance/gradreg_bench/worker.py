@@ -5,6 +5,7 @@ One process a task, so that frameworks do not share threads; one more for the me
 
 import inspect
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from gradreg_bench.allocator import keep_memory
 from gradreg_bench.networks import NETWORKS, first_share
+from gradreg_bench.run import cores
 from gradreg_bench.task import FRAMEWORKS, Measurement, Result, Task
 from gradreg_bench.timing import interleaved, peak_memory, spread
 from gradreg_bench.variants import PLAIN, variants
@@ -104,9 +106,11 @@ def _first_line(error: BaseException) -> str:
 
 def main() -> None:
     """Read the task, write the result or the error."""
-    target = Path(sys.argv[1])
+    target, task = Path(sys.argv[1]), Task.from_dict(json.load(sys.stdin))
+    if found := cores():  # before a framework counts them
+        os.sched_setaffinity(0, found[: task.threads])
     try:
-        answer = measure(Task.from_dict(json.load(sys.stdin))).to_dict()
+        answer = measure(task).to_dict()
     except GradregError as error:
         answer = {"error": str(error)}
     target.write_text(json.dumps(answer), encoding="utf-8")
