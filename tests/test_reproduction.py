@@ -260,6 +260,9 @@ class TestTraining:
         together = train_together(runs)
         for run, (_, losses) in zip(runs, together, strict=True):
             assert losses == pytest.approx(train(run)[1], rel=1e-4)  # float32, four steps
+        mixed = [run._replace(job=job("jax", TINY, SpectReg(1.0, seed=run.job.seed))) for run in runs]
+        with pytest.raises(InputError, match="has its seed in it"):
+            train_together(mixed)
 
     def test_a_backend_that_does_not_train_is_refused(self) -> None:
         with pytest.raises(UnsupportedError, match="choose one of torch, jax, tensorflow"):

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 import gradreg_jax as gradreg
+from gradreg_core.errors import InputError
 from gradreg_core.networks import Conv2D, Network
 from gradreg_jax.networks import apply
 from gradreg_reproduction.protocol import split
@@ -38,8 +39,16 @@ def train_together(
 
     Returns:
         Final weights and losses of each run, as :func:`train`.
+
+    Raises:
+        InputError: protocols or regularizers differ; so do those of random directions, whose seed is part of them.
     """
     first = runs[0]
+    if any((run.job.protocol, run.job.regularizer) != (first.job.protocol, first.job.regularizer) for run in runs):
+        raise InputError(
+            "train_together: expected runs that differ in their seeds only, got several protocols or regularizers. A "
+            "regularizer with random directions has its seed in it: train these runs one by one."
+        )
     with jax.enable_x64(first.job.protocol.dtype == "float64"):
         return _train(runs, tick)
 
@@ -156,8 +165,7 @@ def input_gradient(network: Network, params: Arrays, x: Any, y: Any) -> Any:
 
 def jacobian_norms(network: Network, params: Arrays, x: Any) -> Any:
     """||dz/dx||_F of each sample without dropout, (N,)."""
-    native = _native_params(params)
-    return gradreg.measure(lambda inputs: forward(network, native, inputs), jnp.asarray(x)).frobenius
+    return _jacobian_norms(network, _native_params(params), jnp.asarray(x))
 
 
 def _native_params(params: Arrays) -> dict[str, Any]:
@@ -175,3 +183,8 @@ def _input_gradient(network: Network, params: Any, x: Any, y: Any) -> Any:
         return -jnp.take_along_axis(jax.nn.log_softmax(forward(network, params, x)), y[:, None], 1).sum()
 
     return jax.grad(total)(x)
+
+
+@jax.jit(static_argnums=0)
+def _jacobian_norms(network: Network, params: Any, x: Any) -> Any:
+    return gradreg.measure(lambda inputs: forward(network, params, inputs), x).frobenius
