@@ -239,9 +239,10 @@ _LINALG = (
         function(f"torch.linalg.{each}", f"torch.linalg.{each}({SYMMETRIC}){part}", **MATRICES)
         for each, part in (
             ("cholesky", ""), ("inv", ""), ("pinv", ""), ("det", ""), ("slogdet", "[1]"), ("eigh", "[0]"),
-            ("eigvalsh", ""), ("qr", "[1]"), ("lu", "[2]"), ("matrix_exp", ""),
+            ("eigvalsh", ""), ("qr", "[1]"), ("lu", "[2]"),
         )
     ),
+    function("torch.linalg.matrix_exp", **MATRICES),
     function("torch.linalg.det, singular", "torch.linalg.det(h) + h", shape="({n}, {n})", sizes={"n": (2, 3)}, zeros=2),
     function("torch.linalg.eigh, vectors", f"torch.linalg.eigh({SYMMETRIC})[1].abs()", **MATRICES),
     function("torch.linalg.eig", f"torch.linalg.eig({SYMMETRIC})[0].real", **MATRICES),

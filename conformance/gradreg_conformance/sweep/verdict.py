@@ -179,16 +179,10 @@ def _moved(
 
 
 def _grainy(value: Callable[[float], float], middle: float) -> bool:
-    """Whether <w, f> moves in steps of float32 when x moves by 1e-9."""
-    ends = [value(t) - middle for t in (1e-9, 2e-9, 4e-9)]
-    straight = [end / ends[-1] if ends[-1] else 0.0 for end in ends]
-    flat = all(end == 0 for end in ends)
-    slope = abs(value(1e-3) - middle) / 1e-3
-    if flat:
-        return slope > 1e-6 * max(1.0, abs(middle))
-    if slope * 1e-9 < 1e-14 * max(1.0, abs(middle)):
-        return False  # too flat here to tell
-    return abs(straight[0] - 0.25) > 0.1 or abs(straight[1] - 0.5) > 0.1
+    """Whether <w, f> moves in steps of float32: then its slope over 4e-9 is another than over 1e-6 and 3e-5."""
+    near, middling, wide = ((value(t) - value(-t)) / (2 * t) for t in (4e-9, 1e-6, 3e-5))
+    size = max(abs(near), abs(middling), abs(wide), 1e-4 * abs(middle), 1e-12)
+    return min(abs(near - middling), abs(near - wide)) > 1e-2 * size
 
 
 def _spread(
