@@ -304,8 +304,10 @@ def test_the_page_has_what_tensorflow_is_known_to_get_wrong() -> None:
 def test_the_programs_of_the_page_show_it(title: str, program: str) -> None:
     shown = replace(finding(), reproduction=program, operation=title)
     kind = title.rpartition(": ")[2].split()[0]
-    if "import torch" in program and kind in ("raises", "first"):
-        with pytest.raises(RuntimeError, match=r"not implemented|double backward|use_reentrant"):
+    if kind in ("raises", "first"):
+        with pytest.raises(
+            RuntimeError, match=r"not implemented|double backward|use_reentrant|saved tensor hooks|mutate a captured"
+        ):
             run(shown)
     elif kind == "NaN":
         assert "nan" in run(shown)
