@@ -17,7 +17,7 @@ SILENT = ("wrong", "None", "NaN")
 
 METHOD = """\
 What `gradreg sweep` finds in the frameworks themselves, in operations and layers that users' models are made of: second
-derivatives that are wrong, None, NaN or missing. Written by the command, from runs in the versions named; each program
+derivatives that are wrong, None, NaN or missing. Written from the command's runs in the versions named; each program
 below stands alone, with the framework and NumPy, and shows what its row says.
 """
 
