@@ -20,7 +20,7 @@ from gradreg_torch.harness import TorchHarness
 def test_a_built_in_backend_passes_the_quick_profile(backend: str) -> None:
     report = run_checks(backend, stop=False)
     assert report.ok, "\n\n".join(f"{each.name}: {each.message}" for each in report.failures)
-    assert report.tolerance <= 2
+    assert report.tolerance <= 4
     assert report.totals["expected failure"] == 0
 
 
