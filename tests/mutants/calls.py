@@ -187,8 +187,8 @@ def reported_loss_with_the_penalty_in_it() -> TorchHarness:
 
 @mutant("parts_of_the_batch")
 def outputs_of_the_part_first() -> Made:
-    def make_forward(call, y, outputs, pullbacks, ids, batch):  # type: ignore[no-untyped-def]
-        return plain(call, y, outputs.roll(1, 0), pullbacks, ids, batch)
+    def make_forward(call, model, x, y, outputs, ids):  # type: ignore[no-untyped-def]
+        return plain(call, model, x, y, outputs.roll(1, 0), ids)
 
     plain = evaluation.make_forward
     return patched(evaluation, "make_forward", make_forward)

@@ -40,7 +40,7 @@ def _classes(forward: Forward) -> int:
 def f_minus_y_detached() -> Made:
     def change(forward, output, w, found):  # type: ignore[no-untyped-def]
         own = output == "loss" and forward.call.loss_fn is None and _classes(forward) > 1
-        return found.detach() if own and forward.outputs.dtype == torch.float64 else found
+        return found.detach() if own and forward.pullbacks and forward.outputs.dtype == torch.float64 else found
 
     return _cotangent(change)
 

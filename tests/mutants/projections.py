@@ -108,7 +108,7 @@ def largest_logit_alone() -> Made:
     plain = projections.top_k.directions
 
     def directions(self, context, rows):  # type: ignore[no-untyped-def]
-        return plain(projections.top_k(1), context, rows)
+        return plain(self if self.k > context.shape[2] else projections.top_k(1), context, rows)
 
     return patched(projections.top_k, "directions", directions)
 
@@ -116,7 +116,7 @@ def largest_logit_alone() -> Made:
 @mutant("projection_direction")
 def given_vector_brought_to_unit_length() -> Made:
     def change(self, context, W):  # type: ignore[no-untyped-def]
-        return W / W.norm(dim=-1, keepdim=True) if len(self._matrix) == 1 and context.size > 2 else W
+        return W / W.norm(dim=-1, keepdim=True) if len(self._matrix) == 1 and context.size > 3 else W
 
     return _changed(projections.direction, change)
 
