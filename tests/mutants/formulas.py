@@ -242,7 +242,7 @@ def norm_with_a_constant_divisor() -> Made:
 @mutant("any_regularizer_of_any_network")
 def probabilities_forgotten_beside_another_norm() -> Made:
     def per_sample(term, forward):  # type: ignore[no-untyped-def]
-        if term.output == "probabilities" and term.norm != "l2":
+        if term.output == "probabilities" and term.norm != "l2" and term.side == "output":
             term = replace(term, output="logits")
         return plain(term, forward)
 
