@@ -171,7 +171,8 @@ def linf_not_squared() -> Made:
 @mutant("shapes")
 def shape_of_the_norm_for_that_of_its_square() -> Made:
     def per_sample(term, forward):  # type: ignore[no-untyped-def]
-        if term.squared and term.norm == "l2" and isinstance(term.shape, norms.hinge | norms.target):
+        own = term.squared and term.norm == "l2" and term.side == "output"
+        if own and isinstance(term.shape, norms.hinge | norms.target):
             term = replace(term, squared=False)
         return plain(term, forward)
 
