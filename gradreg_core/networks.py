@@ -17,6 +17,7 @@ from gradreg_core.errors import SpecError
 
 __all__ = [
     "ACTIVATIONS",
+    "LAYERS",
     "LEAKY_SLOPE",
     "Activation",
     "Attention",
@@ -181,6 +182,12 @@ class Residual(Layer):
         if inner != shape:
             raise SpecError(f"Residual: the layers turn {shape} into {inner}; the shape must stay.")
         return shape
+
+
+LAYERS: frozenset[type[Layer]] = frozenset(
+    {Dense, Conv2D, MaxPool, AvgPool, Flatten, Activation, LayerNorm, BatchNorm, Dropout, Attention, Residual}
+)
+"""Every portable layer."""
 
 
 @dataclass(frozen=True)

@@ -36,21 +36,7 @@ class JaxHarness:
     (``JAX_NUM_CPU_DEVICES=2`` in the environment makes two): jit over a batch that is split over them.
     """
 
-    layers = frozenset(
-        {
-            nets.Dense,
-            nets.Conv2D,
-            nets.MaxPool,
-            nets.AvgPool,
-            nets.Flatten,
-            nets.Activation,
-            nets.LayerNorm,
-            nets.BatchNorm,
-            nets.Dropout,
-            nets.Attention,
-            nets.Residual,
-        }
-    )
+    layers = nets.LAYERS
     dtypes = ("float64", "float32", "float16", "bfloat16")
     tolerance = 4.0
     """XLA's tanh in float64 is off by up to 4.3 unit roundoffs, where a correct rounding is off by 1."""

@@ -31,21 +31,7 @@ class NumpyHarness:
     """
 
     modes = ("eager",)
-    layers = frozenset(
-        {
-            nets.Dense,
-            nets.Conv2D,
-            nets.MaxPool,
-            nets.AvgPool,
-            nets.Flatten,
-            nets.Activation,
-            nets.LayerNorm,
-            nets.BatchNorm,
-            nets.Dropout,
-            nets.Attention,
-            nets.Residual,
-        }
-    )
+    layers = nets.LAYERS
     dtypes = ("float64",)
     devices = ("cpu",)
     tolerance = 1.0

@@ -26,21 +26,7 @@ class TensorFlowHarness:
 
     modes = ("eager", "function", "xla")
     dtypes_of_mode: Mapping[str, tuple[str, ...]] = {"xla": ("float32",)}
-    layers = frozenset(
-        {
-            nets.Dense,
-            nets.Conv2D,
-            nets.MaxPool,
-            nets.AvgPool,
-            nets.Flatten,
-            nets.Activation,
-            nets.LayerNorm,
-            nets.BatchNorm,
-            nets.Dropout,
-            nets.Attention,
-            nets.Residual,
-        }
-    )
+    layers = nets.LAYERS
     dtypes = ("float64", "float32", "float16", "bfloat16")
     tolerance = 4.0
     """TensorFlow's tanh is off by up to 4.1 unit roundoffs in float64, where a correct rounding is off by 1."""

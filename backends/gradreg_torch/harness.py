@@ -41,21 +41,7 @@ class TorchHarness:
     """
 
     modes = ("eager", "func", "compile")
-    layers = frozenset(
-        {
-            nets.Dense,
-            nets.Conv2D,
-            nets.MaxPool,
-            nets.AvgPool,
-            nets.Flatten,
-            nets.Activation,
-            nets.LayerNorm,
-            nets.BatchNorm,
-            nets.Dropout,
-            nets.Attention,
-            nets.Residual,
-        }
-    )
+    layers = nets.LAYERS
     dtypes = ("float64", "float32", "float16", "bfloat16")
     tolerance = 1.0
     expected_failures: Mapping[str, str] = {}
