@@ -18,11 +18,11 @@ from gradreg_bench.run import run
 from gradreg_bench.task import Measurement, Result, Task
 from gradreg_bench.timing import Spread, interleaved, peak_memory, spread
 from gradreg_bench.torch_steps import TorchSteps
-from gradreg_bench.variants import BASELINES, PLAIN, Variant, variants
+from gradreg_bench.variants import BASELINES, PLAIN, Variant, own_variants, variants
 from gradreg_core import networks as nets
 from gradreg_core.cli import main
 from gradreg_core.errors import InputError
-from gradreg_core.presets import FrobReg
+from gradreg_core.presets import DataGrad, FrobReg, SpectReg
 
 SMALL = nets.Network(
     (6, 6, 1), (nets.Conv2D(3, 3, "same"), nets.Activation("tanh"), nets.MaxPool(2), nets.Flatten(), nets.Dense(4))
@@ -178,6 +178,20 @@ def test_the_command_measures_a_model_of_ones_own(tmp_path: Path, monkeypatch: p
     assert "expected (model, x, y), got Linear" in refused
     refused = bench("my_models_of_bench:needs", "--out", "found", code=2)
     assert "called without arguments" in refused
+
+
+def test_the_command_measures_a_regularizer_of_ones_own(tmp_path: Path) -> None:
+    mine, wrong = tmp_path / "mine.json", tmp_path / "wrong.json"
+    mine.write_text(json.dumps((DataGrad(2.0, every=3) + SpectReg(0.1, every=2)).to_dict()))
+    wrong.write_text('{"schema": 1, "kind": "Nothing"}')
+    common = ("--network", "mlp", "--batch", "2", "--repeats", "1", "--out", str(tmp_path / "out"))
+    bench(*common, "--regularizer", str(mine))
+    (result,) = json.loads((tmp_path / "out" / "bench.json").read_text())["results"]
+    assert [row["name"] for row in result["measurements"]] == [PLAIN, "mine"]
+    assert own_variants([("mine", mine.read_text())])[1].cycle == 6
+    assert "expected the JSON of a regularizer" in bench(*common, "--regularizer", str(wrong), code=2)
+    refused = bench(*common, "--regularizer", str(mine), "--variant", "DataGrad", code=2)
+    assert "leave out --variant and --projections" in refused
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from scipy import stats
 from gradreg_core.cli import main
 from gradreg_core.errors import DataFileError, InputError, UnsupportedError
 from gradreg_core.presets import DataGrad, SpectReg, WeightDecay
+from gradreg_reproduction import cost, frameworks, toy
 from gradreg_reproduction import data as mnist
-from gradreg_reproduction import frameworks, toy
 from gradreg_reproduction.experiments import EXPERIMENTS, SIZES, Cell, Choices, jobs, select
 from gradreg_reproduction.network import build, initialise, parameter_count
 from gradreg_reproduction.page import make_page
@@ -390,12 +390,52 @@ class TestToyAndFrameworks:
         assert found.together("b") == {1e-5: 1, 1e-3: 3, 1e-1: 3}
 
 
+class TestCost:
+    def test_runs_are_shared_with_table_1(self) -> None:
+        table = {cell.job(1, "torch", "x").key: cell.name for cell in EXPERIMENTS["table1"](Protocol(), Choices())}
+        cells = EXPERIMENTS["cost"](Protocol(), Choices())
+        shared = {cell.name: table.get(cell.job(1, "torch", "x").key) for cell in cells}
+        assert shared["DataGrad/none"] == shared["SpectReg/none"] == "Dropout/NoGR"
+        assert shared["DataGrad/every=1"] == "Dropout/DataGrad"
+        assert len({cell.job(1, "torch", "x").key for cell in cells}) == len(cells) - 1
+
+    def test_points(self, tmp_path: Path) -> None:
+        cells = EXPERIMENTS["cost"](Protocol(), Choices())[:3]
+        results = Results(tmp_path / "results.jsonl")
+        for cell, gain in zip(cells, (0.0, 0.8, 0.6), strict=True):
+            for seed in (1, 2):
+                each = cell.job(seed, "torch", "x")
+                results.add({"key": each.key, "accuracy": {"test": 97 + gain + 0.1 * seed}})
+        summaries = summarise(cells, [1, 2], "torch", "x", results)
+        found = cost.points(summaries, {"DataGrad/every=1": 2.4, "DataGrad/every=2": 1.7})
+        assert [each.cost for each in found] == [1.0, 2.4, 1.7]
+        assert [each.part for each in found[1:]] == pytest.approx([1.0, 0.75])
+        assert cost.rows(found)[2] == ("DataGrad/every=2", "1.70", "97.75", "+0.60", "-", "75 %")
+        assert len(cost.points(summaries, {})) == 1  # without a cost a setting has no place in the figure
+
+    def test_a_file_that_holds_no_costs_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "cost.json").write_text("{}")
+        with pytest.raises(DataFileError, match="Remove the file"):
+            cost.read(tmp_path / "cost.json")
+
+    def test_steps_are_measured_and_drawn(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gradreg_reproduction.command.Protocol", lambda **given: replace(TINY, **given))
+        options = ["--data-dir", str(folder), "--unverified-data", "--out", str(tmp_path), "--steps", "2"]
+        cells = ["--cells", "DataGrad/none", "--cells", "DataGrad/every=4", "--seeds", "1"]
+        found = CliRunner().invoke(main, ["reproduce", "cost", *options, *cells], catch_exceptions=False)
+        assert "| DataGrad/every=4 |" in found.output
+        costs = cost.read(tmp_path / "cost-torch.json")
+        assert set(costs) >= {"plain", "DataGrad/every=16", "SpectReg/jvp"}
+        assert all(each > 0 for each in costs.values())
+        assert "<svg" in (tmp_path / "cost-torch.svg").read_text()
+
+
 class TestPage:
     def test_says_what_was_run_and_what_was_not(self, tmp_path: Path) -> None:
         results = Results(tmp_path / "results.jsonl")
         empty = make_page(tmp_path, results)
         assert "| table1 | torch | 0 of 90 | 0 |" in empty
-        assert empty.count("Not run yet.") == 6
+        assert empty.count("Not run yet.") == 7
         cells = EXPERIMENTS["table1"](Protocol(), Choices())[:3]
         for cell, gain in zip(cells, (0.0, 0.5, -0.5), strict=True):
             for seed in (1, 2, 3):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradreg_core import networks as portable
+from gradreg_jax.layers import conv_general_dilated
 
 __all__ = ["apply"]
 
@@ -77,9 +78,7 @@ def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: A
         case portable.Conv2D():
             axes = ("NHWC", "HWIO", "NHWC")
             padding = layer.padding.upper()
-            x = lax.conv_general_dilated(
-                x, weight["weight"], (1, 1), padding, dimension_numbers=axes, precision=_HIGHEST
-            )
+            x = conv_general_dilated(x, weight["weight"], (1, 1), padding, dimension_numbers=axes, precision=_HIGHEST)
             return x + weight["bias"]
         case portable.MaxPool():
             return _max_pool(x, layer.size)

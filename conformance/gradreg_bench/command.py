@@ -1,5 +1,6 @@
 """The command ``gradreg bench``."""
 
+import json
 import os
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from gradreg_bench.variants import variants
 from gradreg_core.dispatch import find_backend
 from gradreg_core.errors import InputError
 from gradreg_core.files import write_json
+from gradreg_core.schema import from_dict
 
 __all__ = ["bench"]
 
@@ -41,6 +43,14 @@ __all__ = ["bench"]
     "--projections", multiple=True, type=click.IntRange(1), help="Rows of SpectReg; may be given again. [1 and 4]"
 )
 @click.option("--variant", "patterns", multiple=True, help="Names or patterns such as '*Reg'; may be given again.")
+@click.option(
+    "--regularizer",
+    "own",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A JSON file with the dict of a regularizer's to_dict(), timed instead of the built-in variants; may be given "
+    "again.",
+)
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True, help="Rounds.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores for each process.")
 @click.option(
@@ -61,6 +71,7 @@ def bench(
     batches: tuple[int, ...],
     projections: tuple[int, ...],
     patterns: tuple[str, ...],
+    own: tuple[Path, ...],
     repeats: int,
     threads: int,
     clock: str,
@@ -75,6 +86,11 @@ def bench(
     console = Console()
     if factory is not None and (networks or batches):
         raise InputError("bench: a factory brings its own network and batch; leave out --network and --batch.")
+    if own and (patterns or projections):
+        raise InputError(
+            "bench: --regularizer is timed instead of the variants; leave out --variant and --projections."
+        )
+    regularizers = tuple((path.stem, _regularizer(path)) for path in own)
     available = len(cores()) or os.cpu_count() or 1
     if threads > available:
         raise InputError(f"bench: --threads {threads}: there are {available} cores. Ask for at most as many.")
@@ -88,7 +104,9 @@ def bench(
     results: list[Result] = []
     loads: list[float | None] = []
     for (model, batch), framework in product(models, frameworks):
-        task = Task(framework, model, batch, projections or (1, 4), patterns, repeats, threads, clock)
+        task = Task(
+            framework, model, batch, projections or (1, 4), patterns, repeats, threads, clock, regularizers=regularizers
+        )
         loads.append(report.machine()["load"])
         with console.status(f"{model} in {framework}"):
             result = run(task)
@@ -97,6 +115,18 @@ def bench(
         write_json(out / "bench.json", report.as_json(results, loads))  # a long run that is cut off keeps what it has
     report.print_notes(console, results[-1])
     _write(console, results, loads, out)
+
+
+def _regularizer(path: Path) -> str:
+    """The file's text, once it is known to be a regularizer."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        from_dict(json.loads(text))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"bench: --regularizer {path}: expected the JSON of a regularizer's to_dict(): {error}"
+        ) from error
+    return text
 
 
 def _prepare(out: Path) -> None:

@@ -19,6 +19,10 @@ FRAMEWORKS = {
 """What --backend takes: name -> (backend, mode)."""
 
 
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 @dataclass(frozen=True)
 class Task:
     """One model in one framework, whose variants are timed in one process."""
@@ -36,6 +40,8 @@ class Task:
     """A key of :data:`gradreg_bench.timing.CLOCKS`."""
     memory_of: str | None = None
     """Measure the memory of this variant, and no time."""
+    regularizers: tuple[tuple[str, str], ...] = ()
+    """(name, JSON of `to_dict`) of regularizers to time instead of the built-in variants."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -44,7 +50,7 @@ class Task:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Task":
         """From `to_dict`."""
-        return cls(**{name: tuple(each) if isinstance(each, list) else each for name, each in values.items()})
+        return cls(**{name: _tuples(each) for name, each in values.items()})
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What is timed: a plain step, every regularizer, and what one would otherwise write."""
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -19,9 +21,10 @@ from gradreg_core.presets import (
     SpectReg,
     WeightDecay,
 )
+from gradreg_core.schema import from_dict
 from gradreg_core.spec import Regularizer
 
-__all__ = ["BASELINES", "PLAIN", "Variant", "variants"]
+__all__ = ["BASELINES", "PLAIN", "Variant", "own_variants", "variants"]
 
 _CYCLE = 16
 PLAIN = "plain"
@@ -102,3 +105,19 @@ def variants(projections: Sequence[int], patterns: Sequence[str] = ()) -> list[V
             raise InputError(f"bench: no variant matches {pattern!r}; there are {names}.")
     chosen = [each for each in found if not patterns or any(fnmatch(each.name, pattern) for pattern in patterns)]
     return [Variant(PLAIN, rows=0), *chosen]
+
+
+def own_variants(regularizers: Sequence[tuple[str, str]]) -> list[Variant]:
+    """Variants of the caller's regularizers, the plain step first.
+
+    Args:
+        regularizers: (name, JSON of `to_dict`) each. A step of a term with `every=n` is the mean over n steps.
+
+    Raises:
+        SpecError: a text is no regularizer.
+    """
+    found = []
+    for name, text in regularizers:
+        reg = from_dict(json.loads(text))
+        found.append(Variant(name, reg, cycle=math.lcm(*(term.every for term in reg.terms)), bounded=False))
+    return [Variant(PLAIN, rows=0), *found]

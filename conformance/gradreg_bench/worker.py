@@ -16,7 +16,7 @@ from gradreg_bench.networks import NETWORKS, first_share
 from gradreg_bench.run import cores
 from gradreg_bench.task import FRAMEWORKS, Measurement, Result, Task
 from gradreg_bench.timing import interleaved, peak_memory, spread
-from gradreg_bench.variants import PLAIN, variants
+from gradreg_bench.variants import PLAIN, own_variants, variants
 from gradreg_core.dispatch import load_backend
 from gradreg_core.errors import GradregError, InputError
 
@@ -71,7 +71,7 @@ def measure(task: Task) -> Result:
     steps = load(task)
     share = first_share(NETWORKS[task.model]) if task.model in NETWORKS else steps.first_share()
     outputs = steps.outputs
-    chosen = variants(task.projections, task.patterns)
+    chosen = own_variants(task.regularizers) if task.regularizers else variants(task.projections, task.patterns)
     if task.memory_of is not None:
         (variant,) = (each for each in chosen if each.name == task.memory_of)
         peak = peak_memory(steps.step(variant))

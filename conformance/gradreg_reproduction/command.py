@@ -11,7 +11,7 @@ from rich.console import Console
 from gradreg_core.errors import InputError
 from gradreg_core.files import write_text
 from gradreg_demo.idx import Mnist
-from gradreg_reproduction import frameworks, toy
+from gradreg_reproduction import cost, frameworks, toy
 from gradreg_reproduction.data import HELD_OUT, digest, load
 from gradreg_reproduction.experiments import EXPERIMENTS, Choices, jobs, select
 from gradreg_reproduction.page import TITLES, make_page
@@ -61,8 +61,9 @@ _WITHOUT_DATA = ("figure1-right", "page")
 def reproduce(what: str, data_dir: Path | None, unverified_data: bool, out: Path, **options: Any) -> None:
     """Train the paper's tables and figures again, with the authors' protocol.
 
-    WHAT is table1, figure1-left, figure1-right, variants, beyond (what the paper did not compare with), frameworks
-    (the same runs in all three) or page (README.md in OUT, from all results there). Finished runs are kept in
+    WHAT is table1, figure1-left, figure1-right, variants, beyond (what the paper did not compare with), cost (the
+    accuracy that cheaper settings keep, and what their steps cost), frameworks (the same runs in all three) or page
+    (README.md in OUT, from all results there). Finished runs are kept in
     OUT/results.jsonl, and only what is missing is run; a run whose settings differ in anything is another run.
     """
     console = Console()
@@ -137,9 +138,28 @@ def _experiment(console: Console, what: str, files: Mnist, results: Results, out
     text = f"# {title}\n\n{tables.grid(rows)}\n\n{tables.markdown(tables.HEADINGS, tables.lines(rows))}\n\n{note}\n"
     stem = out / f"{what}-{backend}"
     write_text(stem.with_suffix(".md"), text)
+    if what == "cost":
+        _cost(console, rows, out, options)
+        return
     draw = figures.draw_sizes if what == "figure1-left" else figures.draw_table
     paths = draw(stem, title, rows) if any(row.values for row in rows) else []
     _wrote(console, [stem.with_suffix(".md"), *paths])
+
+
+def _cost(console: Console, summaries: Sequence[Any], out: Path, options: Any) -> None:
+    from gradreg_reproduction import figures, tables
+
+    stem = out / f"cost-{options['backend']}"
+    numbers = stem.with_suffix(".json")
+    if not numbers.exists() and not options["report_only"]:
+        with console.status("the cost of a step of each setting"):
+            cost.measure(numbers, [each.cell for each in summaries], options["backend"])
+    found = cost.points(summaries, cost.read(numbers))
+    title = f"{TITLES['cost']}, {options['backend']}"
+    table = tables.markdown(cost.HEADINGS, cost.rows(found))
+    write_text(stem.with_suffix(".md"), f"# {title}\n\n{table}\n")
+    console.print(table, highlight=False, soft_wrap=True)
+    _wrote(console, [stem.with_suffix(".md"), *(figures.draw_cost(stem, title, found) if found else [])])
 
 
 def _figure1_right(console: Console, results: Results, out: Path, options: Any) -> None:

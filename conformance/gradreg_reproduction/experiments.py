@@ -3,10 +3,10 @@
 All weights are those of the authors' scripts, where there is one; the cells of :func:`beyond` are this project's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gradreg_core.errors import InputError
 from gradreg_core.presets import (
@@ -174,11 +174,39 @@ def beyond(base: Protocol, choices: Choices) -> list[Cell]:
     return cells
 
 
+def cost(base: Protocol, choices: Choices) -> list[Cell]:
+    """What cheaper settings keep of the gain, with dropout: Table 1's weights, the loss's own pass, a draw per sample.
+
+    "every" charges the penalty at each n-th step, n times as much, "fraction" for a part of each batch, and "jvp" and
+    "difference" act along random directions in the input; see :class:`gradreg_core.spec.Term`.
+    """
+    protocol = replace(base, before_last="dropout")
+    settings: tuple[tuple[str, dict[str, Any]], ...] = (
+        *((f"every={each}", {"every": each}) for each in (1, 2, 4, 8, 16)),
+        *((f"fraction=1/{each}", {"fraction": 1 / each}) for each in (2, 4, 8)),
+        ("jvp", {"side": "input"}),
+        ("difference", {"side": "input", "method": "difference"}),
+    )
+    cells = []
+    for row, kind, weight in (("DataGrad", DataGrad, 50.0), ("SpectReg", SpectReg, 0.01)):
+        shared = replace(protocol, penalty_pass="shared") if row == "SpectReg" else protocol  # noqa: S106
+        cells.append(Cell(row, "none", protocol, _none))
+        for column, options in settings:
+            seeded = row == "SpectReg" or "every" not in options
+            cells.append(Cell(row, column, shared, _cheap(kind, weight, options, seeded)))
+    return cells
+
+
+def _cheap(kind: Callable[..., Regularizer], weight: float, options: Mapping[str, Any], seeded: bool) -> Make:
+    return lambda seed: kind(weight, **options, **({"seed": seed} if seeded else {}))
+
+
 EXPERIMENTS: dict[str, Callable[[Protocol, Choices], list[Cell]]] = {
     "table1": table1,
     "figure1-left": figure1_left,
     "variants": variants,
     "beyond": beyond,
+    "cost": cost,
 }
 """Name -> its cells for a protocol and choices."""
 

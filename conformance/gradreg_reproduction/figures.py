@@ -9,10 +9,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from gradreg_core.files import replacing
+from gradreg_reproduction.cost import Point
 from gradreg_reproduction.frameworks import Curves
 from gradreg_reproduction.summary import Summary
 
-__all__ = ["draw_curves", "draw_sizes", "draw_table", "draw_toy"]
+__all__ = ["draw_cost", "draw_curves", "draw_sizes", "draw_table", "draw_toy"]
 
 _COLOURS = ("#000000", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#56b4e9")
 """Of Okabe and Ito, told apart without colour by their markers too."""
@@ -65,6 +66,31 @@ def draw_sizes(stem: Path, title: str, summaries: Sequence[Summary]) -> list[Pat
     axes.set_ylabel("test accuracy, %")
     axes.legend(frameon=False)
     _plain(axes, "both")
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, stem)
+
+
+def draw_cost(stem: Path, title: str, found: Sequence[Point]) -> list[Path]:
+    """Mean accuracy over the cost of a step, one panel for each row, the error of the mean as bars."""
+    names = list(dict.fromkeys(each.summary.cell.row for each in found))
+    figure = Figure(figsize=(5 * len(names), 4.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
+        for each in (each for each in found if each.summary.cell.row == name):
+            column = each.summary.cell.column
+            kind = ("none", "every", "fraction", "jvp", "difference").index(column.partition("=")[0])
+            error = (each.summary.deviation or 0) / max(1, len(each.summary.values)) ** 0.5
+            style = {"color": _COLOURS[kind], "marker": _MARKERS[kind], "markersize": 5, "capsize": 2, "linewidth": 1}
+            axes.errorbar(each.cost, each.summary.mean, yerr=error, **style)
+            axes.annotate(column, (each.cost, each.summary.mean), (5, 4), textcoords="offset points", fontsize=8)
+        for column, line in (("none", ":"), ("every=1", "--")):
+            for each in found:
+                if (each.summary.cell.row, each.summary.cell.column) == (name, column):
+                    axes.axhline(each.summary.mean, color="0.6", linestyle=line, linewidth=1, zorder=0)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("cost of a step, plain step = 1")
+        axes.margins(x=0.18)
+        _plain(axes, "both")
+    figure.axes[0].set_ylabel("test accuracy, %")
     figure.suptitle(title, fontsize=11)
     return _save(figure, stem)
 

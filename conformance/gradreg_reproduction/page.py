@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
-from gradreg_reproduction import frameworks, tables, toy
+from gradreg_reproduction import cost, frameworks, tables, toy
 from gradreg_reproduction.data import MNIST_DIGEST
 from gradreg_reproduction.experiments import EXPERIMENTS, Choices
 from gradreg_reproduction.protocol import Protocol
@@ -20,6 +20,7 @@ TITLES = {
     "figure1-left": "Figure 1, left: MNIST by training set size",
     "variants": "The family, MNIST, 2,000 training images, dropout",
     "beyond": "Beyond the paper: MNIST, 500 training images",
+    "cost": "Accuracy over cost: MNIST, 2,000 training images, dropout",
 }
 SEEDS = range(1, 11)
 
@@ -44,7 +45,7 @@ def make_page(out: Path, results: Results) -> str:
             if done:
                 any_run = True
                 parts += [f"### {backend}", *_experiment(what, rows), _picture(out, f"{what}-{backend}", title)]
-                parts.append(_robustness(rows, backend, results))
+                parts.append(_cost(out, rows, backend) if what == "cost" else _robustness(rows, backend, results))
         if not any_run:
             parts.append("Not run yet.")
     parts += [_toy(out, results), _frameworks(out, results), _text("choices")]
@@ -79,6 +80,11 @@ def _experiment(what: str, rows: Sequence[Summary]) -> list[str]:
         "seeds. Gain: over the row's first cell at equal seeds, with the p of the paired t-test."
     )
     return parts
+
+
+def _cost(out: Path, rows: Sequence[Summary], backend: str) -> str:
+    found = cost.points(rows, cost.read(out / f"cost-{backend}.json"))
+    return tables.markdown(cost.HEADINGS, cost.rows(found)) if found else ""
 
 
 def _verdict(row: Summary) -> str:

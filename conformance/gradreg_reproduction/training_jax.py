@@ -1,8 +1,4 @@
-"""Trains a job in JAX: the loop over the steps is compiled, a chunk of steps at a time; several seeds train together.
-
-On the CPU, XLA's convolutions and their second derivatives are two to ten times slower than the same sums as a matrix
-product, so there a convolution is a product of the image's windows with the kernel.
-"""
+"""Trains a job in JAX: the loop over the steps is compiled, a chunk at a time; several seeds train together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +10,7 @@ from jax import lax
 
 import gradreg_jax as gradreg
 from gradreg_core.errors import InputError
-from gradreg_core.networks import Conv2D, Network
+from gradreg_core.networks import Network
 from gradreg_jax.networks import apply
 from gradreg_reproduction.protocol import split
 from gradreg_reproduction.run import Run
@@ -24,7 +20,6 @@ __all__ = ["input_gradient", "jacobian_norms", "logits", "train", "train_togethe
 Arrays = Mapping[str, Any]
 _BETAS = 0.9, 0.999
 _EPSILON = 1e-8
-_HIGHEST = lax.Precision.HIGHEST
 
 
 def train(run: Run, tick: Callable[[int], None] = lambda steps: None) -> tuple[dict[str, Any], Any]:
@@ -68,10 +63,10 @@ def _train(runs: Sequence[Run], tick: Callable[[int], None]) -> list[tuple[dict[
 
         def total(weights: Any) -> Any:
             options = {"step": step, "batch_norm": "allow"}
-            model = lambda x: forward(network, weights, x, masks)  # noqa: E731
+            model = lambda x: apply(network, weights, x, masks)  # noqa: E731
             value, _ = gradreg.loss(model, x, y, shared, params=weights, loss_fn=runs[0].loss_fn, **options)
             if apart is not None:
-                model = lambda x: forward(network, weights, x, other_masks)  # noqa: E731
+                model = lambda x: apply(network, weights, x, other_masks)  # noqa: E731
                 value = value + gradreg.penalty(model, x, y, apart, **options)
             return runs[0].scale * value
 
@@ -124,35 +119,6 @@ def _stacked(several: bool) -> Callable[..., Any]:
     return lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]) if several else jnp.asarray(leaves[0])
 
 
-def forward(network: Network, params: Arrays, x: Any, masks: Arrays | None = None) -> Any:
-    """`gradreg_jax.networks.apply`, with convolutions as matrix products on the CPU."""
-    if jax.default_backend() != "cpu":
-        return apply(network, params, x, masks)
-    for index, (path, layer, shape) in enumerate(network.walk()):
-        if isinstance(layer, Conv2D):
-            x = _convolve(x, params[f"{path}.weight"], layer.kernel // 2 if layer.padding == "same" else 0)
-            x = x + params[f"{path}.bias"]
-        else:
-            own = {f"0.{name}": params[f"{index}.{name}"] for name in layer.weights(shape)}
-            mask = {"0": masks[path]} if masks and path in masks else {}
-            x = apply(Network(shape, (layer,)), own, x, mask)
-    return x
-
-
-def _convolve(x: Any, weight: Any, padding: int) -> Any:
-    """Cross-correlation of (B, H, W, C) with (k, k, C, F): every k x k window as a row, times the kernel.
-
-    Every window is summed in the same order, so equal windows (an image's background) give equal outputs, and a pooling
-    over them has a tie as in the other frameworks. A product with a banded matrix is twice as fast and breaks such ties
-    by rounding: the loss is the same and the input gradient differs in the third digit.
-    """
-    kernel, filters = weight.shape[0], weight.shape[-1]
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows, columns = (each - kernel + 1 for each in x.shape[1:3])
-    windows = [x[:, row : row + rows, column : column + columns] for row in range(kernel) for column in range(kernel)]
-    return jnp.matmul(jnp.concatenate(windows, -1), weight.reshape(-1, filters), precision=_HIGHEST)
-
-
 def logits(network: Network, params: Arrays, x: Any) -> Any:
     """The outputs without dropout, (N, m)."""
     return _logits(network, _native_params(params), jnp.asarray(x))
@@ -174,17 +140,17 @@ def _native_params(params: Arrays) -> dict[str, Any]:
 
 @jax.jit(static_argnums=0)
 def _logits(network: Network, params: Any, x: Any) -> Any:
-    return forward(network, params, x)
+    return apply(network, params, x)
 
 
 @jax.jit(static_argnums=0)
 def _input_gradient(network: Network, params: Any, x: Any, y: Any) -> Any:
     def total(x: Any) -> Any:
-        return -jnp.take_along_axis(jax.nn.log_softmax(forward(network, params, x)), y[:, None], 1).sum()
+        return -jnp.take_along_axis(jax.nn.log_softmax(apply(network, params, x)), y[:, None], 1).sum()
 
     return jax.grad(total)(x)
 
 
 @jax.jit(static_argnums=0)
 def _jacobian_norms(network: Network, params: Any, x: Any) -> Any:
-    return gradreg.measure(lambda inputs: forward(network, params, inputs), x).frobenius
+    return gradreg.measure(lambda inputs: apply(network, params, inputs), x).frobenius

@@ -1,0 +1,110 @@
+"""A convolution whose derivatives are matrix products on the CPU, for models that are penalised there.
+
+    layer = flax.nnx.Conv(1, 6, (5, 5), conv_general_dilated=gradreg_jax.layers.conv_general_dilated, rngs=rngs)
+
+On the CPU, XLA takes the gradient with respect to an input of few channels several times as slowly as the value, and a
+penalty needs that gradient and its derivatives. The values here are XLA's own, bit for bit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+__all__ = ["conv_general_dilated"]
+
+Array = jax.Array
+
+_FEW_CHANNELS = 8
+"""Inputs of more channels are left to XLA, whose kernels are the faster ones there."""
+_TILE = 8
+"""Output columns of one product. Of its multiplications by the band (tile + k - 1) / k times as many as needed."""
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> Array:
+    """`jax.lax.conv_general_dilated` with derivatives of all orders that are fast on the CPU where they can be.
+
+    That is for images (B, H, W, C) with at most 8 channels and a kernel (k, l, C, F), ``dimension_numbers=("NHWC",
+    "HWIO", "NHWC")``, strides of 1, and neither dilation nor groups. Everything else, and every other device, gets
+    JAX's own derivatives.
+
+    Args:
+        lhs: inputs.
+        rhs: kernel.
+        window_strides: one for each spatial axis.
+        padding: "SAME", "VALID" or pairs (before, after).
+        **options: the others of `jax.lax.conv_general_dilated`.
+    """
+    if not _applies(lhs, rhs, window_strides, padding, options):
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    precision = options.get("precision")
+    pads = padding if not isinstance(padding, str) else _pads(lhs, rhs, padding)
+
+    @jax.custom_jvp
+    def convolve(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_NHWC, precision=precision)
+
+    @convolve.defjvp
+    def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+        (x, kernel), (dx, dkernel) = primals, tangents
+        moved = _banded(dx, kernel, pads, precision) + _banded(x, dkernel, pads, precision)
+        return convolve(x, kernel), moved
+
+    return convolve(lhs, rhs)
+
+
+def _applies(lhs: Array, rhs: Array, strides: Sequence[int], padding: Any, options: dict[str, Any]) -> bool:
+    others = {name: each for name, each in options.items() if name not in ("dimension_numbers", "precision")}
+    plain = all(each is None or each == 1 or tuple(_listed(each)) == (1, 1) for each in others.values())
+    numbers = options.get("dimension_numbers")
+    if lhs.ndim != 4 or numbers is None or jax.default_backend() != "cpu" or lhs.dtype != rhs.dtype:
+        return False
+    given = lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
+    pads = _pads(lhs, rhs, padding) if isinstance(padding, str) else padding
+    return (
+        plain
+        and given == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
+        and tuple(strides) == (1, 1)
+        and 0 < lhs.shape[-1] == rhs.shape[2] <= _FEW_CHANNELS
+        and all(side >= 0 for pair in pads for side in pair)
+        and all(h + sum(pair) >= k for h, k, pair in zip(lhs.shape[1:3], rhs.shape[:2], pads, strict=True))
+    )
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _pads(lhs: Array, rhs: Array, padding: str) -> Sequence[tuple[int, int]]:
+    return lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], (1, 1), padding)
+
+
+def _banded(x: Array, kernel: Array, pads: Sequence[tuple[int, int]], precision: Any) -> Array:
+    """The convolution as one product: a row of `_TILE` output columns is a row of windows times a band of the kernel.
+
+    A window of k rows and tile + l - 1 columns holds all that a tile of output columns depends on. Column j of the band
+    holds the kernel shifted by j.
+    """
+    height, width, channels, filters = kernel.shape
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    batch, rows, columns = x.shape[0], x.shape[1] - height + 1, x.shape[2] - width + 1
+    tile = columns if columns <= 3 * _TILE // 2 else _TILE
+    tiles = -(-columns // tile)
+    wide = tile + width - 1
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, tiles * tile - columns), (0, 0)))
+    cut = jnp.stack([x[:, :, start * tile : start * tile + wide] for start in range(tiles)], 2)
+    cut = cut.reshape(batch, rows + height - 1, tiles, wide * channels)
+    windows = jnp.concatenate([cut[:, row : row + rows] for row in range(height)], -1)
+    shifted = [jnp.pad(kernel, ((0, 0), (j, tile - 1 - j), (0, 0), (0, 0))) for j in range(tile)]
+    band = jnp.stack(shifted, 3).reshape(height * wide * channels, tile * filters)
+    flat = jnp.matmul(windows.reshape(-1, height * wide * channels), band, precision=precision)
+    return flat.reshape(batch, rows, tiles * tile, filters)[:, :, :columns]
