@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import gradreg_jax as gradreg
 from gradreg_bench.networks import GroupNorm
 from gradreg_bench.variants import Variant
 from gradreg_core import networks as nets
 from gradreg_core.errors import UnsupportedError
+from gradreg_jax.layers import conv_general_dilated
 from gradreg_jax.networks import apply
 from gradreg_numpy.networks import initialize
 
@@ -27,7 +29,7 @@ class JaxSteps:
         model: (function of (params, x), params).
         x: inputs.
         y: labels.
-        mode: "jit".
+        mode: "jit", or "fast" (the same with the convolution of `gradreg_jax.layers`, in the plain step too).
     """
 
     def __init__(self, model: Any, x: Any, y: Any, mode: str) -> None:
@@ -42,7 +44,8 @@ class JaxSteps:
         x = jnp.asarray(random.normal(size=(batch, *network.input_shape)), jnp.float32)
         y = jnp.asarray(random.integers(0, network.output_shape[-1], batch))
         trained = {path: params.pop(path) for path in network.weights()}
-        return cls((lambda weights, x: _run(network.layers, "", weights | params, x), trained), x, y, mode)
+        convolve = conv_general_dilated if mode == "fast" else lax.conv_general_dilated
+        return cls((lambda weights, x: _run(network.layers, "", weights | params, x, convolve), trained), x, y, mode)
 
     @property
     def outputs(self) -> int:
@@ -106,11 +109,15 @@ class JaxSteps:
         return self._loss(z) + 2 * _WEIGHT / _DIFFERENCE * ((moved - z) * w).sum() / len(x)
 
 
-def _run(layers: tuple[nets.Layer, ...], prefix: str, params: Mapping[str, Any], x: Any) -> Any:
+def _run(layers: tuple[nets.Layer, ...], prefix: str, params: Mapping[str, Any], x: Any, convolve: Any) -> Any:
     for index, layer in enumerate(layers):
         path = f"{prefix}{index}"
         if isinstance(layer, nets.Residual):
-            x = x + _run(layer.layers, f"{path}.", params, x)
+            x = x + _run(layer.layers, f"{path}.", params, x, convolve)
+        elif isinstance(layer, nets.Conv2D):
+            options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": lax.Precision.HIGHEST}
+            x = convolve(x, params[f"{path}.weight"], (1, 1), layer.padding.upper(), **options)
+            x = x + params[f"{path}.bias"]
         elif isinstance(layer, GroupNorm):
             x = _group_norm(layer, params[f"{path}.weight"], params[f"{path}.bias"], x)
         else:

@@ -13,6 +13,7 @@ FRAMEWORKS = {
     "torch-fast": ("torch", "fast"),
     "torch-compile": ("torch", "compile"),
     "jax": ("jax", "jit"),
+    "jax-fast": ("jax", "fast"),
     "tensorflow": ("tensorflow", "function"),
     "tensorflow-xla": ("tensorflow", "xla"),
 }

@@ -142,6 +142,8 @@ def _run(layers: tuple[nets.Layer, ...], prefix: str, params: Mapping[str, Any],
             x = x + _run(layer.layers, f"{path}.", params, x)
         elif isinstance(layer, GroupNorm):
             x = _group_norm(layer, params[f"{path}.weight"], params[f"{path}.bias"], x)
+        elif isinstance(layer, nets.MaxPool):
+            x = tf.nn.max_pool2d(x, layer.size, layer.size, "VALID")
         else:
             own = {f"0{name[len(path) :]}": value for name, value in params.items() if name.startswith(f"{path}.")}
             x = apply(nets.Network(tuple(x.shape[1:]), (layer,)), own, x)
