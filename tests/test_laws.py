@@ -12,6 +12,7 @@ import gradreg_numpy
 import gradreg_torch as gradreg
 from cases import problem
 from gradreg_core import networks as nets
+from gradreg_core.errors import SpecError
 from gradreg_core.presets import (
     DataGrad,
     FrobReg,
@@ -22,9 +23,10 @@ from gradreg_core.presets import (
     RandomOneHot,
     SpectralNormReg,
     SpectReg,
+    WeightDecay,
 )
 from gradreg_core.projections import orthonormal, rademacher
-from gradreg_core.spec import JacobianPenalty
+from gradreg_core.spec import LAZY_EVERY, JacobianPenalty
 from gradreg_torch import networks
 
 ROUND = 1e-12  # relative, float64: sums of some hundred terms, each rounded by 1e-16
@@ -137,6 +139,40 @@ def test_every_is_unbiased_over_a_period() -> None:
     each = [penalty(model, x, y, DataGrad(1.0, every=4), step=step) for step in range(8)]
     once = penalty(model, x, y, DataGrad(1.0))
     assert each == pytest.approx([4 * once, 0, 0, 0] * 2, rel=ROUND)
+
+
+@pytest.mark.parametrize(
+    "reg", [DataGrad(1.0), SpectReg(1.0, seed=2), JacReg(1.0)], ids=["DataGrad", "SpectReg", "JacReg"]
+)
+def test_a_lazy_gradient_is_unbiased(reg: Any) -> None:
+    """The due steps give 16 times the gradient of the plain penalty at that step, all others none.
+
+    So the mean over steps is that of the penalty at the due steps, whose draws are like those of any other steps.
+    """
+    model, x, y = problem("dense")
+    one, inputs, labels = module(model), torch.tensor(x), torch.tensor(y)
+
+    def gradient(reg: Any, step: int) -> np.ndarray:
+        total, _ = gradreg.loss(one, inputs, labels, reg, step=step)
+        plain, _ = gradreg.loss(one, inputs, labels, None)
+        gradients = torch.autograd.grad(
+            total - plain, list(one.parameters()), materialize_grads=True, allow_unused=True
+        )
+        return torch.cat([each.flatten() for each in gradients]).numpy()
+
+    for step in range(33):
+        wanted = 16 * gradient(reg, step) if step % 16 == 0 else 0.0 * gradient(reg, 0)
+        scale = max(1.0, float(np.abs(wanted).max()))
+        np.testing.assert_allclose(gradient(reg.lazy(16), step), wanted, rtol=0, atol=100 * ROUND * scale)
+
+
+def test_lazy_changes_jacobian_terms_alone() -> None:
+    assert DataGrad(2.0, seed=3).lazy(8) == DataGrad(2.0, seed=3, every=8)
+    both = DataGrad(2.0) + WeightDecay(0.1)
+    assert both.lazy(5) == DataGrad(2.0, every=5) + WeightDecay(0.1)
+    assert both.lazy().terms[0].every == LAZY_EVERY
+    with pytest.raises(SpecError, match="every must be"):
+        DataGrad(1.0).lazy(0)
 
 
 REGS = [DataGrad(1.3), SpectReg(0.7, seed=1), JacReg(1.0), OneHot(0.2), SpectReg(1.0, draw="per_batch")]
