@@ -90,6 +90,13 @@ def test_what_one_would_otherwise_write_computes_the_same(gradients) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("gradients", [torch_gradients, jax_gradients])
+def test_recomputation_changes_no_gradient(gradients) -> None:
+    wanted = gradients(Variant("DataGrad", DataGrad(1.0)))
+    for one, other in zip(gradients(Variant("DataGrad recomputed")), wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)  # float32, as above
+
+
 def test_rounds_are_interleaved_and_cycles_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int]] = []
     clock = iter(range(1000))

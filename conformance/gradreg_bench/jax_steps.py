@@ -108,6 +108,10 @@ class JaxSteps:
         moved = self.apply(params, x + jax.lax.stop_gradient(_DIFFERENCE * gradient))
         return self._loss(z) + 2 * _WEIGHT / _DIFFERENCE * ((moved - z) * w).sum() / len(x)
 
+    def _DataGrad_recomputed(self, params: Any, x: Any, step: Any) -> Any:  # noqa: N802 - the variant's name
+        model = jax.checkpoint(lambda at: self.apply(params, at))
+        return gradreg.loss(model, x, self.y, gradreg.DataGrad(1.0), step=step, params=params)[0]
+
 
 def _run(layers: tuple[nets.Layer, ...], prefix: str, params: Mapping[str, Any], x: Any, convolve: Any) -> Any:
     for index, layer in enumerate(layers):

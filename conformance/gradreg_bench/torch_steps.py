@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
 
 import gradreg_torch as gradreg
 from gradreg_bench.networks import GroupNorm
@@ -142,6 +143,14 @@ class TorchSteps:
         moved = self.model(self.x + _DIFFERENCE * gradient)
         penalty = 2 * _WEIGHT / _DIFFERENCE * ((moved - z) * w).sum() / len(x)
         return F.cross_entropy(z, self.y) + penalty
+
+    def _DataGrad_recomputed(self, step: Tensor) -> Tensor:  # noqa: N802 - the variant's name
+        if not isinstance(self.model, nn.Sequential):
+            raise UnsupportedError("recomputation by parts is written for nn.Sequential")
+        parts = max(1, round(len(self.model) ** 0.5))
+        model = lambda x: checkpoint_sequential(self.model, parts, x, use_reentrant=False)  # noqa: E731
+        total: Tensor = gradreg.loss(model, self.x, self.y, gradreg.DataGrad(1.0), step=step)[0]
+        return total
 
 
 def _identifier(name: str) -> str:

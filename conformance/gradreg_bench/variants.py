@@ -29,6 +29,8 @@ __all__ = ["BASELINES", "PLAIN", "Variant", "own_variants", "variants"]
 _CYCLE = 16
 PLAIN = "plain"
 BASELINES = {
+    "DataGrad recomputed": "DataGrad with the framework's checkpointing: in PyTorch the model in about sqrt(layers) parts, "
+    "in JAX as a whole; less memory, more time",
     "separate forward": "the loss, and a projection's penalty from a forward pass of its own",
     "projection loop": "each row of the Jacobian of the loss's own forward pass, its square added to a sum (the widely "
     "used public package), one backward",
@@ -91,6 +93,7 @@ def variants(projections: Sequence[int], patterns: Sequence[str] = ()) -> list[V
         Variant("SpectReg side=input difference", SpectReg(0.01, side="input", method="difference"), bounded=False),
         Variant("DataGrad every=16", DataGrad(1.0, every=_CYCLE), share=1 / _CYCLE, cycle=_CYCLE),
         Variant("DataGrad fraction=1/4", DataGrad(1.0, fraction=0.25), share=0.25),
+        Variant("DataGrad recomputed", bounded=False),
         Variant("ConfidencePenalty", ConfidencePenalty(0.1), 0),
         Variant("WeightDecay", WeightDecay(5e-4), 0),
         Variant("separate forward"),
