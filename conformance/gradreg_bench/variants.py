@@ -29,7 +29,7 @@ __all__ = ["BASELINES", "PLAIN", "Variant", "own_variants", "variants"]
 _CYCLE = 16
 PLAIN = "plain"
 BASELINES = {
-    "DataGrad recomputed": "DataGrad with the framework's checkpointing: in PyTorch the model in about sqrt(layers) parts, "
+    "DataGrad recomputed": "DataGrad with the framework's checkpointing: in PyTorch the model in sqrt(layers) parts, "
     "in JAX as a whole; less memory, more time",
     "separate forward": "the loss, and a projection's penalty from a forward pass of its own",
     "projection loop": "each row of the Jacobian of the loss's own forward pass, its square added to a sum (the widely "
