@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from scipy import stats
 
+import gradreg_torch
 from gradreg_core.cli import main
 from gradreg_core.errors import DataFileError, InputError, UnsupportedError
 from gradreg_core.presets import DataGrad, SpectReg, WeightDecay
@@ -28,6 +30,7 @@ from gradreg_reproduction.run import BACKENDS, prepare, run_job, trainer
 from gradreg_reproduction.schedule import Schedule
 from gradreg_reproduction.summary import summarise
 from gradreg_reproduction.sweep import missing, sweep
+from gradreg_torch import networks
 
 TINY = Protocol(train_size=40, steps=4, batch=10)
 
@@ -388,6 +391,18 @@ class TestToyAndFrameworks:
         found = frameworks.Curves("x", "float32", {"a": np.ones(4), "b": np.array([1, 1 + 1e-4, 1, 1.5])})
         assert found.drift("b") == pytest.approx([0, 1e-4, 1e-4, 0.5])
         assert found.together("b") == {1e-5: 1, 1e-3: 3, 1e-1: 3}
+
+
+def test_spectreg_of_one_direction_penalises_nothing_before_batch_normalisation() -> None:
+    """As the page says of Table 1: the projected sum over a batch does not depend on the images."""
+    network = build(replace(TINY, before_last="batchnorm"))
+    model = networks.Module(network, initialise(network, 1), torch.float64)
+    x = torch.tensor(np.random.default_rng(0).normal(size=(8, 28, 28, 1)))
+
+    def penalty(draw: str) -> float:
+        return gradreg_torch.penalty(model, x, None, SpectReg(1.0, draw=draw), batch_norm="allow").item()
+
+    assert penalty("per_batch") < 1e-20 * penalty("per_sample")  # squares of rounding errors of 1e-16
 
 
 class TestCost:

@@ -48,6 +48,8 @@ def make_page(out: Path, results: Results) -> str:
                 parts.append(_cost(out, rows, backend) if what == "cost" else _robustness(rows, backend, results))
         if not any_run:
             parts.append("Not run yet.")
+        elif what == "table1":
+            parts.append(_text("batchnorm"))
     parts += [_toy(out, results), _frameworks(out, results), _text("choices")]
     headings = ("experiment", "framework", "runs done, ten seeds each", "seeds of the least run cell")
     parts.append("## What has been run, and what has not\n\n" + tables.markdown(headings, todo))
