@@ -1,9 +1,9 @@
-"""A convolution whose derivatives are matrix products on the CPU, for models that are penalised there.
+"""A convolution as one matrix product on the CPU, for models that are penalised there.
 
-    layer = flax.nnx.Conv(1, 6, (5, 5), conv_general_dilated=gradreg_jax.layers.conv_general_dilated, rngs=rngs)
+    layer = flax.nnx.Conv(1, 6, (5, 5), conv_general_dilated=gradreg_jax.layers.conv_general_dilated, rngs=nnx.Rngs(0))
 
-On the CPU, XLA takes the gradient with respect to an input of few channels several times as slowly as the value, and a
-penalty needs that gradient and its derivatives. The values here are XLA's own, bit for bit.
+On the CPU, XLA convolves images of few channels slowly, and takes the gradient with respect to them several times as
+slowly again. A penalty needs that gradient and its derivatives.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,14 @@ def conv_general_dilated(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> Array:
-    """`jax.lax.conv_general_dilated` with derivatives of all orders that are fast on the CPU where they can be.
+    """`jax.lax.conv_general_dilated`, as a matrix product where that is faster, with all its derivatives.
 
-    That is for images (B, H, W, C) with at most 8 channels and a kernel (k, l, C, F), ``dimension_numbers=("NHWC",
-    "HWIO", "NHWC")``, strides of 1, and neither dilation nor groups. Everything else, and every other device, gets
-    JAX's own derivatives.
+    That is on the CPU, for images (B, H, W, C) with at most 8 channels and a kernel (k, l, C, F),
+    ``dimension_numbers=("NHWC", "HWIO", "NHWC")``, strides of 1, and neither dilation nor groups. Everything else is
+    handed on to JAX.
+
+    Windows of equal values, such as an image's background, give equal outputs to the last bit, as from JAX's own: a
+    maximum over them has a tie, of which the first has the derivative.
 
     Args:
         lhs: inputs.
@@ -46,20 +49,8 @@ def conv_general_dilated(
     """
     if not _applies(lhs, rhs, window_strides, padding, options):
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-    precision = options.get("precision")
     pads = padding if not isinstance(padding, str) else _pads(lhs, rhs, padding)
-
-    @jax.custom_jvp
-    def convolve(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_NHWC, precision=precision)
-
-    @convolve.defjvp
-    def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-        (x, kernel), (dx, dkernel) = primals, tangents
-        moved = _banded(dx, kernel, pads, precision) + _banded(x, dkernel, pads, precision)
-        return convolve(x, kernel), moved
-
-    return convolve(lhs, rhs)
+    return _banded(lhs, rhs, pads, options.get("precision"))
 
 
 def _applies(lhs: Array, rhs: Array, strides: Sequence[int], padding: Any, options: dict[str, Any]) -> bool:
@@ -89,22 +80,25 @@ def _pads(lhs: Array, rhs: Array, padding: str) -> Sequence[tuple[int, int]]:
 
 
 def _banded(x: Array, kernel: Array, pads: Sequence[tuple[int, int]], precision: Any) -> Array:
-    """The convolution as one product: a row of `_TILE` output columns is a row of windows times a band of the kernel.
+    """The convolution as one product: a tile of output columns is a row of windows times a band of the kernel.
 
     A window of k rows and tile + l - 1 columns holds all that a tile of output columns depends on. Column j of the band
-    holds the kernel shifted by j.
+    holds the kernel shifted by j columns, zeros around it. Zeros change no sum, but XLA adds the even and the odd terms
+    of a product apart: a column of the window is padded to an even length, so that all outputs are summed alike.
     """
     height, width, channels, filters = kernel.shape
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     batch, rows, columns = x.shape[0], x.shape[1] - height + 1, x.shape[2] - width + 1
     tile = columns if columns <= 3 * _TILE // 2 else _TILE
     tiles = -(-columns // tile)
-    wide = tile + width - 1
+    wide, deep = tile + width - 1, height * channels
+    odd = deep % 2
     x = jnp.pad(x, ((0, 0), (0, 0), (0, tiles * tile - columns), (0, 0)))
-    cut = jnp.stack([x[:, :, start * tile : start * tile + wide] for start in range(tiles)], 2)
-    cut = cut.reshape(batch, rows + height - 1, tiles, wide * channels)
-    windows = jnp.concatenate([cut[:, row : row + rows] for row in range(height)], -1)
-    shifted = [jnp.pad(kernel, ((0, 0), (j, tile - 1 - j), (0, 0), (0, 0))) for j in range(tile)]
-    band = jnp.stack(shifted, 3).reshape(height * wide * channels, tile * filters)
-    flat = jnp.matmul(windows.reshape(-1, height * wide * channels), band, precision=precision)
+    stacked = jnp.concatenate([x[:, row : row + rows] for row in range(height)], -1)
+    stacked = jnp.pad(stacked, ((0, 0), (0, 0), (0, 0), (0, odd)))
+    windows = jnp.stack([stacked[:, :, start * tile : start * tile + wide] for start in range(tiles)], 2)
+    column = jnp.moveaxis(kernel, 1, 0).reshape(width, deep, filters)
+    shifted = [jnp.pad(column, ((j, tile - 1 - j), (0, odd), (0, 0))) for j in range(tile)]
+    band = jnp.stack(shifted, 2).reshape(wide * (deep + odd), tile * filters)
+    flat = jnp.matmul(windows.reshape(-1, wide * (deep + odd)), band, precision=precision)
     return flat.reshape(batch, rows, tiles * tile, filters)[:, :, :columns]
