@@ -24,6 +24,7 @@ __all__ = ["JaxBackend"]
 Array = jax.Array
 _HIGHEST = lax.Precision.HIGHEST
 _FEW_WORDS = 1024
+_FEW_ROWS = 16
 
 
 def _dtype(name: Any) -> Any:
@@ -169,7 +170,10 @@ class JaxBackend:
         raise UnsupportedError("the jax backend has no names for activations.")
 
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
-        return pullback(rows[0])[None] if len(rows) == 1 else jax.vmap(pullback)(rows)
+        # One after the other, a few rows stay in the processor's caches; many would make a program that compiles slowly.
+        if len(rows) == 1 or (len(rows) <= _FEW_ROWS and jax.default_backend() == "cpu"):
+            return jnp.stack([pullback(row) for row in rows])
+        return jax.vmap(pullback)(rows)
 
     def stop_gradient(self, array: Array) -> Array:
         return lax.stop_gradient(array)
