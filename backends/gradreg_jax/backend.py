@@ -170,7 +170,7 @@ class JaxBackend:
         raise UnsupportedError("the jax backend has no names for activations.")
 
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
-        # One after the other, a few rows stay in the processor's caches; many would make a program that compiles slowly.
+        # One after the other, a few rows stay in the processor's caches; many would make a long program.
         if len(rows) == 1 or (len(rows) <= _FEW_ROWS and jax.default_backend() == "cpu"):
             return jnp.stack([pullback(row) for row in rows])
         return jax.vmap(pullback)(rows)

@@ -24,8 +24,11 @@ def draw(results: Sequence[Result], *paths: Path) -> None:
     tallest = max(len(each.measurements) for each in results)
     figure = Figure(figsize=(4.6 * columns, (0.24 * tallest + 1.1) * rows), dpi=_DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    highest = max(
+        (row.ratio.high for each in results for row in each.measurements if row.ratio is not None), default=2.0
+    )
     for panel, result in zip(panels, results, strict=False):
-        _panel(panel, result)
+        _panel(panel, result, max(highest, 2.0))
     for panel in panels[len(results) :]:
         panel.set_axis_off()
     figure.supxlabel(
@@ -38,7 +41,7 @@ def draw(results: Sequence[Result], *paths: Path) -> None:
             figure.savefig(temporary, format=path.suffix[1:])
 
 
-def _panel(axes: Axes, result: Result) -> None:
+def _panel(axes: Axes, result: Result, highest: float) -> None:
     rows = [each for each in result.measurements if each.ratio is not None and each.name != PLAIN]
     for place, row in enumerate(rows):
         assert row.ratio is not None
@@ -48,13 +51,12 @@ def _panel(axes: Axes, result: Result) -> None:
         axes.plot([low, high], [place, place], color="black", linewidth=1)
         if row.limit is not None:
             axes.plot([row.limit] * 2, [place - 0.42, place + 0.42], color=_LIMIT, linewidth=2.2)
-        axes.annotate(f" {median:.2f}", (max(median, high), place), va="center", fontsize=7)
+        axes.annotate(f" {median:.2f}", (max(median, high, row.limit or 0), place), va="center", fontsize=7)
     axes.set_yticks(range(len(rows)), [each.name for each in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log", base=2)
-    highest = max((each.ratio.high for each in rows if each.ratio is not None), default=2.0)
     ticks = [each for each in (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if each <= 1.3 * highest]
-    axes.set_xlim(0.9, 1.6 * max(highest, 1.0))
+    axes.set_xlim(0.9, 1.6 * highest)
     axes.set_xticks(ticks, [f"{each:g}" for each in ticks], fontsize=8)
     axes.minorticks_off()
     axes.spines[["top", "right", "left"]].set_visible(False)
