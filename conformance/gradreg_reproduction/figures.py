@@ -59,7 +59,7 @@ def draw_sizes(stem: Path, title: str, summaries: Sequence[Summary]) -> list[Pat
                 label=column,
             )
     axes.set_xscale("log")
-    sizes = sorted({int(each.cell.row) for each in summaries})
+    sizes = sorted({int(each.cell.row) for each in summaries if each.values})
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
     axes.set_xlabel("training images")
