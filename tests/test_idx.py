@@ -150,7 +150,11 @@ PLAIN = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.one_of(PLAIN, PLAIN.map(lambda data: gzip.compress(data, mtime=0)), st.builds(corrupt, st.integers(-50, 49), st.integers(1, 255))),
+    st.one_of(
+        PLAIN,
+        PLAIN.map(lambda data: gzip.compress(data, mtime=0)),
+        st.builds(corrupt, st.integers(-50, 49), st.integers(1, 255)),
+    ),
     st.sampled_from([1, 3]),
 )
 def test_any_bytes_give_the_array_or_a_data_file_error(data, rank):
