@@ -461,6 +461,10 @@ class TestPage:
         assert "Dropout/SpectReg beats NoGR: +0.51 points over 3 seeds, significant at 5 %" in page
         assert "Dropout/DataGrad does not beat NoGR: -0.51 points" in page
         assert "Baseline/DataGrad: no seed yet" in page
+        for cell in EXPERIMENTS["table1"](Protocol(), Choices())[3:5]:
+            for seed in (1, 2):
+                results.add({"key": cell.job(seed, "torch", mnist.MNIST_DIGEST).key, "accuracy": {"test": 97 + seed}})
+        assert "Baseline/SpectReg: +0.00 points over NoGR at each of 2 seeds." in make_page(tmp_path, results)
 
 
 class TestCommand:

@@ -92,6 +92,8 @@ def _cost(out: Path, rows: Sequence[Summary], backend: str) -> str:
 def _verdict(row: Summary) -> str:
     if row.gain is None:
         return f"{row.cell.name}: no seed yet for which both it and NoGR were run."
+    if row.p_gain is None and len(row.values) > 1:
+        return f"{row.cell.name}: {row.gain:+.2f} points over NoGR at each of {len(row.values)} seeds."
     if row.p_gain is None:
         return f"{row.cell.name}: {row.gain:+.2f} points over NoGR at one seed, which decides nothing."
     better = "beats" if row.gain > 0 else "does not beat"
