@@ -41,7 +41,8 @@ _DRAWS = ("per_sample", "per_batch")
 _H = 0.01
 _MAX_EVERY = 2**31 - 1
 LAZY_EVERY = 4
-"""Of :meth:`Regularizer.lazy`: the cheapest setting that kept the gain in accuracy, see docs/performance.md."""
+"""Of :meth:`Regularizer.lazy`. Larger numbers are for SpectReg: at 8 and more DataGrad's rare large steps cost accuracy
+(docs/performance.md)."""
 _GAUSSIAN, _EXACT, _IDENTITY = gaussian(), exact(), identity()
 
 
