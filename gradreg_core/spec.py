@@ -64,7 +64,7 @@ class Regularizer:
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def lazy(self, every: int = LAZY_EVERY) -> "Regularizer":
-        """The same regularizer, its Jacobian terms charged at each `every`-th step, `every` times as much: nearly free.
+        """The same regularizer, its Jacobian terms charged at each `every`-th step, `every` times as much.
 
         Weight decay and confidence penalties, which cost nothing, stay as they are.
 

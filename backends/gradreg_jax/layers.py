@@ -47,36 +47,32 @@ def conv_general_dilated(
         padding: "SAME", "VALID" or pairs (before, after).
         **options: the others of `jax.lax.conv_general_dilated`.
     """
-    if not _applies(lhs, rhs, window_strides, padding, options):
+    pads = _pads_of_product(lhs, rhs, window_strides, padding, **options)
+    if pads is None:
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-    pads = padding if not isinstance(padding, str) else _pads(lhs, rhs, padding)
     return _banded(lhs, rhs, pads, options.get("precision"))
 
 
-def _applies(lhs: Array, rhs: Array, strides: Sequence[int], padding: Any, options: dict[str, Any]) -> bool:
-    others = {name: each for name, each in options.items() if name not in ("dimension_numbers", "precision")}
-    plain = all(each is None or each == 1 or tuple(_listed(each)) == (1, 1) for each in others.values())
-    numbers = options.get("dimension_numbers")
-    if lhs.ndim != 4 or numbers is None or jax.default_backend() != "cpu" or lhs.dtype != rhs.dtype:
-        return False
-    given = lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
-    pads = _pads(lhs, rhs, padding) if isinstance(padding, str) else padding
-    return (
-        plain
-        and given == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
-        and tuple(strides) == (1, 1)
-        and 0 < lhs.shape[-1] == rhs.shape[2] <= _FEW_CHANNELS
-        and all(side >= 0 for pair in pads for side in pair)
-        and all(h + sum(pair) >= k for h, k, pair in zip(lhs.shape[1:3], rhs.shape[:2], pads, strict=True))
-    )
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _pads(lhs: Array, rhs: Array, padding: str) -> Sequence[tuple[int, int]]:
-    return lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], (1, 1), padding)
+def _pads_of_product(
+    lhs: Array,
+    rhs: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    dimension_numbers: Any = None,
+    precision: Any = None,
+    **others: Any,
+) -> Sequence[tuple[int, int]] | None:
+    """Rows and columns to add before and after the image, or None where the convolution is left to JAX."""
+    if lhs.ndim != 4 or dimension_numbers is None or jax.default_backend() != "cpu" or lhs.dtype != rhs.dtype:
+        return None
+    numbers = [lax.conv_dimension_numbers(lhs.shape, rhs.shape, each) for each in (dimension_numbers, _NHWC)]
+    plain = tuple(strides) == (1, 1) and all(each in (None, 1, (1, 1), [1, 1]) for each in others.values())
+    if numbers[0] != numbers[1] or not plain or not 0 < lhs.shape[-1] == rhs.shape[2] <= _FEW_CHANNELS:
+        return None
+    image, kernel = lhs.shape[1:3], rhs.shape[:2]
+    pads = lax.padtype_to_pads(image, kernel, (1, 1), padding) if isinstance(padding, str) else padding
+    fits = all(min(pair) >= 0 and h + sum(pair) >= k for h, k, pair in zip(image, kernel, pads, strict=True))
+    return pads if fits else None
 
 
 def _banded(x: Array, kernel: Array, pads: Sequence[tuple[int, int]], precision: Any) -> Array:
