@@ -27,7 +27,7 @@ from gradreg_reproduction.page import make_page
 from gradreg_reproduction.protocol import Job, Protocol, split
 from gradreg_reproduction.results import Results
 from gradreg_reproduction.run import BACKENDS, prepare, run_job, trainer
-from gradreg_reproduction.schedule import Schedule
+from gradreg_reproduction.schedule import Masks, Schedule
 from gradreg_reproduction.summary import summarise
 from gradreg_reproduction.sweep import missing, sweep
 from gradreg_torch import networks
@@ -212,6 +212,13 @@ class TestSchedule:
         assert not np.array_equal(whole.masks[path], whole.other_masks[path])
         assert set(np.unique(whole.masks[path])) == {0.0, 2.0}
 
+    def test_parts_of_a_batch_share_no_mask(self) -> None:
+        rows = np.arange(6)[:, None]
+        masks = Masks({"8": rows})
+        for counts in ((6,), (2, 4), (6,)):
+            assert [row for count in counts for row in masks.next(count)["8"][:, 0]] == list(range(6))
+        assert Masks({}).next(3) == {}
+
     def test_an_epoch_sees_every_image_once(self) -> None:
         batches = Schedule(TINY, build(TINY), 1).batches
         assert sorted(batches.ravel()) == list(range(40))
@@ -232,10 +239,12 @@ class TestTraining:
         ("before_last", "reg", "extra"),
         [
             ("dropout", SpectReg(0.1, draw="per_batch"), {}),
+            ("dropout", DataGrad(0.1, fraction=0.5), {}),
+            ("dropout", DataGrad(0.1, side="input", method="difference"), {}),
             ("batchnorm", DataGrad(0.1), {}),
             ("none", None, {"mixup": 0.3, "label_smoothing": 0.1, "activation": "gelu"}),
         ],
-        ids=["dropout", "batchnorm", "mixup"],
+        ids=["dropout", "dropout, half a batch", "dropout, difference", "batchnorm", "mixup"],
     )
     def test_frameworks_start_on_the_same_curve(
         self, before_last: str, reg: object, extra: dict[str, object], files: mnist.Mnist
@@ -248,6 +257,14 @@ class TestTraining:
         for backend in BACKENDS[1:]:
             # Four steps: rounding of 1e-16, amplified by Adam's division where a gradient is near 0.
             assert curves[backend] == pytest.approx(curves["torch"], rel=1e-8)
+
+    @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "figure1-left"])
+    def test_every_cell_trains(self, name: str, files: mnist.Mnist) -> None:
+        for cell in EXPERIMENTS[name](TINY, Choices()):
+            protocol = replace(cell.protocol, train_size=TINY.train_size, steps=2)
+            each = cell._replace(protocol=protocol).job(1, "torch", "synthetic")
+            _, losses = trainer("torch").train(prepare(each, mnist.split(files, protocol, 1)))
+            assert np.isfinite(losses).all(), cell.name
 
     def test_the_penalty_is_trained(self, files: mnist.Mnist) -> None:
         found = {

@@ -1,5 +1,6 @@
 """What a seed decides for every step, drawn by NumPy so that all frameworks get the same: batches, masks, mixing."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 from gradreg_core.networks import Network
 from gradreg_reproduction.protocol import Protocol
 
-__all__ = ["Schedule", "Steps"]
+__all__ = ["Masks", "Schedule", "Steps"]
 
 _BATCHES, _MASKS, _MIXING = 1, 2, 3
 """Keep the generators of one seed apart; 0 is the initial weights'."""
@@ -33,6 +34,28 @@ class Steps(NamedTuple):
     """Indices of the images to mix in, (steps, B), int32."""
     shares: Array
     """The weight of the first image of a mixture, (steps,); 1 without mixing."""
+
+
+class Masks:
+    """The dropout masks of one step, for a model that is called on the whole batch or on its parts.
+
+    With `fraction=` the model is called on a random part and then on the rest. A mask does not depend on its image, so
+    all that matters is that no two images share one: each call gets the rows after the last call's, and after the last
+    row the first comes again, so that two passes over the whole batch have the same masks.
+
+    Args:
+        rows: (B, units) by path, in any framework.
+    """
+
+    def __init__(self, rows: Mapping[str, Any]) -> None:
+        self._rows, self._start = rows, 0
+
+    def next(self, count: int) -> dict[str, Any]:
+        """The rows for the next `count` images."""
+        stop = self._start + count
+        chosen = {path: each[self._start : stop] for path, each in self._rows.items()}
+        self._start = 0 if all(stop >= each.shape[0] for each in self._rows.values()) else stop
+        return chosen
 
 
 class Schedule:

@@ -14,6 +14,7 @@ from gradreg_core.networks import Network
 from gradreg_jax.networks import apply
 from gradreg_reproduction.protocol import split
 from gradreg_reproduction.run import Run
+from gradreg_reproduction.schedule import Masks
 
 __all__ = ["input_gradient", "jacobian_norms", "logits", "train", "train_together"]
 
@@ -63,10 +64,10 @@ def _train(runs: Sequence[Run], tick: Callable[[int], None]) -> list[tuple[dict[
 
         def total(weights: Any) -> Any:
             options = {"step": step, "batch_norm": "allow"}
-            model = lambda x: apply(network, weights, x, masks)  # noqa: E731
+            model = _model(network, weights, masks)
             value, _ = gradreg.loss(model, x, y, shared, params=weights, loss_fn=runs[0].loss_fn, **options)
             if apart is not None:
-                model = lambda x: apply(network, weights, x, other_masks)  # noqa: E731
+                model = _model(network, weights, other_masks)
                 value = value + gradreg.penalty(model, x, y, apart, **options)
             return runs[0].scale * value
 
@@ -117,6 +118,11 @@ def _inputs(run: Run, start: int, dtype: str) -> Any:
 
 def _stacked(several: bool) -> Callable[..., Any]:
     return lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]) if several else jnp.asarray(leaves[0])
+
+
+def _model(network: Network, weights: Arrays, masks: Arrays) -> Callable[[Any], Any]:
+    rows = Masks(masks)
+    return lambda x: apply(network, weights, x, rows.next(len(x)))
 
 
 def logits(network: Network, params: Arrays, x: Any) -> Any:

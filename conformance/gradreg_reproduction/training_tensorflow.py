@@ -10,6 +10,7 @@ import gradreg_tensorflow as gradreg
 from gradreg_core.networks import Network
 from gradreg_reproduction.protocol import split
 from gradreg_reproduction.run import Run
+from gradreg_reproduction.schedule import Masks
 from gradreg_tensorflow.networks import apply
 
 __all__ = ["input_gradient", "jacobian_norms", "logits", "train"]
@@ -70,7 +71,7 @@ class _Loop:
         return losses.stack()
 
     def _step(self, now: Mapping[str, Any]) -> tf.Tensor:
-        network, weights = self.run.network, list(self.weights.values())
+        weights = list(self.weights.values())
         x, y = tf.gather(self.x, now["batch"]), tf.gather(self.y, now["batch"])
         if self.run.job.protocol.mixup:
             share = now["share"]
@@ -78,10 +79,10 @@ class _Loop:
             y = share * y + (1 - share) * tf.gather(self.y, now["partners"])
         options = {"step": now["step"], "batch_norm": "allow"}
         with tf.GradientTape() as tape:
-            model = lambda x: apply(network, self.weights, x, now["masks"])  # noqa: E731
+            model = self._model(now["masks"])
             total, _ = gradreg.loss(model, x, y, self.shared, params=weights, loss_fn=self.run.loss_fn, **options)
             if self.apart is not None:
-                model = lambda x: apply(network, self.weights, x, now["other_masks"])  # noqa: E731
+                model = self._model(now["other_masks"])
                 total = total + gradreg.penalty(model, x, y, self.apart, **options)
             total = self.run.scale * total
         gradients = tape.gradient(total, weights, unconnected_gradients="zero")
@@ -90,6 +91,10 @@ class _Loop:
             second.assign(_BETAS[1] * second + (1 - _BETAS[1]) * gradient * gradient)
             weight.assign_sub(now["rate"] * first / (tf.sqrt(second) / now["correction"] + _EPSILON))
         return total
+
+    def _model(self, rows: Mapping[str, tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+        masks = Masks(rows)
+        return lambda x: apply(self.run.network, self.weights, x, masks.next(x.shape[0]))
 
 
 def logits(network: Network, params: Arrays, x: Any) -> Any:

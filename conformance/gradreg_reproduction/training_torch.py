@@ -11,6 +11,7 @@ import gradreg_torch as gradreg
 from gradreg_core.networks import Network
 from gradreg_reproduction.protocol import split
 from gradreg_reproduction.run import Run
+from gradreg_reproduction.schedule import Masks
 from gradreg_torch.networks import apply
 
 __all__ = ["input_gradient", "jacobian_norms", "logits", "train"]
@@ -43,12 +44,11 @@ def train(run: Run, tick: Callable[[int], None] = lambda steps: None) -> tuple[d
                 x = share * x + (1 - share) * images[partners[index]]
                 y = share * y + (1 - share) * labels[partners[index]]
 
-            def model(x: Tensor, masks: Any = masks, index: int = index) -> Tensor:
-                return apply(network, weights, x, {path: each[index] for path, each in masks.items()})
-
+            model = _model(network, weights, masks, index)
             total, _ = gradreg.loss(model, x, y, shared, step=step, params=weights, loss_fn=run.loss_fn)
             if apart is not None:
-                total = total + gradreg.penalty(lambda x: model(x, other_masks), x, y, apart, step=step)  # noqa: B023
+                model = _model(network, weights, other_masks, index)
+                total = total + gradreg.penalty(model, x, y, apart, step=step)
             total = run.scale * total
             gradients = torch.autograd.grad(total, tuple(weights.values()))
             for weight, gradient in zip(weights.values(), gradients, strict=True):
@@ -58,6 +58,11 @@ def train(run: Run, tick: Callable[[int], None] = lambda steps: None) -> tuple[d
             losses.append(total.detach())
         tick(len(given.numbers))
     return {path: value.detach().numpy() for path, value in weights.items()}, torch.stack(losses).double().numpy()
+
+
+def _model(network: Network, weights: Arrays, masks: Arrays, index: int) -> Callable[[Tensor], Tensor]:
+    rows = Masks({path: each[index] for path, each in masks.items()})
+    return lambda x: apply(network, weights, x, rows.next(len(x)))
 
 
 def logits(network: Network, params: Arrays, x: Any) -> Any:
