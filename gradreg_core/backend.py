@@ -1,20 +1,21 @@
 """What a backend supplies: array operations and autodiff. Never a regularizer.
 
-A backend is any object with these methods; it need not inherit from :class:`Backend`. Three more are optional:
-`threefry2x32` (:func:`gradreg_core.random.threefry2x32`), where the framework is faster at the generator's rounds,
-
-- ``jvp(fn, x, v) -> (fn(x), J v)``, differentiable, where there is a forward mode; without it two reverse ones serve;
-- ``both(model, x, moved) -> (model(x), model(moved))``, with the same random masks in both, where a model may draw its
-  own; without it the model is called twice.
- Arrays are the framework's own,
+A backend is any object with these methods; it need not inherit from :class:`Backend`. Arrays are the framework's own,
 dtypes are named by strings ("float32"), and every method works on traced arrays too unless it says otherwise.
 
 What the methods do not cover is written with Python operators on the arrays: ``+ - * /``, ``-a``, comparisons, slices
 such as ``a[:, :3]``, and on int32 ``^ & | %``. Arithmetic on int32 wraps around, without a warning. A Python number
 takes the dtype of the array beside it. No method writes into its arguments.
 
-A backend whose framework has a faster Threefry may have one method more, `threefry2x32(key, counter)`, with the words
-of :func:`gradreg_core.random.threefry2x32`.
+More methods are optional:
+
+- ``jvp(fn, x, v) -> (fn(x), J v)``, differentiable, where there is a forward mode; without it two reverse ones serve;
+- ``both(model, x, moved) -> (model(x), model(moved))``, with the same random masks in both, where a model may draw its
+  own; without it the model is called twice;
+- ``threefry2x32(key, counter)``, with the words of :func:`gradreg_core.random.threefry2x32`, and
+  ``draws(seed, step, sample_ids)``, a :class:`gradreg_core.random.Draws`, where there is a faster way to the same bits;
+- ``cross_entropy(logits, labels)``, logits (B, positions, classes) and integers (B, positions) known to be in range ->
+  (B,), summed over the positions: one operation for eager frameworks, where the general form takes ten.
 """
 
 from collections.abc import Callable, Sequence

@@ -18,13 +18,14 @@ from gradreg_core.backend import Array, Backend, Pullback
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
 from gradreg_core.labels import Layout, Target, is_floating, prepare_target
 from gradreg_core.projections import DirectionContext, exact
-from gradreg_core.random import Draws
+from gradreg_core.random import Draws, make_draws
 from gradreg_core.spec import JacobianPenalty
 
 __all__ = [
     "Call",
     "Forward",
     "Options",
+    "draws_of",
     "forward_pass",
     "jacobian_rows",
     "make_forward",
@@ -77,7 +78,8 @@ class Forward:
     logits: Array
     """(B, positions, classes), in float32 or better."""
     pullbacks: dict[str | None, Pullback]
-    sample_ids: Array
+    sample_ids: Array | None
+    """int32 (B,), or None for 0..B-1."""
     model: Any = None
     x: Any = None
     """What the pass was of, for the terms that pass through the model again."""
@@ -107,10 +109,13 @@ class Forward:
         ops, (_, positions, classes) = self.call.ops, self.layout.canonical
         if self.call.loss_fn is not None:
             return self._custom_losses(self.outputs)
-        y = self.target("the cross-entropy loss").distribution
-        z = self.logits
-        each = ops.softplus(z) - y * z if classes == 1 else (-y) * ops.log_softmax(z)
-        total = ops.sum(each, (1, 2))
+        target, z = self.target("the cross-entropy loss"), self.logits
+        fused = getattr(ops, "cross_entropy", None) if target.hard and target.checked and classes > 1 else None
+        if fused is not None:
+            total = fused(z, target.labels)
+        else:
+            y = target.distribution
+            total = ops.sum(ops.softplus(z) - y * z if classes == 1 else (-y) * ops.log_softmax(z), (1, 2))
         return total if positions == 1 else total / positions
 
     def _custom_losses(self, outputs: Array) -> Array:
@@ -194,7 +199,6 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     call, ops, layout = forward.call, forward.call.ops, forward.layout
     if term.projection.needs_classes:
         layout.require_classes(call.name, f"the projection {term.projection}")
-    ids = forward.sample_ids
     pull = forward.pull(term)
     context = DirectionContext(
         ops=ops,
@@ -202,7 +206,7 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
         logits=forward.logits,
         probabilities=lambda: forward.probabilities(f"the projection {term.projection}"),
         target=lambda: forward.target(f"the projection {term.projection}"),
-        draws=Draws(ops, term.seed, call.step, ids[:1] * 0 if term.draw == "per_batch" else ids),
+        make_draws=lambda: draws_of(term, call, layout.shape[0], forward.sample_ids, forward.logits),
         pullback=pull,
         given=_given(call, layout, forward.logits),
     )
@@ -211,6 +215,13 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     for start in range(0, count, chunk):
         rows = term.projection.directions(context, range(start, min(start + chunk, count)))
         yield ops.pull_rows(pull, rows)
+
+
+def draws_of(term: JacobianPenalty, call: Call, batch: int, ids: Array | None, like: Array) -> Draws:
+    """The draws of a term for the samples of a pass, or the single draw that they share."""
+    if term.draw == "per_batch":
+        batch, ids = 1, None
+    return make_draws(call.ops, term.seed, call.step, call.ops.arange(batch, like) if ids is None else ids)
 
 
 def _given(call: Call, layout: Layout, like: Array) -> Array | None:
@@ -255,7 +266,7 @@ def require_floating(call: Call, x: Array) -> None:
         )
 
 
-def forward_pass(call: Call, model: Any, x: Array, y: Any, ids: Array, names: tuple[str | None, ...]) -> Forward:
+def forward_pass(call: Call, model: Any, x: Array, y: Any, ids: Array | None, names: tuple[str | None, ...]) -> Forward:
     """Call the model once, keeping a pullback to the input (None) and to each named activation in `names`."""
     ops = call.ops
     if None in names:
@@ -282,7 +293,7 @@ def make_forward(
     x: Array,
     y: Any,
     outputs: Any,
-    ids: Array,
+    ids: Array | None,
     pullbacks: dict[str | None, Pullback] | None = None,
     pushed: Any = None,
 ) -> Forward:
@@ -301,9 +312,8 @@ def make_forward(
     batch = ops.shape(x)[0]
     layout = Layout.of(call.name, ops.shape(outputs), batch, call.class_axis)
     values = ops.host(outputs)
-    finite = None if values is None else abs(values) < math.inf
-    if finite is not None and not finite.all():
-        sample = int(finite.reshape(batch, -1).all(-1).argmin())
+    if values is not None and not (values.max() < math.inf and values.min() > -math.inf):  # nor for a NaN
+        sample = int((abs(values) < math.inf).reshape(batch, -1).all(-1).argmin())
         raise InputError(
             f"{call.name}: the outputs of sample {sample} are NaN or infinite; the model or its input diverged before "
             f"any penalty was computed. Lower the learning rate or look at the data."

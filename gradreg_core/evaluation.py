@@ -10,7 +10,7 @@ from gradreg_core.engine import Call, Forward, forward_pass, make_forward, widen
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
 from gradreg_core.labels import is_floating, is_integer
 from gradreg_core.presets import ConfidencePenalty, WeightDecay
-from gradreg_core.random import STREAM_SUBSET, Draws
+from gradreg_core.random import STREAM_SUBSET, make_draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
 
 __all__ = ["Evaluation", "evaluate"]
@@ -90,13 +90,16 @@ class Evaluation:
 
     loss: Array | None
     penalties: tuple[Array, ...]
+    """Of every term, with its weight."""
+    due: tuple[Array, ...]
+    """Those that may be other than 0 at this step."""
     outputs: Any
 
 
-def _ids(call: Call, batch: int, x: Array) -> Array:
+def _ids(call: Call, batch: int, x: Array) -> Array | None:
     ops = call.ops
     if call.sample_ids is None:
-        return ops.arange(batch, x)
+        return None
     ids = ops.asarray(call.sample_ids, x)
     if ops.shape(ids) != (batch,) or not is_integer(ops.dtype(ids)):
         raise InputError(
@@ -108,7 +111,7 @@ def _ids(call: Call, batch: int, x: Array) -> Array:
 
 def _part_order(call: Call, term: JacobianTerm, ids: Array) -> Array:
     """A random order of the batch; its first samples are the part that `fraction` penalises."""
-    words = Draws(call.ops, term.seed, call.step, ids).words(STREAM_SUBSET, (0,), 1)
+    words = make_draws(call.ops, term.seed, call.step, ids).words(STREAM_SUBSET, (0,), 1)
     return call.ops.argsort(words[0, :, 0])
 
 
@@ -119,7 +122,7 @@ def _is_due(call: Call, term: Term) -> bool:
     return not zero and not (term.every > 1 and isinstance(call.step, int) and call.step % term.every)
 
 
-def _pass(call: Call, model: Any, x: Array, y: Any, ids: Array, terms: list[JacobianTerm]) -> Forward:
+def _pass(call: Call, model: Any, x: Array, y: Any, ids: Array | None, terms: list[JacobianTerm]) -> Forward:
     """One forward pass that serves the loss and as many of `terms` as it can."""
     lowered = [term.lower() for term in terms]
     names = tuple(dict.fromkeys(term.at for term in lowered if term.side == "output"))
@@ -142,7 +145,8 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
     the batch, the batch is split into the part and the rest: no sample is forwarded twice.
     """
     ops = call.ops
-    call = replace(call, step=_checked_step(call, x))
+    step = _checked_step(call, x)
+    call = call if step is call.step else replace(call, step=step)
     terms = () if reg is None else reg.terms
     due = [term for term in terms if _is_due(call, term)]
     batch = ops.shape(x)[0]
@@ -164,6 +168,7 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
     if needs_whole and not split:
         whole = _pass(call, model, x, y, ids, over_whole)
     for key, members in parts.items():
+        ids = ops.arange(batch, x) if ids is None else ids
         count = math.ceil(key[0] * batch)
         order = _part_order(call, members[0], ids)
         chosen = order[:count]
@@ -178,7 +183,7 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
     mean = _Mean.of(call, batch, like)
 
     def value(term: Term) -> Array:
-        """The penalty without weight."""
+        """The penalty without weight and scale."""
         if isinstance(term, WeightDecay):
             return _weight_decay(call, model, like)
         if isinstance(term, ConfidencePenalty):
@@ -189,28 +194,35 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
         lowered = term.lower()
         pair = forwards.get((term.fraction, term.seed))
         if pair is not None:
-            return mean(_per_sample(lowered, pair[0]), pair[1]) * lowered.scale
+            return mean(_per_sample(lowered, pair[0]), pair[1])
         assert whole is not None
-        return mean(_per_sample(lowered, whole)) * lowered.scale
+        return mean(_per_sample(lowered, whole))
+
+    def is_due(term: Term) -> bool:
+        return any(term is each for each in due)
 
     def charged(term: Term) -> Array:
         """The penalty with weight, 0 where it is not due."""
-        if not any(term is each for each in due):
+        if not is_due(term):
             return ops.constant(0.0, "float32" if not is_floating(ops.dtype(like)) else ops.dtype(like), like)
         if isinstance(call.step, int) or term.every == 1:
             bare = value(term)
         else:
             bare = ops.cond(call.step % term.every == 0, lambda: value(term))
         weight = term.weight_at(call.step)
-        # What a schedule computes has a dtype of its own, often float32, in which no penalty is meant.
-        return bare * (ops.astype(weight, ops.dtype(bare)) if ops.is_array(weight) else weight) * term.every
+        factor = term.every * (term.lower().scale if isinstance(term, JacobianTerm) else 1)
+        if ops.is_array(weight):
+            # What a schedule computes has a dtype of its own, often float32, in which no penalty is meant.
+            return bare * ops.astype(weight, ops.dtype(bare)) * factor
+        return bare * (weight * factor)
 
     loss = None
     if with_loss:
         assert whole is not None
         loss = mean(whole.losses())
     penalties = tuple(charged(term) for term in terms)
-    return Evaluation(loss, penalties, None if whole is None else whole.outputs)
+    charges = tuple(each for term, each in zip(terms, penalties, strict=True) if is_due(term))
+    return Evaluation(loss, penalties, charges, None if whole is None else whole.outputs)
 
 
 def _checked_step(call: Call, x: Array) -> Any:

@@ -1,7 +1,6 @@
 """The calls that users make, bound to one backend: `loss`, `penalty`, `measure`, `check`."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Unpack
 
 from gradreg_core import engine
@@ -79,8 +78,8 @@ class Frontend:
         with ops.enter(call.name, model, x, batch_norm) as x:
             done = evaluate(call, model, x, y, reg, with_loss=True)
         total = ops.leave(done.loss)
-        if done.penalties:
-            total = total + self._penalty(call, model, done.penalties)
+        if done.due:
+            total = total + self._penalty(call, model, done.due)
         return total, Parts(ops.leave(done.loss), tuple(map(ops.leave, done.penalties)), ops.leave(done.outputs))
 
     def penalty(
@@ -96,7 +95,7 @@ class Frontend:
             raise InputTypeError("penalty: expected a regularizer such as SpectReg(0.01), got None.")
         with self.backend.enter(call.name, model, x, batch_norm) as x:
             done = evaluate(call, model, x, y, reg, with_loss=False)
-        return self._penalty(call, model, done.penalties)
+        return self._penalty(call, model, done.due or done.penalties)
 
     def measure(
         self,
@@ -126,9 +125,8 @@ class Frontend:
         call, x = self._call("measure", x, None, batch_norm, options)
         ops = self.backend
         with ops.enter(call.name, model, x, batch_norm) as x:
-            forward = engine.forward_pass(call, model, x, y, ops.arange(ops.shape(x)[0], x), (None,))
-            ids = call.sample_ids
-            forward = forward if ids is None else replace(forward, sample_ids=ops.int32(ops.asarray(ids, x), x))
+            ids = None if call.sample_ids is None else ops.int32(ops.asarray(call.sample_ids, x), x)
+            forward = engine.forward_pass(call, model, x, y, ids, (None,))
             size = forward.layout.canonical[1] * forward.layout.canonical[2]
 
             def norm(**chosen: Any) -> Array:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from gradreg_core.backend import Array, Backend
-from gradreg_core.engine import Call, Forward, make_forward, reduced, require_floating, widened
+from gradreg_core.engine import Call, Forward, draws_of, make_forward, reduced, require_floating, widened
 from gradreg_core.errors import InputError
 from gradreg_core.projections import DirectionContext
-from gradreg_core.random import Draws
 from gradreg_core.spec import JacobianPenalty
 
 __all__ = ["input_pass", "per_sample"]
@@ -26,7 +25,7 @@ def _refuse(*_: Any) -> NoReturn:
     raise AssertionError("a projection on the input side looks at nothing but the size of the input")
 
 
-def _directions(term: JacobianPenalty, call: Call, x: Array, ids: Array, start: int = 0) -> Iterator[Array]:
+def _directions(term: JacobianPenalty, call: Call, x: Array, ids: Array | None, start: int = 0) -> Iterator[Array]:
     """The rows of V from row `start` on, each in the shape and dtype of x."""
     ops = call.ops
     shape = ops.shape(x)
@@ -37,7 +36,7 @@ def _directions(term: JacobianPenalty, call: Call, x: Array, ids: Array, start: 
         logits=widened(ops, ops.stop_gradient(ops.reshape(x, flat))),
         probabilities=_refuse,
         target=_refuse,
-        draws=Draws(ops, term.seed, call.step, ids[:1] * 0 if term.draw == "per_batch" else ids),
+        make_draws=lambda: draws_of(term, call, shape[0], ids, x),
         pullback=_refuse,
         given=None if call.directions is None else ops.asarray(call.directions, x),
         what="input components",
@@ -83,7 +82,7 @@ def _pass(term: JacobianPenalty, call: Call, model: Any, x: Array, v: Array) -> 
     return outputs, moved
 
 
-def input_pass(term: JacobianPenalty, call: Call, model: Any, x: Array, y: Any, ids: Array) -> Forward:
+def input_pass(term: JacobianPenalty, call: Call, model: Any, x: Array, y: Any, ids: Array | None) -> Forward:
     """A forward pass for the loss that brings the first row of an input-side term along."""
     require_floating(call, x)
     outputs, pushed = _pass(term, call, model, x, next(_directions(term, call, x, ids)))

@@ -1,7 +1,7 @@
 """Outputs and labels in one layout: (B, positions, classes), whatever axes the model's outputs have."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gradreg_core.backend import Array, Backend
@@ -103,12 +103,37 @@ class Layout:
 
 @dataclass(frozen=True)
 class Target:
-    """Labels as a distribution over the classes at each position; `hard` if they came as class indices."""
+    """Labels that fit the outputs, as they came and as a distribution over the classes at each position."""
 
-    distribution: Array
+    ops: Backend
+    call: str
+    labels: Array
+    """(B, positions) class indices where there are several classes and `hard`, else (B, positions, classes)."""
     classes: int
     hard: bool
-    call: str
+    """Whether they came as integers."""
+    checked: bool
+    """Whether their values were read, and are in range."""
+    dtype: str
+    """Of the distribution."""
+    _made: list[Array] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def distribution(self) -> Array:
+        """(B, positions, classes), NaN where a label is out of range; made once, where it is asked for."""
+        if not self._made:  # functools.cached_property has a lock, which torch.compile does not take
+            self._made.append(self._distribution())
+        return self._made[0]
+
+    def _distribution(self) -> Array:
+        ops = self.ops
+        if self.classes == 1:
+            probability = ops.astype(self.labels, self.dtype)
+            return ops.where((probability >= 0) & (probability <= 1), probability, math.nan)
+        if not self.hard:
+            return ops.astype(self.labels, self.dtype)
+        basis = one_hot(ops, self.labels, self.classes, self.dtype)
+        return basis if self.checked else ops.where(ops.sum(basis, -1, keepdims=True) > 0, basis, math.nan)
 
     def basis(self, what: str) -> Array:
         """The basis vector of the true class; ones where there is a single logit.
@@ -149,7 +174,7 @@ def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: i
 
 
 def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array, what: str) -> Target:
-    """Labels `y` as a distribution (B, positions, classes) in the dtype of `like`, the canonical logits.
+    """Labels `y`, their distribution in the dtype of `like`, the canonical logits.
 
     Integers name a class at each position: shape (B,) or the outputs' shape without its class axis (a single logit
     takes 0 and 1, with or without the axis of length 1). Floats are distributions of the outputs' own shape, or
@@ -189,15 +214,4 @@ def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array,
             f"{call}: expected {kind} of shape {wanted} for outputs of shape {layout.shape}, got {shape}.{hint}"
         )
     checked = _check_values(ops, call, canonical, hard, classes)
-    float_type = ops.dtype(like)
-    if classes == 1:
-        probability = ops.astype(canonical, float_type)
-        valid = (probability >= 0) & (probability <= 1)
-        return Target(ops.where(valid, probability, math.nan), classes, hard, call)
-    if not hard:
-        return Target(ops.astype(canonical, float_type), classes, hard, call)
-    basis = one_hot(ops, canonical, classes, float_type)
-    if checked:
-        return Target(basis, classes, hard, call)
-    known = ops.sum(basis, -1, keepdims=True) > 0
-    return Target(ops.where(known, basis, math.nan), classes, hard, call)
+    return Target(ops, call, canonical, classes, hard, checked, ops.dtype(like))

@@ -8,7 +8,7 @@ from gradreg_core.backend import Array
 from gradreg_core.errors import BatchNormError, DoubleBackwardError, GradregError, InputError
 from gradreg_core.labels import is_floating
 from gradreg_core.projections import fisher, gaussian, top_k, top_singular
-from gradreg_core.random import STREAM_START, Draws
+from gradreg_core.random import STREAM_START, make_draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _against_differences(
 
     size = math.prod(ops.shape(x))
     ids = ops.arange(1, x)
-    v = ops.reshape(Draws(ops, 0, 0, ids).gaussians(STREAM_START, (0,), size), ops.shape(x))
+    v = ops.reshape(make_draws(ops, 0, 0, ids).gaussians(STREAM_START, (0,), size), ops.shape(x))
     v = ops.astype(v, ops.dtype(x))
     axes = tuple(range(len(ops.shape(x))))
 

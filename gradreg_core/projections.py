@@ -47,11 +47,16 @@ class DirectionContext:
     """(B, positions, classes), in the dtype that W is wanted in."""
     probabilities: Callable[[], Array]
     target: Callable[[], Target]
-    draws: Draws
+    make_draws: Callable[[], Draws]
     pullback: Pullback
     given: Any = None
     what: str = "outputs"
     """What the components are, for messages: "outputs" or "input components"."""
+
+    @property
+    def draws(self) -> Draws:
+        """The term's draws, which cost something only where a projection asks for them."""
+        return self.make_draws()
 
     @property
     def size(self) -> int:

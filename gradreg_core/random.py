@@ -27,6 +27,7 @@ __all__ = [
     "STREAM_SUBSET",
     "Draws",
     "gaussian_table",
+    "make_draws",
     "threefry2x32",
 ]
 
@@ -121,6 +122,12 @@ def gaussian_table() -> tuple[tuple[float, ...], tuple[float, ...]]:
 _OFFSETS, _SLOPES = gaussian_table()
 
 
+def make_draws(ops: Backend, seed: int, step: Any, sample_ids: Array) -> "Draws":
+    """The draws of a term, by the backend's own way where it has one; see :class:`Draws` for the arguments."""
+    own = getattr(ops, "draws", None)
+    return Draws(ops, seed, step, sample_ids) if own is None else own(seed, step, sample_ids)
+
+
 @dataclass(frozen=True)
 class Draws:
     """The draws of one call: bound to a backend, a seed, a step and the sample ids.
@@ -136,6 +143,9 @@ class Draws:
 
     def words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
         """Random 32-bit words as int32, shape (len(projections), B, 2 * blocks)."""
+        return self._words(stream, projections, blocks)
+
+    def _words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
         ops, like = self.ops, self.sample_ids
         rounds = getattr(ops, "threefry2x32", None) or partial(threefry2x32, ops)
         key = (
@@ -175,7 +185,7 @@ class Draws:
         """Independent signs, -1 or +1 with equal chance, shape (len(projections), B, size); one bit each."""
         ops = self.ops
         blocks = -(-size // 64)
-        words = self.words(stream, projections, blocks)
+        words = self._words(stream, projections, blocks)
         leading = ops.shape(words)[:2]
         bits = ops.right_shift(ops.reshape(words, (*leading, 2 * blocks, 1)), ops.arange(32, words)) & 1
         bits = ops.reshape(bits, (*leading, 64 * blocks))[:, :, :size]
@@ -184,7 +194,7 @@ class Draws:
     def gaussians(self, stream: int, projections: Sequence[int], size: int) -> Array:
         """Independent normal deviates, shape (len(projections), B, size); one word each, see `gaussian_table`."""
         ops = self.ops
-        words = self.words(stream, projections, -(-size // 2))[:, :, :size]
+        words = self._words(stream, projections, -(-size // 2))[:, :, :size]
         cell = _logical_right_shift(ops, words, 21) & (GAUSSIAN_CELLS - 1)
         fraction = ops.astype(_logical_right_shift(ops, words, 9) & ((1 << _FRACTION_BITS) - 1), "float32")
         offsets = ops.constant(_OFFSETS, "float32", words)
@@ -195,7 +205,7 @@ class Draws:
     def integers(self, stream: int, projections: Sequence[int], bound: int) -> Array:
         """Independent integers in [0, bound) as int32, shape (len(projections), B); floor(word * bound / 2**32)."""
         ops = self.ops
-        word = self.words(stream, projections, 1)[:, :, 0]
+        word = self._words(stream, projections, 1)[:, :, 0]
         high, low = _logical_right_shift(ops, word, 16), word & 0xFFFF
         bound_high, bound_low = bound >> 16, bound & 0xFFFF
         # The upper half of a 32 x 32 bit product from 16-bit limbs (Knuth, TAOCP 2, 4.3.1 M): int32 holds each sum.
@@ -206,5 +216,5 @@ class Draws:
     def uniforms(self, stream: int, projections: Sequence[int], size: int) -> Array:
         """Independent multiples of 2**-24 in [0, 1), shape (len(projections), B, size)."""
         ops = self.ops
-        words = self.words(stream, projections, -(-size // 2))[:, :, :size]
+        words = self._words(stream, projections, -(-size // 2))[:, :, :size]
         return ops.astype(_logical_right_shift(ops, words, 8), "float32") * 2.0**-24

@@ -11,14 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradreg_core.random import STREAM_DIRECTION, STREAM_SUBSET, Draws, gaussian_table, threefry2x32
+from gradreg_core.random import STREAM_DIRECTION, STREAM_SUBSET, Draws, gaussian_table, make_draws, threefry2x32
 from gradreg_numpy.ops import DrawOps
 from gradreg_torch.backend import TorchBackend
 
 
 class PlainTorch(TorchBackend):
-    """PyTorch's own integer operations, as on a GPU, instead of the CPU's one operation."""
+    """PyTorch's own integer operations, as on a GPU, instead of NumPy's."""
 
+    draws = None  # type: ignore[assignment]
     threefry2x32 = None  # type: ignore[assignment]
 
 
@@ -42,7 +43,7 @@ KINDS = ("words", "signs", "gaussians", "integers", "uniforms")
 
 def draw(library: str, kind: str, size: int, *, seed: int = 5, step: Any = 9, ids: Any = range(7)) -> np.ndarray:
     ops, array = LIBRARIES[library]
-    draws = Draws(ops, seed, step, array(list(ids)))
+    draws = make_draws(ops, seed, step, array(list(ids)))
     return np.asarray(getattr(draws, kind)(STREAM_DIRECTION, range(3), size))
 
 
@@ -65,7 +66,7 @@ def test_all_libraries_give_the_same_bits(library: str, kind: str, size: int) ->
 
 def test_compiled_draws_have_the_same_bits() -> None:
     def compiled(step: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
-        draws = Draws(TorchBackend(), 5, step, ids)
+        draws = make_draws(TorchBackend(), 5, step, ids)
         return [getattr(draws, kind)(STREAM_DIRECTION, range(3), 10) for kind in KINDS]
 
     torch._dynamo.reset()

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from gradreg_core.backend import Model, Pullback
 from gradreg_core.errors import InputError
-from gradreg_core.random import threefry2x32
+from gradreg_core.random import Draws, threefry2x32
 from gradreg_torch.activations import forward_with_activations
 from gradreg_torch.batch_norm import refuse_batch_norm
 from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
 from gradreg_torch.first_layer import FirstLayer
+from gradreg_torch.host_draws import HostDraws
 from gradreg_torch.norms import ArithmeticNorms
 from gradreg_torch.replay import both, repeatable
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
@@ -137,6 +138,12 @@ class TorchBackend:
     def log_softmax(self, array: Tensor) -> Tensor:
         return array.log_softmax(-1)
 
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of each sample, one operation instead of ten."""
+        batch, positions, classes = logits.shape
+        each = F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1).long(), reduction="none")
+        return each if positions == 1 else each.reshape(batch, positions).sum(1)
+
     def sigmoid(self, array: Tensor) -> Tensor:
         return array.sigmoid()
 
@@ -148,6 +155,13 @@ class TorchBackend:
 
     def matmul(self, left: Tensor, right: Tensor) -> Tensor:
         return left @ right
+
+    def draws(self, seed: int, step: Any, sample_ids: Tensor) -> Draws:
+        """The draws of a term, by NumPy where all that they depend on is in the host's memory."""
+        on_host = sample_ids.device.type == "cpu" and not torch.compiler.is_compiling() and not _in_transform()
+        if on_host and isinstance(step, int):
+            return HostDraws.of(seed, step, sample_ids)
+        return Draws(self, seed, step, sample_ids)
 
     def threefry2x32(self, key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The generator's rounds; see :func:`gradreg_core.random.threefry2x32`."""

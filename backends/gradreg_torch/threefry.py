@@ -12,17 +12,18 @@ from torch import Tensor
 
 from gradreg_core.random import PARITY, ROTATIONS
 
-__all__ = ["threefry2x32_cpu", "threefry2x32_eager"]
+__all__ = ["rounds", "threefry2x32_cpu", "threefry2x32_eager"]
 
 
 def threefry2x32_eager(key0: Tensor, key1: Tensor, counter0: Tensor, counter1: Tensor) -> tuple[Tensor, Tensor]:
     """Threefry-2x32-20 of int32 tensors on the CPU that broadcast against each other."""
-    words = _rounds(*(each.numpy().view(np.uint32) for each in (key0, key1, counter0, counter1)))
+    words = rounds(*(each.numpy().view(np.uint32) for each in (key0, key1, counter0, counter1)))
     first, second = (torch.from_numpy(each.view(np.int32)) for each in words)
     return first, second
 
 
-def _rounds(key0: np.ndarray, key1: np.ndarray, counter0: np.ndarray, counter1: np.ndarray) -> Sequence[np.ndarray]:
+def rounds(key0: np.ndarray, key1: np.ndarray, counter0: np.ndarray, counter1: np.ndarray) -> Sequence[np.ndarray]:
+    """Threefry-2x32-20 of uint32 arrays that broadcast against each other."""
     schedule = (key0, key1, key0 ^ key1 ^ np.uint32(PARITY))
     shape = np.broadcast_shapes(*(each.shape for each in (key0, key1, counter0, counter1)))
     x0, x1, carry = np.empty(shape, np.uint32), np.empty(shape, np.uint32), np.empty(shape, np.uint32)

@@ -253,7 +253,7 @@ def sample_weights_normalised_in_place() -> TorchHarness:
 def default_sample_numbers_of_eight_bits() -> Made:
     def ids(call, batch, x):  # type: ignore[no-untyped-def]
         found = plain(call, batch, x)
-        return found & 0xFF if call.sample_ids is None else found
+        return torch.arange(batch, dtype=torch.int32) & 0xFF if found is None else found
 
     plain = evaluation._ids
     return patched(evaluation, "_ids", ids)

@@ -10,10 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
+from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
-from mutants.mutant import mutant, patched
+from mutants.mutant import harness_of, mutant, patched
 
 __all__: list[str] = []
+
+
+class _OwnDraws(TorchBackend):
+    """Draws by PyTorch's operations, which can be changed for it alone."""
+
+    draws = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -26,8 +33,8 @@ def _changed(name: str, change: Callable[..., Any]) -> Iterator[TorchHarness]:
             return original(self, stream, projections, size)
         return change(original, self, stream, projections, size)
 
-    with patched(Draws, name, method) as harness:
-        yield harness
+    with patched(Draws, name, method):
+        yield harness_of(_OwnDraws())
 
 
 @mutant("random_words_are_the_references")
@@ -35,7 +42,7 @@ def projections_in_16_bits() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
         return original(draws, stream, [each & 0xFFFF for each in projections], blocks)
 
-    return _changed("words", words)
+    return _changed("_words", words)
 
 
 @mutant("random_words_are_the_references")
@@ -43,7 +50,7 @@ def sample_ids_without_their_sign() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
         return original(replace(draws, sample_ids=draws.sample_ids.abs()), stream, projections, blocks)
 
-    return _changed("words", words)
+    return _changed("_words", words)
 
 
 @mutant("random_words_are_the_references", "sample_ids")
@@ -51,7 +58,7 @@ def sample_ids_in_16_bits() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
         return original(replace(draws, sample_ids=draws.sample_ids & 0xFFFF), stream, projections, blocks)
 
-    return _changed("words", words)
+    return _changed("_words", words)
 
 
 @mutant("random_words_are_the_references", "seed")
@@ -59,7 +66,7 @@ def upper_half_of_the_seed_ignored() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
         return original(replace(draws, seed=draws.seed % 2**32), stream, projections, blocks)
 
-    return _changed("words", words)
+    return _changed("_words", words)
 
 
 @mutant("gradients_with_top_singular", "random_words_are_the_references")
@@ -67,7 +74,7 @@ def power_iterations_that_start_from_the_directions() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
         return original(draws, STREAM_DIRECTION if stream == STREAM_START else stream, projections, blocks)
 
-    return _changed("words", words)
+    return _changed("_words", words)
 
 
 @mutant("projection_gaussian", "random_words_are_the_references", exactly=False)
@@ -75,7 +82,7 @@ def projection_index_ignored() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
         return original(draws, stream, [0 for _ in projections], blocks)
 
-    return _changed("words", words)
+    return _changed("_words", words)
 
 
 @mutant("random_numbers_are_the_references")

@@ -105,7 +105,7 @@ def soft_labels_hardened() -> Made:
         if found.hard or found.classes == 1:
             return found
         hard = torch.nn.functional.one_hot(found.distribution.argmax(-1), found.classes)
-        return replace(found, distribution=hard.to(found.distribution.dtype))
+        return replace(found, labels=hard.to(found.distribution.dtype))
 
     plain = Forward.target
     return patched(Forward, "target", target)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gradreg_core import engine, evaluation, projections
-from gradreg_core.random import STREAM_DIRECTION, Draws
+from gradreg_core.random import STREAM_DIRECTION, Draws, make_draws
 from gradreg_torch.harness import TorchHarness
 from mutants.mutant import mutant, patched
 
@@ -139,43 +139,43 @@ def directions_that_repeat_after_64_logits() -> Made:
 
 # --- seeds, steps and samples -----------------------------------------------------------------------------------------
 def _drawn(change: Callable[..., Draws]) -> Made:
-    return patched(engine, "Draws", change)
+    return patched(engine, "make_draws", change)
 
 
 @mutant("step")
 def step_ignored() -> Made:
-    return _drawn(lambda ops, seed, step, ids: Draws(ops, seed, 0, ids))
+    return _drawn(lambda ops, seed, step, ids: make_draws(ops, seed, 0, ids))
 
 
 @mutant("seed")
 def seed_of_32_bits() -> Made:
-    return _drawn(lambda ops, seed, step, ids: Draws(ops, seed & 0xFFFFFFFF, step, ids))
+    return _drawn(lambda ops, seed, step, ids: make_draws(ops, seed & 0xFFFFFFFF, step, ids))
 
 
 @mutant("projection_gaussian", "projection_sphere", exactly=False)
 def seed_ignored() -> Made:
-    return _drawn(lambda ops, seed, step, ids: Draws(ops, 0, step, ids))
+    return _drawn(lambda ops, seed, step, ids: make_draws(ops, 0, step, ids))
 
 
 @mutant("sample_ids")
 def sample_numbers_of_16_bits() -> Made:
-    return _drawn(lambda ops, seed, step, ids: Draws(ops, seed, step, ids & 0xFFFF))
+    return _drawn(lambda ops, seed, step, ids: make_draws(ops, seed, step, ids & 0xFFFF))
 
 
 @mutant("sample_ids", "a_large_batch_is_the_sum_of_its_parts", exactly=False)
 def draws_by_the_place_in_the_shard() -> Made:
-    return _drawn(lambda ops, seed, step, ids: Draws(ops, seed, step, torch.arange(len(ids), dtype=torch.int32)))
+    return _drawn(lambda ops, seed, step, ids: make_draws(ops, seed, step, torch.arange(len(ids), dtype=torch.int32)))
 
 
 @mutant("projection_gaussian", exactly=False)
 def one_draw_for_all_samples() -> Made:
-    return _drawn(lambda ops, seed, step, ids: Draws(ops, seed, step, ids[:1] * 0))
+    return _drawn(lambda ops, seed, step, ids: make_draws(ops, seed, step, ids[:1] * 0))
 
 
 @mutant("draw_per_batch")
 def per_batch_read_as_the_first_sample_s_draw() -> Made:
     def pulled(term, forward):  # type: ignore[no-untyped-def]
-        if term.draw == "per_batch":
+        if term.draw == "per_batch" and forward.sample_ids is not None:
             same = forward.sample_ids[:1].expand(forward.sample_ids.shape)
             term, forward = replace(term, draw="per_sample"), replace(forward, sample_ids=same)
         return plain(term, forward)

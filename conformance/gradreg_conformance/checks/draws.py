@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.primitive import to_numpy
 from gradreg_conformance.subject import Subject
-from gradreg_core.random import STREAM_DIRECTION, STREAM_START, STREAM_SUBSET, Draws, threefry2x32
+from gradreg_core.random import STREAM_DIRECTION, STREAM_START, STREAM_SUBSET, Draws, make_draws, threefry2x32
 from gradreg_numpy.ops import draws as reference
 
 # Random123 1.14, tests/kat_vectors: threefry2x32 with 20 rounds (counter, key, result).
@@ -37,7 +37,7 @@ def _words(values: Any) -> np.ndarray:
 def _draws(subject: Subject, seed: int, step: int, ids: list[int]) -> tuple[Draws, Draws]:
     """The backend's draws and the reference's."""
     given = np.array(ids, np.int32)
-    return Draws(subject.ops, seed, step, subject.array(given, "int32")), reference(seed, step, given)
+    return make_draws(subject.ops, seed, step, subject.array(given, "int32")), reference(seed, step, given)
 
 
 @check("primitives")
