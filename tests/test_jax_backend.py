@@ -226,6 +226,18 @@ def test_a_step_of_any_integer_kind(kind: Any) -> None:
     assert values[1] == pytest.approx(gradreg_numpy.penalty(model, x, None, reg, step=3), rel=1e-5)  # float32
 
 
+@pytest.mark.parametrize("convolves", [False, True])
+def test_rows_are_pulled_in_a_loop_unless_there_is_a_convolution_in_it(convolves: bool) -> None:
+    def model(x: Any) -> Any:
+        if convolves:
+            x = jax.lax.conv(x[:, None, None, :], jnp.ones((1, 1, 1, 2)), (1, 1), "VALID")[:, 0, 0]
+        return jnp.tanh(x @ jnp.ones((x.shape[1], 3)))
+
+    x = jnp.ones((4, 6))
+    program = str(jax.make_jaxpr(lambda x: gradreg.penalty(model, x, None, JacReg(1.0)))(x))
+    assert ("scan[" in program) is not convolves
+
+
 def test_vmap_over_an_ensemble(x64: None) -> None:
     model, x, y = problem("dense")
     reg = DataGrad(1.0, every=2) + SpectReg(0.3, projections=2)

@@ -170,8 +170,13 @@ class JaxBackend:
         raise UnsupportedError("the jax backend has no names for activations.")
 
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
-        # One after the other, a few rows stay in the processor's caches; many would make a long program.
-        if len(rows) == 1 or (len(rows) <= _FEW_ROWS and jax.default_backend() == "cpu"):
+        on_cpu = jax.default_backend() == "cpu"
+        if len(rows) > 1 and on_cpu and _is_traced_program():
+            # One after the other, rows stay in the processor's caches, and a loop takes the memory of one.
+            pullback(rows[0])  # makes what the engine keeps, see `cond`
+            if not _convolves(jax.make_jaxpr(pullback)(rows[0]).jaxpr):
+                return lax.map(pullback, rows)
+        if len(rows) == 1 or (len(rows) <= _FEW_ROWS and on_cpu):
             return jnp.stack([pullback(row) for row in rows])
         return jax.vmap(pullback)(rows)
 
@@ -236,6 +241,20 @@ class JaxBackend:
     def leaves(self, params: Any) -> list[Array]:
         arrays = [each for each in jax.tree.leaves(params) if isinstance(each, jax.Array | np.ndarray)]
         return [each for each in arrays if jnp.issubdtype(each.dtype, jnp.floating)]
+
+
+def _is_traced_program() -> bool:
+    """Whether a program is being recorded (jit, scan): run at once, each loop would be compiled anew."""
+    return isinstance(lax.full((), 0), jax.core.Tracer)
+
+
+def _convolves(jaxpr: Any) -> bool:
+    """Whether there is a convolution of XLA's, which inside a loop on the CPU takes two to three times as long."""
+    inner = [each for equation in jaxpr.eqns for each in jax.tree.leaves(list(equation.params.values()))]
+    programs = [getattr(each, "jaxpr", each) for each in inner if hasattr(getattr(each, "jaxpr", each), "eqns")]
+    return any(equation.primitive.name == "conv_general_dilated" for equation in jaxpr.eqns) or any(
+        _convolves(each) for each in programs
+    )
 
 
 def _is_readable(value: Any) -> bool:
