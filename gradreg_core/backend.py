@@ -14,6 +14,8 @@ More methods are optional:
   own; without it the model is called twice;
 - ``threefry2x32(key, counter)``, with the words of :func:`gradreg_core.random.threefry2x32`, and
   ``draws(seed, step, sample_ids)``, a :class:`gradreg_core.random.Draws`, where there is a faster way to the same bits;
+- ``smoothed(model, x)``, a context that gives the model with rectifiers, maxima and absolute values rounded off, for
+  the finite differences of the check, which do not converge over many kinks;
 - ``cross_entropy(logits, labels)``, logits (B, positions, classes) and integers (B, positions) known to be in range ->
   (B,), summed over the positions: one operation for eager frameworks, where the general form takes ten.
 """

@@ -218,8 +218,9 @@ class SidedTerm(JacobianTerm):
             Frobenius norm, and so is the variance, since tr((J J^T)^2) = tr((J^T J)^2).
         method: of the input side. ``"jvp"``: the exact product by forward-mode differentiation. ``"difference"``:
             (g(x + h v) - g(x)) / h from two forward passes with the same random masks, for models that can be
-            differentiated only once. It is a penalty of its own: at kinks it feels the change of slope over the
-            distance h ||v||, which derivatives never see.
+            differentiated only once. For smooth models: it is a penalty of its own, which at kinks feels the change of
+            slope over the distance h ||v||, and through ReLU and max pooling its gradient is several times as large as
+            the product's, and mostly noise. `check` tells.
         h: the step of the difference, in units of v: each component of the input moves by about h for Gaussian v.
             Too large a step measures another function, too small a one only the rounding of the outputs, which enters
             divided by h. The default, 0.01, suits float32 and standardised inputs.

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from gradreg_core.errors import UnsupportedError
 from gradreg_core.random import threefry2x32
 from gradreg_jax import models
 from gradreg_jax.diagnose import diagnose, explain
+from gradreg_jax.smooth import smoothed
 
 __all__ = ["JaxBackend"]
 
@@ -227,6 +228,11 @@ class JaxBackend:
 
     def leave(self, value: Array) -> Array:
         return value
+
+    def smoothed(self, model: Any, x: Array) -> AbstractContextManager[Any]:
+        """The model with its kinks rounded off, for the check's finite differences."""
+        pure, _ = models.functional(model)
+        return nullcontext(smoothed(lambda x: pure(x)[0], jnp.asarray(x)))
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return models.repeatable(model)

@@ -1,7 +1,7 @@
 """The primitives in TensorFlow: nested gradient tapes, the same in eager mode, in tf.function and under XLA."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -210,10 +210,13 @@ class TensorFlowBackend:
         return value
 
     @contextmanager
-    def repeatable(self, model: Any) -> Iterator[None]:
-        """Only the check enters it, for finite differences, and those need smooth functions."""
-        with repeatable(model), smoothed():
-            yield
+    def smoothed(self, model: Any, x: tf.Tensor) -> Iterator[Any]:
+        """The model with its kinks rounded off, for the check's finite differences."""
+        with smoothed():
+            yield model
+
+    def repeatable(self, model: Any) -> AbstractContextManager[None]:
+        return repeatable(model)
 
     def diagnose(self, frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> Any:
         return diagnose(frontend, model, x, y, reg, options)

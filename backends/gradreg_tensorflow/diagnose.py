@@ -81,7 +81,7 @@ def diagnose(frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options:
         return frontend.penalty(model, x, y, reg, batch_norm="allow", **options)
 
     def smooth_penalty() -> tf.Tensor:
-        with frontend.backend.repeatable(model):
+        with frontend.backend.smoothed(model, x), repeatable(model):
             return penalty(smooth)
 
     try:

@@ -19,6 +19,7 @@ from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.host_draws import HostDraws
 from gradreg_torch.norms import ArithmeticNorms
 from gradreg_torch.replay import both, repeatable
+from gradreg_torch.smooth import Smoothed
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
 __all__ = ["TorchBackend"]
@@ -260,6 +261,12 @@ class TorchBackend:
 
     def leave(self, value: Tensor) -> Tensor:
         return value if torch.is_grad_enabled() else value.detach()
+
+    @contextmanager
+    def smoothed(self, model: Any, x: Tensor) -> Iterator[Any]:
+        """The model with its kinks rounded off, for the check's finite differences."""
+        with Smoothed():
+            yield model
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)

@@ -1,0 +1,135 @@
+"""Smooth stand-ins for piecewise linear functions, for the check alone.
+
+A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge
+to its derivative, however right that is. With the switches rounded off they do, and whatever else the model consists of
+is tested as it stands. The model is traced, and its program carried out with these operations replaced:
+
+- `max`, `min`, `abs`, and so `jax.nn.relu` and `relu6`; `jax.nn.leaky_relu` and `hard_tanh`;
+- the maximum over windows, and so max pooling.
+
+Not inside loops and branches, and no other rectifier that is written with `where`.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+
+__all__ = ["smoothed"]
+
+Array = jax.Array
+
+
+def smoothed(fn: Callable[[Any], Any], x: Array) -> Callable[[Any], Any]:
+    """`fn` for inputs like x with rectifiers, maxima and absolute values smooth; as it is where it cannot be traced."""
+    try:
+        traced, shape = jax.make_jaxpr(fn, return_shape=True)(x)
+    except jax.errors.JAXTypeError:  # it looks at values
+        return fn
+    tree = jax.tree.structure(shape)
+    return lambda x: jax.tree.unflatten(tree, _run(traced.jaxpr, traced.consts, [x]))
+
+
+def _run(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    """The program's outputs."""
+    values: dict[Any, Any] = dict(zip(program.constvars, constants, strict=True))
+    values |= zip(program.invars, inputs, strict=True)
+
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, core.Literal) else values[variable]
+
+    for equation in program.eqns:
+        results = _apply(program, equation, [read(each) for each in equation.invars])
+        values |= zip(equation.outvars, results, strict=True)
+    return [read(each) for each in program.outvars]
+
+
+def _apply(program: Any, equation: Any, given: list[Any]) -> Sequence[Any]:
+    name, options = equation.primitive.name, equation.params
+    smooth = _NAMED.get(options.get("name", "")) or _SMOOTH.get(name)
+    if smooth is not None and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating):
+        found = smooth(*given, **options)
+        if found is not None:
+            return [found]
+    inner = options.get("jaxpr", options.get("call_jaxpr"))
+    rectifier = name == "custom_jvp_call" and _rectifies(inner.jaxpr)
+    if rectifier or name in ("jit", "pjit", "closed_call", "checkpoint", "remat2"):
+        closed = hasattr(inner, "consts")
+        return _run(inner.jaxpr if closed else inner, inner.consts if closed else (), given)
+    variables = {each: value for each, value in zip(equation.invars, given, strict=True) if isinstance(each, core.Var)}
+    alone = program.replace(
+        constvars=(), invars=list(variables), outvars=equation.outvars, eqns=[equation], effects=equation.effects
+    )
+    return jax.core.eval_jaxpr(alone, (), *variables.values())
+
+
+def _rectifies(program: Any) -> bool:
+    """Whether the program is nothing but a maximum or minimum with a number, as jax.nn.relu is."""
+    names = {each.primitive.name for each in program.eqns}
+    inner = [each.params["jaxpr"].jaxpr for each in program.eqns if each.primitive.name in ("jit", "pjit")]
+    plain = {"max", "min", "jit", "pjit", "convert_element_type", "broadcast_in_dim"}
+    return bool(names) and names <= plain and all(map(_rectifies, inner))
+
+
+def _ramp(x: Array) -> Array:
+    """max(x, 0), rounded off over the scale of x itself."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    square = wide * wide
+    return (0.5 * (wide + jnp.sqrt(square + square.mean() + 1e-30))).astype(x.dtype)
+
+
+def _maximum(x: Array, y: Array, **_: Any) -> Array:
+    return y + _ramp(x - y)
+
+
+def _minimum(x: Array, y: Array, **_: Any) -> Array:
+    return y - _ramp(y - x)
+
+
+def _abs(x: Array, **_: Any) -> Array:
+    return 2 * _ramp(x) - x
+
+
+def _leaky_relu(x: Array, slope: Any = 0.01, **_: Any) -> Array:
+    return slope * x + (1 - slope) * _ramp(x)
+
+
+def _hard_tanh(x: Array, **_: Any) -> Array:
+    return _ramp(x + 1) - _ramp(x - 1) - 1
+
+
+def _window_maximum(
+    x: Array,
+    window_dimensions: Sequence[int],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    base_dilation: Sequence[int],
+    window_dilation: Sequence[int],
+) -> Array | None:
+    if any(each != 1 for each in (*base_dilation, *window_dilation)):
+        return None
+    x = jnp.pad(x, padding, mode="edge")  # the edge repeated, which is in the window with its copies
+    ends = [
+        (size - window) // stride * stride + 1
+        for size, window, stride in zip(x.shape, window_dimensions, window_strides, strict=True)
+    ]
+    best = None
+    for place in product(*map(range, window_dimensions)):
+        stop = [start + end for start, end in zip(place, ends, strict=True)]
+        piece = lax.slice(x, place, stop, window_strides)
+        best = piece if best is None else _maximum(piece, best)
+    return best
+
+
+_NAMED: dict[str, Callable[..., Array]] = {"leaky_relu": _leaky_relu, "hard_tanh": _hard_tanh}
+"""Functions of `jax.nn` that are written with `where`."""
+_SMOOTH: dict[str, Callable[..., Array | None]] = {
+    "max": _maximum,
+    "min": _minimum,
+    "abs": _abs,
+    "reduce_window_max": _window_maximum,
+}

@@ -1,0 +1,121 @@
+"""Smooth stand-ins for piecewise linear functions, for the check alone.
+
+A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge
+to its derivative, however right that is. With the switches rounded off they do, and whatever else the model consists of
+is tested as it stands.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Smoothed"]
+
+
+def _ramp(x: Tensor) -> Tensor:
+    """max(x, 0), rounded off over the scale of x itself."""
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    square = wide * wide
+    return (0.5 * (wide + (square + square.mean() + 1e-30).sqrt())).to(x.dtype)
+
+
+def _relu(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002 - PyTorch's own names
+    return _ramp(input)
+
+
+def _hardtanh(
+    input: Tensor,  # noqa: A002
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    inplace: bool = False,
+) -> Tensor:
+    return min_val + _ramp(input - min_val) - _ramp(input - max_val)
+
+
+def _relu6(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
+    return _hardtanh(input, 0.0, 6.0)
+
+
+def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:  # noqa: A002
+    return negative_slope * input + (1 - negative_slope) * _ramp(input)
+
+
+def _prelu(input: Tensor, weight: Tensor) -> Tensor:  # noqa: A002
+    slope = weight.reshape(1, -1, *(1,) * (input.dim() - 2)) if input.dim() >= 2 else weight
+    return slope * input + (1 - slope) * _ramp(input)
+
+
+def _abs(input: Tensor) -> Tensor:  # noqa: A002
+    return 2 * _ramp(input) - input
+
+
+def _maximum(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+    return other + _ramp(input - other)
+
+
+def _minimum(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+    return other - _ramp(other - input)
+
+
+def _pool(axes: int) -> Callable[..., Tensor | None]:
+    def max_pool(
+        input: Tensor,  # noqa: A002
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Tensor | None:
+        """None for what is left as it is."""
+
+        def each(value: Any) -> tuple[int, ...]:
+            values = tuple(value) if isinstance(value, tuple | list) else (value,)
+            return values * axes if len(values) == 1 else values
+
+        if ceil_mode or return_indices or set(each(dilation)) != {1} or input.dim() != axes + 2:
+            return None
+        sizes, steps, pads = each(kernel_size), each(stride or kernel_size), each(padding)
+        if any(pads):  # the edge repeated, which is in the window with its copies
+            input = F.pad(input, [pad for pad in reversed(pads) for _ in range(2)], mode="replicate")  # noqa: A001
+        windows = input
+        for axis in range(axes):
+            windows = windows.unfold(axis + 2, sizes[axis], steps[axis])
+        first, *others = (windows[..., *place] for place in product(*map(range, sizes)))
+        for other in others:
+            first = _maximum(other, first)
+        return first
+
+    return max_pool
+
+
+_REPLACED: dict[Any, Callable[..., Tensor | None]] = {
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _relu),
+    **dict.fromkeys((F.relu6, torch.nn.functional.relu6), _relu6),
+    **dict.fromkeys((F.hardtanh, F.hardtanh_), _hardtanh),
+    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), _leaky_relu),
+    **dict.fromkeys((F.prelu, torch.prelu), _prelu),
+    **dict.fromkeys((torch.abs, Tensor.abs, Tensor.__abs__), _abs),
+    **dict.fromkeys((torch.maximum, Tensor.maximum), _maximum),
+    **dict.fromkeys((torch.minimum, Tensor.minimum), _minimum),
+    **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _pool(1)),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _pool(2)),
+    **dict.fromkeys((F.max_pool3d, torch.max_pool3d), _pool(3)),
+}
+
+
+class Smoothed(TorchFunctionMode):
+    """A context in which rectifiers, maxima and absolute values are smooth, for what this thread runs inside."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        smooth = _REPLACED.get(func)
+        if smooth is not None and all(not isinstance(each, Tensor) or each.is_floating_point() for each in args):
+            found = smooth(*args, **(kwargs or {}))
+            if found is not None:
+                return found
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,160 @@
+"""The pre-flight check on models with many kinks, as most are: it passes the right ones and finds the wrong ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gradreg_jax
+import gradreg_tensorflow
+import gradreg_torch
+from gradreg_core.preflight import CheckReport
+from gradreg_core.presets import DataGrad, SpectReg
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(size=(32, 9, 9, 1)).astype(np.float32)
+LABELS = RANDOM.integers(0, 3, 32)
+KERNEL = RANDOM.normal(size=(3, 3, 1, 8)).astype(np.float32) / 3
+BIAS = RANDOM.normal(size=8).astype(np.float32) / 3
+HEAD = RANDOM.normal(size=(128, 3)).astype(np.float32) / 10
+
+TORCH: dict[str, Callable[..., Any]] = {
+    "relu": F.relu,
+    "module": nn.ReLU(),
+    "leaky relu": nn.LeakyReLU(0.1),
+    "prelu": nn.PReLU(8),
+    "relu6": nn.ReLU6(),
+    "hard tanh": nn.Hardtanh(),
+    "abs": torch.abs,
+    "maximum": lambda z: torch.maximum(z, 0.5 * z),
+    "minimum": lambda z: torch.minimum(z, 0.5 * z),
+    "tanh": torch.tanh,
+}
+JAX: dict[str, Callable[..., Any]] = {
+    "relu": jax.nn.relu,
+    "maximum": lambda z: jnp.maximum(z, 0),
+    "leaky relu": jax.nn.leaky_relu,
+    "relu6": jax.nn.relu6,
+    "hard tanh": jax.nn.hard_tanh,
+    "abs": jnp.abs,
+    "remat": jax.checkpoint(jax.nn.relu),
+    "jit": jax.jit(jax.nn.relu),
+    "scan": lambda z: jax.lax.scan(lambda carry, row: (carry, jnp.tanh(row)), 0.0, jax.nn.relu(z))[1],
+    "dropped results": lambda z: jax.lax.top_k(jax.nn.relu(z), z.shape[-1])[0] * 0 + jax.nn.relu(z),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def torch_model(kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    convolution, head = nn.Conv2d(1, 8, 3), nn.Linear(128, 3)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.tensor(KERNEL).permute(3, 2, 0, 1))
+        convolution.bias.copy_(torch.tensor(BIAS))
+        head.weight.copy_(torch.tensor(HEAD.T))
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        z = TORCH[kind](convolution(x.permute(0, 3, 1, 2)))
+        return head(F.max_pool2d(z, 2, padding=1).flatten(1))
+
+    return model
+
+
+def jax_model(kind: str) -> Callable[[Any], Any]:
+    def model(x: Any) -> Any:
+        z = jax.lax.conv_general_dilated(x, KERNEL, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")) + BIAS
+        z = JAX[kind](z)
+        pooled = jax.lax.reduce_window(z, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
+        return pooled.reshape(len(x), -1)[:, :128] @ HEAD
+
+    return model
+
+
+def torch_check(model: Any, reg: Any) -> CheckReport:
+    return gradreg_torch.check(model, torch.tensor(IMAGES), torch.tensor(LABELS), reg)
+
+
+def jax_check(model: Any, reg: Any) -> CheckReport:
+    return gradreg_jax.check(model, jnp.asarray(IMAGES), jnp.asarray(LABELS), reg)
+
+
+def agrees(report: CheckReport) -> bool:
+    """Whether nothing was found; 5e-3 is what the check itself allows, see `preflight._AGREEMENT`."""
+    return not report.findings and report.disagreement is not None and report.disagreement < 5e-3
+
+
+@pytest.mark.parametrize("kind", TORCH)
+def test_pytorch_models_with_kinks_pass(kind: str) -> None:
+    for reg in (DataGrad(1.0), SpectReg(1.0)):
+        report = torch_check(torch_model(kind), reg)
+        assert agrees(report), str(report)
+
+
+@pytest.mark.parametrize("kind", JAX)
+def test_jax_models_with_kinks_pass(kind: str) -> None:
+    for reg in (DataGrad(1.0), SpectReg(1.0)):
+        report = jax_check(jax_model(kind), reg)
+        assert agrees(report), str(report)
+
+
+class WrongSecond(torch.autograd.Function):
+    """sin with a right first and a wrong second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        return g * ctx.saved_tensors[0].cos().detach()
+
+
+@jax.custom_vjp
+def wrong_second(x: Any) -> Any:
+    """The same in JAX."""
+    return jnp.sin(x)
+
+
+wrong_second.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (g * jax.lax.stop_gradient(jnp.cos(x)),))
+
+
+def test_a_wrong_second_derivative_behind_kinks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TORCH, "relu", lambda z: WrongSecond.apply(F.relu(z)))
+    monkeypatch.setitem(JAX, "relu", lambda z: wrong_second(jax.nn.relu(z)))
+    for report in (torch_check(torch_model("relu"), DataGrad(1.0)), jax_check(jax_model("relu"), DataGrad(1.0))):
+        assert "differs from finite differences by" in str(report)
+
+
+def test_a_jax_model_that_looks_at_values_is_checked_as_it_is() -> None:
+    def model(x: Any) -> Any:
+        return jnp.tanh(x.reshape(len(x), -1)[:, :3]) * (1 if float(IMAGES.sum()) else 2)
+
+    assert agrees(jax_check(model, DataGrad(1.0)))
+
+
+@pytest.mark.parametrize("kinks", [True, False])
+def test_a_difference_over_kinks_is_warned_of(kinks: bool) -> None:
+    reg = DataGrad(1.0, side="input", method="difference")
+    kind = "relu" if kinks else "tanh"
+    pooled = nn.Sequential(nn.Flatten(), nn.Linear(81, 32), nn.ReLU() if kinks else nn.Tanh(), nn.Linear(32, 3))
+    weights = [tf.constant(RANDOM.normal(size=size) / 5, tf.float32) for size in ((81, 32), (32, 3))]
+
+    def dense(x: Any) -> Any:
+        return getattr(tf.nn, kind)(tf.reshape(x, (len(x), -1)) @ weights[0]) @ weights[1]
+
+    reports = [
+        torch_check(pooled, reg),
+        jax_check(lambda x: JAX[kind](x.reshape(len(x), -1) @ weights[0].numpy()) @ weights[1].numpy(), reg),
+        gradreg_tensorflow.check(dense, tf.constant(IMAGES), tf.constant(LABELS), reg),
+    ]
+    for report in reports:
+        assert report.ok, str(report)
+        assert ("changes by" in str(report) and "kinks" in str(report)) is kinks
