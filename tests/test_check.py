@@ -32,6 +32,14 @@ TORCH: dict[str, Callable[..., Any]] = {
     "prelu": nn.PReLU(8),
     "relu6": nn.ReLU6(),
     "hard tanh": nn.Hardtanh(),
+    "elu": nn.ELU(0.5),
+    "celu": nn.CELU(0.5),
+    "selu": F.selu,
+    "clamp": lambda z: z.clamp(-0.5, 0.5),
+    "clip": lambda z: torch.clip(z, max=0.5).clamp_min(-0.5),
+    "soft shrink": nn.Softshrink(),
+    "largest": lambda z: z - z.amax(1, keepdim=True) + z.max(1, keepdim=True).values * z.max(),
+    "adaptive": lambda z: F.adaptive_max_pool2d(F.pad(z, (0, 7, 0, 7)), (7, 7)),
     "abs": torch.abs,
     "maximum": lambda z: torch.maximum(z, 0.5 * z),
     "minimum": lambda z: torch.minimum(z, 0.5 * z),
@@ -43,6 +51,13 @@ JAX: dict[str, Callable[..., Any]] = {
     "leaky relu": jax.nn.leaky_relu,
     "relu6": jax.nn.relu6,
     "hard tanh": jax.nn.hard_tanh,
+    "elu": jax.nn.elu,
+    "celu": jax.nn.celu,
+    "selu": jax.nn.selu,
+    "clip": lambda z: jnp.clip(z, -0.5, 0.5),
+    "clamp": lambda z: jax.lax.clamp(-0.5, z, 0.5),
+    "largest": lambda z: z - z.max(-1, keepdims=True),
+    "masked softmax": lambda z: jax.nn.softmax(jnp.where(jnp.arange(8) < 6, z, -jnp.inf)) * z,
     "abs": jnp.abs,
     "remat": jax.checkpoint(jax.nn.relu),
     "jit": jax.jit(jax.nn.relu),
@@ -131,6 +146,13 @@ def test_a_wrong_second_derivative_behind_kinks_is_found(monkeypatch: pytest.Mon
     monkeypatch.setitem(JAX, "relu", lambda z: wrong_second(jax.nn.relu(z)))
     for report in (torch_check(torch_model("relu"), DataGrad(1.0)), jax_check(jax_model("relu"), DataGrad(1.0))):
         assert "differs from finite differences by" in str(report)
+
+
+def test_kinks_that_are_not_known_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TORCH, "relu", lambda z: torch.where(z > 0, z, 0.1 * z))
+    report = torch_check(torch_model("relu"), DataGrad(1.0))
+    assert report.ok
+    assert "could not be verified" in str(report)
 
 
 def test_a_jax_model_that_looks_at_values_is_checked_as_it_is() -> None:

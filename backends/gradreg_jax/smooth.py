@@ -4,7 +4,8 @@ A penalty on the gradient jumps where a rectifier switches, so finite difference
 to its derivative, however right that is. With the switches rounded off they do, and whatever else the model consists of
 is tested as it stands. The model is traced, and its program carried out with these operations replaced:
 
-- `max`, `min`, `abs`, and so `jax.nn.relu` and `relu6`; `jax.nn.leaky_relu` and `hard_tanh`;
+- `max`, `min`, `abs`, `clamp`, `reduce_max`, and so `jax.nn.relu` and `relu6`;
+- `jax.nn.leaky_relu`, `hard_tanh`, `elu`, `celu` and `selu`;
 - the maximum over windows, and so max pooling.
 
 Not inside loops and branches, and no other rectifier that is written with `where`.
@@ -22,6 +23,7 @@ from jax.extend import core
 __all__ = ["smoothed"]
 
 Array = jax.Array
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def smoothed(fn: Callable[[Any], Any], x: Array) -> Callable[[Any], Any]:
@@ -83,11 +85,12 @@ def _ramp(x: Array) -> Array:
 
 
 def _maximum(x: Array, y: Array, **_: Any) -> Array:
-    return y + _ramp(x - y)
+    finite = jnp.isfinite(x) & jnp.isfinite(y)
+    return jnp.where(finite, y + _ramp(jnp.where(finite, x - y, 0)), jnp.maximum(x, y))
 
 
 def _minimum(x: Array, y: Array, **_: Any) -> Array:
-    return y - _ramp(y - x)
+    return -_maximum(-x, -y)
 
 
 def _abs(x: Array, **_: Any) -> Array:
@@ -100,6 +103,29 @@ def _leaky_relu(x: Array, slope: Any = 0.01, **_: Any) -> Array:
 
 def _hard_tanh(x: Array, **_: Any) -> Array:
     return _ramp(x + 1) - _ramp(x - 1) - 1
+
+
+def _elu(x: Array, alpha: Any = 1.0, **_: Any) -> Array:
+    return _ramp(x) + alpha * jnp.expm1(-_ramp(-x))
+
+
+def _celu(x: Array, alpha: Any = 1.0, **_: Any) -> Array:
+    return _ramp(x) + alpha * jnp.expm1(-_ramp(-x) / alpha)
+
+
+def _selu(x: Array, **_: Any) -> Array:
+    return _SELU_SCALE * _elu(x, _SELU_ALPHA)
+
+
+def _clamp(low: Array, x: Array, high: Array) -> Array:
+    return _minimum(high, _maximum(low, x))
+
+
+def _largest(x: Array, axes: Sequence[int], **_: Any) -> Array:
+    """The scale of the finite components times log sum exp(x / scale); a softmax stays the same with it."""
+    finite = jnp.where(jnp.isfinite(x), x, 0)
+    scale = jnp.sqrt((finite * finite).mean()) + 1e-30
+    return scale * jax.nn.logsumexp(x / scale, tuple(axes))
 
 
 def _window_maximum(
@@ -125,11 +151,19 @@ def _window_maximum(
     return best
 
 
-_NAMED: dict[str, Callable[..., Array]] = {"leaky_relu": _leaky_relu, "hard_tanh": _hard_tanh}
+_NAMED: dict[str, Callable[..., Array]] = {
+    "leaky_relu": _leaky_relu,
+    "hard_tanh": _hard_tanh,
+    "elu": _elu,
+    "celu": _celu,
+    "selu": _selu,
+}
 """Functions of `jax.nn` that are written with `where`."""
 _SMOOTH: dict[str, Callable[..., Array | None]] = {
     "max": _maximum,
     "min": _minimum,
     "abs": _abs,
+    "clamp": _clamp,
+    "reduce_max": _largest,
     "reduce_window_max": _window_maximum,
 }

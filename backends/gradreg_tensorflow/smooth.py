@@ -16,6 +16,8 @@ from gradreg_tensorflow.second_order import max_pool, max_pool3d
 
 __all__ = ["smoothed"]
 
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
 
 def _ramp(x: tf.Tensor) -> tf.Tensor:
     """max(x, 0), rounded off over the scale of x itself."""
@@ -42,6 +44,17 @@ def _relu6(original: Function) -> Function:
 
 def _leaky_relu(original: Function) -> Function:
     return _floating(original, lambda features, alpha=0.2, name=None: alpha * features + (1 - alpha) * _ramp(features))
+
+
+def _elu(original: Function) -> Function:
+    return _floating(original, lambda features, name=None: _ramp(features) + tf.math.expm1(-_ramp(-features)))
+
+
+def _selu(original: Function) -> Function:
+    def selu(features: tf.Tensor, name: str | None = None) -> tf.Tensor:
+        return _SELU_SCALE * (_ramp(features) + _SELU_ALPHA * tf.math.expm1(-_ramp(-features)))
+
+    return _floating(original, selu)
 
 
 def _abs(original: Function) -> Function:
@@ -72,6 +85,8 @@ _replacements: list[Replacement] = [
     (gen_nn_ops, "relu", _relu),
     (gen_nn_ops, "relu6", _relu6),
     (gen_nn_ops, "leaky_relu", _leaky_relu),
+    (gen_nn_ops, "elu", _elu),
+    (gen_nn_ops, "selu", _selu),
     (gen_math_ops, "_abs", _abs),
     (tf, "maximum", _maximum),
     (tf.math, "maximum", _maximum),

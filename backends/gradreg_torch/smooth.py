@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Smoothed"]
 
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
 
 def _ramp(x: Tensor) -> Tensor:
     """max(x, 0), rounded off over the scale of x itself."""
@@ -54,12 +56,70 @@ def _abs(input: Tensor) -> Tensor:  # noqa: A002
     return 2 * _ramp(input) - input
 
 
+def _elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:  # noqa: A002
+    return _ramp(input) + alpha * (-_ramp(-input)).expm1()
+
+
+def _celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:  # noqa: A002
+    return _ramp(input) + alpha * (-_ramp(-input) / alpha).expm1()
+
+
+def _selu(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
+    return _SELU_SCALE * _elu(input, _SELU_ALPHA)
+
+
+def _softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:  # noqa: A002
+    return _ramp(input - lambd) - _ramp(-input - lambd)
+
+
+def _clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:  # noqa: A002
+    smooth = input if min is None else min + _ramp(input - min)
+    return smooth if max is None else max - _ramp(max - smooth)
+
+
+def _clamp_max(input: Tensor, max: Any) -> Tensor:  # noqa: A002
+    return _clamp(input, None, max)
+
+
+def _amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:  # noqa: A002
+    """The scale of the finite components times log sum exp(x / scale)."""
+    finite = input.masked_fill(~input.isfinite(), 0)
+    scale = (finite * finite).mean().sqrt() + 1e-30
+    return scale * (input / scale).logsumexp(dim if dim != () else tuple(range(input.dim())), keepdim)
+
+
+def _amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:  # noqa: A002
+    return -_amax(-input, dim, keepdim)
+
+
+def _max(input: Tensor, *others: Any, **options: Any) -> Any:  # noqa: A002
+    """Of two arrays, of all components, or over an axis, with the places."""
+    if not others and not options:
+        return _amax(input)
+    if isinstance(others[0] if others else options.get("other"), Tensor):
+        return _maximum(input, *others, **options)
+    return torch.return_types.max((_amax(input, *others, **options), torch.max(input, *others, **options).indices))
+
+
 def _maximum(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
     return other + _ramp(input - other)
 
 
 def _minimum(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
     return other - _ramp(other - input)
+
+
+def _adaptive_pool(axes: int) -> Callable[..., Tensor | None]:
+    def adaptive_max_pool(input: Tensor, output_size: Any, return_indices: bool = False) -> Tensor | None:  # noqa: A002
+        given = tuple(output_size) if isinstance(output_size, tuple | list) else (output_size,) * axes
+        sizes = input.shape[2:]
+        wanted = [size if each is None else each for size, each in zip(sizes, given, strict=True)]
+        if any(size % each for size, each in zip(sizes, wanted, strict=True)):
+            return None
+        windows = tuple(size // each for size, each in zip(sizes, wanted, strict=True))
+        return _pool(axes)(input, windows, return_indices=return_indices)
+
+    return adaptive_max_pool
 
 
 def _pool(axes: int) -> Callable[..., Tensor | None]:
@@ -102,6 +162,18 @@ _REPLACED: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys((F.prelu, torch.prelu), _prelu),
     **dict.fromkeys((torch.abs, Tensor.abs, Tensor.__abs__), _abs),
     **dict.fromkeys((torch.maximum, Tensor.maximum), _maximum),
+    **dict.fromkeys((F.elu, F.elu_), _elu),
+    **dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), _celu),
+    **dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), _selu),
+    **dict.fromkeys((F.softshrink,), _softshrink),
+    **dict.fromkeys((torch.clamp, Tensor.clamp, torch.clip, Tensor.clip, torch.clamp_min, Tensor.clamp_min), _clamp),
+    **dict.fromkeys((torch.clamp_max, Tensor.clamp_max), _clamp_max),
+    **dict.fromkeys((torch.amax, Tensor.amax), _amax),
+    **dict.fromkeys((torch.amin, Tensor.amin), _amin),
+    **dict.fromkeys((torch.max, Tensor.max), _max),
+    **dict.fromkeys((F.adaptive_max_pool1d, torch.adaptive_max_pool1d), _adaptive_pool(1)),
+    **dict.fromkeys((F.adaptive_max_pool2d,), _adaptive_pool(2)),
+    **dict.fromkeys((F.adaptive_max_pool3d,), _adaptive_pool(3)),
     **dict.fromkeys((torch.minimum, Tensor.minimum), _minimum),
     **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _pool(1)),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _pool(2)),
