@@ -40,9 +40,9 @@ METHODS = ("jvp", "difference")
 _DRAWS = ("per_sample", "per_batch")
 _H = 0.01
 _MAX_EVERY = 2**31 - 1
-LAZY_EVERY = 4
-"""Of :meth:`Regularizer.lazy`. Larger numbers are for SpectReg: at 8 and more DataGrad's rare large steps cost accuracy
-(docs/performance.md)."""
+LAZY_EVERY = 8
+LAZY_EVERY_OF_LOSS = 2
+"""Of :meth:`Regularizer.lazy`: what kept the whole gain of SpectReg, and of DataGrad (docs/performance.md)."""
 _GAUSSIAN, _EXACT, _IDENTITY = gaussian(), exact(), identity()
 
 
@@ -63,18 +63,25 @@ class Regularizer:
         """Let sum([...]) start from 0."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
-    def lazy(self, every: int = LAZY_EVERY) -> "Regularizer":
+    def lazy(self, every: int | None = None) -> "Regularizer":
         """The same regularizer, its Jacobian terms charged at each `every`-th step, `every` times as much.
 
         Weight decay and confidence penalties, which cost nothing, stay as they are.
 
         Args:
-            every: steps from one charge to the next.
+            every: steps from one charge to the next; None for what kept the whole gain in accuracy in the paper's
+                protocol, see docs/performance.md: 8 for penalties on logits or probabilities (1.14 times a plain step
+                on average), 2 for those on the loss, whose larger weights upset the optimizer if charged more rarely.
 
         Raises:
             SpecError: `every` is no positive integer.
         """
-        changed = [replace(term, every=every) if isinstance(term, JacobianTerm) else term for term in self.terms]
+
+        def charged(term: JacobianTerm) -> JacobianTerm:
+            default = LAZY_EVERY_OF_LOSS if term.lower().output == "loss" else LAZY_EVERY
+            return replace(term, every=default if every is None else every)
+
+        changed = [charged(term) if isinstance(term, JacobianTerm) else term for term in self.terms]
         return changed[0] if len(changed) == 1 else Sum(tuple(changed))
 
     def to_dict(self) -> dict[str, Any]:
