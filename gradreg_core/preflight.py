@@ -1,6 +1,7 @@
 """The pre-flight check: what would go wrong in training, found on one batch before it starts."""
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from gradreg_core.engine import Options
     from gradreg_core.frontend import Frontend
 
-__all__ = ["CheckReport", "Finding", "run_check"]
+__all__ = ["CheckReport", "Finding", "compare", "run_check"]
 
 _STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 """Relative steps of the central differences: some step suits the curvature and the roundoff of any usual model."""
@@ -219,6 +220,22 @@ def _disagreement(
     floor = 1e-3 * abs(number(value[0])) / length
     distances = [step * length for step in _STEPS]
     found = [(penalty_value(x + h * v) - penalty_value(x - h * v)) / (2 * h) for h in distances]
+    return compare(slope, found, distances, floor)
+
+
+def compare(slope: float, differences: Sequence[float], distances: Sequence[float], floor: float) -> tuple[float, bool]:
+    """A derivative against central differences.
+
+    Args:
+        slope: the derivative.
+        differences: (f(h) - f(-h)) / (2 h) for each h.
+        distances: the h, from the largest to the smallest.
+        floor: values below it count as it.
+
+    Returns:
+        The relative difference from the nearest, and whether they settle on a value, right or wrong, as those of a
+        smooth function do.
+    """
 
     def apart(first: float, second: float) -> float:
         return abs(first - second) / max(abs(first), abs(second), floor, 1e-30)
@@ -226,7 +243,7 @@ def _disagreement(
     # Richardson: the error of a central difference goes like the square of its step.
     better = [
         near + (near - far) / ((h / closer) ** 2 - 1)
-        for (far, near), (h, closer) in zip(pairwise(found), pairwise(distances), strict=True)
+        for (far, near), (h, closer) in zip(pairwise(differences), pairwise(distances), strict=True)
     ]
-    best = min(apart(each, slope) for each in (*found, *better))
-    return best, min(apart(*pair) for pair in pairwise(found)) <= _SETTLED * best
+    best = min(apart(each, slope) for each in (*differences, *better))
+    return best, min(apart(*pair) for pair in pairwise(differences)) <= _SETTLED * best

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from gradreg_core.errors import DoubleBackwardError, InputError
-from gradreg_core.preflight import _smooth
+from gradreg_core.preflight import _smooth, compare
 from gradreg_tensorflow.models import repeatable, trainable_variables
 
 __all__ = ["diagnose", "explain", "lacks_gradient"]
@@ -135,15 +135,12 @@ def _against_differences(penalty: Callable[[], tf.Tensor], variables: Sequence[t
             move(step)
             return float(penalty())
 
-        best = math.inf
         try:
-            for step in _STEPS:
-                difference = (at(step) - at(-step)) / (2 * step)
-                scale = max(abs(difference), abs(slope), _FLOOR * abs(float(value)), 1e-30)
-                best = min(best, abs(difference - slope) / scale)
+            differences = [(at(step) - at(-step)) / (2 * step) for step in _STEPS]
         finally:
             move(0.0)
-        return best
+        nearest, settled = compare(slope, differences, _STEPS, _FLOOR * abs(float(value)))
+        return nearest if settled or nearest <= _AGREEMENT else 0.0  # over unknown kinks they say nothing
 
     found: Rows = []
     worst = max((disagreement(given) for _ in range(_DIRECTIONS)), default=0.0) if given else 0.0
