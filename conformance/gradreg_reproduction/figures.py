@@ -71,25 +71,45 @@ def draw_sizes(stem: Path, title: str, summaries: Sequence[Summary]) -> list[Pat
 
 
 def draw_cost(stem: Path, title: str, found: Sequence[Point]) -> list[Path]:
-    """Mean accuracy over the cost of a step, one panel for each row, the error of the mean as bars."""
+    """Mean accuracy over the cost of a step, one panel for each row, the error of the mean as bars.
+
+    A setting that is worse than none by more than a few times what the best gains is an arrow at the lower edge.
+    """
     names = list(dict.fromkeys(each.summary.cell.row for each in found))
     figure = Figure(figsize=(5 * len(names), 4.6), layout="constrained")
+    means = [each.summary.mean or 0.0 for each in found]
+    none = max((each.summary.mean or 0.0 for each in found if each.summary.cell.column == "none"), default=min(means))
+    margin = max(max(means) - none, 0.1)
+    floor = max(min(means), none - 3 * margin)
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
-        for each in (each for each in found if each.summary.cell.row == name):
-            column = each.summary.cell.column
-            kind = ("none", "every", "fraction", "jvp", "difference").index(column.partition("=")[0])
-            error = (each.summary.deviation or 0) / max(1, len(each.summary.values)) ** 0.5
-            style = {"color": _COLOURS[kind], "marker": _MARKERS[kind], "markersize": 5, "capsize": 2, "linewidth": 1}
-            axes.errorbar(each.cost, each.summary.mean, yerr=error, **style)
-            axes.annotate(column, (each.cost, each.summary.mean), (5, 4), textcoords="offset points", fontsize=8)
+        rows = [each for each in found if each.summary.cell.row == name]
+        for index, kind in enumerate(("none", "every", "fraction", "jvp", "difference")):
+            own = [each for each in rows if each.summary.cell.column.partition("=")[0] == kind]
+            shown = sorted((each.cost, each.summary) for each in own if (each.summary.mean or 0.0) >= floor)
+            style = {"color": _COLOURS[index], "marker": _MARKERS[index], "markersize": 5, "capsize": 2, "linewidth": 1}
+            if shown:
+                errors = [(each.deviation or 0) / max(1, len(each.values)) ** 0.5 for _, each in shown]
+                axes.errorbar(
+                    *zip(*((cost, each.mean) for cost, each in shown), strict=True), errors, label=kind, **style
+                )
+            for cost, each in shown:
+                number = each.cell.column.partition("=")[2]
+                axes.annotate(number, (cost, each.mean), (4, 5), textcoords="offset points", fontsize=8)
+            for each in (each for each in own if (each.summary.mean or 0.0) < floor):
+                axes.plot(each.cost, floor - 0.3 * margin, color=_COLOURS[index], marker="v")
+                text = f"{each.summary.cell.column}: {each.summary.mean:.1f}"
+                place = (each.cost, floor - 0.3 * margin)
+                axes.annotate(text, place, (6, -3), textcoords="offset points", fontsize=8)
         for column, line in (("none", ":"), ("every=1", "--")):
-            for each in found:
-                if (each.summary.cell.row, each.summary.cell.column) == (name, column):
+            for each in rows:
+                if each.summary.cell.column == column:
                     axes.axhline(each.summary.mean, color="0.6", linestyle=line, linewidth=1, zorder=0)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("cost of a step, plain step = 1")
-        axes.margins(x=0.18)
+        axes.set_ylim(floor - 0.6 * margin, max(means) + 0.5 * margin)
+        axes.margins(x=0.12)
         _plain(axes, "both")
+    figure.axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
     figure.axes[0].set_ylabel("test accuracy, %")
     figure.suptitle(title, fontsize=11)
     return _save(figure, stem)
