@@ -207,8 +207,8 @@ print(np.linalg.norm(one - two) / np.linalg.norm(one))
 """
 
 
-def test_two_replicas_train_as_one() -> None:
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'backends'}", "TF_CPP_MIN_LOG_LEVEL": "3", "HOME": str(ROOT)}
+def test_two_replicas_train_as_one(tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'backends'}", "TF_CPP_MIN_LOG_LEVEL": "3", "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", REPLICAS], env=environment, capture_output=True, text=True, check=False
     )
