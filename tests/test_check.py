@@ -148,6 +148,15 @@ def test_a_wrong_second_derivative_behind_kinks_is_found(monkeypatch: pytest.Mon
         assert "differs from finite differences by" in str(report)
 
 
+def test_a_wrong_second_derivative_without_kinks_is_found() -> None:
+    torch.manual_seed(0)
+    first, last = nn.Linear(5, 6), nn.Linear(6, 3)
+    x, y = torch.linspace(-1, 1, 20).reshape(4, 5), torch.tensor([0, 1, 2, 1])
+    report = gradreg_torch.check(lambda x: last(WrongSecond.apply(first(x))), x, y, DataGrad(1.0))
+    assert not report.ok
+    assert "differs from finite differences by" in str(report)
+
+
 def test_kinks_that_are_not_known_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TORCH, "relu", lambda z: torch.where(z > 0, z, 0.1 * z))
     report = torch_check(torch_model("relu"), DataGrad(1.0))

@@ -293,28 +293,6 @@ def test_check_passes_a_linear_model_whose_penalty_does_not_depend_on_the_input(
     assert report.disagreement == 0
 
 
-class WrongSecond(torch.autograd.Function):
-    """sin with a right first and a wrong second derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
-        return g * x.cos().detach()
-
-
-def test_check_finds_a_wrong_second_derivative() -> None:
-    torch.manual_seed(0)
-    first, last = nn.Linear(5, 6), nn.Linear(6, 3)
-    report = gradreg.check(lambda x: last(WrongSecond.apply(first(x))), X, Y, REG)
-    assert not report.ok
-    assert "differs from finite differences by" in str(report)
-
-
 def test_names_do_not_work_inside_a_compiler(model: nn.Module) -> None:
     reg = gradreg.DataGrad(1.0, at="0")
     compiled = torch.compile(lambda x: gradreg.loss(model, x, Y, reg)[0], fullgraph=True, backend="eager")

@@ -5,7 +5,7 @@ to its derivative, however right that is. With the switches rounded off they do,
 is tested as it stands. The model is traced, and its program carried out with these operations replaced:
 
 - `max`, `min`, `abs`, `clamp`, `reduce_max`, and so `jax.nn.relu` and `relu6`;
-- `jax.nn.leaky_relu`, `hard_tanh`, `elu`, `celu` and `selu`;
+- `jax.nn.leaky_relu`, `hard_tanh`, `celu` and `elu`, and so `selu`;
 - the maximum over windows, and so max pooling.
 
 Not inside loops and branches, and no other rectifier that is written with `where`.
@@ -23,7 +23,6 @@ from jax.extend import core
 __all__ = ["smoothed"]
 
 Array = jax.Array
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def smoothed(fn: Callable[[Any], Any], x: Array) -> Callable[[Any], Any]:
@@ -113,10 +112,6 @@ def _celu(x: Array, alpha: Any = 1.0, **_: Any) -> Array:
     return _ramp(x) + alpha * jnp.expm1(-_ramp(-x) / alpha)
 
 
-def _selu(x: Array, **_: Any) -> Array:
-    return _SELU_SCALE * _elu(x, _SELU_ALPHA)
-
-
 def _clamp(low: Array, x: Array, high: Array) -> Array:
     return _minimum(high, _maximum(low, x))
 
@@ -156,7 +151,6 @@ _NAMED: dict[str, Callable[..., Array]] = {
     "hard_tanh": _hard_tanh,
     "elu": _elu,
     "celu": _celu,
-    "selu": _selu,
 }
 """Functions of `jax.nn` that are written with `where`."""
 _SMOOTH: dict[str, Callable[..., Array | None]] = {
