@@ -19,7 +19,7 @@ import gradreg_torch
 from gradreg_core.cli import main
 from gradreg_core.errors import DataFileError, InputError, UnsupportedError
 from gradreg_core.presets import DataGrad, SpectReg, WeightDecay
-from gradreg_reproduction import cost, frameworks, toy
+from gradreg_reproduction import cost, frameworks, tables, toy
 from gradreg_reproduction import data as mnist
 from gradreg_reproduction.experiments import EXPERIMENTS, SIZES, Cell, Choices, jobs, select
 from gradreg_reproduction.network import build, initialise, parameter_count
@@ -383,13 +383,24 @@ class TestSummary:
         assert gained.p_paper == pytest.approx(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
 
     def test_what_was_not_run_is_not_claimed(self, tmp_path: Path) -> None:
-        from gradreg_reproduction.tables import grid, lines
-
         cells = EXPERIMENTS["table1"](Protocol(), Choices())
         rows = summarise(cells, [1], "torch", "x", Results(tmp_path / "none.jsonl"))
         assert all(each.mean is None for each in rows)
-        assert lines(rows)[0] == ("Dropout/NoGR", "0", "-", "97.29 (0.19)", "-", "-", "-", "-")
-        assert "-, n = 0<br>paper: 97.98 (0.12)" in grid(rows)
+        headings, lines = tables.table(rows)
+        assert headings[3] == "paper (sd)"
+        assert lines == []
+        assert "-, n = 0<br>paper: 97.98 (0.12)" in tables.grid(rows)
+
+    def test_where_the_paper_has_no_numbers_its_columns_are_left_out(self, tmp_path: Path) -> None:
+        cells = EXPERIMENTS["figure1-left"](Protocol(), Choices())
+        results = Results(tmp_path / "results.jsonl")
+        results.add({"key": cells[1].job(1, "torch", "x").key, "accuracy": {"test": 97.0}})
+        rows = summarise(cells, [1], "torch", "x", results)
+        assert tables.table(rows) == (
+            ["cell", "seeds", "accuracy % (sd)", "gain over weight decay", "p of gain"],
+            [["500/DataGrad", "1", "97.00", "-", "-"]],
+        )
+        assert tables.grid(rows).splitlines()[2:] == ["| 500 | 97.00, n = 1 |"]
 
 
 class TestToyAndFrameworks:
@@ -442,7 +453,7 @@ class TestCost:
         found = cost.points(summaries, {"DataGrad/every=1": 2.4, "DataGrad/every=2": 1.7})
         assert [each.cost for each in found] == [1.0, 2.4, 1.7]
         assert [each.part for each in found[1:]] == pytest.approx([1.0, 0.75])
-        assert cost.rows(found)[2] == ("DataGrad/every=2", "1.70", "97.75", "+0.60", "-", "75 %")
+        assert cost.rows(found)[2] == ("DataGrad/every=2", "1.70", "2", "97.75 (0.07)", "+0.60", "-", "75 %")
         assert len(cost.points(summaries, {})) == 1  # without a cost a setting has no place in the figure
 
     def test_a_file_that_holds_no_costs_is_refused(self, tmp_path: Path) -> None:
@@ -477,11 +488,27 @@ class TestPage:
         assert "| table1 | torch | 9 of 90 | 0 |" in page
         assert "Dropout/SpectReg beats NoGR: +0.51 points over 3 seeds, significant at 5 %" in page
         assert "Dropout/DataGrad does not beat NoGR: -0.51 points" in page
-        assert "Baseline/DataGrad: no seed yet" in page
+        assert "Baseline/DataGrad" not in page
+        assert page.count("### torch") == 1, "the other experiments have nothing but runs of Table 1"
         for cell in EXPERIMENTS["table1"](Protocol(), Choices())[3:5]:
             for seed in (1, 2):
                 results.add({"key": cell.job(seed, "torch", mnist.MNIST_DIGEST).key, "accuracy": {"test": 97 + seed}})
         assert "Baseline/SpectReg: +0.00 points over NoGR at each of 2 seeds." in make_page(tmp_path, results)
+
+    def test_ranks_the_methods_at_each_size(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.jsonl")
+        gains = {
+            "weight decay": (0.0, 0.0, 0.0),
+            "DataGrad": (1.0, -1.0, 0.6),
+            "SpectReg": (0.9, 0.8, 1.0),
+            "confidence penalty": (-2, 2, -0.3),
+        }
+        for cell in EXPERIMENTS["figure1-left"](Protocol(), Choices())[:4]:
+            for seed, gain in enumerate(gains[cell.column], start=1):
+                key = cell.job(seed, "jax", mnist.MNIST_DIGEST).key
+                results.add({"key": key, "accuracy": {"test": 90 + seed + gain}})
+        page = make_page(tmp_path, results)
+        assert "\n- 500 images: SpectReg +0.90*, DataGrad +0.20, confidence penalty -0.10\n" in page
 
 
 class TestCommand:

@@ -135,7 +135,7 @@ def _experiment(console: Console, what: str, files: Mnist, results: Results, out
         "first cell at equal seeds, with the p of the paired t-test."
     )
     console.print(note, style="dim", highlight=False)
-    text = f"# {title}\n\n{tables.grid(rows)}\n\n{tables.markdown(tables.HEADINGS, tables.lines(rows))}\n\n{note}\n"
+    text = f"# {title}\n\n{tables.grid(rows)}\n\n{tables.markdown(*tables.table(rows))}\n\n{note}\n"
     stem = out / f"{what}-{backend}"
     write_text(stem.with_suffix(".md"), text)
     if what == "cost":

@@ -15,7 +15,15 @@ from gradreg_reproduction.summary import Summary
 
 __all__ = ["HEADINGS", "Point", "measure", "points", "read", "rows"]
 
-HEADINGS = ("setting", "cost of a step", "accuracy %", "gain over none", "p of gain", "part of the full gain")
+HEADINGS = (
+    "setting",
+    "cost of a step",
+    "seeds",
+    "accuracy % (sd)",
+    "gain over none",
+    "p of gain",
+    "part of the full gain",
+)
 _FULL = "every=1"
 
 
@@ -85,7 +93,8 @@ def rows(found: Sequence[Point]) -> list[tuple[Any, ...]]:
         (
             each.summary.cell.name,
             f"{each.cost:.2f}",
-            f"{each.summary.mean:.2f}",
+            str(len(each.summary.values)),
+            text(each.summary.mean, ".2f") + (f" ({each.summary.deviation:.2f})" if each.summary.deviation else ""),
             text(each.summary.gain, "+.2f"),
             text(each.summary.p_gain, ".3f"),
             text(each.part, ".0%").replace("%", " %"),

@@ -34,6 +34,7 @@ def make_page(out: Path, results: Results) -> str:
     """
     parts = [_text("head"), _versions(results)]
     todo = []
+    shown: set[str] = set()
     for what, title in TITLES.items():
         parts.append(f"## {title}")
         cells = EXPERIMENTS[what](Protocol(), Choices())
@@ -42,10 +43,12 @@ def make_page(out: Path, results: Results) -> str:
             rows = summarise(cells, SEEDS, backend, MNIST_DIGEST, results)
             done = sum(len(row.values) for row in rows)
             todo.append((what, backend, f"{done} of {len(rows) * len(SEEDS)}", _fewest(rows)))
-            if done:
-                any_run = True
+            keys = {row.cell.job(seed, backend, MNIST_DIGEST).key for row in rows for seed in row.values}
+            any_run = any_run or bool(keys)
+            if keys - shown:  # a framework that has nothing but another table's runs gets no section
                 parts += [f"### {backend}", *_experiment(what, rows), _picture(out, f"{what}-{backend}", title)]
                 parts.append(_cost(out, rows, backend) if what == "cost" else _robustness(rows, backend, results))
+            shown |= keys
         if not any_run:
             parts.append("Not run yet.")
         elif what == "table1":
@@ -70,18 +73,39 @@ def _versions(results: Results) -> str:
 
 
 def _experiment(what: str, rows: Sequence[Summary]) -> list[str]:
-    shown = [row for row in rows if row.values] if what != "table1" else list(rows)
-    parts = [tables.markdown(tables.HEADINGS, tables.lines(shown))]
-    if what == "table1":
-        parts.insert(0, tables.grid(rows))
-        parts += [_verdict(row) for row in rows if row.cell.column != "NoGR"]
-        verdicts = "\n".join(f"- {each}" for each in parts[2:])
-        parts = [*parts[:2], verdicts]
-    parts.append(
-        "Accuracy on the last 10,000 training images. p: Welch's t-test against the paper's mean, deviation and ten "
-        "seeds. Gain: over the row's first cell at equal seeds, with the p of the paired t-test."
-    )
-    return parts
+    if what == "cost":
+        return []
+    parts = [tables.markdown(*tables.table(rows))]
+    if what in _VERDICTS:
+        parts = [tables.grid(rows), _VERDICTS[what](rows), *parts]
+    against = "p: Welch's t-test against the paper's mean, deviation and ten seeds. " if what == "table1" else ""
+    return [
+        *parts,
+        f"Accuracy on the last 10,000 training images. {against}Gain: at equal seeds, with the p of the paired t-test.",
+    ]
+
+
+def _better(rows: Sequence[Summary]) -> str:
+    base = rows[0].cell.column
+    return "\n".join(f"- {_verdict(row)}" for row in rows if row.cell.column != base and row.values)
+
+
+def _best(rows: Sequence[Summary]) -> str:
+    found = [f"Points over {rows[0].cell.column}, the best first (*: significant at 5 %, each comparison by itself):\n"]
+    for size in dict.fromkeys(row.cell.row for row in rows):
+        own = [row for row in rows if row.cell.row == size and row.gain is not None and row.p_gain is not None]
+        own.sort(key=lambda row: -(row.gain or 0.0))
+        gains = ", ".join(f"{row.cell.column} {row.gain:+.2f}{'*' if _sure(row) else ''}" for row in own)
+        if gains:
+            found.append(f"- {int(size):,} images: {gains}")
+    return "\n".join(found) if len(found) > 1 else ""
+
+
+def _sure(row: Summary) -> bool:
+    return row.p_gain is not None and row.p_gain < 0.05
+
+
+_VERDICTS = {"table1": _better, "figure1-left": _best}
 
 
 def _cost(out: Path, rows: Sequence[Summary], backend: str) -> str:
@@ -97,7 +121,7 @@ def _verdict(row: Summary) -> str:
     if row.p_gain is None:
         return f"{row.cell.name}: {row.gain:+.2f} points over NoGR at one seed, which decides nothing."
     better = "beats" if row.gain > 0 else "does not beat"
-    sure = "significant at 5 %" if row.p_gain < 0.05 else "not significant at 5 %"
+    sure = "significant at 5 %" if _sure(row) else "not significant at 5 %"
     gain = f"{row.gain:+.2f} points over {len(row.values)} seeds"
     return f"{row.cell.name} {better} NoGR: {gain}, {sure} (p {row.p_gain:.2g})."
 

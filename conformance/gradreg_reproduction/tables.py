@@ -8,37 +8,41 @@ from rich.table import Table
 
 from gradreg_reproduction.summary import Summary
 
-__all__ = ["HEADINGS", "grid", "lines", "markdown", "print_summaries"]
+__all__ = ["grid", "markdown", "print_summaries", "table"]
 
-HEADINGS = ("cell", "seeds", "accuracy % (sd)", "paper (sd)", "difference", "p", "gain over NoGR", "p of gain")
+_PAPER = ("paper (sd)", "difference", "p")
 
 
-def lines(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
-    """One line a cell, under :data:`HEADINGS`; "-" for what cannot be said from the runs there are."""
-    return [
-        (
-            each.cell.name,
-            str(len(each.values)),
-            _number(each.mean, each.deviation),
+def table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line for each cell that has been run; the paper's columns where it has numbers for one of them.
+
+    Cells without a run are left out, "-" stands for what cannot be said from the runs there are.
+    """
+    paper = any(each.cell.paper for each in summaries)
+    base = summaries[0].cell.column if summaries else "the first"
+    headings = ["cell", "seeds", "accuracy % (sd)", *(_PAPER if paper else ()), f"gain over {base}", "p of gain"]
+    lines = []
+    for each in (each for each in summaries if each.values):
+        numbers = (
             _number(*each.cell.paper) if each.cell.paper else "-",
             _signed(each.difference),
             _probability(each.p_paper),
-            _signed(each.gain),
-            _probability(each.p_gain),
         )
-        for each in summaries
-    ]
+        line = [each.cell.name, str(len(each.values)), _number(each.mean, each.deviation), *(numbers if paper else ())]
+        lines.append([*line, _signed(each.gain), _probability(each.p_gain)])
+    return headings, lines
 
 
 def print_summaries(console: Console, title: str, summaries: Sequence[Summary]) -> None:
     """The table in the terminal."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
-    for heading in HEADINGS:
-        first = heading == HEADINGS[0]
-        table.add_column(heading, justify="left" if first else "right", no_wrap=first)
-    for line in lines(summaries):
-        table.add_row(*line)
-    console.print(table)
+    shown = Table(title=title, box=SIMPLE_HEAD, padding=0)
+    headings, lines = table(summaries)
+    for heading in headings:
+        first = heading == headings[0]
+        shown.add_column(heading, justify="left" if first else "right", no_wrap=first)
+    for line in lines:
+        shown.add_row(*line)
+    console.print(shown)
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -48,15 +52,18 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def grid(summaries: Sequence[Summary]) -> str:
-    """Rows and columns as in the paper, ours above the paper's, as Markdown."""
-    rows = list(dict.fromkeys(each.cell.row for each in summaries))
-    columns = list(dict.fromkeys(each.cell.column for each in summaries))
+    """Rows and columns as in the paper, ours above the paper's, as Markdown; those without any number are left out."""
+    known = [each for each in summaries if each.values or each.cell.paper]
+    rows = list(dict.fromkeys(each.cell.row for each in known))
+    columns = list(dict.fromkeys(each.cell.column for each in known))
     found = {(each.cell.row, each.cell.column): each for each in summaries}
 
     def text(row: str, column: str) -> str:
         each = found.get((row, column))
         if each is None:
             return ""
+        if not each.values and not each.cell.paper:
+            return "-"
         paper = f"<br>paper: {_number(*each.cell.paper)}" if each.cell.paper else ""
         return f"{_number(each.mean, each.deviation)}, n = {len(each.values)}{paper}"
 
