@@ -19,7 +19,7 @@ from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
 from gradreg_core.labels import Layout, Target, is_floating, prepare_target
 from gradreg_core.projections import DirectionContext, exact
 from gradreg_core.random import Draws, make_draws
-from gradreg_core.spec import JacobianPenalty
+from gradreg_core.spec import JacobianPenalty, JacobianTerm
 
 __all__ = [
     "Call",
@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     """The keyword arguments that all calls take; :class:`gradreg_core.frontend.Frontend` describes them."""
 
     step: Any
+    seed: Any
     loss_fn: Callable[[Array, Any], Array] | None
     sample_ids: Any
     sample_weight: Any
@@ -57,6 +58,7 @@ class Call:
     ops: Backend
     name: str
     step: Any = 0
+    seed: Any = None
     loss_fn: Callable[[Array, Any], Array] | None = None
     sample_ids: Any = None
     sample_weight: Any = None
@@ -65,6 +67,10 @@ class Call:
     directions: Any = None
     params: Any = None
     chunk_size: int | None = None
+
+    def seed_of(self, term: JacobianTerm) -> Any:
+        """The seed of a term's draws: the call's, if it has one."""
+        return term.seed if self.seed is None else self.seed
 
 
 @dataclass(frozen=True)
@@ -221,7 +227,7 @@ def draws_of(term: JacobianPenalty, call: Call, batch: int, ids: Array | None, l
     """The draws of a term for the samples of a pass, or the single draw that they share."""
     if term.draw == "per_batch":
         batch, ids = 1, None
-    return make_draws(call.ops, term.seed, call.step, call.ops.arange(batch, like) if ids is None else ids)
+    return make_draws(call.ops, call.seed_of(term), call.step, call.ops.arange(batch, like) if ids is None else ids)
 
 
 def _given(call: Call, layout: Layout, like: Array) -> Array | None:

@@ -109,9 +109,17 @@ def _ids(call: Call, batch: int, x: Array) -> Array | None:
     return ops.int32(ids, x)
 
 
+_PartKey = tuple[float, int | None]
+
+
+def _part_key(call: Call, term: JacobianTerm) -> _PartKey:
+    """What terms with the same part of the batch have in common."""
+    return term.fraction, term.seed if call.seed is None else None
+
+
 def _part_order(call: Call, term: JacobianTerm, ids: Array) -> Array:
     """A random order of the batch; its first samples are the part that `fraction` penalises."""
-    words = make_draws(call.ops, term.seed, call.step, ids).words(STREAM_SUBSET, (0,), 1)
+    words = make_draws(call.ops, call.seed_of(term), call.step, ids).words(STREAM_SUBSET, (0,), 1)
     return call.ops.argsort(words[0, :, 0])
 
 
@@ -152,16 +160,16 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
     batch = ops.shape(x)[0]
     ids = _ids(call, batch, x)
     over_whole: list[JacobianTerm] = []
-    parts: dict[tuple[float, int], list[JacobianTerm]] = {}
+    parts: dict[_PartKey, list[JacobianTerm]] = {}
     for term in due:
         if isinstance(term, JacobianTerm):
             if math.ceil(term.fraction * batch) >= batch:
                 over_whole.append(term)
             else:
-                parts.setdefault((term.fraction, term.seed), []).append(term)
+                parts.setdefault(_part_key(call, term), []).append(term)
     if parts and call.directions is not None:
         raise InputError(f"{call.name}: directions= in the call and fraction < 1 do not go together.")
-    forwards: dict[tuple[float, int], tuple[Forward, Array]] = {}
+    forwards: dict[_PartKey, tuple[Forward, Array]] = {}
     needs_whole = with_loss or over_whole or any(isinstance(term, ConfidencePenalty) for term in due)
     whole = None
     split = needs_whole and len(parts) == 1 and not over_whole
@@ -192,7 +200,7 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
         if not isinstance(term, JacobianTerm):
             raise UnsupportedError(f"{call.name}: {term!r} is no term that the engine knows.")
         lowered = term.lower()
-        pair = forwards.get((term.fraction, term.seed))
+        pair = forwards.get(_part_key(call, term))
         if pair is not None:
             return mean(_per_sample(lowered, pair[0]), pair[1])
         assert whole is not None

@@ -8,6 +8,7 @@ from gradreg_core.backend import Array, Backend
 from gradreg_core.engine import Call, Options
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.evaluation import evaluate
+from gradreg_core.labels import is_integer
 from gradreg_core.norms import safe_sqrt
 from gradreg_core.preflight import CheckReport, run_check
 from gradreg_core.projections import exact, orthonormal, top_singular
@@ -32,6 +33,8 @@ class Frontend:
         y: labels; integer class indices (B,), or probabilities of the outputs' shape. None where no term needs them.
         reg: a regularizer such as ``SpectReg(0.01)``, or a sum.
         step: of training, an int or a (traced) integer scalar; draws, schedules and `every=` depend on it.
+        seed: of the draws, in place of the terms' own seeds: an integer in [0, 2**64), or a (traced) integer scalar, so
+            that the members of an ensemble train in one program, each with its own draws.
         loss_fn: ``loss_fn(outputs, y)`` -> one loss for each sample, (B, ...), averaged over further axes; the default
             is cross-entropy of the logits (of a single logit: binary cross-entropy).
         sample_ids: integers (B,), the samples' global numbers, which the draws depend on; default 0..B-1. Give them
@@ -117,7 +120,7 @@ class Frontend:
                 the Frobenius norm from k orthonormal directions and the spectral norm by power iteration, for models
                 with many outputs.
             batch_norm: see :class:`Frontend`.
-            options: `step`, `loss_fn`, `sample_ids`, `class_axis`, `chunk_size`.
+            options: `step`, `seed`, `loss_fn`, `sample_ids`, `class_axis`, `chunk_size`.
 
         Raises:
             InputError, InputTypeError: as `loss`.
@@ -181,6 +184,7 @@ class Frontend:
         loss_fn: Callable[..., Any] | None = options.get("loss_fn")
         if loss_fn is not None and not callable(loss_fn):
             raise InputTypeError(f"{name}: loss_fn must be a function of (outputs, y), got {loss_fn!r}.")
+        options = {**options, "seed": _checked_seed(self.backend, name, options.get("seed"))}
         if not self.backend.is_array(x):
             raise InputTypeError(
                 f"{name}: x must be an array of the {self.backend.name} backend, got {type(x).__module__}."
@@ -193,6 +197,20 @@ class Frontend:
 
 
 _OPTIONS = frozenset(Options.__annotations__)
+
+
+def _checked_seed(ops: Backend, name: str, seed: Any) -> Any:
+    """The seed as a Python int where that costs nothing, else as it came."""
+    if seed is None:
+        return None
+    static = ops.static_int(seed)
+    if static is None and isinstance(seed, int) and not isinstance(seed, bool):
+        static = seed  # of a program that is being traced
+    if static is None and not (ops.is_array(seed) and is_integer(ops.dtype(seed)) and not ops.shape(seed)):
+        raise InputTypeError(f"{name}: seed must be an integer or a scalar array of integers, got {seed!r}.")
+    if static is not None and not 0 <= static < 2**64:
+        raise InputError(f"{name}: seed must be in [0, 2**64), got {static}.")
+    return seed if static is None else static
 
 
 def _exact_norms(ops: Backend, forward: engine.Forward, size: int) -> tuple[Array, Array]:

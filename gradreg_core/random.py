@@ -122,7 +122,7 @@ def gaussian_table() -> tuple[tuple[float, ...], tuple[float, ...]]:
 _OFFSETS, _SLOPES = gaussian_table()
 
 
-def make_draws(ops: Backend, seed: int, step: Any, sample_ids: Array) -> "Draws":
+def make_draws(ops: Backend, seed: Any, step: Any, sample_ids: Array) -> "Draws":
     """The draws of a term, by the backend's own way where it has one; see :class:`Draws` for the arguments."""
     own = getattr(ops, "draws", None)
     return Draws(ops, seed, step, sample_ids) if own is None else own(seed, step, sample_ids)
@@ -132,12 +132,12 @@ def make_draws(ops: Backend, seed: int, step: Any, sample_ids: Array) -> "Draws"
 class Draws:
     """The draws of one call: bound to a backend, a seed, a step and the sample ids.
 
-    `seed` is a Python int in [0, 2**64), `step` an int or a (traced) integer scalar whose low 32 bits count,
+    `seed` is an int in [0, 2**64) or a (traced) integer scalar, `step` the same, of which the low 32 bits count,
     `sample_ids` an int32 array (B,). All results are float32 unless said otherwise; projections index the first axis.
     """
 
     ops: Backend
-    seed: int
+    seed: Any
     step: Any
     sample_ids: Array
 
@@ -150,7 +150,7 @@ class Draws:
         rounds = getattr(ops, "threefry2x32", None) or partial(threefry2x32, ops)
         key = (
             self._host_key(stream, projections)
-            if isinstance(self.step, int)
+            if isinstance(self.step, int) and isinstance(self.seed, int)
             else self._key(stream, projections, rounds)
         )
         block = ops.reshape(ops.arange(blocks, like), (1, 1, blocks))
@@ -160,15 +160,23 @@ class Draws:
         return ops.reshape(stacked, (*shape[:2], 2 * blocks))
 
     def _key(self, stream: int, projections: Sequence[int], rounds: Any) -> tuple[Array, Array]:
-        """The key of each projection, shape (len(projections), 1, 1), for a traced step."""
+        """The key of each projection, shape (len(projections), 1, 1), for a traced step or seed."""
         ops, like = self.ops, self.sample_ids
-        seed = [ops.reshape(ops.int32(_signed(word), like), (1, 1, 1)) for word in (self.seed, self.seed >> 32)]
+        seed = [ops.reshape(word, (1, 1, 1)) for word in self._seed_words()]
         stream_word = ops.reshape(ops.int32(stream, like), (1, 1, 1))
         step_word = ops.reshape(ops.int32(self.step, like), (1, 1, 1))
         key = rounds((seed[0], seed[1]), (stream_word, step_word))
         rows = ops.reshape(ops.constant(list(projections), "int32", like), (-1, 1, 1))
         derived: tuple[Array, Array] = rounds(key, (rows - rows, rows))
         return derived
+
+    def _seed_words(self) -> tuple[Array, Array]:
+        """The lower and the upper half of the seed as int32 scalars."""
+        ops, seed, like = self.ops, self.seed, self.sample_ids
+        if isinstance(seed, int):
+            return ops.int32(_signed(seed), like), ops.int32(_signed(seed >> 32), like)
+        low = ops.int32(seed, like)
+        return low, ops.int32(ops.right_shift(seed, 32), like) if ops.dtype(seed).endswith("int64") else low - low
 
     def _host_key(self, stream: int, projections: Sequence[int]) -> tuple[Array, Array]:
         """The same for a step that the host knows, without an operation of the framework."""

@@ -256,6 +256,21 @@ def test_vmap_over_an_ensemble(x64: None) -> None:
         assert relative(found, {path: np.asarray(each) for path, each in wanted.items()}) <= FLOAT64
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
+def test_members_of_an_ensemble_draw_what_they_would_alone(x64: None, dtype: str) -> None:
+    model, x, y = problem("dense")
+    reg = SpectReg(0.3) + JacReg(0.1, fraction=0.5)
+    seeds = [0, 3, 2**31 - 1] + [2**40 + 5] * (dtype == "int64")
+
+    def value(reg: Regularizer, seed: Any = None) -> Any:
+        return total(split(model)[0], jnp.asarray(x), y, STEP, model, reg, seed=seed)[0]
+
+    found = compiled(jax.vmap(lambda seed: value(reg, seed)))(jnp.array(seeds, dtype))
+    for seed, each in zip(seeds, found, strict=True):
+        own = SpectReg(0.3, seed=seed) + JacReg(0.1, fraction=0.5, seed=seed)
+        assert float(each) == pytest.approx(float(value(own)), rel=FLOAT64)
+
+
 def test_third_derivatives_exist(x64: None) -> None:
     model, x, y = problem("dense")
     weights = split(model)[0]

@@ -48,7 +48,8 @@ def test_the_documentation_runs(title: str) -> None:
 
 def test_every_recipe_is_there() -> None:
     flax = {"Flax NNX", "Flax Linen"}
-    others = {"gradreg in JAX", "A whole run in one scan", "Equinox", "Convolutions on the CPU", "Many devices"}
+    others = {"gradreg in JAX", "A whole run in one scan", "An ensemble in one program", "Equinox"}
+    others |= {"Convolutions on the CPU", "Many devices"}
     assert set(SECTIONS) == flax | others
 
 

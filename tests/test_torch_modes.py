@@ -122,6 +122,21 @@ def test_python_steps_compile_at_most_twice() -> None:
     assert counter.frame_count <= 2
 
 
+@pytest.mark.parametrize("convert", [int, torch.tensor])
+def test_seeds_of_the_call_compile_at_most_twice(convert: Any) -> None:
+    model, reg, counter = make(), gradreg.SpectReg(0.5), CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x, y, seed: gradreg.loss(model, x, y, reg, seed=seed)[0],
+        fullgraph=True,
+        backend=counter,
+    )
+    for seed in (0, 1, 7, 2**40, 2**62):
+        wanted = gradreg.loss(model, *batch(), gradreg.SpectReg(0.5, seed=seed))[0].item()
+        assert compiled(*batch(), convert(seed)).item() == pytest.approx(wanted, rel=1e-12)
+    assert counter.frame_count <= 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_half_precision_accumulates_in_float32(dtype: torch.dtype) -> None:
     model, (x, y) = make(dtype=dtype), batch(dtype=dtype)

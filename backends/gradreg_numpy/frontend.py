@@ -25,7 +25,7 @@ def loss(model: Model, x: Any, y: Any, reg: Regularizer | None, **options: Any) 
         x: the input, (B, *input_shape).
         y: integer class labels or distributions over the classes.
         reg: a regularizer, or None.
-        options: `step`, `sample_ids`, `sample_weight`, `normalizer`, `class_axis`, `directions`, `loss_fn`; see
+        options: `step`, `seed`, `sample_ids`, `sample_weight`, `normalizer`, `class_axis`, `directions`, `loss_fn`; see
             :meth:`gradreg_numpy.oracle.Batch.of`.
 
     Returns:

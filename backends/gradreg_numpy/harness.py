@@ -87,8 +87,9 @@ def _adapted(call: Callable[..., Any]) -> Callable[..., Any]:
             given["loss_fn"] = Squared()
         if given.pop("projections", None) is not None:
             raise NotApplicable("the reference measures exactly, and makes no estimates")
-        if hasattr(given.get("step"), "__index__"):
-            given["step"] = operator.index(given["step"])
+        given |= {
+            name: operator.index(given[name]) for name in ("step", "seed") if hasattr(given.get(name), "__index__")
+        }
         return call(*args, **given)
 
     return adapted

@@ -45,6 +45,7 @@ __all__ = [
 
 COMPLEX_STEP = 1e-30
 """Its square is below the roundoff of anything of order 1; no difference is taken, so it cannot be too small."""
+_SEEDS = range(2**64)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Batch:
     x: Array
     y: Any
     step: int
+    seed: int | None
     sample_ids: Array
     sample_weight: Array
     normalizer: float
@@ -72,6 +74,7 @@ class Batch:
         y: Any,
         *,
         step: int = 0,
+        seed: int | None = None,
         sample_ids: Any = None,
         sample_weight: Any = None,
         normalizer: float | None = None,
@@ -87,6 +90,7 @@ class Batch:
             x: the input, (B, *input_shape), real or complex.
             y: integer class labels or distributions, see `labels_of`; None where no term needs them.
             step: of training, at least 0.
+            seed: of the draws, in [0, 2**64), in place of the terms' own seeds.
             sample_ids: integers (B,), the samples' global numbers; default 0..B-1.
             sample_weight: (B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 where all weights are 0.
             normalizer: divide by this number instead of sum_i w_i.
@@ -106,6 +110,10 @@ class Batch:
         batch = len(x)
         if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
             raise InputError(f"{call}: step must be an integer of at least 0, got {step!r}.")
+        if seed is not None and (
+            isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed not in _SEEDS
+        ):
+            raise InputError(f"{call}: seed must be an integer in [0, 2**64), got {seed!r}.")
         ids = np.arange(batch) if sample_ids is None else np.asarray(sample_ids)
         if ids.shape != (batch,) or ids.dtype.kind not in "iu":
             raise InputError(f"{call}: sample_ids must be integers of shape ({batch},), got {ids.dtype} {ids.shape}.")
@@ -119,7 +127,12 @@ class Batch:
         if y is not None:
             y = _labels_array(call, y, batch)
         view = View.of(call, model.network.output_shape, class_axis)
-        return cls(call, model, x, y, int(step), ids, weight, divisor, view, directions, loss_fn)
+        own = None if seed is None else int(seed)
+        return cls(call, model, x, y, int(step), own, ids, weight, divisor, view, directions, loss_fn)
+
+    def seed_of(self, term: JacobianTerm) -> int:
+        """The seed of a term's draws."""
+        return term.seed if self.seed is None else self.seed
 
     def take(self, samples: Array) -> "Batch":
         """The part of the batch at the indices `samples`, its estimates of means unbiased: w_i is times B / n."""
@@ -212,7 +225,7 @@ def _phi(shape: Shape, n: Array) -> Array:
 def _jacobian_values(batch: Batch, term: JacobianPenalty) -> Array:
     """phi(||J_i^T W_i||) of each sample, shape (B,)."""
     ids = np.zeros_like(batch.sample_ids) if term.draw == "per_batch" else batch.sample_ids
-    drawn = draws(term.seed, batch.step, ids)
+    drawn = draws(batch.seed_of(term), batch.step, ids)
     if term.side == "input":
         return _phi(term.shape, _norm(term.norm, term.squared, _slopes(batch, term, drawn)))
     z, J = projected_jacobian(batch, term.output, term.at)
@@ -273,7 +286,7 @@ def outputs(batch: Batch, reg: Regularizer | None) -> Array:
     """
     due = [term for term in (reg.terms if reg is not None else ()) if _is_due(batch, term)]
     terms = [term for term in due if isinstance(term, JacobianTerm)]
-    parts = {(term.fraction, term.seed) for term in terms if not _is_whole(batch, term)}
+    parts = {(term.fraction, batch.seed_of(term)) for term in terms if not _is_whole(batch, term)}
     if len(parts) != 1 or any(_is_whole(batch, term) for term in terms):
         return batch.model(batch.x)
     part, rest = _part(batch, *parts.pop())
@@ -296,7 +309,7 @@ def _bare(batch: Batch, term: Term, reg: Regularizer) -> Any:
     if not _is_whole(batch, term):
         if batch.given is not None:
             raise InputError(f"{batch.call}: directions= in the call and fraction < 1 do not go together.")
-        batch = batch.take(_part(batch, term.fraction, term.seed)[0])
+        batch = batch.take(_part(batch, term.fraction, batch.seed_of(term))[0])
     return lowered.scale * batch.mean(_jacobian_values(batch, lowered))
 
 
@@ -321,7 +334,7 @@ def penalty_terms(model: Model, x: Any, y: Any, reg: Regularizer, **options: Any
         x: the input, (B, *input_shape).
         y: labels or None.
         reg: a regularizer.
-        options: `step`, `sample_ids`, `sample_weight`, `normalizer`, `class_axis`, `directions`, `loss_fn`; see
+        options: `step`, `seed`, `sample_ids`, `sample_weight`, `normalizer`, `class_axis`, `directions`, `loss_fn`; see
             :meth:`Batch.of`.
 
     Raises:

@@ -104,7 +104,7 @@ class TensorFlowBackend:
         return tf.bitwise.left_shift(array, tf.convert_to_tensor(bits, tf.int32))
 
     def right_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
-        return tf.bitwise.right_shift(array, tf.convert_to_tensor(bits, tf.int32))
+        return tf.bitwise.right_shift(array, tf.cast(bits, array.dtype))
 
     def threefry2x32(self, key: Pair, counter: Pair) -> Pair:
         """The generator's rounds: in NumPy where the tensors are at hand, else as one traced function of their shapes.

@@ -157,10 +157,10 @@ class TorchBackend:
     def matmul(self, left: Tensor, right: Tensor) -> Tensor:
         return left @ right
 
-    def draws(self, seed: int, step: Any, sample_ids: Tensor) -> Draws:
+    def draws(self, seed: Any, step: Any, sample_ids: Tensor) -> Draws:
         """The draws of a term, by NumPy where all that they depend on is in the host's memory."""
         on_host = sample_ids.device.type == "cpu" and not torch.compiler.is_compiling() and not _in_transform()
-        if on_host and isinstance(step, int):
+        if on_host and isinstance(step, int) and isinstance(seed, int):
             return HostDraws.of(seed, step, sample_ids)
         return Draws(self, seed, step, sample_ids)
 

@@ -25,6 +25,7 @@ class Case:
         batch: the number of samples B.
         seed: of the data.
         step: of the call.
+        draw_seed: `seed` of the call, in place of the regularizer's own, or None.
         dtype: of the arithmetic; weights and inputs are rounded to it before anything is computed.
         ids: the samples' global numbers, or None for 0..B-1.
         sample_weight: one number a sample, or None.
@@ -42,6 +43,7 @@ class Case:
     batch: int = 2
     seed: int = 0
     step: int = 0
+    draw_seed: int | None = None
     dtype: str = "float64"
     ids: tuple[int, ...] | None = None
     sample_weight: tuple[float, ...] | None = None
@@ -72,6 +74,7 @@ class Case:
         """The keyword arguments of the call that are plain values, without those left at None."""
         given = {
             "step": self.step,
+            "seed": self.draw_seed,
             "sample_ids": self.ids,
             "sample_weight": self.sample_weight,
             "normalizer": self.normalizer,

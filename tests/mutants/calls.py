@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gradreg_core import engine, evaluation, frontend
+from gradreg_core.engine import Call
 from gradreg_core.evaluation import _Mean
 from gradreg_core.frontend import Frontend
 from gradreg_core.presets import HoffmanReg
@@ -79,6 +80,11 @@ def difference_over_a_step_of_its_own() -> TorchHarness:
         return replace(term, h=0.01) if getattr(term, "method", "") == "difference" else term
 
     return _respecified(change)
+
+
+@mutant("seed_of_the_call", "draws_of_a_traced_seed")
+def seed_of_the_call_ignored() -> Made:
+    return patched(Call, "seed_of", lambda call, term: term.seed)
 
 
 # --- means ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradreg_core.backend import Model, Pullback
+from gradreg_core.random import Draws
 from gradreg_core.spec import Term
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
@@ -39,6 +40,17 @@ def traced_step_is_lost_in_the_draws() -> TorchHarness:
         def int32(self, value: Any, like: Tensor) -> Tensor:
             found = super().int32(value, like)
             return found * 0 if _in_transform() and isinstance(value, Tensor) and value.ndim == 0 else found
+
+    return harness_of(Wrong())
+
+
+@mutant("draws_of_a_traced_seed")
+def traced_seed_is_lost() -> TorchHarness:
+    """A seed that cannot be read draws as seed 0."""
+
+    class Wrong(TorchBackend):
+        def draws(self, seed: Any, step: Any, sample_ids: Tensor) -> Draws:
+            return super().draws(seed if isinstance(seed, int) else 0, step, sample_ids)
 
     return harness_of(Wrong())
 

@@ -28,13 +28,15 @@ _CONVOLUTIONAL = Network(
 
 
 def _passed(subject: Subject, case: Case, of: str = "total") -> tuple[Function, Arrays]:
-    """Loss plus penalty of the case as a function of everything, labels and step too; and its arguments."""
+    """Loss plus penalty of the case as a function of everything, labels, step and seed too; and its arguments."""
     calls, options = subject.harness.calls, subject.options(case)
     arrays = subject.arrays(case) | {"y": subject.labels(case), "step": subject.array(case.step, "int32")}
 
     def function(arrays: Arrays) -> Any:
         weights = {path: arrays[path] for path in case.network.weights()}
         chosen = options | {"params": weights, "step": arrays["step"]}
+        if "seed" in arrays:
+            chosen["seed"] = arrays["seed"]
         call = calls.penalty if of == "penalty" else calls.loss
         found = call(subject.model(case.network, arrays), arrays["x"], arrays["y"], case.reg, **chosen)
         return found if of == "penalty" else found[0]
@@ -92,21 +94,27 @@ def every_mode_equals_the_first(subject: Subject) -> None:
 
 
 def _at_steps(subject: Subject, case: Case, steps: tuple[int, ...]) -> None:
-    """Compare the penalty at `steps`, which come as arrays, with the reference, compiled once where that is done."""
-    case = replace(case, dtype=_dtype(subject, subject.mode))
-    function, arrays = _passed(subject, case, "penalty")
+    _as_arrays(subject, "step", steps, [replace(case, step=step) for step in steps])
+
+
+def _as_arrays(subject: Subject, what: str, values: tuple[int, ...], wanted: list[Case]) -> None:
+    """Compare the penalty at `values` of an option, which come as arrays, with the cases that have them as numbers.
+
+    Compiled once for all, where compiling is done.
+    """
+    cases = [replace(case, dtype=_dtype(subject, subject.mode)) for case in wanted]
+    function, arrays = _passed(subject, replace(cases[0], draw_seed=None), "penalty")
     compiled: Callable[..., Any] = getattr(subject.harness, "compiled", lambda function, mode: None)
     ready = compiled(function, subject.mode)
-    for step in steps:
-        given = {**arrays, "step": subject.array(step, "int32")}
+    for value, case in zip(values, cases, strict=True):
+        given = {**arrays, what: subject.array(value, "int32")}
         found = subject.harness.value(function, given, subject.mode) if ready is None else ready[0](given)
         numbers = {"value": np.asarray(subject.harness.numpy(found), np.float64)}
-        one = replace(case, step=step)
-        subject.compare(one, "the penalty, its step an array,", numbers, _plain_value(subject, one))
+        subject.compare(case, f"the penalty, its {what} an array,", numbers, _plain_value(subject, case))
     if ready is not None and (count := ready[1]()) != 1:
         raise Disagreement(
-            f"in mode {subject.mode!r} the penalty was compiled {count} times for the steps {steps}, which came as "
-            f"arrays: their values should not matter to the compiler.{subject.reproduce(case)}"
+            f"in mode {subject.mode!r} the penalty was compiled {count} times for {what} = {values}, which came as "
+            f"arrays: their values should not matter to the compiler.{subject.reproduce(cases[0])}"
         )
 
 
@@ -118,6 +126,17 @@ def draws_at_a_traced_step(subject: Subject) -> None:
     def _(case):  # type: ignore[no-untyped-def]
         for each in _modes(subject):
             _at_steps(each, case, (0, 1, 2**31 - 1))
+
+
+@check("modes")
+def draws_of_a_traced_seed(subject: Subject) -> None:
+    """seed= that is an array gives the draws of the int, in every mode, from one compilation for all seeds."""
+
+    @subject.given(cases(subject.harness, st.just(SpectReg(1.0, fraction=0.5)), st.just(SMALL), batch=(2, 2)), cost=5)
+    def _(case):  # type: ignore[no-untyped-def]
+        for each in _modes(subject):
+            values = (0, 1, 2**31 - 1)
+            _as_arrays(each, "seed", values, [replace(case, draw_seed=value) for value in values])
 
 
 @check("modes")

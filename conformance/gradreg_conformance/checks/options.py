@@ -58,6 +58,13 @@ def seed(subject: Subject) -> None:
 
 
 @check("values")
+def seed_of_the_call(subject: Subject) -> None:
+    """seed= of the call stands in place of the terms' own seeds, for directions and for the part of the batch."""
+    for reg in (JacobianPenalty(1.0, projection=gaussian(), seed=1), DataGrad(1.0, fraction=0.5, seed=1)):
+        _agree(subject, st.just(reg), cost=4, draw_seed=st.integers(0, 2**64 - 1))
+
+
+@check("values")
 def sample_ids(subject: Subject) -> None:
     """The draw of a sample depends on its global number, not on its place in the batch."""
     numbers = st.lists(st.integers(5, 2**31 - 1), min_size=3, max_size=3, unique=True).map(tuple)
