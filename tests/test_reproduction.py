@@ -26,7 +26,7 @@ from gradreg_reproduction.network import build, initialise, parameter_count
 from gradreg_reproduction.page import make_page
 from gradreg_reproduction.protocol import Job, Protocol, split
 from gradreg_reproduction.results import Results
-from gradreg_reproduction.run import BACKENDS, prepare, run_job, trainer
+from gradreg_reproduction.run import BACKENDS, prepare, run_job, run_together, trainer
 from gradreg_reproduction.schedule import Masks, Schedule
 from gradreg_reproduction.summary import summarise
 from gradreg_reproduction.sweep import missing, sweep
@@ -274,15 +274,25 @@ class TestTraining:
         assert found[100.0] < 0.8 * found[0.0]
 
     def test_several_seeds_in_jax_train_as_alone(self, files: mnist.Mnist) -> None:
-        from gradreg_reproduction.training_jax import train, train_together
+        protocol = replace(TINY, before_last="dropout", dtype="float64")
+        wanted = [job("jax", protocol, SpectReg(1.0, seed=seed), seed=seed) for seed in (1, 2)]
+        found, alone = run_together(wanted, files), run_job(wanted[1], files)
+        assert [each["key"] for each in found] == [each.key for each in wanted]
+        assert (found[1]["together"], alone["together"]) == (2, 1)
+        assert found[1]["losses"] == pytest.approx(alone["losses"], rel=1e-6)  # as many digits as are written
+        assert found[1]["jacobian_frobenius"] == pytest.approx(alone["jacobian_frobenius"], rel=1e-4)  # float32
 
-        runs = [prepare(job("jax", TINY, seed=seed), mnist.split(files, TINY, seed)) for seed in (1, 2)]
-        together = train_together(runs)
-        for run, (_, losses) in zip(runs, together, strict=True):
-            assert losses == pytest.approx(train(run)[1], rel=1e-4)  # float32, four steps
-        mixed = [run._replace(job=job("jax", TINY, SpectReg(1.0, seed=run.job.seed))) for run in runs]
-        with pytest.raises(InputError, match="has its seed in it"):
-            train_together(mixed)
+    def test_runs_that_cannot_train_together_are_refused(self, files: mnist.Mnist) -> None:
+        for regs, message in (
+            ((SpectReg(1.0), SpectReg(2.0)), "several protocols or regularizers"),
+            ((SpectReg(1.0, seed=1) + DataGrad(1.0), SpectReg(1.0, seed=2) + DataGrad(1.0)), "expected one seed"),
+        ):
+            with pytest.raises(InputError, match=message):
+                run_together([job("jax", TINY, reg, seed=index) for index, reg in enumerate(regs)], files)
+        options = ["--data-dir", "nowhere", "--together", "2"]
+        found = CliRunner().invoke(main, ["reproduce", "figure1-right", *options])
+        assert found.exit_code == 2
+        assert "--backend jax" in found.output
 
     def test_a_backend_that_does_not_train_is_refused(self) -> None:
         with pytest.raises(UnsupportedError, match="choose one of torch, jax, tensorflow"):

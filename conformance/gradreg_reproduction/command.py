@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from gradreg_core.errors import InputError
+from gradreg_core.errors import InputError, UnsupportedError
 from gradreg_core.files import write_text
 from gradreg_demo.idx import Mnist
 from gradreg_reproduction import cost, frameworks, toy
@@ -34,6 +34,13 @@ _WITHOUT_DATA = ("figure1-right", "page")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=10, show_default=True, help="Seeds 1 to this.")
 @click.option("--cells", multiple=True, help="Only cells whose ROW/COLUMN matches, such as 'dropout/*'; repeatable.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one thread each.")
+@click.option(
+    "--together",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Seeds that train as one program, with --backend jax. On a GPU take all; on a CPU it is slower.",
+)
 @click.option("--scheduler", help="Address of a Dask scheduler, whose workers do the runs.")
 @click.option(
     "--out",
@@ -101,12 +108,18 @@ def _sweep(console: Console, wanted: Sequence[Any], files: Any, results: Results
     if options["report_only"]:
         return
     check_backends(job.backend for job in wanted)
+    if options["together"] > 1 and (function is not run_job or options["backend"] != "jax"):
+        raise UnsupportedError(
+            "reproduce: --together is for the experiments on MNIST with --backend jax, which trains several seeds as "
+            "one program; leave it out, or use --workers."
+        )
     count = sweep(
         wanted,
         files,
         results,
         workers=options["workers"],
         scheduler=options["scheduler"],
+        together=options["together"],
         console=console,
         function=function,
     )

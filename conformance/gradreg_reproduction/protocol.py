@@ -6,14 +6,24 @@ never be taken for each other.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gradreg_core.errors import InputError
 from gradreg_core.presets import DataGrad
 from gradreg_core.spec import JacobianTerm, Regularizer, Sum
 
-__all__ = ["BEFORE_LAST", "NETWORKS", "PENALTY_PASSES", "STANDARDISE", "VERSION", "Job", "Protocol", "split"]
+__all__ = [
+    "BEFORE_LAST",
+    "NETWORKS",
+    "PENALTY_PASSES",
+    "STANDARDISE",
+    "VERSION",
+    "Job",
+    "Protocol",
+    "split",
+    "unseeded",
+]
 
 VERSION = 1
 """Raised when the same settings would give other results."""
@@ -121,3 +131,10 @@ def split(protocol: Protocol, reg: Regularizer | None) -> tuple[Regularizer | No
     apart = tuple(term for term in reg.terms if isinstance(term, JacobianTerm) and not isinstance(term, DataGrad))
     shared = tuple(term for term in reg.terms if term not in apart)
     return (Sum(shared) if shared else None), (Sum(apart) if apart else None)
+
+
+def unseeded(reg: Regularizer | None) -> Regularizer | None:
+    """The regularizer with 0 for the seed of every term: what those of several seeds have in common."""
+    if reg is None:
+        return None
+    return Sum(tuple(replace(term, seed=0) if isinstance(term, JacobianTerm) else term for term in reg.terms))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 from typing import Protocol as Interface
@@ -21,7 +21,7 @@ from gradreg_reproduction.network import CLASSES, build, initialise
 from gradreg_reproduction.protocol import Job
 from gradreg_reproduction.schedule import Schedule
 
-__all__ = ["BACKENDS", "Run", "Trainer", "check_backends", "prepare", "run_job", "trainer"]
+__all__ = ["BACKENDS", "Run", "Trainer", "check_backends", "prepare", "run_job", "run_together", "trainer"]
 
 BACKENDS = ("torch", "jax", "tensorflow")
 """The backends that can train."""
@@ -106,29 +106,45 @@ def prepare(job: Job, data: Split) -> Run:
 
 
 def run_job(job: Job, files: Mnist, tick: Callable[[int], None] = lambda steps: None) -> dict[str, Any]:
-    """Train and test one job; its result as JSON values.
+    """Train and test one job; its result as JSON values. See :func:`run_together`."""
+    return run_together([job], files, tick)[0]
+
+
+def run_together(
+    jobs: Sequence[Job], files: Mnist, tick: Callable[[int], None] = lambda steps: None
+) -> list[dict[str, Any]]:
+    """Train and test jobs that differ in their seeds only, in one program if there are several; a result for each.
 
     Accuracies are in percent. "test" is the authors' test set (the last 10,000 training images), "official" MNIST's.
     "jacobian_frobenius" is the mean of ||dz/dx||_F over 500 test images, null with batch normalisation, whose samples
-    have no Jacobian of their own.
+    have no Jacobian of their own. "together" jobs were trained at once, of whose time each has an equal share.
     """
-    native = trainer(job.backend)
-    data = split(files, job.protocol, job.seed)
-    run = prepare(job, data)
+    native = trainer(jobs[0].backend)
+    parts = [split(files, job.protocol, job.seed) for job in jobs]
+    runs = [prepare(job, data) for job, data in zip(jobs, parts, strict=True)]
     with threadpool_limits(1):
         start, start_cpu = time.perf_counter(), time.process_time()
-        params, losses = native.train(run, tick)
+        trained = [native.train(runs[0], tick)] if len(runs) == 1 else native.train_together(runs, tick)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-        network = run.network
-        accuracy = {
-            name: _accuracy(native, run, params, part.x, part.y)
-            for name, part in (("test", data.held_out), ("official", data.official), ("train", data.train))
+        share = {
+            "seconds": round(seconds / len(runs), 2),
+            "cpu_seconds": round(cpu_seconds / len(runs), 2),
+            "together": len(runs),
         }
-        finite = all(np.isfinite(value).all() for value in params.values())
-        coupled = job.protocol.before_last == "batchnorm"
-        points = data.held_out.x[:_JACOBIAN_POINTS]
-        norms = None if coupled else np.asarray(native.jacobian_norms(network, params, points))
-        attacked = robustness.measure(native, network, params, data.held_out, job.seed)
+        return [_tested(native, run, data, *each) | share for run, data, each in zip(runs, parts, trained, strict=True)]
+
+
+def _tested(native: Any, run: Run, data: Split, params: Mapping[str, Any], losses: Any) -> dict[str, Any]:
+    job, network = run.job, run.network
+    accuracy = {
+        name: _accuracy(native, run, params, part.x, part.y)
+        for name, part in (("test", data.held_out), ("official", data.official), ("train", data.train))
+    }
+    finite = all(np.isfinite(value).all() for value in params.values())
+    coupled = job.protocol.before_last == "batchnorm"
+    points = data.held_out.x[:_JACOBIAN_POINTS]
+    norms = None if coupled else np.asarray(native.jacobian_norms(network, params, points))
+    attacked = robustness.measure(native, network, params, data.held_out, job.seed)
     return {
         "key": job.key,
         **job.as_json(),
@@ -137,8 +153,6 @@ def run_job(job: Job, files: Mnist, tick: Callable[[int], None] = lambda steps: 
         "robustness": attacked,
         "losses": [round(float(each.mean()), 6) if finite else None for each in _pieces(losses)],
         "diverged": not finite,
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(cpu_seconds, 2),
         "versions": {name: module_version(name) for name in ("gradreg", "numpy", job.backend)},
     }
 

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from gradreg_core.errors import BackendImportError
 from gradreg_demo.idx import Mnist
-from gradreg_reproduction.protocol import Job
+from gradreg_reproduction.protocol import Job, unseeded
 from gradreg_reproduction.results import Results
-from gradreg_reproduction.run import run_job
+from gradreg_reproduction.run import run_job, run_together
 
 __all__ = ["missing", "sweep"]
 
@@ -32,6 +32,7 @@ def sweep(
     *,
     workers: int = 1,
     scheduler: str | None = None,
+    together: int = 1,
     console: Console | None = None,
     function: Callable[..., dict[str, Any]] = run_job,
 ) -> int:
@@ -44,31 +45,48 @@ def sweep(
         workers: processes on this machine; with one, runs are done in this process.
         scheduler: address of a Dask scheduler, whose workers do the runs instead; a run whose worker dies is done again
             by another.
+        together: runs that differ in their seeds only and are trained as one program, at most.
         console: for the progress bar; None for no bar.
-        function: does one run, at the top level of a module.
+        function: does one run that is alone, at the top level of a module.
 
     Raises:
         BackendImportError: a scheduler was given and Dask is not installed.
     """
     todo = missing(wanted, results)
     with _progress(console, len(wanted), len(wanted) - len(todo), todo) as (finished, tick):
-        for result in _outcomes(todo, files, workers, scheduler, function, tick):
-            results.add(result)
-            finished()
+        units = _units(todo, together)
+        for found in _outcomes(units, files, workers, scheduler, function, tick):
+            for result in found:
+                results.add(result)
+                finished()
     return len(todo)
 
 
+def _units(todo: Sequence[Job], together: int) -> list[list[Job]]:
+    """The runs in the order of the first of each unit; with `together` 1 each is a unit."""
+    if together == 1:
+        return [[job] for job in todo]
+    alike: dict[Any, list[Job]] = {}
+    for job in todo:
+        alike.setdefault((job.protocol, unseeded(job.regularizer), job.backend, job.data), []).append(job)
+    return [own[start : start + together] for own in alike.values() for start in range(0, len(own), together)]
+
+
+def _do(function: Callable[..., dict[str, Any]], unit: list[Job], files: Any, *tick: Tick) -> list[dict[str, Any]]:
+    return [function(unit[0], files, *tick)] if len(unit) == 1 else run_together(unit, files, *tick)
+
+
 def _outcomes(
-    todo: Sequence[Job],
+    units: Sequence[list[Job]],
     files: Mnist,
     workers: int,
     scheduler: str | None,
     function: Callable[..., dict[str, Any]],
     tick: Tick,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[list[dict[str, Any]]]:
     if scheduler is None and workers == 1:
-        for job in todo:
-            yield function(job, files, tick)
+        for unit in units:
+            yield _do(function, unit, files, tick)
         return
     with _backend(scheduler):
         # No more runs are handed out than there are workers, so that a kill loses no more than those. The data go with
@@ -79,7 +97,7 @@ def _outcomes(
             pre_dispatch="n_jobs",
             batch_size=1,
         )
-        yield from parallel(joblib.delayed(partial(function, job, files))() for job in todo)
+        yield from parallel(joblib.delayed(partial(_do, function, unit, files))() for unit in units)
 
 
 def _backend(scheduler: str | None) -> Any:

@@ -1,6 +1,7 @@
 """Trains a job in JAX: the loop over the steps is compiled, a chunk at a time; several seeds train together."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ from jax import lax
 import gradreg_jax as gradreg
 from gradreg_core.errors import InputError
 from gradreg_core.networks import Network
+from gradreg_core.spec import JacobianTerm
 from gradreg_jax.networks import apply
-from gradreg_reproduction.protocol import split
+from gradreg_reproduction.protocol import split, unseeded
 from gradreg_reproduction.run import Run
 from gradreg_reproduction.schedule import Masks
 
@@ -37,24 +39,40 @@ def train_together(
         Final weights and losses of each run, as :func:`train`.
 
     Raises:
-        InputError: protocols or regularizers differ; so do those of random directions, whose seed is part of them.
+        InputError: protocols or regularizers differ in more than their seeds.
     """
-    first = runs[0]
-    if any((run.job.protocol, run.job.regularizer) != (first.job.protocol, first.job.regularizer) for run in runs):
+    with jax.enable_x64(runs[0].job.protocol.dtype == "float64"):
+        return _train(runs, _seeds(runs), tick)
+
+
+def _seeds(runs: Sequence[Run]) -> Any:
+    """The seed of each run's draws, or None where all runs have the same regularizer, which knows its own."""
+    first, jobs = runs[0].job, [run.job for run in runs]
+    if any(
+        (each.protocol, unseeded(each.regularizer)) != (first.protocol, unseeded(first.regularizer)) for each in jobs
+    ):
         raise InputError(
-            "train_together: expected runs that differ in their seeds only, got several protocols or regularizers. A "
-            "regularizer with random directions has its seed in it: train these runs one by one."
+            "train_together: expected runs that differ in their seeds only, got several protocols or regularizers; "
+            "train them one by one."
         )
-    with jax.enable_x64(first.job.protocol.dtype == "float64"):
-        return _train(runs, tick)
+    if all(each.regularizer == first.regularizer for each in jobs):
+        return None
+    terms = [each.regularizer.terms if each.regularizer else () for each in jobs]
+    seeds = [{term.seed for term in own if isinstance(term, JacobianTerm)} for own in terms]
+    if any(len(own) != 1 for own in seeds):
+        raise InputError(
+            "train_together: expected one seed for all terms of a run's regularizer, which the traced one stands in "
+            "place of, got several; train the runs one by one."
+        )
+    return jnp.asarray(np.array([*chain(*seeds)], np.uint32))
 
 
-def _train(runs: Sequence[Run], tick: Callable[[int], None]) -> list[tuple[dict[str, Any], Any]]:
+def _train(runs: Sequence[Run], seeds: Any, tick: Callable[[int], None]) -> list[tuple[dict[str, Any], Any]]:
     protocol, network = runs[0].job.protocol, runs[0].network
     dtype = protocol.dtype
     shared, apart = split(protocol, runs[0].job.regularizer)
 
-    def one_step(data: Any, carry: Any, given: Any) -> Any:
+    def one_step(data: Any, seed: Any, carry: Any, given: Any) -> Any:
         weights, means, squares = carry
         images, labels = data
         step, batch, rate, masks, other_masks, partners, share = given
@@ -63,7 +81,7 @@ def _train(runs: Sequence[Run], tick: Callable[[int], None]) -> list[tuple[dict[
             x, y = share * x + (1 - share) * images[partners], share * y + (1 - share) * labels[partners]
 
         def total(weights: Any) -> Any:
-            options = {"step": step, "batch_norm": "allow"}
+            options = {"step": step, "seed": seed, "batch_norm": "allow"}
             model = _model(network, weights, masks)
             value, _ = gradreg.loss(model, x, y, shared, params=weights, loss_fn=runs[0].loss_fn, **options)
             if apart is not None:
@@ -81,8 +99,8 @@ def _train(runs: Sequence[Run], tick: Callable[[int], None]) -> list[tuple[dict[
         )
         return (weights, means, squares), loss
 
-    def scan(data: Any, carry: Any, given: Any) -> Any:
-        return lax.scan(lambda carry, given: one_step(data, carry, given), carry, given)
+    def scan(data: Any, seed: Any, carry: Any, given: Any) -> Any:
+        return lax.scan(lambda carry, given: one_step(data, seed, carry, given), carry, given)
 
     several = len(runs) > 1
     compiled = jax.jit(jax.vmap(scan) if several else scan)
@@ -93,7 +111,7 @@ def _train(runs: Sequence[Run], tick: Callable[[int], None]) -> list[tuple[dict[
     for start in range(0, protocol.steps, runs[0].chunk):
         inputs = [_inputs(run, start, dtype) for run in runs]
         stacked = jax.tree.map(_stacked(several), *inputs)
-        carry, values = compiled(data, carry, stacked)
+        carry, values = compiled(data, seeds, carry, stacked)
         losses.append(np.asarray(values, np.float64))
         tick(losses[-1].size)
     curves = np.concatenate(losses, -1).reshape(len(runs), -1)
