@@ -83,12 +83,12 @@ def _ramp(x: Array) -> Array:
     return (0.5 * (wide + jnp.sqrt(square + square.mean() + 1e-30))).astype(x.dtype)
 
 
-def _maximum(x: Array, y: Array, **_: Any) -> Array:
+def _maximum(x: Array | float, y: Array, **_: Any) -> Array:
     finite = jnp.isfinite(x) & jnp.isfinite(y)
     return jnp.where(finite, y + _ramp(jnp.where(finite, x - y, 0)), jnp.maximum(x, y))
 
 
-def _minimum(x: Array, y: Array, **_: Any) -> Array:
+def _minimum(x: Array | float, y: Array, **_: Any) -> Array:
     return -_maximum(-x, -y)
 
 
@@ -101,7 +101,7 @@ def _leaky_relu(x: Array, slope: Any = 0.01, **_: Any) -> Array:
 
 
 def _hard_tanh(x: Array, **_: Any) -> Array:
-    return _ramp(x + 1) - _ramp(x - 1) - 1
+    return _clamp(-1.0, x, 1.0)
 
 
 def _elu(x: Array, alpha: Any = 1.0, **_: Any) -> Array:
@@ -112,7 +112,7 @@ def _celu(x: Array, alpha: Any = 1.0, **_: Any) -> Array:
     return _ramp(x) + alpha * jnp.expm1(-_ramp(-x) / alpha)
 
 
-def _clamp(low: Array, x: Array, high: Array) -> Array:
+def _clamp(low: Array | float, x: Array, high: Array | float) -> Array:
     return _minimum(high, _maximum(low, x))
 
 

@@ -36,11 +36,11 @@ def _hardtanh(
     max_val: float = 1.0,
     inplace: bool = False,
 ) -> Tensor:
-    return min_val + _ramp(input - min_val) - _ramp(input - max_val)
+    return _clamp(input, min_val, max_val)
 
 
 def _relu6(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
-    return _hardtanh(input, 0.0, 6.0)
+    return _clamp(input, 0.0, 6.0)
 
 
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:  # noqa: A002
