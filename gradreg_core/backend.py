@@ -13,7 +13,8 @@ More methods are optional:
 - ``both(model, x, moved) -> (model(x), model(moved))``, with the same random masks in both, where a model may draw its
   own; without it the model is called twice;
 - ``threefry2x32(key, counter)``, with the words of :func:`gradreg_core.random.threefry2x32`, and
-  ``draws(seed, step, sample_ids)``, a :class:`gradreg_core.random.Draws`, where there is a faster way to the same bits;
+  ``draws(seed, step, sample_ids)``, a :class:`gradreg_core.random.Draws`, where there is a faster way to the same bits
+  (seed and step are Python ints, or integer scalars of the framework);
 - ``smoothed(model, x)``, a context that gives the model with rectifiers, maxima and absolute values rounded off, for
   the finite differences of the check, which do not converge over many kinks;
 - ``cross_entropy(logits, labels)``, logits (B, positions, classes) and integers (B, positions) known to be in range ->
@@ -106,7 +107,7 @@ class Backend(Protocol):
         ...
 
     def right_shift(self, array: Array, bits: Any) -> Array:
-        """int32 >> bits, arithmetic: the sign bit is copied in."""
+        """Integers >> bits, arithmetic for signed ones: the sign bit is copied in. For int32, and int64 where it is."""
         ...
 
     def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
