@@ -7,8 +7,8 @@ from typing import Any
 from gradreg_core import engine, input_side
 from gradreg_core.backend import Array, Backend
 from gradreg_core.engine import Call, Forward, forward_pass, make_forward, widened
-from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
-from gradreg_core.labels import is_floating, is_integer
+from gradreg_core.errors import InputError, UnsupportedError
+from gradreg_core.labels import is_floating, is_integer, require_integer_scalar
 from gradreg_core.presets import ConfidencePenalty, WeightDecay
 from gradreg_core.random import STREAM_SUBSET, make_draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
@@ -239,8 +239,7 @@ def _checked_step(call: Call, x: Array) -> Any:
     if static is None:
         if isinstance(call.step, int) and not isinstance(call.step, bool):
             return call.ops.int32(call.step, x)  # an int that a compiler traces: a branch on it would recompile
-        if not call.ops.is_array(call.step):
-            raise InputTypeError(f"{call.name}: step must be an integer, got {call.step!r}.")
+        require_integer_scalar(call.ops, call.name, "step", call.step)
         return call.step
     if static < 0:
         raise InputError(f"{call.name}: step must be at least 0, got {static}.")

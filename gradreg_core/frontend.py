@@ -8,7 +8,7 @@ from gradreg_core.backend import Array, Backend
 from gradreg_core.engine import Call, Options
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.evaluation import evaluate
-from gradreg_core.labels import is_integer
+from gradreg_core.labels import require_integer_scalar
 from gradreg_core.norms import safe_sqrt
 from gradreg_core.preflight import CheckReport, run_check
 from gradreg_core.projections import exact, orthonormal, top_singular
@@ -206,11 +206,12 @@ def _checked_seed(ops: Backend, name: str, seed: Any) -> Any:
     static = ops.static_int(seed)
     if static is None and isinstance(seed, int) and not isinstance(seed, bool):
         static = seed  # of a program that is being traced
-    if static is None and not (ops.is_array(seed) and is_integer(ops.dtype(seed)) and not ops.shape(seed)):
-        raise InputTypeError(f"{name}: seed must be an integer or a scalar array of integers, got {seed!r}.")
-    if static is not None and not 0 <= static < 2**64:
+    if static is None:
+        require_integer_scalar(ops, name, "seed", seed)
+        return seed
+    if not 0 <= static < 2**64:
         raise InputError(f"{name}: seed must be in [0, 2**64), got {static}.")
-    return seed if static is None else static
+    return static
 
 
 def _exact_norms(ops: Backend, forward: engine.Forward, size: int) -> tuple[Array, Array]:

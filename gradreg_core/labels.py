@@ -7,7 +7,7 @@ from typing import Any
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
 
-__all__ = ["Layout", "Target", "is_floating", "is_integer", "one_hot", "prepare_target"]
+__all__ = ["Layout", "Target", "is_floating", "is_integer", "one_hot", "prepare_target", "require_integer_scalar"]
 
 _SOFT_LABEL_TOLERANCE = 1e-3
 """Soft labels may be rounded to half precision by the caller: a sum of 1000 such terms is 1 to about 1e-3."""
@@ -16,6 +16,21 @@ _SOFT_LABEL_TOLERANCE = 1e-3
 def is_integer(dtype: str) -> bool:
     """Whether a dtype name is an integer type or bool."""
     return dtype.startswith(("int", "uint", "bool"))
+
+
+def require_integer_scalar(ops: Backend, call: str, what: str, value: Any) -> None:
+    """Refuse what is no array of one integer.
+
+    Raises:
+        InputTypeError: it is no array, not of integers, or has axes.
+    """
+    if not ops.is_array(value):
+        raise InputTypeError(f"{call}: {what} must be an integer, got {value!r}.")
+    if not is_integer(ops.dtype(value)) or ops.shape(value):
+        raise InputTypeError(
+            f"{call}: {what} must be an integer or an array of one integer without axes, got {ops.dtype(value)} of "
+            f"shape {ops.shape(value)}."
+        )
 
 
 def is_floating(dtype: str) -> bool:

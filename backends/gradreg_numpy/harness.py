@@ -87,9 +87,10 @@ def _adapted(call: Callable[..., Any]) -> Callable[..., Any]:
             given["loss_fn"] = Squared()
         if given.pop("projections", None) is not None:
             raise NotApplicable("the reference measures exactly, and makes no estimates")
-        given |= {
-            name: operator.index(given[name]) for name in ("step", "seed") if hasattr(given.get(name), "__index__")
-        }
+        for name in ("step", "seed"):
+            value = given.get(name)
+            if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+                given[name] = operator.index(value)
         return call(*args, **given)
 
     return adapted

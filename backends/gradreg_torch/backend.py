@@ -221,9 +221,10 @@ class TorchBackend:
         if torch.compiler.is_compiling():
             return None
         if isinstance(value, Tensor):
-            if value.device.type != "cpu" or _in_transform():
-                return None
-            return int(value)
+            whole = value.dim() == 0 and not (
+                value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+            )
+            return int(value) if whole and value.device.type == "cpu" and not _in_transform() else None
         if isinstance(value, np.integer):
             return int(value)
         return value if isinstance(value, int) and not isinstance(value, bool) else None

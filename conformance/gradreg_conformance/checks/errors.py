@@ -45,10 +45,13 @@ def misuse_is_refused(subject: Subject) -> None:
         _refused(subject, "an integer input", InputTypeError, x=whole, model=lambda x: x)
         _refused(subject, "a list as input", InputTypeError, x=[[1.0, 2.0]])
     _refused(subject, "a number as regularizer", InputTypeError, reg=1.0)
-    _refused(subject, "a fraction as step", GradregError, step=0.5)
+    for option in ("step", "seed"):
+        _refused(subject, f"a fraction as {option}", GradregError, **{option: 0.5})
+        _refused(subject, f"an array of a fraction as {option}", GradregError, **{option: subject.array(0.5, dtype)})
     _refused(subject, "DataGrad without labels", InputError, y=None)
     _refused(subject, "three labels for two samples", InputError, y=subject.array(np.array([0, 1, 0]), "int64"))
     _refused(subject, "a negative step", InputError, step=-1)
+    _refused(subject, "a negative seed", InputError, seed=-1)
     _refused(subject, "an input without samples", InputError, x=subject.array(np.ones((0, *SMALL.input_shape)), dtype))
     _refused(subject, "one sample id for two samples", InputError, sample_ids=subject.array(np.array([4]), "int64"))
     for projection in (top_k(9), orthonormal(9), direction(), direction((1.0,) * 9)):
