@@ -3,8 +3,10 @@
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import gradreg_core
 from gradreg_core import frontend, presets, projections
@@ -24,6 +26,26 @@ def test_the_page_on_tensorflow_runs_as_it_stands(capsys: pytest.CaptureFixture[
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tensorflow.md").read_text(), re.S):
         exec(compile(block, "tensorflow.md", "exec"), namespace)
     assert "gradreg check: passed" in capsys.readouterr().out
+
+
+def test_the_page_on_pytorch_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(), re.S):
+        exec(compile(block, "pytorch.md", "exec"), names)
+        if "sample_ids" in block:
+            for parameter, wanted in zip(names["model"].parameters(), names["wanted"], strict=True):
+                torch.testing.assert_close(parameter.grad, wanted)  # float32 sums in another order
+    assert "gradreg check: passed" in capsys.readouterr().out
+    assert names["slopes"]["0.weight"].shape == (4, 16, 20)
+
+
+def test_the_page_on_choosing_runs_as_it_stands() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "choosing.md").read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(compile(block, "choosing.md", "exec"), names)
+    norms = [norm for _, norm in names["found"].values()]
+    assert norms == sorted(norms, reverse=True)
+    assert names["found"][3e-4][0] > names["found"][1e-2][0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
