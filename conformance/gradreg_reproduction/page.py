@@ -23,6 +23,8 @@ TITLES = {
     "cost": "Accuracy over cost: MNIST, 2,000 training images, dropout",
 }
 SEEDS = range(1, 11)
+_REMARKS = {"table1": "batchnorm", "figure1-left": "jacreg"}
+"""Experiment -> the text below its tables."""
 
 
 def make_page(out: Path, results: Results) -> str:
@@ -51,8 +53,8 @@ def make_page(out: Path, results: Results) -> str:
             shown |= keys
         if not any_run:
             parts.append("Not run yet.")
-        elif what == "table1":
-            parts.append(_text("batchnorm"))
+        elif what in _REMARKS:
+            parts.append(_text(_REMARKS[what]))
     parts += [_toy(out, results), _frameworks(out, results), _text("choices")]
     headings = ("experiment", "framework", "runs done, ten seeds each", "seeds of the least run cell")
     parts.append("## What has been run, and what has not\n\n" + tables.markdown(headings, todo))
@@ -135,16 +137,18 @@ def _robustness(rows: Sequence[Summary], backend: str, results: Results) -> str:
         if not tests:
             continue
         kinds = [(kind, size) for kind in ("noise", "fgsm", "pgd") for size in tests[0][kind]]
-        names = ["clean", *(f"{kind} {size}" for kind, size in kinds)]
+        names = ["norm", "clean", *(f"{kind} {size}" for kind, size in kinds)]
+        norms = [run["jacobian_frobenius"] for run in runs if run and run.get("jacobian_frobenius") is not None]
+        norm = f"{fmean(norms):.2f}" if norms else "-"
         means = [fmean(test["clean"] for test in tests)]
         means += [fmean(test[kind][size] for test in tests) for kind, size in kinds]
-        lines.append((row.cell.name, str(len(tests)), *(f"{mean:.1f}" for mean in means)))
+        lines.append((row.cell.name, str(len(tests)), norm, *(f"{mean:.1f}" for mean in means)))
     if not lines:
         return ""
     return (
-        "Under Gaussian noise of that deviation and under gradient attacks of that size (pixels from 0 to 1; FGSM: one "
-        "step, PGD: ten), accuracy in percent on the first 1,000 test images:\n\n"
-        + tables.markdown(("cell", "seeds", *names), lines)
+        "The mean norm of the logits' Jacobian at 500 test images, and the accuracy in percent of the first 1,000 in "
+        "Gaussian noise of that deviation and gradient attacks of that size (pixels from 0 to 1; FGSM: one step, PGD: "
+        "ten):\n\n" + tables.markdown(("cell", "seeds", *names), lines)
     )
 
 
