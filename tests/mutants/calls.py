@@ -82,7 +82,7 @@ def difference_over_a_step_of_its_own() -> TorchHarness:
     return _respecified(change)
 
 
-@mutant("seed_of_the_call", "draws_of_a_traced_seed")
+@mutant("seed_of_the_call")
 def seed_of_the_call_ignored() -> Made:
     return patched(Call, "seed_of", lambda call, term: term.seed)
 
@@ -129,7 +129,7 @@ def sum_for_the_mean() -> Made:
     return _mean(lambda call, total, given: 1.0)
 
 
-@mutant("parts_of_the_batch", "gradients_with_fraction")
+@mutant("parts_of_the_batch", "gradients_with_fraction", "seed_of_the_call")
 def fraction_without_its_factor() -> Made:
     def mean(self, values, indices=None):  # type: ignore[no-untyped-def]
         found = plain(self, values, indices)

@@ -64,7 +64,8 @@ def sample_ids_in_16_bits() -> Any:
 @mutant("random_words_are_the_references", "seed")
 def upper_half_of_the_seed_ignored() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
-        return original(replace(draws, seed=draws.seed % 2**32), stream, projections, blocks)
+        own = draws.seed % 2**32 if isinstance(draws.seed, int) else draws.seed
+        return original(replace(draws, seed=own), stream, projections, blocks)
 
     return _changed("_words", words)
 

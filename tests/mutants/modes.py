@@ -37,9 +37,8 @@ def traced_step_is_lost_in_the_draws() -> TorchHarness:
     """A step that cannot be read draws as step 0."""
 
     class Wrong(TorchBackend):
-        def int32(self, value: Any, like: Tensor) -> Tensor:
-            found = super().int32(value, like)
-            return found * 0 if _in_transform() and isinstance(value, Tensor) and value.ndim == 0 else found
+        def draws(self, seed: Any, step: Any, sample_ids: Tensor) -> Draws:
+            return super().draws(seed, step if isinstance(step, int) else 0, sample_ids)
 
     return harness_of(Wrong())
 
