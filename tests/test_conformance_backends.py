@@ -59,7 +59,7 @@ def test_a_step_for_which_is_compiled_anew_is_caught() -> None:
             return call, count
 
     subject = Subject("recompiling", Recompiling())
-    with pytest.raises(Disagreement, match=r"was compiled 2 times for the steps"):
+    with pytest.raises(Disagreement, match=r"was compiled 2 times for step = "):
         CHECKS["draws_at_a_traced_step"](subject)
 
 
