@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gradreg_conformance import Disagreement, load_subject, run_checks
-from gradreg_conformance.check import CHECKS
 from gradreg_conformance.harness import Arrays, Function
+from gradreg_conformance.runner import all_checks
 from gradreg_conformance.subject import Subject
 from gradreg_torch.harness import TorchHarness
 
@@ -60,7 +60,7 @@ def test_a_step_for_which_is_compiled_anew_is_caught() -> None:
 
     subject = Subject("recompiling", Recompiling())
     with pytest.raises(Disagreement, match=r"was compiled 2 times for step = "):
-        CHECKS["draws_at_a_traced_step"](subject)
+        all_checks()["draws_at_a_traced_step"](subject)
 
 
 def test_the_reference_says_that_it_is_one() -> None:
