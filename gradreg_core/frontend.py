@@ -148,11 +148,11 @@ class Frontend:
     def check(self, model: Any, x: Array, y: Any, reg: Regularizer, **options: Unpack[Options]) -> CheckReport:
         """Look before training: values, layers, second derivatives. Takes a few steps' time and may synchronise.
 
-        Finds labels out of range, outputs that are not finite, batch normalisation in training mode, layers or
-        operations without a second derivative (named, with what to use instead), a penalty without gradient, a
-        gradient of the penalty that disagrees with finite differences, for which rectifiers and maxima are rounded off,
-        and a penalty by difference whose gradient depends on h, as over kinks. Changes neither model nor generator
-        state where the framework allows to restore it.
+        Finds labels out of range, outputs that are not finite, batch normalisation in training mode, a term whose one
+        draw for the batch penalises nothing behind it, layers or operations without a second derivative (named, with
+        what to use instead), a penalty without gradient, a gradient of the penalty that disagrees with finite
+        differences, for which rectifiers and maxima are rounded off, and a penalty by difference whose gradient depends
+        on h, as over kinks. Changes neither model nor generator state where the framework allows to restore it.
 
         Returns:
             A report; ``print(report)`` reads well, ``report.ok`` is a bool, ``report.raise_if_failed()`` raises.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gradreg_core.backend import Array
 from gradreg_core.errors import BatchNormError, DoubleBackwardError, GradregError, InputError
 from gradreg_core.labels import is_floating
+from gradreg_core.norms import identity
 from gradreg_core.projections import fisher, gaussian, top_k, top_singular
 from gradreg_core.random import STREAM_START, make_draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum
@@ -31,6 +32,8 @@ _SETTLED = 0.1
 _CLOSER = 4
 _STEADY = 0.25
 """On a smooth model the change is of order h: 0.01 at the default."""
+_NOTHING = 1e-5
+"""Of a norm: a hundred times the rounding of float32. A Gaussian is as small as that once in 100,000 draws."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,10 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
             return CheckReport(tuple(findings), None)
     found, blocked = ops.diagnose(frontend, model, x, y, reg, options)
     findings += [Finding(*each) for each in found]
-    if not blocked and is_floating(ops.dtype(x)):
+    empty = [] if blocked else _empty(frontend, model, x, y, reg, options)
+    findings += empty
+    jacobians = sum(isinstance(term, JacobianTerm) for term in reg.terms)
+    if not blocked and (not empty or len(empty) < jacobians) and is_floating(ops.dtype(x)):
         disagreement, settled = _against_differences(frontend, model, x, y, reg, options)
         if disagreement is not None and not disagreement <= _AGREEMENT and not settled:
             findings.append(
@@ -121,6 +127,34 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
             )
         findings += _kinks(frontend, model, x, y, reg, options)
     return CheckReport(tuple(findings), disagreement)
+
+
+def _empty(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:
+    """Terms whose one draw for the batch leaves nothing to penalise, where a draw for each sample does."""
+    ops = frontend.backend
+
+    def norm(term: JacobianPenalty) -> float:
+        with ops.repeatable(model):
+            value = frontend.penalty(model, x, y, term, batch_norm="allow", **options)
+            return float(ops.stop_gradient(value))
+
+    findings = []
+    for given in reg.terms:
+        if not isinstance(given, JacobianTerm) or given.draw != "per_batch":
+            continue
+        term = replace(given.lower(), weight=1.0, every=1, fraction=1.0, scale=1.0, squared=False, shape=identity())
+        shared, own = norm(term), norm(replace(term, draw="per_sample"))
+        if shared <= _NOTHING * own and own > 0:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"{given!r} penalises nothing but rounding: with one direction for the whole batch the norm is "
+                    f"{shared:.1e}, with one for each sample {own:.1e}. So it is right behind batch "
+                    f"normalisation in training mode: the sum of the projected outputs does not depend on x.",
+                    "Leave draw='per_batch' out, or use GroupNorm or LayerNorm.",
+                )
+            )
+    return findings
 
 
 def _kinks(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:

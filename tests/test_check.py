@@ -189,3 +189,37 @@ def test_a_difference_over_kinks_is_warned_of(kinks: bool) -> None:
     for report in reports:
         assert report.ok, str(report)
         assert ("changes by" in str(report) and "kinks" in str(report)) is kinks
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "layer"])
+@pytest.mark.parametrize("draw", ["per_batch", "per_sample"])
+def test_one_draw_for_the_batch_behind_batch_normalisation_penalises_nothing(normalisation: str, draw: Any) -> None:
+    axis = {"batch": 0, "layer": 1}[normalisation]
+    first, last = (RANDOM.normal(size=size).astype(np.float32) / 5 for size in ((81, 32), (32, 3)))
+
+    weight = torch.tensor(first, requires_grad=True)
+
+    def in_torch(x: torch.Tensor) -> torch.Tensor:
+        z = (x.flatten(1) @ weight).tanh()
+        normed = F.batch_norm(z, None, None, training=True) if axis == 0 else F.layer_norm(z, (32,))
+        return normed @ torch.tensor(last)
+
+    def in_jax(x: jax.Array) -> jax.Array:
+        return jax.nn.standardize(jnp.tanh(x.reshape(len(x), -1) @ first), axis) @ last
+
+    def in_tensorflow(x: Any) -> Any:
+        z = tf.tanh(tf.reshape(x, (len(x), -1)) @ first)
+        centred = z - tf.reduce_mean(z, axis, keepdims=True)
+        return centred / tf.sqrt(tf.reduce_mean(centred**2, axis, keepdims=True) + 1e-5) @ last
+
+    reg = SpectReg(1.0, draw=draw)
+    reports = [
+        torch_check(in_torch, reg),
+        jax_check(in_jax, reg),
+        gradreg_tensorflow.check(in_tensorflow, tf.constant(IMAGES), tf.constant(LABELS), reg),
+    ]
+    empty = normalisation == "batch" and draw == "per_batch"
+    for report in reports:
+        assert report.ok, str(report)
+        assert ("penalises nothing but rounding" in str(report)) == empty, str(report)
+        assert (report.disagreement is None) == empty
