@@ -9,7 +9,6 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from gradreg_core.errors import GradregError, InputError, InputTypeError
 from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.require import require_integer, require_number
 from gradreg_core.spec import Regularizer
-from gradreg_core.validation_arrays import Names, Pair, Rearrangement, align, pairs, rearrange, relative
+from gradreg_core.validation_arrays import Match, Names, Pair, align, pairs, relative
 from gradreg_core.validation_cause import INPUT, LOSS, OUTPUTS, PARAMETER, PENALTY, VALUES, cause_of, hint_for
 from gradreg_core.validation_models import Arrays, Evaluation, Problem, Side, find_name, make_side
 from gradreg_core.validation_report import Agreement, Row
@@ -32,20 +31,6 @@ _FLOOR = 2.0
 """Unit roundoffs that are always allowed: perturbing the inputs does not show the roundings inside a linear map."""
 _RANDOM = 1e3
 """Unit roundoffs by which two calls of a model may differ before it counts as random; some GPU sums are reordered."""
-
-
-@dataclass(frozen=True)
-class _Match:
-    """An array of the first model and its counterpart in the second."""
-
-    first: str
-    second: str
-    how: Rearrangement
-    difference: float
-
-    def rearrange(self, array: np.ndarray) -> np.ndarray:
-        """An array in the first model's layout, in the second's."""
-        return rearrange(array, self.how)
 
 
 def validate(
@@ -82,8 +67,10 @@ def validate(
         reg: the regularizer; the default is ``SpectReg(1.0)``, and ``+ DataGrad(1.0)`` with labels.
         backends: the framework of each model, "torch", "jax" or "tensorflow", where its type does not tell.
         parameters: names in the first model -> names in the second, a dict or a list of pairs. A third element says how
-            the first array is turned into the second: a permutation of its axes, or a function that only rearranges
-            its elements. A name may be shortened to an ending that is unique.
+            the first array is turned into the second: a permutation of its axes, a dict such as
+            ``{"reshape": (4, 4, 8, 10), "axes": (3, 2, 0, 1)}`` (reshaped, its axes permuted, then reshaped to the
+            second's shape), or a function that only rearranges its elements. A name may be shortened to an ending that
+            is unique. The default is the names that both have, with equal shapes.
         layers: pairs of names of activations, or names that both have, in the order of computation, with a third
             element as in `parameters`; the default is the names that both have.
         inputs: for each model what turns x into its input: a permutation of axes, or a function of the framework's own
@@ -158,8 +145,9 @@ class _Comparison:
         rows = self._value_rows(matches) + self._rows(matches, found, moved)
         layer_rows = self._layer_rows(pairs, moved)
         diverging = next((i for i, row in enumerate(layer_rows) if not row.agrees), None)
-        self._note_warnings(matches, parameters is not None)
-        cause = cause_of(rows, self._differing(matches), self._unmatched(matches, parameters is not None))
+        self._note_warnings(matches)
+        left_out = [] if parameters is None else self._unmatched(matches)
+        cause = cause_of(rows, self._differing(matches), left_out)
         if cause and diverging is not None:
             cause += self._hint(layer_rows[diverging].quantity)
         return Agreement(
@@ -207,7 +195,7 @@ class _Comparison:
             moved = value * (1 + 2 * self.u * sign)
         return np.asarray(np.where(np.isfinite(value) & (value != 0), moved, value), value.dtype)
 
-    def _quantities(self, i: int, found: Evaluation, matches: Sequence[_Match]) -> Arrays:
+    def _quantities(self, i: int, found: Evaluation, matches: Sequence[Match]) -> Arrays:
         """What is compared, by the name of its row, in the second model's layout."""
         axis = self.axes[i]
         outputs = found.outputs if axis is None else np.moveaxis(found.outputs, axis, -1)
@@ -235,7 +223,7 @@ class _Comparison:
         return Row(name, difference, roundoff, ratio, bool(ratio <= self.tolerance))
 
     def _rows(
-        self, matches: Sequence[_Match], found: Sequence[Evaluation], moved: Sequence[tuple[np.ndarray, Arrays]]
+        self, matches: Sequence[Match], found: Sequence[Evaluation], moved: Sequence[tuple[np.ndarray, Arrays]]
     ) -> list[Row]:
         trained = [set(each.by_parameter["penalty"]) for each in found]
         both = [each for each in matches if each.first in trained[0] and each.second in trained[1]]
@@ -252,12 +240,15 @@ class _Comparison:
             for name in first
         ]
 
-    def _value_rows(self, matches: Sequence[_Match]) -> list[Row]:
+    def _value_rows(self, matches: Sequence[Match]) -> list[Row]:
         worst = self._worst(matches)
         return [] if worst is None else [self._row(VALUES, worst.difference, ())]
 
     # --- parameters --------------------------------------------------------------------------------------------------
-    def _matched(self, parameters: Names | None) -> list[_Match]:
+    def _matched(self, parameters: Names | None) -> list[Match]:
+        if parameters is None:
+            one, two = (side.values for side in self.sides)
+            parameters = [name for name in one if name in two and one[name].shape == two[name].shape]
         matches = []
         for given in pairs("parameters", parameters):
             names = [self._name(i, "parameter", list(self.sides[i].values), given.names[i]) for i in (0, 1)]
@@ -268,7 +259,7 @@ class _Comparison:
                     f"validate: {names[0]!r} of shape {arrays[0].shape} cannot be the {names[1]!r} of shape "
                     f"{arrays[1].shape}; correct the map of parameters, or give a function that rearranges the first."
                 )
-            matches.append(_Match(names[0], names[1], how, difference))
+            matches.append(Match(names[0], names[1], how, difference))
         return matches
 
     def _name(self, i: int, what: str, known: list[str], wanted: str) -> str:
@@ -280,10 +271,10 @@ class _Comparison:
             )
         return found
 
-    def _worst(self, matches: Sequence[_Match]) -> _Match | None:
+    def _worst(self, matches: Sequence[Match]) -> Match | None:
         return max(matches, key=lambda each: each.difference, default=None)
 
-    def _differing(self, matches: Sequence[_Match]) -> str:
+    def _differing(self, matches: Sequence[Match]) -> str:
         """The parameters that differ most, in words."""
         worst = self._worst(matches)
         if worst is None:
@@ -291,16 +282,22 @@ class _Comparison:
         turned = "" if worst.how is None or callable(worst.how) else f" compared with axes {tuple(worst.how)},"
         return f"{worst.first!r} and {worst.second!r},{turned} by {worst.difference:.1e}"
 
-    def _unmatched(self, matches: Sequence[_Match], asked: bool) -> list[str]:
-        """The parameters of either model that the map leaves out, if there is one."""
+    def _unmatched(self, matches: Sequence[Match]) -> list[str]:
+        """The parameters of either model that have no counterpart."""
         known = ({each.first for each in matches}, {each.second for each in matches})
         left = [[name for name in side.values if name not in known[i]] for i, side in enumerate(self.sides)]
-        return [f"{_list(names)} of the {self._label(i)}" for i, names in enumerate(left) if names and asked]
+        return [f"{_list(names)} of the {self._label(i)}" for i, names in enumerate(left) if names]
 
-    def _note_warnings(self, matches: Sequence[_Match], asked: bool) -> None:
+    def _note_warnings(self, matches: Sequence[Match]) -> None:
         for i, side in enumerate(self.sides):
             self.notes += [f"the {self._label(i)} model has {each}" for each in side.warnings()]
-        self.notes += [f"not compared: {each}" for each in self._unmatched(matches, asked)]
+        unmatched = self._unmatched(matches)
+        self.notes += [f"not compared: {each}" for each in unmatched]
+        if unmatched and not matches:
+            self.notes.append(
+                "no gradient of a parameter was compared, so a weight that is detached would not be seen: give "
+                "parameters= (--parameters), the names in the first model and in the second"
+            )
 
     # --- layers ------------------------------------------------------------------------------------------------------
     def _layer_pairs(self, layers: Names | None) -> list[Pair]:

@@ -27,12 +27,14 @@ class Frontend:
     These arguments are shared by the calls:
 
     Args:
-        model: any callable x -> outputs of shape (B, ...): a module, or a function that closes over parameters.
+        model: any callable x -> outputs of shape (B, ...): a module, or a function that closes over parameters. The
+            outputs are logits, without a softmax behind them, unless `loss_fn` says otherwise.
         x: the input, (B, ...), floating point. The gradient is taken with respect to it: apply augmentation and
             normalisation before, or the penalty is in the units of what comes before them.
         y: labels; integer class indices (B,), or probabilities of the outputs' shape. None where no term needs them.
         reg: a regularizer such as ``SpectReg(0.01)``, or a sum.
-        step: of training, an int or a (traced) integer scalar; draws, schedules and `every=` depend on it.
+        step: of training, an int or a (traced) integer scalar; draws, schedules and `every=` depend on it. Without it
+            each call is step 0, with the draws of step 0; a schedule and `every=` refuse that.
         seed: of the draws, in place of the terms' own seeds: an integer in [0, 2**64), or a (traced) integer scalar, so
             that the members of an ensemble train in one program, each with its own draws.
         loss_fn: ``loss_fn(outputs, y)`` -> one loss for each sample, (B, ...), averaged over further axes; the default
@@ -184,6 +186,9 @@ class Frontend:
         loss_fn: Callable[..., Any] | None = options.get("loss_fn")
         if loss_fn is not None and not callable(loss_fn):
             raise InputTypeError(f"{name}: loss_fn must be a function of (outputs, y), got {loss_fn!r}.")
+        if options.get("step") is None:
+            _require_no_step(name, reg)
+            options = {**options, "step": 0}
         options = {**options, "seed": _checked_seed(self.backend, name, options.get("seed"))}
         if not self.backend.is_array(x):
             raise InputTypeError(
@@ -197,6 +202,15 @@ class Frontend:
 
 
 _OPTIONS = frozenset(Options.__annotations__)
+
+
+def _require_no_step(name: str, reg: Regularizer | None) -> None:
+    for term in () if reg is None else reg.terms:
+        if term.every > 1 or callable(term.weight):
+            raise InputError(
+                f"{name}: {term!r} depends on the step of training; pass step=, the number of the step. Without it "
+                f"every call would be step 0."
+            )
 
 
 def _checked_seed(ops: Backend, name: str, seed: Any) -> Any:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from gradreg_core.backend import Array
+from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import BatchNormError, DoubleBackwardError, GradregError, InputError
-from gradreg_core.labels import is_floating
+from gradreg_core.labels import Layout, is_floating
 from gradreg_core.norms import identity
 from gradreg_core.projections import fisher, gaussian, top_k, top_singular
 from gradreg_core.random import STREAM_START, make_draws
@@ -32,6 +32,8 @@ _SETTLED = 0.1
 _CLOSER = 4
 _STEADY = 0.25
 """On a smooth model the change is of order h: 0.01 at the default."""
+_ONE = 1e-2
+"""Of a sum of probabilities: two units in the last place of bfloat16."""
 _NOTHING = 1e-5
 """Of a norm: a hundred times the rounding of float32. A Gaussian is as small as that once in 100,000 draws."""
 
@@ -87,13 +89,16 @@ class CheckReport:
 
 def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> CheckReport:
     """See :meth:`gradreg_core.frontend.Frontend.check`."""
+    options = {"step": 0, **options}
     frontend._call("check", x, reg, "allow", options)
     ops = frontend.backend
     findings: list[Finding] = []
     disagreement = None
     with ops.repeatable(model):
         try:
-            frontend.loss(model, x, y, reg, batch_norm="error", **options)
+            _, parts = frontend.loss(model, x, y, reg, batch_norm="error", **options)
+            if options.get("loss_fn") is None:
+                findings += _probabilities(ops, x, parts.outputs, options)
         except BatchNormError as error:
             findings.append(Finding("warning", str(error), ""))
         except GradregError as error:
@@ -127,6 +132,26 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
             )
         findings += _kinks(frontend, model, x, y, reg, options)
     return CheckReport(tuple(findings), disagreement)
+
+
+def _probabilities(ops: Backend, x: Array, outputs: Array, options: "Options") -> list[Finding]:
+    """Outputs that are distributions already, where logits are expected."""
+    layout = Layout.of("check", ops.shape(outputs), ops.shape(x)[0], options.get("class_axis"))
+    values = ops.stop_gradient(layout.to_canonical(ops, outputs))
+    if layout.canonical[2] < 2 or not is_floating(ops.dtype(values)):
+        return []
+    off = ops.sum(values, 2) - 1.0
+    off = ops.where(off * off > _ONE**2, off * off, 0.0)
+    if float(ops.sum(ops.where(values < 0, values, 0.0), (0, 1, 2))) or float(ops.sum(off, (0, 1))):
+        return []
+    return [
+        Finding(
+            "warning",
+            "the outputs of each sample are positive with sum 1, as behind a softmax. The loss applies a softmax of "
+            "its own, and the penalties are of the logits' Jacobian.",
+            "Return the logits, or pass the loss as loss_fn=.",
+        )
+    ]
 
 
 def _empty(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:

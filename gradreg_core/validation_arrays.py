@@ -9,11 +9,12 @@ import numpy as np
 
 from gradreg_core.errors import InputError, InputTypeError
 
-__all__ = ["Names", "Pair", "Rearrangement", "align", "pairs", "rearrange", "relative"]
+__all__ = ["Match", "Names", "Pair", "Rearrangement", "align", "pairs", "relative"]
 
 _MAX_AXES = 5
 
-Rearrangement = Sequence[int] | Callable[[np.ndarray], np.ndarray] | None
+_Turn = Sequence[int] | Callable[[np.ndarray], np.ndarray] | None
+Rearrangement = Mapping[str, Sequence[int]] | _Turn
 Names = Mapping[str, Any] | Sequence[Any]
 
 
@@ -22,6 +23,19 @@ class Pair(NamedTuple):
 
     names: tuple[str, str]
     how: Rearrangement
+
+
+class Match(NamedTuple):
+    """An array of the first model and its counterpart in the second."""
+
+    first: str
+    second: str
+    how: _Turn
+    difference: float
+
+    def rearrange(self, array: np.ndarray) -> np.ndarray:
+        """An array in the first model's layout, in the second's."""
+        return _rearrange(array, self.how)
 
 
 def pairs(name: str, given: Names | None) -> list[Pair]:
@@ -54,29 +68,51 @@ def relative(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.linalg.norm(one - two) / scale) if scale else 0.0
 
 
-def rearrange(array: np.ndarray, how: Rearrangement) -> np.ndarray:
-    """`array` with its axes permuted, or as the function `how` gives it."""
+def _rearrange(array: np.ndarray, how: _Turn) -> np.ndarray:
     if how is None:
         return array
     return np.asarray(how(array)) if callable(how) else np.transpose(array, tuple(how))
 
 
+def _reordering(how: Mapping[str, Sequence[int]], first: np.ndarray, second: np.ndarray) -> _Turn:
+    """The function that a mapping of "reshape" and "axes" stands for.
+
+    Raises:
+        InputError: it has other keys, or the shapes do not fit.
+    """
+
+    def reorder(array: np.ndarray) -> np.ndarray:
+        return np.transpose(np.reshape(array, tuple(how["reshape"])), tuple(how["axes"])).reshape(second.shape)
+
+    if set(how) != {"reshape", "axes"}:
+        raise InputError(f"validate: expected a rearrangement with 'reshape' and 'axes', got {dict(how)!r}.")
+    try:
+        reorder(first)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"validate: {dict(how)!r} does not turn an array of shape {first.shape} into one of shape {second.shape}: "
+            f"{error}."
+        ) from error
+    return reorder
+
+
 def align(
     first: np.ndarray, second: np.ndarray, how: Rearrangement, transpose: bool, batch: bool = False
-) -> tuple[Rearrangement, float]:
+) -> tuple[_Turn, float]:
     """How the first is turned into the second, and their difference then; NaN if the shapes do not fit.
 
     Without `how`, of the permutations that give the right shape (with `batch`: that leave axis 0), the best one.
     """
-    choices: list[Rearrangement] = [how]
-    if how is None and transpose and 2 <= first.ndim <= _MAX_AXES:
+    turn = _reordering(how, first, second) if isinstance(how, Mapping) else how
+    choices: list[_Turn] = [turn]
+    if turn is None and transpose and 2 <= first.ndim <= _MAX_AXES:
         axes = list(permutations(range(first.ndim)))
         choices += [each for each in axes[1:] if not (batch and each[0])]
-    elif how is not None and not callable(how) and sorted(how) != list(range(first.ndim)):
-        raise InputError(f"validate: {tuple(how)} is no permutation of the axes of an array of shape {first.shape}.")
-    best: tuple[Rearrangement, float] = (how, math.nan)
+    elif turn is not None and not callable(turn) and sorted(turn) != list(range(first.ndim)):
+        raise InputError(f"validate: {tuple(turn)} is no permutation of the axes of an array of shape {first.shape}.")
+    best: tuple[_Turn, float] = (turn, math.nan)
     for choice in choices:
-        moved = rearrange(first, choice)
+        moved = _rearrange(first, choice)
         if moved.shape == second.shape:
             difference = relative(moved, second)
             if not best[1] <= difference:

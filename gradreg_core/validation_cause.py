@@ -35,6 +35,12 @@ def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> 
     differ = [row.quantity for row in rows if not row.agrees]
     if not differ:
         return None
+    if VALUES in differ and OUTPUTS not in differ:
+        return (
+            f"the outputs agree, but not the parameters: {parameters}. They may hold the same numbers in another "
+            f"order, as a dense layer after a flatten does (channels last or first). Give the rearrangement as third "
+            f"element of parameters. Nothing else can be judged before."
+        )
     if VALUES in differ:
         return f"the parameters differ: {parameters}. Nothing else can be judged before they are equal."
     if infinite := [row.quantity for row in rows if math.isinf(row.difference)]:

@@ -223,3 +223,30 @@ def test_one_draw_for_the_batch_behind_batch_normalisation_penalises_nothing(nor
         assert report.ok, str(report)
         assert ("penalises nothing but rounding" in str(report)) == empty, str(report)
         assert (report.disagreement is None) == empty
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_a_model_that_ends_in_a_softmax_is_warned_of(softmax: bool) -> None:
+    weight = tf.constant(RANDOM.normal(size=(81, 3)) / 5, tf.float32)
+    keras = tf.keras.Sequential([tf.keras.layers.Flatten(), tf.keras.layers.Dense(3, "softmax" if softmax else None)])
+    last = jax.nn.softmax if softmax else lambda z: z
+    module = nn.Sequential(nn.Flatten(), nn.Linear(81, 3), nn.Softmax(1) if softmax else nn.Identity())
+
+    def in_jax(x: jax.Array) -> jax.Array:
+        return last(x.reshape(len(x), -1) @ weight.numpy())
+
+    def log_loss(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.nll_loss(outputs.log(), y, reduction="none")
+
+    reg = SpectReg(0.01, every=8)
+    reports = [
+        torch_check(module, reg),
+        jax_check(in_jax, reg),
+        gradreg_tensorflow.check(keras, tf.constant(IMAGES), tf.constant(LABELS), reg),
+    ]
+    for report in reports:
+        assert report.ok, str(report)
+        assert ("Return the logits" in str(report)) == softmax, str(report)
+    if softmax:
+        x, y = torch.tensor(IMAGES), torch.tensor(LABELS)
+        assert not gradreg_torch.check(module, x, y, reg, loss_fn=log_loss).findings

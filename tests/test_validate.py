@@ -305,7 +305,7 @@ def test_a_wrong_forward_pass_names_the_layer(port, layer, words):
 def test_the_wrong_gelu_in_jax_is_named():
     apply, params, stages = jax_port(Net(), approximate=True)
     report = validate(
-        Net(), (apply, params), X, reg=SpectReg(1.0), layers=JAX_LAYERS, activations=(None, stages), repeats=3
+        Net(), (apply, params), X, None, SpectReg(1.0), parameters={}, layers=JAX_LAYERS, activations=(None, stages)
     )
     assert report.first_divergence == "act ~ gelu"
     assert "tanh approximation in JAX" in report.cause
@@ -390,6 +390,69 @@ def test_the_loss_alone_may_differ():
 
     report = validate(Net(), Net(), X, Y, SpectReg(1.0), loss_fn=(mean, total), repeats=1)
     assert "compare loss_fn" in report.cause
+
+
+def flattened(how):
+    """A convolutional network and the same with its channels last, whose dense layer has its rows in another order."""
+    jax = pytest.importorskip("jax")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 4))
+    old = arrays(net)
+    params = {
+        "kernel": old["0.weight"].transpose(2, 3, 1, 0),
+        "dense": old["3.weight"].reshape(4, 3, 2, 2).transpose(2, 3, 1, 0).reshape(12, 4),
+    }
+
+    def apply(p, x):
+        axes = ("NHWC", "HWIO", "NHWC")
+        h = jax.lax.conv_general_dilated(x, p["kernel"], (1, 1), "VALID", dimension_numbers=axes) + old["0.bias"]
+        return jax.numpy.tanh(h).reshape(len(x), -1) @ p["dense"] + old["3.bias"]
+
+    names = {"0.weight": "kernel", "3.weight": ["dense", how] if how else "dense"}
+    return validate(net, (apply, params), IMAGES, parameters=names, inputs=((0, 3, 1, 2), None))
+
+
+def test_a_dense_layer_after_a_flatten_is_rearranged():
+    how = {"reshape": [4, 3, 2, 2], "axes": [2, 3, 1, 0]}
+    report = flattened(how)
+    assert report.ok, report
+    assert "parameter gradient of the penalty" in [row.quantity for row in report.rows]
+    assert "the same numbers in another order" in flattened(None).cause
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"axes": [1, 0]}, "'reshape' and 'axes'"),
+        ({"reshape": [5, 5], "axes": [1, 0]}, r"shape \(4, 12\) into one of shape \(12, 4\): cannot reshape"),
+        ({"reshape": [4, 12], "axes": [1]}, "axes don't match"),
+        ({"reshape": "4", "axes": [0]}, "does not turn"),
+    ],
+)
+def test_a_rearrangement_that_does_not_fit_is_refused(how, words):
+    with pytest.raises(InputError, match=words):
+        flattened(how)
+
+
+def test_parameters_are_matched_by_name_where_no_map_is_given():
+    report = validate(Net(), Net(detached=True), X, Y)
+    assert report.notes == ()
+    assert report.rows[0].agrees
+    assert "parameter gradient" in report.cause or "first derivatives differ" in report.cause
+
+    class Stopped(Net):
+        def forward(self, x):
+            return self.fc2(self.norm(self.act(x @ self.fc1.weight.detach().T + self.fc1.bias)))
+
+    class Whole(Net):
+        def forward(self, x):
+            return self.fc2(self.norm(self.act(x @ self.fc1.weight.T + self.fc1.bias)))
+
+    report = validate(Stopped(), Whole(), X, Y)
+    assert not report.ok
+    blind = validate(Stopped(), Whole(), X, Y, parameters={})
+    assert blind.ok
+    assert any("a weight that is detached would not be seen" in note for note in blind.notes)
 
 
 # --- what is kept, and what is refused ------------------------------------------------------------------------------
@@ -611,17 +674,19 @@ def test_a_single_array_is_no_batch_file(folder):
 # --- the page -------------------------------------------------------------------------------------------------------
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     pytest.importorskip("jax")
+    pytest.importorskip("tensorflow")
     page = (Path(__file__).parents[1] / "docs" / "validate.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
     kinds = [kind for kind, _ in blocks]
-    assert kinds == ["python", "python", "text", "bash"]
+    assert kinds == ["python", "python", "text", "python", "bash"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "ports.py").write_text(blocks[0][1])
     try:
         exec(compile(blocks[1][1], "page", "exec"), {"__name__": "page"})
         shown = capsys.readouterr().out
-        lines = [line for line in blocks[3][1].splitlines() if line]
+        exec(compile(blocks[3][1], "page", "exec"), {"__name__": "page"})
+        lines = [line for line in blocks[4][1].splitlines() if line]
         assert lines
         for line in lines:
             program, *arguments = shlex.split(line)
