@@ -12,6 +12,8 @@ More methods are optional:
 - ``jvp(fn, x, v) -> (fn(x), J v)``, differentiable, where there is a forward mode; without it two reverse ones serve;
 - ``both(model, x, moved) -> (model(x), model(moved))``, with the same random masks in both, where a model may draw its
   own; without it the model is called twice;
+- ``aside(model)``, the model as a function that changes none of its state (moving statistics, counters), for the passes
+  of a call after the first; without it each pass counts;
 - ``threefry2x32(key, counter)``, with the words of :func:`gradreg_core.random.threefry2x32`, and
   ``draws(seed, step, sample_ids)``, a :class:`gradreg_core.random.Draws`, where there is a faster way to the same bits
   (seed and step are Python ints, or integer scalars of the framework);

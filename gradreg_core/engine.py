@@ -68,6 +68,10 @@ class Call:
     params: Any = None
     chunk_size: int | None = None
 
+    def aside(self, model: Any) -> Any:
+        """The model for a pass that leaves its state as it is, where the backend can see to it."""
+        return self.ops.aside(model) if hasattr(self.ops, "aside") else model
+
     def seed_of(self, term: JacobianTerm) -> Any:
         """The seed of a term's draws: the call's, if it has one."""
         return term.seed if self.seed is None else self.seed
@@ -134,6 +138,12 @@ class Forward:
             raise InputError(
                 f"{call.name}: loss_fn must return one loss for each sample, shape ({batch}, ...), got {came}. "
                 f"Pass a loss without its own averaging (reduction='none')."
+            )
+        size = math.prod(ops.shape(outputs))
+        if math.prod(shape) > size:
+            raise InputError(
+                f"{call.name}: loss_fn returned losses of shape {shape} for outputs of shape {ops.shape(outputs)}, "
+                f"more than one for each output: labels and outputs were broadcast. Give them one shape."
             )
         losses = widened(ops, losses)
         return ops.sum(ops.reshape(losses, (batch, -1)), 1) / max(1, math.prod(shape[1:]))

@@ -38,7 +38,15 @@ def _weight_decay(call: Call, model: Any, like: Array) -> Array:
             f"{call.name}: WeightDecay cannot see the parameters of a {type(model).__name__}; pass params=."
         )
     total = ops.constant(0.0, ops.dtype(like), like)
+    axes = [len(ops.shape(param)) for param in params]
+    if axes and max(axes) < 2:
+        raise InputError(
+            f"{call.name}: WeightDecay counts parameters with two or more axes, and none of the model's {len(axes)} "
+            f"has so many; if a wrapper has flattened them (FullyShardedDataParallel: use_orig_params=True), undo that."
+        )
     for param in params:
+        if ops.dtype(param).startswith("complex"):
+            raise InputError(f"{call.name}: WeightDecay is for real parameters, got one of {ops.dtype(param)}.")
         if len(ops.shape(param)) >= 2:
             wide = widened(ops, param)
             total = total + 0.5 * ops.sum(wide * wide, tuple(range(len(ops.shape(param)))))
@@ -181,7 +189,9 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
         order = _part_order(call, members[0], ids)
         chosen = order[:count]
         labels = None if y is None else ops.take(ops.asarray(y, x), chosen)
-        part = _pass(call, model, ops.take(x, chosen), labels, ops.take(ids, chosen), members)
+        first = (whole is None and not forwards) or any(term.lower().at for term in members)
+        passed = model if first else call.aside(model)
+        part = _pass(call, passed, ops.take(x, chosen), labels, ops.take(ids, chosen), members)
         forwards[key] = (part, chosen)
         if split:
             rest = model(ops.take(x, order[count:]))

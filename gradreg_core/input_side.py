@@ -74,11 +74,12 @@ def _pass(term: JacobianPenalty, call: Call, model: Any, x: Array, v: Array) -> 
     if term.method == "jvp":
         return _jvp(ops, model, x, v)
     outputs, moved = _both(ops, model, x, x + term.h * v)
-    if ops.is_array(outputs) and ops.dtype(outputs) in _HALF:
-        raise InputError(
-            f"{call.name}: method='difference' needs outputs in float32 or float64, got {ops.dtype(outputs)}: their "
-            f"rounding enters divided by h={term.h:g}. Compute the outputs in float32, or use method='jvp'."
-        )
+    for name, array in ("x", x), ("outputs", outputs):
+        if ops.is_array(array) and ops.dtype(array) in _HALF:
+            raise InputError(
+                f"{call.name}: method='difference' needs {name} in float32 or float64, got {ops.dtype(array)}: the "
+                f"rounding enters divided by h={term.h:g}. Compute in float32, or use method='jvp'."
+            )
     return outputs, moved
 
 
@@ -107,6 +108,7 @@ def _rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     shared = forward.pushed is not None and forward.pushed[0] is term
     if shared:
         yield _slope(term, forward, forward.pushed[1])
+    model = call.aside(model)
     for v in _directions(term, call, x, ids, start=1 if shared else 0):
         outputs, pushed = _pass(term, call, model, x, v)
         yield _slope(term, make_forward(call, model, x, forward.y, outputs, ids), pushed)

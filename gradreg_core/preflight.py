@@ -130,7 +130,7 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
                     "Replace normalisation and pooling layers one by one to find which it is.",
                 )
             )
-        findings += _kinks(frontend, model, x, y, reg, options)
+        findings += _random_pairs(ops, model, x, reg) or _kinks(frontend, model, x, y, reg, options)
     return CheckReport(tuple(findings), disagreement)
 
 
@@ -180,6 +180,27 @@ def _empty(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer,
                 )
             )
     return findings
+
+
+def _random_pairs(ops: Backend, model: Any, x: Array, reg: Regularizer) -> list[Finding]:
+    """Whether the two passes of a difference are of two random functions, whose difference is divided by h."""
+    terms = [term.lower() for term in reg.terms if isinstance(term, JacobianTerm)]
+    if not any(term.side == "input" and term.method == "difference" for term in terms) or not hasattr(ops, "both"):
+        return []
+    with ops.repeatable(model):
+        first, second = (ops.stop_gradient(each) for each in ops.both(model, x, x))
+    off = (first - second) * (first - second)
+    axes = tuple(range(len(ops.shape(off))))
+    if float(ops.sum(off, axes)) <= _AGREEMENT**2 * float(ops.sum(first * first, axes)):
+        return []
+    return [
+        Finding(
+            "error",
+            "method='difference' passes through the model twice, and on equal inputs the two passes differ: a layer "
+            "draws random numbers that are out of the backend's reach.",
+            "Pass the model itself instead of a function that calls it, or use method='jvp'.",
+        )
+    ]
 
 
 def _kinks(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:

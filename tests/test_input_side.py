@@ -341,8 +341,10 @@ def test_inputs_that_cannot_be_used() -> None:
     difference = SpectReg(1.0, side="input", method="difference")
     with pytest.raises(InputTypeError, match="only floating-point inputs have a gradient"):
         gradreg_torch.penalty(lambda x: model(x.float()), torch.ones(2, 5, dtype=torch.long), None, difference)
+    with pytest.raises(InputError, match="needs x in float32 or float64"):
+        gradreg_torch.penalty(lambda x: model(x.float()), torch.ones(2, 5, dtype=torch.bfloat16), None, difference)
     with pytest.raises(InputError, match="needs outputs in float32 or float64"):
-        gradreg_torch.penalty(model.bfloat16(), torch.ones(2, 5, dtype=torch.bfloat16), None, difference)
+        gradreg_torch.penalty(lambda x: model(x).bfloat16(), torch.ones(2, 5), None, difference)
     reg = JacobianPenalty(1.0, projection=direction(), side="input")
     with pytest.raises(InputError, match="with 5 input components each"):
         gradreg_torch.penalty(nn.Linear(5, 3), torch.ones(2, 5), None, reg, directions=torch.ones(2, 3))

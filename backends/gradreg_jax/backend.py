@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import jax
@@ -163,9 +163,15 @@ class JaxBackend:
     def both(self, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
         """(model(x), model(moved)) from the same state; that after model(x) stays."""
         pure, keep = models.functional(model)
+        with suppress(jax.errors.ConcretizationTypeError):  # a model that looks at values may
+            jax.eval_shape(pure, x)  # a hidden random state would draw anew in the second pass: this raises
         (outputs, changes), (other, _) = pure(x), pure(moved)
         keep(changes)
         return outputs, other
+
+    def aside(self, model: Any) -> Model:
+        """The model without what a pass changes in its state."""
+        return models.aside(model)
 
     def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> Any:
         raise UnsupportedError("the jax backend has no names for activations.")
@@ -246,7 +252,7 @@ class JaxBackend:
 
     def leaves(self, params: Any) -> list[Array]:
         arrays = [each for each in jax.tree.leaves(params) if isinstance(each, jax.Array | np.ndarray)]
-        return [each for each in arrays if jnp.issubdtype(each.dtype, jnp.floating)]
+        return [each for each in arrays if jnp.issubdtype(each.dtype, jnp.inexact)]
 
 
 def _is_traced_program() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from gradreg_core.backend import Model
 from gradreg_core.errors import BatchNormError, BatchNormWarning
 
-__all__ = ["Stateful", "batch_norms", "functional", "parameters", "refuse_batch_norm", "repeatable"]
+__all__ = ["Stateful", "aside", "batch_norms", "functional", "parameters", "refuse_batch_norm", "repeatable"]
 
 _frozen: ContextVar[bool] = ContextVar("gradreg_frozen", default=False)
 
@@ -69,6 +69,14 @@ def functional(model: Model) -> tuple[Callable[[Any], tuple[Any, Any]], Callable
             nnx.update(model, changes)
 
     return pure, keep
+
+
+def aside(model: Model) -> Callable[[Any], Any]:
+    """The model as a function that leaves its state as it is."""
+    if not isinstance(model, Stateful) and not _is_nnx(model):
+        return model
+    pure, _ = functional(model)
+    return lambda x: pure(x)[0]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from gradreg_numpy.ops import DrawOps
 from gradreg_tensorflow.activations import named_outputs
 from gradreg_tensorflow.batch_norm import batch_norm_policy
 from gradreg_tensorflow.diagnose import diagnose, explain, lacks_gradient
-from gradreg_tensorflow.models import both, parameters, repeatable, state
+from gradreg_tensorflow.models import aside, both, parameters, repeatable
 from gradreg_tensorflow.second_order import second_order_safe
 from gradreg_tensorflow.smooth import smoothed
 
@@ -165,7 +165,11 @@ class TensorFlowBackend:
 
     def both(self, model: Any, x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(model(x), model(moved)), Keras layers drawing the same in both; their state ends as after model(x)."""
-        return both(_as_called(model), state(model), x, moved)
+        return both(_as_called(model), model, x, moved)
+
+    def aside(self, model: Any) -> Model:
+        """The model without what a pass changes in its state."""
+        return aside(_as_called(model), model)
 
     def named_vjp(
         self, model: Any, x: tf.Tensor, names: Sequence[str | None]

@@ -4,8 +4,9 @@ import functools
 import inspect
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import tensorflow as tf
@@ -13,8 +14,9 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 from gradreg_core.errors import InputError
+from gradreg_tensorflow.replace import Function, replaced
 
-__all__ = ["both", "parameters", "repeatable", "state", "trainable_variables"]
+__all__ = ["aside", "both", "parameters", "repeatable", "trainable_variables"]
 
 _SEED = 0x67726164
 
@@ -86,7 +88,7 @@ def _variables(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
     return list({id(each): each for each in found}.values())
 
 
-def state(model: Any) -> list[Any]:
+def _state(model: Any) -> list[Any]:
     """The variables that a forward pass may change, as far as they can be found: moving statistics, seeds."""
     found: list[Any] = _variables(_seen(model), trainable=False)
     if stateful_random_ops.global_generator is not None:
@@ -96,13 +98,74 @@ def state(model: Any) -> list[Any]:
     return found
 
 
-def both(model: Any, variables: list[Any], x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(model(x), model(moved)) from the same values of `variables`, which end as after model(x)."""
-    before = [tf.identity(each) for each in variables]
-    other = model(moved)
-    for variable, value in zip(variables, before, strict=True):
+def both(
+    fn: Callable[[tf.Tensor], tf.Tensor], model: Any, x: tf.Tensor, moved: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """(fn(x), fn(moved)) from the same state, which ends as after fn(x).
+
+    Raises:
+        InputError: a layer computes in half precision.
+    """
+    other, layers = _kept(fn, model, moved)
+    half = next((each for each in layers if getattr(each, "compute_dtype", None) in ("float16", "bfloat16")), None)
+    if half is not None:
+        raise InputError(
+            f"method='difference' needs layers that compute in float32 or float64, {half.name} computes in "
+            f"{half.compute_dtype}: the rounding enters divided by h. Use method='jvp'."
+        )
+    return fn(x), other
+
+
+def aside(fn: Callable[[tf.Tensor], tf.Tensor], model: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`fn`, which calls the model, with its state as before afterwards."""
+    return tf.autograph.experimental.do_not_convert(lambda x: _kept(fn, model, x)[0])
+
+
+def _kept(fn: Callable[[tf.Tensor], tf.Tensor], model: Any, x: tf.Tensor) -> tuple[tf.Tensor, list[Any]]:
+    """fn(x) and the Keras layers that it called, whose state is put back."""
+    before: dict[int, tuple[Any, tf.Tensor]] = {}
+    layers: list[Any] = []
+
+    def keep(variables: list[Any]) -> None:
+        for each in variables:
+            if id(each) not in before:
+                before[id(each)] = each, tf.identity(each)
+
+    def seen(layer: Any) -> None:
+        layers.append(layer)
+        keep(_variables([layer], trainable=False))
+
+    keep(_state(model))
+    with _called_layers(seen):
+        outputs = fn(x)
+    for variable, value in before.values():
         variable.assign(value)
-    return model(x), other
+    return outputs, layers
+
+
+_called: "ContextVar[Callable[[Any], None]]" = ContextVar("gradreg_called_layers")
+
+
+@contextmanager
+def _called_layers(seen: Callable[[Any], None]) -> Iterator[None]:
+    """Pass each Keras layer to `seen` before it is called, however a function comes to call it."""
+    if not _layer_types():
+        yield
+        return
+    token = _called.set(seen)
+    try:
+        with replaced("called_layers", [(_layer_types()[0], "__call__", _announced)]):
+            yield
+    finally:
+        _called.reset(token)
+
+
+def _announced(original: Function) -> Function:
+    def call(layer: Any, *args: Any, **keywords: Any) -> Any:
+        _called.get()(layer)
+        return original(layer, *args, **keywords)
+
+    return call
 
 
 @contextmanager
@@ -111,7 +174,7 @@ def repeatable(model: Any) -> Iterator[None]:
     if not tf.executing_eagerly():
         yield
         return
-    variables = state(model)
+    variables = _state(model)
     before = [tf.convert_to_tensor(each).numpy() for each in variables]
     eager = context.context()
     seed, generator = eager._seed, getattr(eager, "_rng", None)

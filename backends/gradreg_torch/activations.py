@@ -41,12 +41,13 @@ def forward_with_activations(
     return outputs, kept
 
 
-def _keeper(kept: dict[str | None, Tensor], name: str) -> Callable[..., None]:
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+def _keeper(kept: dict[str | None, Tensor], name: str) -> Callable[..., Tensor]:
+    def keep(module: nn.Module, inputs: Any, output: Any) -> Tensor:
         if name in kept:
             raise InputError(f"at={name!r}: the module is called more than once in a forward pass.")
         if not isinstance(output, Tensor) or not output.requires_grad:
             raise InputError(f"at={name!r}: the module's output is no differentiable tensor.")
         kept[name] = output
+        return output.clone()  # what follows may work in place
 
     return keep

@@ -13,12 +13,12 @@ from gradreg_core.backend import Model, Pullback
 from gradreg_core.errors import InputError
 from gradreg_core.random import Draws, threefry2x32
 from gradreg_torch.activations import forward_with_activations
-from gradreg_torch.batch_norm import refuse_batch_norm
+from gradreg_torch.batch_norm import batch_norm_policy
 from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
 from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.host_draws import HostDraws
 from gradreg_torch.norms import ArithmeticNorms
-from gradreg_torch.replay import both, repeatable
+from gradreg_torch.replay import aside, both, repeatable
 from gradreg_torch.smooth import Smoothed
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
@@ -176,7 +176,7 @@ class TorchBackend:
             outputs, pull = torch.func.vjp(fn, x)
             return outputs, lambda w: pull(w)[0]
         if x.requires_grad:
-            outputs = fn(x)
+            outputs = _unchanged(x, fn)
             return outputs, _pullback(outputs, x, "x", nullcontext)
         x = x.detach().requires_grad_()
         with FirstLayer(x) as layer:
@@ -188,7 +188,7 @@ class TorchBackend:
     ) -> tuple[Tensor, dict[str | None, Pullback]]:
         # Of x too where only activations are asked for: the parameters before them may be frozen.
         x = x if x.requires_grad or not x.is_floating_point() else x.detach().requires_grad_()
-        outputs, kept = forward_with_activations(model, x, names)
+        outputs, kept = _unchanged(x, lambda x: forward_with_activations(model, x, names))
         return outputs, {
             name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x", nullcontext) for name in names
         }
@@ -206,6 +206,10 @@ class TorchBackend:
     def both(self, model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """(model(x), model(moved)), random layers drawing the same in both; their buffers end as after model(x)."""
         return both(model, x, moved)
+
+    def aside(self, model: Any) -> Model:
+        """The model without what a pass changes in its buffers."""
+        return aside(model)
 
     def pull_rows(self, pullback: Pullback, rows: Tensor) -> Tensor:
         return pullback(rows[0])[None] if len(rows) == 1 else torch.stack([pullback(row) for row in rows])
@@ -234,15 +238,13 @@ class TorchBackend:
         if torch.compiler.is_compiling() or _in_transform():
             yield x
             return
-        if batch_norm != "allow":
-            refuse_batch_norm(call, model, batch_norm)
         inference = torch.is_inference_mode_enabled()
         if call != "measure" and (inference or x.is_inference()):
             raise InputError(
                 f"{call}: x or the call is in torch.inference_mode(), where nothing can be differentiated; use "
                 f"torch.no_grad() for the value alone, or measure(), which works there."
             )
-        with torch.inference_mode(False), torch.enable_grad():
+        with batch_norm_policy(call, model, batch_norm), torch.inference_mode(False), torch.enable_grad():
             try:
                 yield x.clone() if x.is_inference() else x
             except RuntimeError as error:
@@ -290,6 +292,15 @@ class TorchBackend:
 def _in_transform() -> bool:
     """Whether a torch.func transform is at work, inside which autograd.grad does not."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
+    """fn(x), which must not write into x: the derivative would be with respect to what it wrote."""
+    version = x._version
+    result = fn(x)
+    if x._version != version:
+        raise InputError("the model changes its input in place; use inplace=False in its first layer.")
+    return result
 
 
 def _pullback(outputs: Any, x: Tensor, name: str, context: Callable[[], AbstractContextManager[None]]) -> Pullback:

@@ -129,7 +129,8 @@ class _Gate(Function):
     def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, transpose: _Transpose, layer: FirstLayer) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.transpose, ctx.layer = transpose, layer
-        return y.view_as(y)
+        ctx.mark_dirty(y)  # no view of it: the next layer may work in place
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
