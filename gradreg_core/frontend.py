@@ -69,7 +69,7 @@ class Frontend:
     ) -> tuple[Array, Parts]:
         """The training loss: mean loss plus penalties, from one forward pass.
 
-        total = mean_i M(z_i, y_i) + sum over terms. See :class:`Frontend` for the arguments.
+        total = mean_i M(z_i, y_i) + sum over terms. Arguments: ``help(gradreg_core.frontend.Frontend)``.
 
         Returns:
             (total, parts) with ``parts.loss``, ``parts.penalty`` (one scalar a term) and ``parts.outputs``.
@@ -90,7 +90,9 @@ class Frontend:
     def penalty(
         self, model: Any, x: Array, y: Any, reg: Regularizer, *, batch_norm: str = "warn", **options: Unpack[Options]
     ) -> Array:
-        """The penalty alone, a scalar: the sum over the terms of `reg`. See :class:`Frontend` for the arguments.
+        """The penalty alone, a scalar: the sum over the terms of `reg`.
+
+        Arguments: ``help(gradreg_core.frontend.Frontend)``.
 
         Raises:
             InputError, InputTypeError: as `loss`.
@@ -115,13 +117,13 @@ class Frontend:
         """Jacobian norms of each sample, for monitoring; no gradient flows. Works in no-gradient modes.
 
         Args:
-            model: see :class:`Frontend`, as the other arguments.
+            model: as the other arguments, see ``help(gradreg_core.frontend.Frontend)``.
             x: the input.
             y: labels, if the norm of the loss's gradient is wanted.
             projections: None for exact values from the whole Jacobian (m backward passes); an integer k to estimate
                 the Frobenius norm from k orthonormal directions and the spectral norm by power iteration, for models
                 with many outputs.
-            batch_norm: see :class:`Frontend`.
+            batch_norm: as above.
             options: `step`, `seed`, `loss_fn`, `sample_ids`, `class_axis`, `chunk_size`.
 
         Raises:

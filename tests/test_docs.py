@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradreg_core
-from gradreg_core import frontend, presets, projections
+from gradreg_core import engine, frontend, presets, projections
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,6 +53,12 @@ def test_links_lead_to_files(page: Path) -> None:
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
     for link in re.findall(r"\]\(([^)#]+)", prose):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_calls_have_every_argument() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "calls.md").read_text(), re.M)
+    wanted = {"model", "x", "y", "reg", "batch_norm", "projections", *engine.Options.__annotations__}
+    assert sorted(rows) == sorted(wanted)
 
 
 def test_the_mathematics_has_every_preset_and_projection() -> None:

@@ -397,7 +397,7 @@ class TestSummary:
         rows = summarise(cells, [1], "torch", "x", Results(tmp_path / "none.jsonl"))
         assert all(each.mean is None for each in rows)
         headings, lines = tables.table(rows)
-        assert headings[3] == "paper (sd)"
+        assert headings[4] == "paper (sd)"
         assert lines == []
         assert "-, n = 0<br>paper: 97.98 (0.12)" in tables.grid(rows)
 
@@ -407,8 +407,8 @@ class TestSummary:
         results.add({"key": cells[1].job(1, "torch", "x").key, "accuracy": {"test": 97.0}})
         rows = summarise(cells, [1], "torch", "x", results)
         assert tables.table(rows) == (
-            ["cell", "seeds", "accuracy % (sd)", "gain over weight decay", "p of gain"],
-            [["500/DataGrad", "1", "97.00", "-", "-"]],
+            ["cell", "penalty", "seeds", "accuracy % (sd)", "gain over weight decay", "p of gain"],
+            [["500/DataGrad", "`DataGrad(50.0)`", "1", "97.00", "-", "-"]],
         )
         assert tables.grid(rows).splitlines()[2:] == ["| 500 | 97.00, n = 1 |"]
 

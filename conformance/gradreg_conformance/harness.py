@@ -24,7 +24,21 @@ Function = Callable[[Arrays], Array]
 
 
 class Harness(Protocol):
-    """How the kit drives one backend. The factory in the description is called without arguments."""
+    """How the kit drives one backend. The factory in the description is called without arguments.
+
+    These are optional:
+
+    - ``session(self) -> context``: what to hold while a check runs, such as a setting that float64 needs;
+    - ``model(self, network, arrays)``: the model of a call, where it is not any callable, in place of
+      ``lambda x: self.apply(network, arrays, x)``;
+    - ``compiled(self, function, mode) -> (function, count) | None``: a function made ready in `mode` for many calls,
+      and what tells how often it has been compiled; None in eager modes;
+    - ``no_gradient(self) -> context``: the framework's mode in which nothing is differentiated;
+    - ``dtypes_of_mode``, mode -> dtypes: for modes that do not compute in all of `dtypes`, those in which they do;
+    - ``note``, a string: what a reader of the report should know;
+    - ``named_model(self, network, arrays) -> (model, names)``, needed by a backend that declares `named_activations`: a
+      model of the framework's own that computes `apply`, and the name of each layer's output, for `at=`.
+    """
 
     calls: Any
     """`loss`, `penalty`, `measure`, `check`; with an attribute `backend` if they are the engine's over primitives."""
@@ -80,31 +94,6 @@ class Harness(Protocol):
         Zeros where the function does not depend on an array, as the penalty of a linear model does not depend on x.
         """
         ...
-
-    # What follows is optional.
-    #
-    # def session(self) -> AbstractContextManager[Any]:
-    #     """What to hold while a check runs, such as a setting that float64 needs."""
-    #
-    # def model(self, network: Network, arrays: Arrays) -> Any:
-    #     """The model of a call, where it is not any callable: lambda x: self.apply(network, arrays, x)."""
-    #
-    # def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
-    #     """`function` made ready in `mode` for many calls, and how often it has been compiled; None in eager modes."""
-    #
-    # def no_gradient(self) -> AbstractContextManager[Any]:
-    #     """The framework's mode in which nothing is differentiated."""
-    #
-    # dtypes_of_mode: Mapping[str, Sequence[str]]
-    #     For modes that do not compute in all of `dtypes`, those in which they do.
-    #
-    # note: str
-    #     What a reader of the report should know.
-    #
-    # A harness of a backend that declares `named_activations` has one more method:
-    #
-    # def named_model(self, network: Network, arrays: Arrays) -> tuple[Any, Sequence[str]]:
-    #     """A model of the framework's own that computes `apply`, and the name of each layer's output, for `at=`."""
 
 
 def load_harness(name: str) -> Harness:

@@ -10,6 +10,7 @@ from gradreg_reproduction.summary import Summary
 
 __all__ = ["grid", "markdown", "print_summaries", "table"]
 
+_PENALTY = "penalty"
 _PAPER = ("paper (sd)", "difference", "p")
 
 
@@ -20,7 +21,8 @@ def table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """
     paper = any(each.cell.paper for each in summaries)
     base = summaries[0].cell.column if summaries else "the first"
-    headings = ["cell", "seeds", "accuracy % (sd)", *(_PAPER if paper else ()), f"gain over {base}", "p of gain"]
+    headings = ["cell", _PENALTY, "seeds", "accuracy % (sd)", *(_PAPER if paper else ())]
+    headings += [f"gain over {base}", "p of gain"]
     lines = []
     for each in (each for each in summaries if each.values):
         numbers = (
@@ -28,8 +30,8 @@ def table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
             _signed(each.difference),
             _probability(each.p_paper),
         )
-        line = [each.cell.name, str(len(each.values)), _number(each.mean, each.deviation), *(numbers if paper else ())]
-        lines.append([*line, _signed(each.gain), _probability(each.p_gain)])
+        line = [each.cell.name, _penalty(each), str(len(each.values)), _number(each.mean, each.deviation)]
+        lines.append([*line, *(numbers if paper else ()), _signed(each.gain), _probability(each.p_gain)])
     return headings, lines
 
 
@@ -37,6 +39,8 @@ def print_summaries(console: Console, title: str, summaries: Sequence[Summary]) 
     """The table in the terminal."""
     shown = Table(title=title, box=SIMPLE_HEAD, padding=0)
     headings, lines = table(summaries)
+    hidden = headings.index(_PENALTY)
+    headings, *lines = ([*each[:hidden], *each[hidden + 1 :]] for each in (headings, *lines))
     for heading in headings:
         first = heading == headings[0]
         shown.add_column(heading, justify="left" if first else "right", no_wrap=first)
@@ -68,6 +72,12 @@ def grid(summaries: Sequence[Summary]) -> str:
         return f"{_number(each.mean, each.deviation)}, n = {len(each.values)}{paper}"
 
     return markdown(["", *columns], [[row, *(text(row, column) for column in columns)] for row in rows])
+
+
+def _penalty(summary: Summary) -> str:
+    """The cell's own terms, without weight decay and seed."""
+    made = summary.cell.make(0)
+    return "-" if made is None else f"`{made!r}`"
 
 
 def _number(mean: float | None, deviation: float | None) -> str:
