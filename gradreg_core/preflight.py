@@ -93,12 +93,10 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
     frontend._call("check", x, reg, "allow", options)
     ops = frontend.backend
     findings: list[Finding] = []
-    disagreement = None
+    disagreement = outputs = None
     with ops.repeatable(model):
         try:
-            _, parts = frontend.loss(model, x, y, reg, batch_norm="error", **options)
-            if options.get("loss_fn") is None:
-                findings += _probabilities(ops, x, parts.outputs, options)
+            outputs = frontend.loss(model, x, y, reg, batch_norm="error", **options)[1].outputs
         except BatchNormError as error:
             findings.append(Finding("warning", str(error), ""))
         except GradregError as error:
@@ -106,6 +104,8 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
             return CheckReport(tuple(findings), None)
     found, blocked = ops.diagnose(frontend, model, x, y, reg, options)
     findings += [Finding(*each) for each in found]
+    if not blocked and outputs is not None and options.get("loss_fn") is None:
+        findings += _probabilities(ops, x, outputs, options)
     empty = [] if blocked else _empty(frontend, model, x, y, reg, options)
     findings += empty
     jacobians = sum(isinstance(term, JacobianTerm) for term in reg.terms)
