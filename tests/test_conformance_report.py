@@ -185,6 +185,8 @@ def test_only_a_whole_pass_is_a_certificate(failed, passed):
     assert "Certificate of conformance" in to_html([passed])
     assert "Certificate" not in to_html([failed])
     assert "Certificate" not in to_html([replace(passed, left_out=("other",))])
+    declared = tuple(replace(each, status="expected failure") for each in passed.checks)
+    assert "Certificate" not in to_html([replace(passed, checks=declared)])
     assert (
         "Not chosen, so nothing is said of them: other." in Page(to_html([replace(passed, left_out=("other",))])).text
     )

@@ -21,6 +21,8 @@ KINK_MARGIN = 1e-3
 
 SMALL = Network((3,), (nets.Dense(3), nets.Activation("tanh"), nets.Dense(4)))
 """For checks of all that does not depend on the network: one, so that compilers see few shapes."""
+TINY = Network((2,), (nets.Dense(2), nets.Activation("tanh"), nets.Dense(3)))
+"""The same for gradients: those of the reference cost a pass over the network for every number in it."""
 
 SMOOTH = ("tanh", "sigmoid", "softplus", "gelu", "gelu_tanh")
 smooth_activations = st.sampled_from(SMOOTH).map(nets.Activation)

@@ -21,7 +21,7 @@ def sign_with_a_straight_through_gradient() -> TorchHarness:
     return harness_of(Wrong())
 
 
-@mutant("constants_carry_no_gradient", "gradients_with_top_singular")
+@mutant("constants_carry_no_gradient", "gradients_with_top_singular", "check_reports_on_a_model")
 def stop_gradient_that_does_nothing() -> TorchHarness:
     class Wrong(TorchBackend):
         def stop_gradient(self, array):  # type: ignore[no-untyped-def]
@@ -78,5 +78,24 @@ def a_branch_not_taken_in_another_dtype() -> TorchHarness:
         def cond(self, predicate, branch):  # type: ignore[no-untyped-def]
             value = branch()
             return value if bool(predicate) else torch.zeros((), dtype=torch.float32)
+
+    return harness_of(Wrong())
+
+
+@mutant("pullbacks_are_transposed_jacobians", "chunk_size", "directions_of_the_call")
+def several_rows_without_a_gradient() -> TorchHarness:
+    class Wrong(TorchBackend):
+        def pull_rows(self, pullback, rows):  # type: ignore[no-untyped-def]
+            found = super().pull_rows(pullback, rows)
+            return found if len(rows) == 1 else found.detach()
+
+    return harness_of(Wrong())
+
+
+@mutant("a_branch_not_taken_is_zero")
+def a_branch_without_a_gradient() -> TorchHarness:
+    class Wrong(TorchBackend):
+        def cond(self, predicate, branch):  # type: ignore[no-untyped-def]
+            return super().cond(predicate, lambda: branch().detach())
 
     return harness_of(Wrong())

@@ -151,6 +151,65 @@ def last_incomplete_chunk_dropped() -> Made:
     return patched(engine, "_pulled_rows", rows)
 
 
+# --- penalties without a gradient -------------------------------------------------------------------------------------
+def _detached(when: Callable[[JacobianTerm, Call], bool]) -> Made:
+    def per_sample(term, forward):  # type: ignore[no-untyped-def]
+        found = plain(term, forward)
+        return found.detach() if when(term, forward.call) else found
+
+    plain = evaluation._per_sample
+    return patched(evaluation, "_per_sample", per_sample)
+
+
+@mutant("sample_weight", "normalizer")
+def detached_under_sample_weights() -> Made:
+    return _detached(lambda term, call: call.sample_weight is not None)
+
+
+@mutant("normalizer")
+def detached_under_a_normalizer() -> Made:
+    return _detached(lambda term, call: call.normalizer is not None)
+
+
+@mutant("draw_per_batch")
+def detached_with_one_draw_for_the_batch() -> Made:
+    return _detached(lambda term, call: term.draw == "per_batch")
+
+
+@mutant("every")
+def detached_where_it_is_not_charged_at_each_step() -> Made:
+    return _detached(lambda term, call: term.every > 1)
+
+
+@mutant("directions_of_the_call")
+def detached_along_given_directions() -> Made:
+    return _detached(lambda term, call: call.directions is not None)
+
+
+@mutant("chunk_size")
+def detached_in_chunks() -> Made:
+    return _detached(lambda term, call: (call.chunk_size or 1) > 1)
+
+
+@mutant("classes_on_any_axis", exactly=False)
+def detached_with_classes_on_an_axis() -> Made:
+    return _detached(lambda term, call: call.class_axis is not None)
+
+
+@mutant("schedule", "step", exactly=False)
+def detached_after_the_first_step() -> Made:
+    return _detached(lambda term, call: not isinstance(call.step, int) or call.step > 0)
+
+
+@mutant("check_reports_on_a_model")
+def check_that_gives_nothing() -> TorchHarness:
+    class Wrong(Frontend):
+        def check(self, *args, **options):  # type: ignore[no-untyped-def]
+            return None
+
+    return harness_of(frontend=Wrong)
+
+
 # --- sums of terms, and what is given back ----------------------------------------------------------------------------
 @mutant("parts_of_a_sum")
 def penalties_in_another_order() -> TorchHarness:

@@ -65,6 +65,17 @@ def a_name_that_is_ignored() -> TorchHarness:
     return harness_of(Wrong())
 
 
+@mutant("named_activations")
+def a_name_whose_penalty_has_no_gradient() -> TorchHarness:
+    class Wrong(TorchBackend):
+        def named_vjp(self, model, x, names):  # type: ignore[no-untyped-def]
+            outputs, pullbacks = super().named_vjp(model, x, names)
+            at = {name: pull for name, pull in pullbacks.items() if name is not None}
+            return outputs, pullbacks | {name: (lambda w, pull=pull: pull(w).detach()) for name, pull in at.items()}
+
+    return harness_of(Wrong())
+
+
 @mutant("misuse_is_refused")
 def errors_of_no_class_of_ours() -> Any:
     return patched(engine, "InputTypeError", TypeError)

@@ -54,6 +54,16 @@ def traced_seed_is_lost() -> TorchHarness:
     return harness_of(Wrong())
 
 
+@mutant("every_mode_equals_the_first")
+def product_along_inputs_without_a_gradient_in_a_transform() -> TorchHarness:
+    class Wrong(TorchBackend):
+        def jvp(self, fn: Any, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            outputs, tangent = super().jvp(fn, x, v)
+            return outputs, tangent.detach() if _in_transform() else tangent
+
+    return harness_of(Wrong())
+
+
 @mutant("every_at_a_traced_step")
 def traced_condition_always_holds() -> TorchHarness:
     """A condition that cannot be read is taken to hold."""

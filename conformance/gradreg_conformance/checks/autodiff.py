@@ -86,6 +86,18 @@ def pullbacks_are_transposed_jacobians(subject: Subject) -> None:
         _close(subject, "d/dx of the squared norm of a pullback", found["x"], 4 * pulled * back, dtype)
         _close(subject, "d/dw of the squared norm of a pullback", found["w"], (4 * pulled * point) @ wide, dtype)
 
+        def of_rows(arrays: Any) -> Any:
+            pulled = ops.pull_rows(ops.vjp(fn, arrays["x"])[1], arrays["rows"])
+            return ops.sum(pulled * pulled, (0, 1, 2))
+
+        arrays = {"x": subject.array(x, dtype), "rows": subject.array(rows, dtype)}
+        _, found = subject.harness.value_and_gradients(of_rows, arrays, subject.mode)
+        back = rows.astype(np.float64) @ wide.T
+        slope = (8 * point * back * back).sum(0)
+        _close(subject, "d/dx of the squared norm of three rows pulled back", found["x"], slope, dtype)
+        slope = (8 * point * point * back) @ wide
+        _close(subject, "d/drows of the squared norm of three rows pulled back", found["rows"], slope, dtype)
+
 
 @check("primitives")
 def a_branch_not_taken_is_zero(subject: Subject) -> None:
@@ -103,3 +115,10 @@ def a_branch_not_taken_is_zero(subject: Subject) -> None:
             _close(subject, f"cond({holds}, branch)", found, wanted, dtype)
             if ops.dtype(found) != dtype:
                 raise Disagreement(f"cond({holds}, branch): the branch gives {dtype}, cond {ops.dtype(found)}")
+
+            def function(arrays: Any, predicate: Any = predicate) -> Any:
+                return ops.cond(predicate, lambda: arrays["x"] * arrays["x"])
+
+            _, slopes = subject.harness.value_and_gradients(function, {"x": array}, subject.mode)
+            wanted = (2 * x if holds else 0 * x).astype(np.float64)
+            _close(subject, f"the gradient of cond({holds}, branch)", slopes["x"], wanted, dtype)

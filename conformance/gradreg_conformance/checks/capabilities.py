@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import gradreg_numpy
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, check
-from gradreg_conformance.reference import expected_value, measured
+from gradreg_conformance.reference import expected_gradient, expected_value, measured
 from gradreg_conformance.strategies import cases
 from gradreg_conformance.subject import Subject
 from gradreg_core import networks as nets
@@ -92,12 +92,16 @@ def named_activations(subject: Subject) -> None:
 
     @subject.given(cases(harness, regs, st.just(_NAMED), batch=(3, 3)), cost=2)
     def _(case):  # type: ignore[no-untyped-def]
-        arrays = subject.arrays(case)
-        model, names = named(_NAMED, arrays)
-        reg = replace(case.reg, at=names[int(case.reg.at)])
-        found = harness.calls.penalty(model, arrays["x"], None, reg)
-        numbers = {"value": np.asarray(harness.numpy(found), np.float64)}
-        subject.compare(case, f"the penalty at={reg.at!r}", numbers, expected_value(case))
+        def function(arrays: Any) -> Any:
+            model, names = named(_NAMED, arrays)
+            reg = replace(case.reg, at=names[int(case.reg.at)])
+            return harness.calls.penalty(model, arrays["x"], None, reg)
+
+        value, slopes = harness.value_and_gradients(function, subject.arrays(case), subject.mode)
+        numbers = {"value": np.asarray(harness.numpy(value), np.float64)}
+        subject.compare(case, f"the penalty at={case.reg.at!r}", numbers, expected_value(case))
+        gradients = {name: np.asarray(harness.numpy(slopes[name]), np.float64) for name in (*_NAMED.weights(), "x")}
+        subject.compare(case, f"the gradients of the penalty at={case.reg.at!r}", gradients, expected_gradient(case))
 
 
 def _is_refused(subject: Subject) -> None:

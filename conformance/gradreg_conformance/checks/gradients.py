@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gradreg_conformance.check import NotApplicable, check
 from gradreg_conformance.regularizers import general_terms, preset_terms, seeds
-from gradreg_conformance.strategies import cases, classifiers
+from gradreg_conformance.strategies import TINY, cases, classifiers
 from gradreg_conformance.subject import Subject
 from gradreg_core.networks import Activation, Dense, Network
 from gradreg_core.norms import hinge, identity, target
@@ -19,8 +19,6 @@ from gradreg_core.projections import gaussian, rademacher, top_singular
 from gradreg_core.spec import JacobianPenalty, Regularizer
 
 _RANDOM = JacobianPenalty(1.0, projection=gaussian())
-_TINY = Network((2,), (Dense(2), Activation("tanh"), Dense(3)))
-"""Gradients of the reference cost a pass over the network for every number in it."""
 
 
 def _agree(
@@ -28,7 +26,7 @@ def _agree(
     regs: st.SearchStrategy[Regularizer],
     of: str = "penalty",
     *,
-    network: Network = _TINY,
+    network: Network = TINY,
     batch: int = 2,
     cost: int = 2,
     **options: st.SearchStrategy[Any],
@@ -107,7 +105,7 @@ def gradients_with_fraction(subject: Subject) -> None:
 @check("gradients")
 def confidence_penalty(subject: Subject) -> None:
     """ConfidencePenalty: mean_i sum_k f log f and its gradients, of several logits and of one."""
-    for network in (_TINY, Network((2,), (Dense(2), Activation("tanh"), Dense(1)))):
+    for network in (TINY, Network((2,), (Dense(2), Activation("tanh"), Dense(1)))):
         _agree(subject, st.just(ConfidencePenalty(1.0)), network=network, cost=5)
 
 

@@ -1,4 +1,4 @@
-"""The norms that `measure` gives, against the reference."""
+"""The norms that `measure` gives, against the reference, and what `check` says of a right model."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,8 @@ from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.presets import DataGrad, SpectReg
 
+_DIFFERENCES = 5e-3
+"""What `check` itself allows for finite differences in float32; see :mod:`gradreg_core.preflight`."""
 _POWER_ITERATION = 0.9
 """What power iteration reaches at least, of the spectral norm: for m = 4 it needs ten steps, however close they lie."""
 
@@ -76,3 +78,16 @@ def measure_by_projections(subject: Subject) -> None:
         largest = float((wanted.arrays["spectral"] ** 2).mean())
         if not spherical <= largest:
             subject.disagree(case, f"a spherical projection has {spherical}, above the squared spectral norm {largest}")
+
+
+@check("values")
+def check_reports_on_a_model(subject: Subject) -> None:
+    """What check gives: a report that prints and has a verdict; on a smooth model finite differences agree."""
+    case = Case(SMALL, SpectReg(1.0), batch=3, dtype=subject.dtype)
+    arrays = subject.arrays(case)
+    report = subject.harness.calls.check(subject.model(SMALL, arrays), arrays["x"], subject.labels(case), case.reg)
+    disagreement = getattr(report, "disagreement", None)
+    # The verdict may be that nothing is trained: the weights are the harness's arrays.
+    told = isinstance(getattr(report, "ok", None), bool) and str(report).startswith("gradreg check")
+    if not told or disagreement is None or not disagreement < _DIFFERENCES:
+        subject.disagree(case, f"check of a smooth model gives {report}, with a disagreement of {disagreement}")

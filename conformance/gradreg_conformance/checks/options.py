@@ -1,47 +1,59 @@
-"""Values of the penalty for every option of a call and of a term that is not the projection, against the reference."""
+"""Every option of a call and of a term that is not the projection, against the reference.
+
+Each has its gradients compared too: an option that detaches the penalty would train nothing.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import strategies as st
 
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.regularizers import Ramp, seeds
-from gradreg_conformance.strategies import SMALL, cases
+from gradreg_conformance.strategies import SMALL, TINY, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.presets import DataGrad
-from gradreg_core.projections import gaussian, sphere
+from gradreg_core.projections import gaussian, sphere, top_k
 from gradreg_core.spec import JacobianPenalty
 
+
+def _fixed(weight: Any, **options: Any) -> JacobianPenalty:
+    """A term that neither draws nor looks at labels."""
+    return JacobianPenalty(weight, projection=top_k(1), **options)
+
+
 _RANDOM = st.builds(JacobianPenalty, st.just(1.0), projection=st.just(gaussian()), seed=seeds)
-_FIXED = st.just(DataGrad(1.0))
+_FIXED = st.just(_fixed(1.0))
 
 
 def _agree(
     subject: Subject,
-    regs: st.SearchStrategy[JacobianPenalty] | st.SearchStrategy[DataGrad],
+    regs: st.SearchStrategy[JacobianPenalty],
     change: Callable[[Case], list[Case]] = lambda case: [case],
     cost: int = 2,
+    gradients: bool = True,
     **options: st.SearchStrategy[object],
 ) -> None:
     @subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), **options), cost=cost)
     def _(case):  # type: ignore[no-untyped-def]
         for each in change(case):
             subject.agree_in_value(each)
+            if gradients:
+                subject.agree_in_gradients(replace(each, network=TINY))
 
 
 @check("values")
 def weight(subject: Subject) -> None:
     """The penalty is linear in its weight, which may be 0."""
-    _agree(subject, st.builds(DataGrad, st.sampled_from([0.25, 50.0])))
-    _agree(subject, st.just(DataGrad(0.0)), cost=5)
+    _agree(subject, st.builds(_fixed, st.sampled_from([0.25, 50.0])))
+    _agree(subject, st.just(_fixed(0.0)), cost=5)
 
 
 @check("values")
 def schedule(subject: Subject) -> None:
     """A schedule gives the weight at the step of the call."""
-    _agree(subject, st.just(DataGrad(Ramp(1.0, 0.5))), step=st.integers(1, 9))
+    _agree(subject, st.just(_fixed(Ramp(1.0, 0.5))), step=st.integers(1, 9))
 
 
 @check("values")
@@ -60,8 +72,9 @@ def seed(subject: Subject) -> None:
 @check("values")
 def seed_of_the_call(subject: Subject) -> None:
     """seed= of the call stands in place of the terms' own seeds, for directions and for the part of the batch."""
-    for reg in (JacobianPenalty(1.0, projection=gaussian(), seed=1), DataGrad(1.0, fraction=0.5, seed=1)):
-        _agree(subject, st.just(reg), cost=4, draw_seed=st.integers(0, 2**64 - 1))
+    for reg in (JacobianPenalty(1.0, projection=gaussian(), seed=1), _fixed(1.0, fraction=0.5, seed=1)):
+        whole = reg.fraction == 1  # the gradients of parts have a check of their own
+        _agree(subject, st.just(reg), cost=4, gradients=whole, draw_seed=st.integers(0, 2**64 - 1))
 
 
 @check("values")
@@ -112,4 +125,4 @@ def every(subject: Subject) -> None:
     def steps(case: Case) -> list[Case]:
         return [replace(case, step=step) for step in (0, 1, 2, 3, 4, 6)]
 
-    _agree(subject, st.sampled_from([2, 3]).map(lambda n: DataGrad(1.0, every=n)), steps)
+    _agree(subject, st.sampled_from([2, 3]).map(lambda n: _fixed(1.0, every=n)), steps)

@@ -15,13 +15,20 @@ _POSITIONS = Network((2, 3), (Dense(3), Activation("tanh"), Dense(3)))
 
 
 def _agree(
-    subject: Subject, regs: st.SearchStrategy[Regularizer], network: Network = SMALL, cost: int = 2, **options: object
+    subject: Subject,
+    regs: st.SearchStrategy[Regularizer],
+    network: Network = SMALL,
+    cost: int = 2,
+    gradients: bool = False,
+    **options: object,
 ) -> None:
     given = {name: st.just(value) for name, value in options.items()}
 
     @subject.given(cases(subject.harness, regs, st.just(network), batch=(3, 3), **given), cost=cost)
     def _(case):  # type: ignore[no-untyped-def]
         subject.agree_in_value(case)
+        if gradients:
+            subject.agree_in_gradients(case)
 
 
 @check("values")
@@ -49,4 +56,4 @@ def classes_on_any_axis(subject: Subject) -> None:
     regs += [JacobianPenalty(1.0, projection=projection) for projection in (fisher(), top_k(1))]
     for reg in regs:
         for axis in (-1, 1):
-            _agree(subject, st.just(reg), _POSITIONS, cost=5, class_axis=axis)
+            _agree(subject, st.just(reg), _POSITIONS, cost=5, gradients=reg is regs[-1], class_axis=axis)

@@ -1,10 +1,12 @@
 """Values of the penalty for every projection, against the reference; its options have checks of their own."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from gradreg_conformance.check import check
 from gradreg_conformance.regularizers import seeds
-from gradreg_conformance.strategies import SMALL, cases
+from gradreg_conformance.strategies import SMALL, TINY, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.projections import (
     Projection,
@@ -104,3 +106,4 @@ def directions_of_the_call(subject: Subject) -> None:
         @subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), directions=given), cost=5)
         def _(case):  # type: ignore[no-untyped-def]
             subject.agree_in_value(case)
+            subject.agree_in_gradients(replace(case, network=TINY))
