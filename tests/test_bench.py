@@ -197,6 +197,12 @@ def test_the_command_measures_a_regularizer_of_ones_own(tmp_path: Path) -> None:
     assert [row["name"] for row in result["measurements"]] == [PLAIN, "mine"]
     assert own_variants([("mine", mine.read_text())])[1].cycle == 6
     assert "expected the JSON of a regularizer" in bench(*common, "--regularizer", str(wrong), code=2)
+    for name in ("mine.json", "plain.json"):
+        twice = tmp_path / "other" / name
+        twice.parent.mkdir(exist_ok=True)
+        twice.write_text(mine.read_text())
+        refused = bench(*common, "--regularizer", str(mine), "--regularizer", str(twice), code=2)
+        assert f"{twice.stem!r} twice" in refused
     refused = bench(*common, "--regularizer", str(mine), "--variant", "DataGrad", code=2)
     assert "leave out --variant and --projections" in refused
 

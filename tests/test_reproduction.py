@@ -327,6 +327,28 @@ class TestResults:
         found.add({"key": "c", "value": 3})
         assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "c"]
 
+    def test_a_result_without_the_end_of_its_line_is_kept(self, tmp_path: Path) -> None:
+        path = tmp_path / "results.jsonl"
+        path.write_text('{"key":"a"}\n{"key":"b"}')
+        Results(path).add({"key": "c"})
+        assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
+
+    def test_a_file_that_was_removed_or_edited_while_a_sweep_runs(self, tmp_path: Path) -> None:
+        path = tmp_path / "results.jsonl"
+        results = Results(path)
+        for key in "ab":
+            results.add({"key": key, "value": 10})
+        path.unlink()
+        results.add({"key": "c"})
+        assert path.read_text() == '{"key":"c"}\n'
+        results.add({"key": "d"})
+        path.write_text('{"key":"d"}\n')  # a line taken out
+        results.add({"key": "e"})
+        assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["d", "e"]
+        path.write_text('{"key":"long", "value": 12}\n{"key":"e"}\n')  # as long as before, with other lines
+        results.add({"key": "f"})
+        assert [each["key"] for each in results] == ["long", "e", "f"]
+
     def test_two_writers(self, tmp_path: Path) -> None:
         first, second = Results(tmp_path / "r.jsonl"), Results(tmp_path / "r.jsonl")
         first.add({"key": "a"})
@@ -366,7 +388,7 @@ class TestResults:
         lines = path.read_text().splitlines()
         assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 3
         for ending in ("md", "png", "svg"):
-            assert (tmp_path / f"table1-torch.{ending}").stat().st_size > 0
+            assert (tmp_path / f"table1-torch-steps-2.{ending}").stat().st_size > 0
 
 
 class TestSummary:
@@ -444,6 +466,12 @@ def test_spectreg_of_one_direction_penalises_nothing_before_batch_normalisation(
 
 
 class TestCost:
+    def test_of_another_network_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        arguments = ["--data-dir", str(folder), "--unverified-data", "--out", str(tmp_path), "--report-only"]
+        found = CliRunner().invoke(main, ["reproduce", "cost", *arguments, "--network", "lenettuned"])
+        assert found.exit_code == 2
+        assert "the cost of a step is that of lenet" in found.output
+
     def test_runs_are_shared_with_table_1(self) -> None:
         table = {cell.job(1, "torch", "x").key: cell.name for cell in EXPERIMENTS["table1"](Protocol(), Choices())}
         cells = EXPERIMENTS["cost"](Protocol(), Choices())
@@ -477,10 +505,10 @@ class TestCost:
         cells = ["--cells", "DataGrad/none", "--cells", "DataGrad/every=4", "--seeds", "1"]
         found = CliRunner().invoke(main, ["reproduce", "cost", *options, *cells], catch_exceptions=False)
         assert "| DataGrad/every=4 |" in found.output
-        costs = cost.read(tmp_path / "cost-torch.json")
+        costs = cost.read(tmp_path / "cost-torch-steps-2.json")
         assert set(costs) >= {"plain", "DataGrad/every=16", "SpectReg/jvp"}
         assert all(each > 0 for each in costs.values())
-        assert "<svg" in (tmp_path / "cost-torch.svg").read_text()
+        assert "<svg" in (tmp_path / "cost-torch-steps-2.svg").read_text()
 
 
 class TestPage:
@@ -504,6 +532,15 @@ class TestPage:
             for seed in (1, 2):
                 results.add({"key": cell.job(seed, "torch", mnist.MNIST_DIGEST).key, "accuracy": {"test": 97 + seed}})
         assert "Baseline/SpectReg: +0.00 points over NoGR at each of 2 seeds." in make_page(tmp_path, results)
+
+    def test_a_gain_is_over_the_seeds_that_both_have(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.jsonl")
+        plain, spectreg, *_ = EXPERIMENTS["table1"](Protocol(), Choices())
+        for cell, seeds in ((plain, range(1, 3)), (spectreg, range(1, 6))):
+            for seed in seeds:
+                key = cell.job(seed, "torch", mnist.MNIST_DIGEST).key
+                results.add({"key": key, "accuracy": {"test": 97 + 0.1 * seed + (seed % 2 if cell is spectreg else 0)}})
+        assert "NoGR: +0.50 points over 2 seeds, not significant" in make_page(tmp_path, results)
 
     def test_ranks_the_methods_at_each_size(self, tmp_path: Path) -> None:
         results = Results(tmp_path / "results.jsonl")
@@ -550,3 +587,9 @@ class TestCommand:
         assert found.exit_code == 0, found.output
         assert (tmp_path / "figure1-left-jax.png").stat().st_size > 0
         assert "91.00, n = 1" in (tmp_path / "figure1-left-jax.md").read_text()
+        usual = (tmp_path / "figure1-left-jax.md").read_bytes()
+        found = CliRunner().invoke(main, [*arguments, "--network", "lenettuned", "--test", "official"])
+        assert found.exit_code == 0, found.output
+        assert (tmp_path / "figure1-left-jax.md").read_bytes() == usual, "other settings have files of their own"
+        other = (tmp_path / "figure1-left-jax-network-lenettuned-measure-official.md").read_text()
+        assert "(network=lenettuned, measure=official)" in other

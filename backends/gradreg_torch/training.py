@@ -8,14 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradreg_core.networks import Network
 from gradreg_core.training import Plan, Trained
 from gradreg_torch import api
 from gradreg_torch.networks import apply
 
-__all__ = ["jacobian_norms", "logits", "train"]
-
-_CHUNK = 1000
+__all__ = ["train"]
 
 
 def train(plan: Plan, *, threads: int | None = None) -> Trained:
@@ -56,31 +53,6 @@ def train(plan: Plan, *, threads: int | None = None) -> Trained:
             optimizer.step()
             losses[step] = total.detach()
     return Trained({path: value.detach().numpy() for path, value in params.items()}, losses.numpy())
-
-
-def logits(network: Network, params: Mapping[str, Any], x: Any, dtype: str = "float32") -> "np.ndarray[Any, Any]":
-    """The network's outputs without dropout, (N, *network.output_shape).
-
-    Args:
-        network: the description.
-        params: weights and statistics by path, NumPy arrays.
-        x: inputs (N, *network.input_shape), a NumPy array.
-        dtype: to compute in.
-    """
-    with torch.inference_mode():
-        native = _tensors(params, _dtype(dtype))
-        parts = torch.as_tensor(x).to(_dtype(dtype)).split(_CHUNK)
-        return torch.cat([apply(network, native, part) for part in parts]).numpy()
-
-
-def jacobian_norms(
-    network: Network, params: Mapping[str, Any], x: Any, dtype: str = "float32"
-) -> "np.ndarray[Any, Any]":
-    """||dz/dx||_F of each sample without dropout, (N,); see `logits` for the arguments."""
-    native = _tensors(params, _dtype(dtype))
-    parts = torch.as_tensor(x).to(_dtype(dtype)).split(_CHUNK)
-    norms = [api.measure(lambda inputs: apply(network, native, inputs), part).frobenius for part in parts]
-    return torch.cat(norms).numpy()
 
 
 def _dtype(name: str) -> torch.dtype:

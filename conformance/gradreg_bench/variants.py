@@ -118,7 +118,11 @@ def own_variants(regularizers: Sequence[tuple[str, str]]) -> list[Variant]:
 
     Raises:
         SpecError: a text is no regularizer.
+        InputError: a name is given twice, or is that of the plain step.
     """
+    names = [PLAIN, *(name for name, _ in regularizers)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"bench: expected regularizers of different names, got {twice[0]!r} twice; rename a file.")
     found = []
     for name, text in regularizers:
         reg = from_dict(json.loads(text))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gradreg_core.errors import DataFileError, InputError
 from gradreg_demo.idx import load_mnist
 
-__all__ = ["CLASSES", "Dataset", "Part", "Split", "draw", "load_dataset", "load_digits_split", "standardise"]
+__all__ = ["CLASSES", "Dataset", "Part", "Split", "draw", "load_dataset", "standardise"]
 
 CLASSES = 10
 _PARTITION_SEED = 20170926
@@ -101,22 +101,6 @@ def standardise(train: Part, *others: Part) -> tuple[Part, ...]:
     if not deviation > 0:
         raise InputError(f"demo: every pixel of the training images is {mean:g}, so nothing can be learnt from them.")
     return tuple(Part((part.x.astype(np.float32) - mean) / deviation, part.y) for part in (train, *others))
-
-
-def load_digits_split(train_size: int, seed: int, data_dir: Path | None = None) -> Split:
-    """The parts for one run, ready to use; validation and test are the same images for every seed.
-
-    Args:
-        train_size: how many images to draw from the pool, see :func:`draw`.
-        seed: of the draw.
-        data_dir: see :func:`load_dataset`.
-
-    Raises:
-        DataFileError: a file is missing or malformed.
-        InputError: the pool is too small.
-    """
-    data = load_dataset(data_dir)
-    return Split(*standardise(draw(data.pool, train_size, seed), data.validation, data.test))
 
 
 def _part(x: npt.NDArray[np.uint8], y: npt.NDArray[np.generic]) -> Part:

@@ -1,7 +1,7 @@
 """The command ``gradreg reproduce``."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def _experiment(console: Console, what: str, files: Mnist, results: Results, out
     _sweep(console, jobs(cells, seeds, backend, data), files, results, options, run_job)
     measure = "test" if options["measure"] == "held-out" else "official"
     rows = summarise(every, seeds, backend, data, results, measure)
-    title = f"{TITLES[what]}, {backend}"
+    stem, title = _named(out, what, options)
     tables.print_summaries(console, title, rows)
     images = f"the last {HELD_OUT:,} training images" if measure == "test" else "MNIST's test images"
     note = (
@@ -149,26 +149,35 @@ def _experiment(console: Console, what: str, files: Mnist, results: Results, out
     )
     console.print(note, style="dim", highlight=False)
     text = f"# {title}\n\n{tables.grid(rows)}\n\n{tables.markdown(*tables.table(rows))}\n\n{note}\n"
-    stem = out / f"{what}-{backend}"
     write_text(stem.with_suffix(".md"), text)
     if what == "cost":
-        _cost(console, rows, out, options)
+        _cost(console, rows, stem, title, options)
         return
     draw = figures.draw_sizes if what == "figure1-left" else figures.draw_table
     paths = draw(stem, title, rows) if any(row.values for row in rows) else []
     _wrote(console, [stem.with_suffix(".md"), *paths])
 
 
-def _cost(console: Console, summaries: Sequence[Any], out: Path, options: Any) -> None:
+def _named(out: Path, what: str, options: Any) -> tuple[Path, str]:
+    """The files' common name and the title, with the settings that are not the default ones."""
+    usual = {**asdict(Protocol()), **asdict(Choices()), "steps": None, "measure": "held-out"}
+    names = ("network", "standardise", "penalty_pass", "draw", "jacreg", "entropy", "steps", "measure")
+    other = {name: options[name] for name in names if options[name] != usual[name]}
+    stem = "-".join([what, options["backend"], *(f"{name}-{value}".replace("_", "-") for name, value in other.items())])
+    settings = ", ".join(f"{name}={value}" for name, value in other.items())
+    return out / stem, f"{TITLES[what]}, {options['backend']}" + (f" ({settings})" if settings else "")
+
+
+def _cost(console: Console, summaries: Sequence[Any], stem: Path, title: str, options: Any) -> None:
     from gradreg_reproduction import figures, tables
 
-    stem = out / f"cost-{options['backend']}"
+    if options["network"] != Protocol().network:
+        raise InputError(f"reproduce cost: the cost of a step is that of {Protocol().network}; leave --network out.")
     numbers = stem.with_suffix(".json")
     if not numbers.exists() and not options["report_only"]:
         with console.status("the cost of a step of each setting"):
             cost.measure(numbers, [each.cell for each in summaries], options["backend"])
     found = cost.points(summaries, cost.read(numbers))
-    title = f"{TITLES['cost']}, {options['backend']}"
     table = tables.markdown(cost.HEADINGS, cost.rows(found))
     write_text(stem.with_suffix(".md"), f"# {title}\n\n{table}\n")
     console.print(table, highlight=False, soft_wrap=True)

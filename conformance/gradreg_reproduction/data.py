@@ -12,7 +12,7 @@ from gradreg_core.errors import DataFileError, InputError
 from gradreg_demo.idx import Mnist, load_mnist
 from gradreg_reproduction.protocol import Protocol
 
-__all__ = ["CHECKSUMS", "HELD_OUT", "MNIST_DIGEST", "Part", "Split", "digest", "is_mnist", "load", "split"]
+__all__ = ["CHECKSUMS", "HELD_OUT", "MNIST_DIGEST", "Part", "Split", "digest", "load", "split"]
 
 HELD_OUT = 10_000
 """The last images of the training file: the authors' test set, after they had tuned on the official one."""
@@ -76,13 +76,6 @@ def load(directory: Path, unverified: bool = False) -> Mnist:
                     "to use them; their results are kept apart."
                 )
     return files
-
-
-def is_mnist(files: Mnist) -> bool:
-    """Whether all four files are the original ones."""
-    return all(
-        hashlib.sha256(_idx_bytes(getattr(files, name))).hexdigest() == wanted for name, wanted in CHECKSUMS.items()
-    )
 
 
 def digest(files: Mnist) -> str:

@@ -50,6 +50,7 @@ def jobs(data: str, backends: Sequence[str] = BACKENDS, steps: int = STEPS, seed
             seed,
             backend,
             data,
+            kind="curve",
         )
         for before_last, reg in (
             ("dropout", DataGrad(50.0)),

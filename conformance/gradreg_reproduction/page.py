@@ -118,13 +118,13 @@ def _cost(out: Path, rows: Sequence[Summary], backend: str) -> str:
 def _verdict(row: Summary) -> str:
     if row.gain is None:
         return f"{row.cell.name}: no seed yet for which both it and NoGR were run."
-    if row.p_gain is None and len(row.values) > 1:
-        return f"{row.cell.name}: {row.gain:+.2f} points over NoGR at each of {len(row.values)} seeds."
+    if row.p_gain is None and row.pairs > 1:
+        return f"{row.cell.name}: {row.gain:+.2f} points over NoGR at each of {row.pairs} seeds."
     if row.p_gain is None:
         return f"{row.cell.name}: {row.gain:+.2f} points over NoGR at one seed, which decides nothing."
     better = "beats" if row.gain > 0 else "does not beat"
     sure = "significant at 5 %" if _sure(row) else "not significant at 5 %"
-    gain = f"{row.gain:+.2f} points over {len(row.values)} seeds"
+    gain = f"{row.gain:+.2f} points over {row.pairs} seeds"
     return f"{row.cell.name} {better} NoGR: {gain}, {sure} (p {row.p_gain:.2g})."
 
 

@@ -103,6 +103,8 @@ class Job:
     backend: str
     data: str
     """Digest of the data, see :func:`gradreg_reproduction.data.digest`."""
+    kind: str = ""
+    """What is kept of the run, where it is not what :func:`gradreg_reproduction.run.run_job` keeps."""
 
     def as_json(self) -> dict[str, Any]:
         """All settings, as JSON values."""
@@ -113,7 +115,7 @@ class Job:
             "seed": self.seed,
             "backend": self.backend,
             "data": self.data,
-        }
+        } | ({"kind": self.kind} if self.kind else {})
 
     @property
     def key(self) -> str:

@@ -30,12 +30,25 @@ class Results:
         self.path = path
         self._found: dict[str, dict[str, Any]] = {}
         self._read = 0
+        self._inode = -1
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what other processes have added."""
+        """Read what other processes have added; all of it, if the file is not the one that was read or was edited."""
         if not self.path.exists():
             return
+        found = self.path.stat()
+        if found.st_ino != self._inode or found.st_size < self._read:
+            self._found, self._read, self._inode = {}, 0, found.st_ino
+        try:
+            self._read_on()
+        except DataFileError:
+            if not self._read:
+                raise
+            self._found, self._read = {}, 0
+            self._read_on()
+
+    def _read_on(self) -> None:
         with self.path.open("rb") as stream:
             stream.seek(self._read)
             for line in stream:
@@ -75,12 +88,25 @@ class Results:
             self.refresh()
             if result["key"] in self._found:
                 return
-            stream.truncate(self._read)
+            self._end_last_line(stream)
             line = json.dumps(result, separators=(",", ":"), allow_nan=False).encode() + b"\n"
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
         self.refresh()
+
+    def _end_last_line(self, stream: Any) -> None:
+        """Cut off what a killed process left, but not a whole result that lacks the end of its line."""
+        stream.seek(self._read)
+        rest = stream.read()
+        try:
+            whole = bool(json.loads(rest)["key"])
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if whole:
+            stream.write(b"\n")
+        elif rest:
+            stream.truncate(self._read)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ class Summary(NamedTuple):
     """Over the same row's first cell, mean of the differences at equal seeds."""
     p_gain: float | None
     """Of the paired t-test by seed, two-sided."""
+    pairs: int = 0
+    """The seeds of which both are there."""
 
 
 def accuracies(
@@ -75,6 +77,7 @@ def summarise(
                 _welch(numbers, cell.paper),
                 fmean(gains) if gains else None,
                 _paired(gains),
+                len(gains),
             )
         )
     return rows

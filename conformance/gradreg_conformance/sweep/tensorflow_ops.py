@@ -11,7 +11,6 @@ SEQUENCES: dict[str, Any] = {"shape": "({b}, {t}, {n})", "sizes": {"b": (1, 2), 
 IMAGES: dict[str, Any] = {"shape": "({b}, {r}, {r}, {c})", "sizes": {"b": (1, 2), "r": (3, 5), "c": (1, 2)}}
 VOLUMES: dict[str, Any] = {"shape": "(1, {r}, {r}, {r}, {c})", "sizes": {"r": (2, 4), "c": (1, 2)}}
 MATRICES: dict[str, Any] = {"shape": "({b}, {n}, {n})", "sizes": {"b": (1, 2), "n": (2, 3)}}
-POSITIVE = "tf.exp(h)"
 SYMMETRIC = "tf.linalg.matmul(h, h, transpose_b=True) + 2 * tf.eye({n}, dtype=h.dtype)"
 FAST = ("eager", "function", "xla")
 SINGLE = {"xla": ("float32",)}
