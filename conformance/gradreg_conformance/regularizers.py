@@ -1,14 +1,12 @@
-"""Hypothesis strategies that draw every regularizer of the specification."""
+"""Hypothesis strategies that draw the terms of the specification, with weight 1."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from gradreg_core import networks as nets
-from gradreg_core.networks import Network
 from gradreg_core.norms import NORMS, Shape, hinge, identity, target
 from gradreg_core.presets import (
     R1,
@@ -39,22 +37,17 @@ from gradreg_core.projections import (
     top_k,
     top_singular,
 )
-from gradreg_core.spec import OUTPUTS, JacobianPenalty, JacobianTerm, Regularizer, Sum, Term
+from gradreg_core.spec import OUTPUTS, JacobianPenalty, Term
 
 __all__ = [
     "PRESETS",
     "Ramp",
-    "default_terms",
     "general_terms",
     "input_terms",
-    "jacobian_terms",
     "preset_terms",
     "projections",
-    "regularizers",
     "seeds",
     "shapes",
-    "terms",
-    "well_defined",
 ]
 
 
@@ -154,62 +147,9 @@ PRESETS: dict[str, st.SearchStrategy[Term]] = {
 """The named regularizers by name, with weight 1 and every choice that is theirs alone."""
 
 
-@st.composite
-def default_terms(draw: Any, bare: st.SearchStrategy[Term]) -> Term:
-    """`bare` terms with any weight, schedule, interval, and for Jacobian terms any seed, share and sharing of draws."""
-    term = draw(bare)
-    number = st.sampled_from([1.0, 0.0, 0.3, 7.0])
-    chosen: dict[str, Any] = {
-        "weight": draw(number | st.builds(Ramp, number, number)),
-        "every": draw(st.sampled_from([1, 2, 3])),
-    }
-    if not isinstance(term, ConfidencePenalty | WeightDecay):
-        chosen |= {
-            "seed": draw(seeds | st.integers(0, 2**64 - 1)),
-            "fraction": draw(st.sampled_from([1.0, 0.3, 0.6])),
-            "draw": draw(st.sampled_from(["per_sample", "per_batch"])),
-        }
-    return replace(term, **chosen)
-
-
 def preset_terms() -> st.SearchStrategy[Term]:
     """Every named regularizer, with every choice of its own, weight 1."""
     return st.one_of(*PRESETS.values())
-
-
-def jacobian_terms(classes: int, positions: int = 1) -> st.SearchStrategy[Term]:
-    """The general form and the named members of the family, with weight 1."""
-    named = (each for name, each in PRESETS.items() if name not in ("ConfidencePenalty", "WeightDecay"))
-    return st.one_of(general_terms(classes, positions), *named)
-
-
-def terms(classes: int, positions: int = 1, inputs: int = 3) -> st.SearchStrategy[Term]:
-    """Every term of the specification with every choice there is, but `at`, for which the networks have no names.
-
-    By differences there is but one that is drawn, for their step h must suit the dtype.
-    """
-    differences = st.just(SpectReg(1.0, side="input", method="difference", h=0.5))
-    bare = st.one_of(general_terms(classes, positions), preset_terms(), input_terms(inputs), differences)
-    return default_terms(bare)
-
-
-def regularizers(classes: int, positions: int = 1, inputs: int = 3) -> st.SearchStrategy[Regularizer]:
-    """Every term, and sums of two or three."""
-    single = terms(classes, positions, inputs)
-    return st.one_of(single, st.lists(single, min_size=2, max_size=3).map(lambda each: Sum(tuple(each))))
-
-
-def well_defined(reg: Regularizer, network: Network) -> bool:
-    """Whether any two honest implementations agree on the penalty.
-
-    Batch normalisation in training mode takes out what the samples share, so power iteration from a shared start may
-    amplify nothing but rounding.
-    """
-    coupled = any(isinstance(layer, nets.BatchNorm) and layer.training for _, layer, _ in network.walk())
-    lowered = (term.lower() for term in reg.terms if isinstance(term, JacobianTerm))
-    return not (
-        coupled and any(isinstance(each.projection, top_singular) for each in lowered if each.draw != "per_sample")
-    )
 
 
 def _vanishes(projection: Projection, output: str, classes: int) -> bool:
