@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -88,8 +89,13 @@ def _copies() -> Iterator[None]:
     copies: dict[Tensor, Tensor] = {}
     calls: list[dict[str, Tensor]] = []
 
+    thread = get_ident()
+
+    def elsewhere() -> bool:
+        return torch.compiler.is_compiling() or get_ident() != thread
+
     def before(module: nn.Module, inputs: Any) -> None:
-        if torch.compiler.is_compiling():
+        if elsewhere():
             return
         made = set(copies.values())
         own = {name: each for name, each in module._buffers.items() if each is not None and each not in made}
@@ -99,7 +105,7 @@ def _copies() -> Iterator[None]:
         calls.append(own)
 
     def after(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not torch.compiler.is_compiling() and calls:
+        if not elsewhere() and calls:
             module._buffers.update(calls.pop())
 
     hooks = register_module_forward_pre_hook(before), register_module_forward_hook(after, always_call=True)
