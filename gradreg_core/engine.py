@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from gradreg_core import norms
 from gradreg_core.backend import Array, Backend, Pullback
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
-from gradreg_core.labels import Layout, Target, is_floating, prepare_target
+from gradreg_core.labels import Layout, Target, is_floating, is_half, prepare_target
 from gradreg_core.projections import DirectionContext, exact
 from gradreg_core.random import Draws, make_draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm
@@ -207,7 +207,7 @@ class Forward:
 
 def widened(ops: Backend, array: Array) -> Array:
     """Half precision as float32, so that squares of small gradients do not underflow."""
-    return ops.astype(array, "float32") if ops.dtype(array) in ("float16", "bfloat16") else array
+    return ops.astype(array, "float32") if is_half(ops.dtype(array)) else array
 
 
 def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:

@@ -17,6 +17,7 @@ __all__ = [
     "PluginError",
     "SpecError",
     "UnsupportedError",
+    "batch_norm_message",
 ]
 
 
@@ -66,3 +67,11 @@ class DataFileError(GradregError, ValueError):
 
 class BatchNormWarning(UserWarning):
     """Batch normalisation in training mode couples the samples of a batch."""
+
+
+def batch_norm_message(call: str, layer: str, remedy: str) -> str:
+    """What a :class:`BatchNormError` or a :class:`BatchNormWarning` of the layer says."""
+    return (
+        f"{call}: {layer} is in training mode and couples the samples of a batch, so each sample's penalty also counts "
+        f"its effect on the others. Use {remedy}, or pass batch_norm='allow' if that is meant."
+    )

@@ -189,8 +189,7 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
         order = _part_order(call, members[0], ids)
         chosen = order[:count]
         labels = None if y is None else ops.take(ops.asarray(y, x), chosen)
-        first = (whole is None and not forwards) or any(term.lower().at for term in members)
-        passed = model if first else call.aside(model)
+        passed = model if whole is None and not forwards else call.aside(model)
         part = _pass(call, passed, ops.take(x, chosen), labels, ops.take(ids, chosen), members)
         forwards[key] = (part, chosen)
         if split:

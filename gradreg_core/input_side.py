@@ -13,12 +13,11 @@ from typing import Any, NoReturn
 from gradreg_core.backend import Array, Backend
 from gradreg_core.engine import Call, Forward, draws_of, make_forward, reduced, require_floating, widened
 from gradreg_core.errors import InputError
+from gradreg_core.labels import is_half
 from gradreg_core.projections import DirectionContext
 from gradreg_core.spec import JacobianPenalty
 
 __all__ = ["input_pass", "per_sample"]
-
-_HALF = ("float16", "bfloat16")
 
 
 def _refuse(*_: Any) -> NoReturn:
@@ -75,7 +74,7 @@ def _pass(term: JacobianPenalty, call: Call, model: Any, x: Array, v: Array) -> 
         return _jvp(ops, model, x, v)
     outputs, moved = _both(ops, model, x, x + term.h * v)
     for name, array in ("x", x), ("outputs", outputs):
-        if ops.is_array(array) and ops.dtype(array) in _HALF:
+        if ops.is_array(array) and is_half(ops.dtype(array)):
             raise InputError(
                 f"{call.name}: method='difference' needs {name} in float32 or float64, got {ops.dtype(array)}: the "
                 f"rounding enters divided by h={term.h:g}. Compute in float32, or use method='jvp'."

@@ -7,7 +7,16 @@ from typing import Any
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
 
-__all__ = ["Layout", "Target", "is_floating", "is_integer", "one_hot", "prepare_target", "require_integer_scalar"]
+__all__ = [
+    "Layout",
+    "Target",
+    "is_floating",
+    "is_half",
+    "is_integer",
+    "one_hot",
+    "prepare_target",
+    "require_integer_scalar",
+]
 
 _SOFT_LABEL_TOLERANCE = 1e-3
 """Soft labels may be rounded to half precision by the caller: a sum of 1000 such terms is 1 to about 1e-3."""
@@ -36,6 +45,11 @@ def require_integer_scalar(ops: Backend, call: str, what: str, value: Any) -> No
 def is_floating(dtype: str) -> bool:
     """Whether a dtype name is a real floating-point type."""
     return dtype.startswith(("float", "bfloat"))
+
+
+def is_half(dtype: str) -> bool:
+    """Whether a dtype name is a floating-point type of 16 bits."""
+    return dtype in ("float16", "bfloat16")
 
 
 def one_hot(ops: Backend, indices: Array, size: int, dtype: str) -> Array:

@@ -104,12 +104,14 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
             return CheckReport(tuple(findings), None)
     found, blocked = ops.diagnose(frontend, model, x, y, reg, options)
     findings += [Finding(*each) for each in found]
-    if not blocked and outputs is not None and options.get("loss_fn") is None:
+    if blocked:
+        return CheckReport(tuple(findings), None)
+    if outputs is not None and options.get("loss_fn") is None:
         findings += _probabilities(ops, x, outputs, options)
-    empty = [] if blocked else _empty(frontend, model, x, y, reg, options)
+    empty = _empty(frontend, model, x, y, reg, options)
     findings += empty
-    jacobians = sum(isinstance(term, JacobianTerm) for term in reg.terms)
-    if not blocked and (not empty or len(empty) < jacobians) and is_floating(ops.dtype(x)):
+    all_empty = bool(empty) and len(empty) == sum(isinstance(term, JacobianTerm) for term in reg.terms)
+    if not all_empty and is_floating(ops.dtype(x)):
         disagreement, settled = _against_differences(frontend, model, x, y, reg, options)
         if disagreement is not None and not disagreement <= _AGREEMENT and not settled:
             findings.append(

@@ -96,6 +96,34 @@ def test_once_in_keras_where_the_step_is_traced(reg: Regularizer) -> None:
         np.testing.assert_allclose(after.numpy(), wanted.numpy(), rtol=1e-5)  # roundings of a compiled program
 
 
+def test_once_with_named_activations_of_a_part_of_the_batch() -> None:
+    reg = SpectReg(1.0) + SpectReg(1.0, at="2", fraction=0.5)
+    model = torch_net()
+    gradreg_torch.loss(model, torch.tensor(X), torch.tensor(Y), reg, batch_norm="allow")
+    assert int(model[1].num_batches_tracked) == 1
+
+
+def test_check_leaves_keras_layers_behind_an_attribute_alone() -> None:
+    class Trainer:
+        def __init__(self) -> None:
+            layers = tf.keras.layers
+            self.net = tf.keras.Sequential(
+                [layers.Input((6,)), layers.Dense(8), layers.BatchNormalization(), layers.Dropout(0.5), layers.Dense(3)]
+            )
+
+        def check(self, reg: Regularizer) -> None:
+            y = tf.constant(Y)
+            assert gradreg_tensorflow.check(lambda x: self.net(x, training=True), tf.constant(X), y, reg).ok
+
+    trainer = Trainer()
+    name = trainer.net.layers[0].name
+    before = [each.numpy() for each in trainer.net.variables]
+    for reg in (SpectReg(1.0), DIFFERENCE, SpectReg(1.0) + SpectReg(1.0, at=name)):
+        trainer.check(reg)
+    for now, then in zip(trainer.net.variables, before, strict=True):
+        np.testing.assert_array_equal(now.numpy(), then)
+
+
 # --- batch normalisation behind a function --------------------------------------------------------------------------
 def test_batch_normalisation_behind_a_function_is_seen_and_check_leaves_it_alone() -> None:
     model, x, y = torch_net(), torch.tensor(X), torch.tensor(Y)

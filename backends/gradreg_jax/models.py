@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from gradreg_core.backend import Model
-from gradreg_core.errors import BatchNormError, BatchNormWarning
+from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
 
 __all__ = ["Stateful", "aside", "batch_norms", "functional", "parameters", "refuse_batch_norm", "repeatable"]
 
@@ -73,8 +73,6 @@ def functional(model: Model) -> tuple[Callable[[Any], tuple[Any, Any]], Callable
 
 def aside(model: Model) -> Callable[[Any], Any]:
     """The model as a function that leaves its state as it is."""
-    if not isinstance(model, Stateful) and not _is_nnx(model):
-        return model
     pure, _ = functional(model)
     return lambda x: pure(x)[0]
 
@@ -121,11 +119,7 @@ def refuse_batch_norm(call: str, model: Any, policy: str) -> None:
         BatchNormError: it does, and the policy is "error".
     """
     for name in batch_norms(model):
-        message = (
-            f"{call}: {name} (BatchNorm) is in training mode and couples the samples of a batch, so each sample's "
-            f"penalty also counts its effect on the others. Use GroupNorm or LayerNorm, call model.eval(), or pass "
-            f"batch_norm='allow' if that is meant."
-        )
+        message = batch_norm_message(call, f"{name} (BatchNorm)", "GroupNorm or LayerNorm, call model.eval()")
         if policy == "error":
             raise BatchNormError(message)
         warnings.warn(message, BatchNormWarning, stacklevel=5)

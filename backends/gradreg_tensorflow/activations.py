@@ -3,18 +3,14 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import tensorflow as tf
 
 from gradreg_core.errors import InputError
-from gradreg_tensorflow.replace import Function, replaced
+from gradreg_tensorflow.layer_calls import layer_calls
 
 __all__ = ["named_outputs"]
-
-Seen = Callable[[str, Any], None]
-_seen: "ContextVar[Seen]" = ContextVar("gradreg_layer_outputs")
 
 
 @contextmanager
@@ -27,7 +23,8 @@ def named_outputs(names: Sequence[str], watch: Callable[[tf.Tensor], None]) -> I
     outputs: dict[str, tf.Tensor] = {}
     called: list[str] = []
 
-    def seen(name: str, output: Any) -> None:
+    def seen(layer: Any, output: Any) -> None:
+        name = layer.name
         called.append(name)
         if name not in names:
             return
@@ -38,25 +35,11 @@ def named_outputs(names: Sequence[str], watch: Callable[[tf.Tensor], None]) -> I
         watch(output)
         outputs[name] = output
 
-    layers = getattr(sys.modules.get("keras"), "layers", None)
-    if layers is None:
+    if "keras" not in sys.modules:
         raise InputError(f"at={names[0]!r}: only Keras layers have names, and Keras is not in use.")
-    token = _seen.set(seen)
-    try:
-        with replaced("named_outputs", [(layers.Layer, "__call__", _reported)]):
-            yield outputs
-    finally:
-        _seen.reset(token)
+    with layer_calls(after=seen):
+        yield outputs
     missing = [name for name in names if name not in outputs]
     if missing:
         known = ", ".join(dict.fromkeys(called))
         raise InputError(f"at={missing[0]!r}: no layer of that name is called in the forward pass; there are {known}.")
-
-
-def _reported(original: Function) -> Function:
-    def call(layer: Any, *args: Any, **keywords: Any) -> Any:
-        output = original(layer, *args, **keywords)
-        _seen.get()(layer.name, output)
-        return output
-
-    return call

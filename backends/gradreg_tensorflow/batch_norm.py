@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
-from gradreg_core.errors import BatchNormError, BatchNormWarning
+from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
 from gradreg_tensorflow.replace import Function, replaced
 
 __all__ = ["batch_norm_policy"]
@@ -53,11 +53,8 @@ def _report(layer: Any) -> None:
     name, policy = _policy.get()
     if policy == "told":
         return
-    message = (
-        f"{name}: {layer.name} ({type(layer).__name__}) is in training mode and couples the samples of a batch, so "
-        f"each sample's penalty also counts its effect on the others. Use GroupNormalization or LayerNormalization, "
-        f"call the model with training=False, or pass batch_norm='allow' if that is meant."
-    )
+    remedy = "GroupNormalization or LayerNormalization, call the model with training=False"
+    message = batch_norm_message(name, f"{layer.name} ({type(layer).__name__})", remedy)
     if policy == "error":
         error = BatchNormError(message)
         error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message

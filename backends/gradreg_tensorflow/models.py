@@ -6,7 +6,6 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +13,8 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 from gradreg_core.errors import InputError
-from gradreg_tensorflow.replace import Function, replaced
+from gradreg_core.labels import is_half
+from gradreg_tensorflow.layer_calls import layer_calls
 
 __all__ = ["aside", "both", "parameters", "repeatable", "trainable_variables"]
 
@@ -107,7 +107,7 @@ def both(
         InputError: a layer computes in half precision.
     """
     other, layers = _kept(fn, model, moved)
-    half = next((each for each in layers if getattr(each, "compute_dtype", None) in ("float16", "bfloat16")), None)
+    half = next((each for each in layers if is_half(str(each.compute_dtype))), None)
     if half is not None:
         raise InputError(
             f"method='difference' needs layers that compute in float32 or float64, {half.name} computes in "
@@ -123,6 +123,14 @@ def aside(fn: Callable[[tf.Tensor], tf.Tensor], model: Any) -> Callable[[tf.Tens
 
 def _kept(fn: Callable[[tf.Tensor], tf.Tensor], model: Any, x: tf.Tensor) -> tuple[tf.Tensor, list[Any]]:
     """fn(x) and the Keras layers that it called, whose state is put back."""
+    with _state_kept(model) as layers:
+        outputs = fn(x)
+    return outputs, layers
+
+
+@contextmanager
+def _state_kept(model: Any) -> Iterator[list[Any]]:
+    """The Keras layers that are called inside; their state, and the model's, is put back afterwards."""
     before: dict[int, tuple[Any, tf.Tensor]] = {}
     layers: list[Any] = []
 
@@ -136,36 +144,12 @@ def _kept(fn: Callable[[tf.Tensor], tf.Tensor], model: Any, x: tf.Tensor) -> tup
         keep(_variables([layer], trainable=False))
 
     keep(_state(model))
-    with _called_layers(seen):
-        outputs = fn(x)
-    for variable, value in before.values():
-        variable.assign(value)
-    return outputs, layers
-
-
-_called: "ContextVar[Callable[[Any], None]]" = ContextVar("gradreg_called_layers")
-
-
-@contextmanager
-def _called_layers(seen: Callable[[Any], None]) -> Iterator[None]:
-    """Pass each Keras layer to `seen` before it is called, however a function comes to call it."""
-    if not _layer_types():
-        yield
-        return
-    token = _called.set(seen)
     try:
-        with replaced("called_layers", [(_layer_types()[0], "__call__", _announced)]):
-            yield
+        with layer_calls(before=seen):
+            yield layers
     finally:
-        _called.reset(token)
-
-
-def _announced(original: Function) -> Function:
-    def call(layer: Any, *args: Any, **keywords: Any) -> Any:
-        _called.get()(layer)
-        return original(layer, *args, **keywords)
-
-    return call
+        for variable, value in before.values():
+            variable.assign(value)
 
 
 @contextmanager
@@ -174,17 +158,14 @@ def repeatable(model: Any) -> Iterator[None]:
     if not tf.executing_eagerly():
         yield
         return
-    variables = _state(model)
-    before = [tf.convert_to_tensor(each).numpy() for each in variables]
     eager = context.context()
     seed, generator = eager._seed, getattr(eager, "_rng", None)
     eager._seed, eager._rng = _SEED, random.Random(_SEED)  # noqa: S311 - as tf.random.set_seed does
     start = eager._rng.getstate()
     try:
-        yield
+        with _state_kept(model):
+            yield
     finally:
-        for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
         if eager._rng.getstate() != start:
             eager.clear_kernel_cache()  # else random operations would go on from where they are; slow, so only then
         eager._seed, eager._rng = seed, generator

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradreg_core.errors import InputError
+from gradreg_torch.replay import as_module
 
 __all__ = ["forward_with_activations"]
 
@@ -19,11 +20,12 @@ def forward_with_activations(
     Raises:
         InputError: a name is unknown, or its module is not called exactly once, or gives no differentiable tensor.
     """
-    if not isinstance(model, nn.Module):
+    module = as_module(model)
+    if module is None:
         raise InputError(f"at={names[-1]!r}: only a torch.nn.Module has named layers, got {type(model).__name__}.")
     if torch.compiler.is_compiling():
         raise InputError("at= does not work inside torch.compile; pass the head of the network and its input.")
-    modules = dict(model.named_modules())
+    modules = dict(module.named_modules())
     kept: dict[str | None, Tensor] = {None: x}
     unknown = next((name for name in names if name is not None and name not in modules), None)
     if unknown is not None:

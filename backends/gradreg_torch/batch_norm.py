@@ -3,14 +3,12 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import get_ident
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from gradreg_core.errors import BatchNormError, BatchNormWarning
+from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
+from gradreg_torch.module_calls import module_calls
 
 __all__ = ["batch_norm_policy"]
 
@@ -32,28 +30,18 @@ def batch_norm_policy(call: str, model: Any, policy: str) -> Iterator[None]:
             _report(call, name or "the model", found, policy)
         yield
     else:
-        with _watched(call, policy) as seen:
+        seen: list[nn.Module] = []
+
+        def look(module: nn.Module) -> None:
+            if _couples(module):
+                seen.append(module)
+                if policy == "error":
+                    _report(call, "a layer", module, policy)
+
+        with module_calls(look):
             yield
         if seen:
             _report(call, "a layer", seen[0], policy)
-
-
-@contextmanager
-def _watched(call: str, policy: str) -> Iterator[list[nn.Module]]:
-    seen: list[nn.Module] = []
-    thread = get_ident()
-
-    def before(module: nn.Module, inputs: Any) -> None:
-        if not torch.compiler.is_compiling() and get_ident() == thread and _couples(module):
-            seen.append(module)
-            if policy == "error":
-                _report(call, "a layer", module, policy)
-
-    hook = register_module_forward_pre_hook(before)
-    try:
-        yield seen
-    finally:
-        hook.remove()
 
 
 def _couples(module: nn.Module) -> bool:
@@ -61,11 +49,8 @@ def _couples(module: nn.Module) -> bool:
 
 
 def _report(call: str, name: str, module: nn.Module, policy: str) -> None:
-    message = (
-        f"{call}: {name} ({type(module).__name__}) is in training mode and couples the samples of a batch, so each "
-        f"sample's penalty also counts its effect on the others. Use GroupNorm or LayerNorm, put the module in eval "
-        f"mode, or pass batch_norm='allow' if that is meant."
-    )
+    remedy = "GroupNorm or LayerNorm, put the module in eval mode"
+    message = batch_norm_message(call, f"{name} ({type(module).__name__})", remedy)
     if policy == "error":
         raise BatchNormError(message)
     warnings.warn(message, BatchNormWarning, stacklevel=7)

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from gradreg_core.errors import UnsupportedError
+from gradreg_torch.module_calls import module_calls
 
-__all__ = ["aside", "both", "repeatable"]
+__all__ = ["as_module", "aside", "both", "repeatable"]
 
 
 @contextmanager
@@ -40,8 +39,8 @@ def both(model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
             "method='jvp', or leave autocast for the penalty."
         )
     if torch.compiler.is_compiling():
-        whole = model.model if isinstance(model, _Aside) else model
-        if not isinstance(whole, nn.Module) or any(map(_draws, whole.modules())):
+        whole = as_module(model)
+        if whole is None or any(map(_draws, whole.modules())):
             raise UnsupportedError(
                 "method='difference' cannot repeat a dropout mask inside torch.compile, nor see whether a plain "
                 "function has any; use method='jvp', pass the nn.Module itself, or compile the model alone."
@@ -68,6 +67,12 @@ def aside(model: Any) -> Any:
     return model if isinstance(model, _Aside) else _Aside(model)
 
 
+def as_module(model: Any) -> nn.Module | None:
+    """The module that the model is, aside or not; None for other functions."""
+    whole = model.model if isinstance(model, _Aside) else model
+    return whole if isinstance(whole, nn.Module) else None
+
+
 class _Aside:
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -87,30 +92,21 @@ class _Aside:
 def _copies() -> Iterator[None]:
     """Modules that are called inside see copies of their buffers, however a plain function comes to call them."""
     copies: dict[Tensor, Tensor] = {}
+    """Buffer -> copy, and each copy -> itself: a module may be called again inside its own call."""
     calls: list[dict[str, Tensor]] = []
 
-    thread = get_ident()
-
-    def elsewhere() -> bool:
-        return torch.compiler.is_compiling() or get_ident() != thread
-
-    def before(module: nn.Module, inputs: Any) -> None:
-        if elsewhere():
-            return
-        made = set(copies.values())
-        own = {name: each for name, each in module._buffers.items() if each is not None and each not in made}
+    def before(module: nn.Module) -> None:
+        own = {name: each for name, each in module._buffers.items() if each is not None}
         for name, buffer in own.items():
-            copies.setdefault(buffer, buffer.detach().clone())
+            if buffer not in copies:
+                copy = buffer.detach().clone()
+                copies[buffer] = copies[copy] = copy
             module._buffers[name] = copies[buffer]
         calls.append(own)
 
-    def after(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not elsewhere() and calls:
+    def after(module: nn.Module) -> None:
+        if calls:
             module._buffers.update(calls.pop())
 
-    hooks = register_module_forward_pre_hook(before), register_module_forward_hook(after, always_call=True)
-    try:
+    with module_calls(before, after):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

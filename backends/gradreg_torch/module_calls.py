@@ -1,0 +1,41 @@
+"""Modules seen where they are called, however a plain function comes to call them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+__all__ = ["module_calls"]
+
+Seen = Callable[[nn.Module], None]
+
+
+@contextmanager
+def module_calls(before: Seen, after: Seen = lambda module: None) -> Iterator[None]:
+    """Pass each module that this thread calls inside to `before`, and to `after` when its call is over.
+
+    What torch.compile traces is left out.
+    """
+    thread = get_ident()
+
+    def mine() -> bool:
+        return not torch.compiler.is_compiling() and get_ident() == thread
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        if mine():
+            before(module)
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        if mine():
+            after(module)
+
+    hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
