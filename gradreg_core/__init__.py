@@ -4,9 +4,8 @@ The words of a specification (`DataGrad`, `SpectReg`, ...), and calls that go to
 own package has the same names: ``import gradreg_torch as gradreg``. Importing this package imports no framework.
 """
 
-from gradreg_core.agreement import validate
-from gradreg_core.dispatch import backend_of, check, load_backend, loss, measure, penalty
 from gradreg_core.errors import GradregError
+from gradreg_core.plugins.dispatch import backend_of, check, load_backend, loss, measure, penalty
 from gradreg_core.results import Measures, Parts
 from gradreg_core.schema import SCHEMA_VERSION, from_dict, to_dict
 from gradreg_core.vocabulary import *  # noqa: F403
@@ -26,6 +25,5 @@ __all__ = [
     "measure",
     "penalty",
     "to_dict",
-    "validate",
 ]
 __all__ += _vocabulary

@@ -62,7 +62,7 @@ class Backend(Protocol):
         """The dtype's name, such as ``"float32"`` or ``"int64"``."""
         ...
 
-    def host(self, array: Array) -> Any | None:
+    def values_if_free(self, array: Array) -> Any | None:
         """`array` as a NumPy array where reading it is free (on the CPU, and a value is there), else None."""
         ...
 
@@ -91,7 +91,7 @@ class Backend(Protocol):
         """`array` with one axis moved."""
         ...
 
-    def broadcast(self, array: Array, shape: Sequence[int]) -> Array:
+    def broadcast_to(self, array: Array, shape: Sequence[int]) -> Array:
         """`array` repeated to `shape`, along axes of length 1 and new ones before the first."""
         ...
 
@@ -104,11 +104,11 @@ class Backend(Protocol):
         ...
 
     # --- arithmetic ------------------------------------------------------------------------------------------------
-    def left_shift(self, array: Array, bits: Any) -> Array:
+    def bitwise_left_shift(self, array: Array, bits: Any) -> Array:
         """int32 << bits (a Python int, or an int32 array)."""
         ...
 
-    def right_shift(self, array: Array, bits: Any) -> Array:
+    def bitwise_right_shift(self, array: Array, bits: Any) -> Array:
         """Integers >> bits, arithmetic for signed ones: the sign bit is copied in. For int32, and int64 where it is."""
         ...
 
@@ -136,7 +136,7 @@ class Backend(Protocol):
         """Indices (int32) that sort the last axis in ascending order, equal values in their order."""
         ...
 
-    def cumsum(self, array: Array) -> Array:
+    def cumulative_sum(self, array: Array) -> Array:
         """Running sum over the last axis."""
         ...
 
@@ -224,7 +224,7 @@ class Backend(Protocol):
         """
         ...
 
-    def leave(self, value: Array) -> Array:
+    def finish(self, value: Array) -> Array:
         """`value` as it leaves a call: without history where the caller's own mode keeps none."""
         ...
 
@@ -233,7 +233,7 @@ class Backend(Protocol):
         ...
 
     def diagnose(
-        self, frontend: Any, model: Any, x: Array, y: Any, reg: Any, options: Any
+        self, calls: Any, model: Any, x: Array, y: Any, reg: Any, options: Any
     ) -> tuple[list[tuple[str, str, str]], bool]:
         """What only the framework can tell, as (level, problem, remedy), and whether no derivative exists at all.
 
@@ -245,6 +245,6 @@ class Backend(Protocol):
         """The trainable parameters that the framework finds on `model`, or None if it finds none of its kind."""
         ...
 
-    def leaves(self, params: Any) -> list[Array]:
+    def tree_leaves(self, params: Any) -> list[Array]:
         """The arrays in a nested structure of parameters: lists, tuples and dicts, traced ones too."""
         ...

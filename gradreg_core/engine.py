@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from gradreg_core import norms
 from gradreg_core.backend import Array, Backend, Pullback
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
-from gradreg_core.labels import Layout, Target, is_floating, is_half, prepare_target
+from gradreg_core.layout import Layout, Target, is_floating, is_half, prepare_target
 from gradreg_core.projections import DirectionContext, exact
 from gradreg_core.random import Draws, make_draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments that all calls take; :class:`gradreg_core.frontend.Frontend` describes them."""
+    """The keyword arguments that all calls take; :class:`gradreg_core.calls.Calls` describes them."""
 
     step: Any
     seed: Any
@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one call that do not depend on the term; see :class:`gradreg_core.frontend.Frontend`."""
+    """The arguments of one call that do not depend on the term; see :class:`gradreg_core.calls.Calls`."""
 
     ops: Backend
     name: str
@@ -68,9 +68,9 @@ class Call:
     params: Any = None
     chunk_size: int | None = None
 
-    def aside(self, model: Any) -> Any:
+    def without_state_changes(self, model: Any) -> Any:
         """The model for a pass that leaves its state as it is, where the backend can see to it."""
-        return self.ops.aside(model) if hasattr(self.ops, "aside") else model
+        return self.ops.without_state_changes(model) if hasattr(self.ops, "without_state_changes") else model
 
     def seed_of(self, term: JacobianTerm) -> Any:
         """The seed of a term's draws: the call's, if it has one."""
@@ -174,7 +174,7 @@ class Forward:
             return t
         if output == "loss":
             ones = ops.constant([[[1.0]]], ops.dtype(self.logits), self.logits)
-            slope = self.cotangent("loss", ops.broadcast(ones, (batch, 1, 1)))
+            slope = self.cotangent("loss", ops.broadcast_to(ones, (batch, 1, 1)))
             return ops.reshape(ops.sum(slope * t, (1, 2)), (batch, 1, 1))
         f = self.probabilities(f"a penalty on the {output}")
         if classes == 1:
@@ -259,7 +259,7 @@ def per_sample(term: JacobianPenalty, forward: Forward) -> Array:
 def reduced(ops: Backend, term: JacobianPenalty, chunks: Iterable[Array]) -> Array:
     """Phi of the norm of all rows of each sample, shape (B,), from chunks of rows (c, B, ...)."""
     partials = [norms.partial(ops, term.norm, rows) for rows in chunks]
-    return term.shape.apply(ops, norms.combine(ops, term.norm, term.squared, partials))
+    return term.phi.apply(ops, norms.combine(ops, term.norm, term.squared, partials))
 
 
 def jacobian_rows(forward: Forward) -> Array:
@@ -327,7 +327,7 @@ def make_forward(
         )
     batch = ops.shape(x)[0]
     layout = Layout.of(call.name, ops.shape(outputs), batch, call.class_axis)
-    values = ops.host(outputs)
+    values = ops.values_if_free(outputs)
     if values is not None and not (values.max() < math.inf and values.min() > -math.inf):  # nor for a NaN
         sample = int((abs(values) < math.inf).reshape(batch, -1).all(-1).argmin())
         raise InputError(

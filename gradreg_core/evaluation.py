@@ -8,7 +8,7 @@ from gradreg_core import engine, input_side
 from gradreg_core.backend import Array, Backend
 from gradreg_core.engine import Call, Forward, forward_pass, make_forward, widened
 from gradreg_core.errors import InputError, UnsupportedError
-from gradreg_core.labels import is_floating, is_integer, require_integer_scalar
+from gradreg_core.layout import is_floating, is_integer, require_integer_scalar
 from gradreg_core.presets import ConfidencePenalty, WeightDecay
 from gradreg_core.random import STREAM_SUBSET, make_draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
@@ -32,7 +32,7 @@ def _confidence(forward: Forward) -> Array:
 def _weight_decay(call: Call, model: Any, like: Array) -> Array:
     """1/2 sum ||w||^2 over parameters with two or more axes, a scalar."""
     ops = call.ops
-    params = ops.leaves(call.params) if call.params is not None else ops.parameters(model)
+    params = ops.tree_leaves(call.params) if call.params is not None else ops.parameters(model)
     if params is None:
         raise InputError(
             f"{call.name}: WeightDecay cannot see the parameters of a {type(model).__name__}; pass params=."
@@ -70,7 +70,7 @@ class _Mean:
             given = ops.asarray(call.sample_weight, like)
             if ops.shape(given) != (batch,):
                 raise InputError(f"{call.name}: sample_weight must have shape ({batch},), got {ops.shape(given)}.")
-            values = ops.host(given)
+            values = ops.values_if_free(given)
             if values is not None and not (values >= 0).all():
                 raise InputError(f"{call.name}: sample_weight must be at least 0 everywhere, and not NaN.")
             weight = ops.astype(given, ops.dtype(like))
@@ -189,7 +189,7 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
         order = _part_order(call, members[0], ids)
         chosen = order[:count]
         labels = None if y is None else ops.take(ops.asarray(y, x), chosen)
-        passed = model if whole is None and not forwards else call.aside(model)
+        passed = model if whole is None and not forwards else call.without_state_changes(model)
         part = _pass(call, passed, ops.take(x, chosen), labels, ops.take(ids, chosen), members)
         forwards[key] = (part, chosen)
         if split:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from gradreg_core.backend import Array, Backend
 from gradreg_core.engine import Call, Forward, draws_of, make_forward, reduced, require_floating, widened
 from gradreg_core.errors import InputError
-from gradreg_core.labels import is_half
+from gradreg_core.layout import is_half
 from gradreg_core.projections import DirectionContext
 from gradreg_core.spec import JacobianPenalty
 
@@ -63,7 +63,7 @@ def _jvp(ops: Backend, model: Any, x: Array, v: Array) -> tuple[Array, Array]:
 
 def _both(ops: Backend, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
     """(model(x), model(moved)), with the same random masks where the backend can see to it."""
-    both: Callable[..., tuple[Array, Array]] | None = getattr(ops, "both", None)
+    both: Callable[..., tuple[Array, Array]] | None = getattr(ops, "call_twice", None)
     return both(model, x, moved) if both is not None else (model(x), model(moved))
 
 
@@ -107,7 +107,7 @@ def _rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     shared = forward.pushed is not None and forward.pushed[0] is term
     if shared:
         yield _slope(term, forward, forward.pushed[1])
-    model = call.aside(model)
+    model = call.without_state_changes(model)
     for v in _directions(term, call, x, ids, start=1 if shared else 0):
         outputs, pushed = _pass(term, call, model, x, v)
         yield _slope(term, make_forward(call, model, x, forward.y, outputs, ids), pushed)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradreg_core.backend import Array, Backend
-from gradreg_core.labels import one_hot
-from gradreg_core.require import require_number
+from gradreg_core.fields import require_number
+from gradreg_core.layout import one_hot
 
-__all__ = ["NORMS", "Shape", "combine", "hinge", "identity", "partial", "safe_sqrt", "target"]
+__all__ = ["NORMS", "Phi", "combine", "hinge", "identity", "partial", "safe_sqrt", "target"]
 
 NORMS = ("l2", "l1", "linf")
 
@@ -55,7 +55,7 @@ def combine(ops: Backend, norm: str, squared: bool, partials: Sequence[Array]) -
     return value * value if squared else value
 
 
-class Shape:
+class Phi:
     """phi: what is done with the norm n of a sample."""
 
     def apply(self, ops: Backend, n: Array) -> Array:
@@ -64,7 +64,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class identity(Shape):  # noqa: N801 - shapes are the words of a specification
+class identity(Phi):  # noqa: N801 - shapes are the words of a specification
     """phi(n) = n."""
 
     def apply(self, ops: Backend, n: Array) -> Array:
@@ -72,7 +72,7 @@ class identity(Shape):  # noqa: N801 - shapes are the words of a specification
 
 
 @dataclass(frozen=True)
-class _Threshold(Shape):
+class _Threshold(Phi):
     t: float = 1.0
 
     def __post_init__(self) -> None:

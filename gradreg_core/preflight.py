@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import BatchNormError, DoubleBackwardError, GradregError, InputError
-from gradreg_core.labels import Layout, is_floating
+from gradreg_core.layout import Layout, is_floating
 from gradreg_core.norms import identity
 from gradreg_core.projections import fisher, gaussian, top_k, top_singular
 from gradreg_core.random import STREAM_START, make_draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum
 
 if TYPE_CHECKING:
+    from gradreg_core.calls import Calls
     from gradreg_core.engine import Options
-    from gradreg_core.frontend import Frontend
 
 __all__ = ["CheckReport", "Finding", "compare", "run_check"]
 
@@ -87,32 +87,32 @@ class CheckReport:
             raise kind(str(self))
 
 
-def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> CheckReport:
-    """See :meth:`gradreg_core.frontend.Frontend.check`."""
+def run_check(calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> CheckReport:
+    """See :meth:`gradreg_core.calls.Calls.check`."""
     options = {"step": 0, **options}
-    frontend._call("check", x, reg, "allow", options)
-    ops = frontend.backend
+    calls._call("check", x, reg, "allow", options)
+    ops = calls.backend
     findings: list[Finding] = []
     disagreement = outputs = None
     with ops.repeatable(model):
         try:
-            outputs = frontend.loss(model, x, y, reg, batch_norm="error", **options)[1].outputs
+            outputs = calls.loss(model, x, y, reg, batch_norm="error", **options)[1].outputs
         except BatchNormError as error:
             findings.append(Finding("warning", str(error), ""))
         except GradregError as error:
             findings.append(Finding("error", str(error), ""))
             return CheckReport(tuple(findings), None)
-    found, blocked = ops.diagnose(frontend, model, x, y, reg, options)
+    found, blocked = ops.diagnose(calls, model, x, y, reg, options)
     findings += [Finding(*each) for each in found]
     if blocked:
         return CheckReport(tuple(findings), None)
     if outputs is not None and options.get("loss_fn") is None:
         findings += _probabilities(ops, x, outputs, options)
-    empty = _empty(frontend, model, x, y, reg, options)
+    empty = _empty(calls, model, x, y, reg, options)
     findings += empty
     all_empty = bool(empty) and len(empty) == sum(isinstance(term, JacobianTerm) for term in reg.terms)
     if not all_empty and is_floating(ops.dtype(x)):
-        disagreement, settled = _against_differences(frontend, model, x, y, reg, options)
+        disagreement, settled = _against_differences(calls, model, x, y, reg, options)
         if disagreement is not None and not disagreement <= _AGREEMENT and not settled:
             findings.append(
                 Finding(
@@ -132,7 +132,7 @@ def run_check(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regulariz
                     "Replace normalisation and pooling layers one by one to find which it is.",
                 )
             )
-        findings += _random_pairs(ops, model, x, reg) or _kinks(frontend, model, x, y, reg, options)
+        findings += _random_pairs(ops, model, x, reg) or _kinks(calls, model, x, y, reg, options)
     return CheckReport(tuple(findings), disagreement)
 
 
@@ -156,20 +156,20 @@ def _probabilities(ops: Backend, x: Array, outputs: Array, options: "Options") -
     ]
 
 
-def _empty(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:
+def _empty(calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:
     """Terms whose one draw for the batch leaves nothing to penalise, where a draw for each sample does."""
-    ops = frontend.backend
+    ops = calls.backend
 
     def norm(term: JacobianPenalty) -> float:
         with ops.repeatable(model):
-            value = frontend.penalty(model, x, y, term, batch_norm="allow", **options)
+            value = calls.penalty(model, x, y, term, batch_norm="allow", **options)
             return float(ops.stop_gradient(value))
 
     findings = []
     for given in reg.terms:
         if not isinstance(given, JacobianTerm) or given.draw != "per_batch":
             continue
-        term = replace(given.lower(), weight=1.0, every=1, fraction=1.0, scale=1.0, squared=False, shape=identity())
+        term = replace(given.lower(), weight=1.0, every=1, fraction=1.0, scale=1.0, squared=False, phi=identity())
         shared, own = norm(term), norm(replace(term, draw="per_sample"))
         if shared <= _NOTHING * own and own > 0:
             findings.append(
@@ -187,10 +187,12 @@ def _empty(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer,
 def _random_pairs(ops: Backend, model: Any, x: Array, reg: Regularizer) -> list[Finding]:
     """Whether the two passes of a difference are of two random functions, whose difference is divided by h."""
     terms = [term.lower() for term in reg.terms if isinstance(term, JacobianTerm)]
-    if not any(term.side == "input" and term.method == "difference" for term in terms) or not hasattr(ops, "both"):
+    if not any(term.side == "input" and term.method == "difference" for term in terms) or not hasattr(
+        ops, "call_twice"
+    ):
         return []
     with ops.repeatable(model):
-        first, second = (ops.stop_gradient(each) for each in ops.both(model, x, x))
+        first, second = (ops.stop_gradient(each) for each in ops.call_twice(model, x, x))
     off = (first - second) * (first - second)
     axes = tuple(range(len(ops.shape(off))))
     if float(ops.sum(off, axes)) <= _AGREEMENT**2 * float(ops.sum(first * first, axes)):
@@ -205,9 +207,9 @@ def _random_pairs(ops: Backend, model: Any, x: Array, reg: Regularizer) -> list[
     ]
 
 
-def _kinks(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:
+def _kinks(calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:
     """Whether a penalty by difference has a gradient that depends on h, as it has on networks with kinks alone."""
-    ops = frontend.backend
+    ops = calls.backend
     terms = [term.lower() for term in reg.terms if isinstance(term, JacobianTerm)]
     terms = [replace(term, weight=1.0, every=1, fraction=1.0) for term in terms if term.method == "difference"]
     if not terms:
@@ -217,7 +219,7 @@ def _kinks(frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer,
         nearer = Sum(tuple(replace(term, h=term.h / divisor) for term in terms))
 
         def penalty(at: Array) -> Array:
-            return ops.reshape(frontend.penalty(model, at, y, nearer, batch_norm="allow", **options), (1,))
+            return ops.reshape(calls.penalty(model, at, y, nearer, batch_norm="allow", **options), (1,))
 
         with ops.repeatable(model):
             value, pullback = ops.vjp(penalty, x)
@@ -254,29 +256,29 @@ def _smooth(reg: Regularizer) -> Regularizer | None:
 
 
 def _against_differences(
-    frontend: "Frontend", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options"
+    calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options"
 ) -> tuple[float | None, bool]:
     """Relative difference of the penalty's derivative along a random input direction from central differences.
 
     And whether these settle on a value, right or wrong, as those of a smooth function do.
     """
-    ops = frontend.backend
+    ops = calls.backend
     smooth = _smooth(reg)
     if smooth is None:
         return None, True
     rounding = getattr(ops, "smoothed", None)
     with nullcontext(model) if rounding is None else rounding(model, x) as rounded:
-        return _disagreement(frontend, model, rounded, x, y, smooth, options)
+        return _disagreement(calls, model, rounded, x, y, smooth, options)
 
 
 def _disagreement(
-    frontend: "Frontend", model: Any, rounded: Any, x: Array, y: Any, smooth: Regularizer, options: "Options"
+    calls: "Calls", model: Any, rounded: Any, x: Array, y: Any, smooth: Regularizer, options: "Options"
 ) -> tuple[float, bool]:
     """The same of one regularizer, for the model with its kinks rounded off."""
-    ops = frontend.backend
+    ops = calls.backend
 
     def penalty(at: Array) -> Array:
-        return frontend.penalty(rounded, at, y, smooth, batch_norm="allow", **options)
+        return calls.penalty(rounded, at, y, smooth, batch_norm="allow", **options)
 
     def number(value: Array) -> float:
         return float(ops.stop_gradient(value))

@@ -7,9 +7,9 @@ components. Inputs in other units scale J: dividing x by s multiplies every grad
 
 from dataclasses import KW_ONLY, dataclass
 
+from gradreg_core.fields import require_bool, require_integer, require_number
 from gradreg_core.norms import hinge, target
 from gradreg_core.projections import exact, fisher, gaussian, onehot, random_onehot, sphere, top_singular
-from gradreg_core.require import require_bool, require_integer, require_number
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, SidedTerm, Term
 
 __all__ = [
@@ -134,8 +134,8 @@ class GradientPenalty(JacobianTerm):
         require_bool("GradientPenalty", "one_sided", self.one_sided)
 
     def _lower(self) -> JacobianPenalty:
-        shape = (hinge if self.one_sided else target)(self.target)
-        return self._general(projection=exact(), squared=False, shape=shape)
+        phi = (hinge if self.one_sided else target)(self.target)
+        return self._general(projection=exact(), squared=False, phi=phi)
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from gradreg_core.backend import Array, Backend, Pullback
 from gradreg_core.errors import InputError, SpecError
-from gradreg_core.labels import Target, one_hot
+from gradreg_core.fields import require_bool, require_integer
+from gradreg_core.layout import Target, one_hot
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
-from gradreg_core.require import require_bool, require_integer
 
 __all__ = [
     "DirectionContext",
@@ -67,7 +67,7 @@ class DirectionContext:
         """Rows (k, B or 1, m) as (k, B, positions, classes) in the dtype of the logits."""
         ops = self.ops
         count = ops.shape(flat)[0]
-        wide = ops.broadcast(flat, (count, self.shape[0], self.size))
+        wide = ops.broadcast_to(flat, (count, self.shape[0], self.size))
         return ops.reshape(ops.astype(wide, ops.dtype(self.logits)), (count, *self.shape))
 
 
@@ -249,7 +249,7 @@ class fisher(Projection):  # noqa: N801
         if classes == 1:
             drawn = ops.astype(uniform < ops.stop_gradient(f), ops.dtype(f))
         else:
-            passed = ops.astype(ops.cumsum(ops.stop_gradient(f))[:, :, :-1] <= uniform, "int32")
+            passed = ops.astype(ops.cumulative_sum(ops.stop_gradient(f))[:, :, :-1] <= uniform, "int32")
             drawn = one_hot(ops, ops.sum(passed, -1), classes, ops.dtype(f))
         return ops.reshape((f - drawn) * (1 / positions), (1, batch, positions, classes))
 

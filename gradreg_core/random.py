@@ -43,11 +43,11 @@ _FRACTION_BITS = 12
 
 def _logical_right_shift(ops: Backend, array: Array, bits: Any) -> Array:
     """Shift right with zeros coming in; int32 has only the arithmetic shift in some frameworks. 0 < bits < 32."""
-    return ops.right_shift(array, bits) & ((1 << (32 - bits)) - 1)
+    return ops.bitwise_right_shift(array, bits) & ((1 << (32 - bits)) - 1)
 
 
 def _rotate_left(ops: Backend, array: Array, bits: int) -> Array:
-    return ops.left_shift(array, bits) | _logical_right_shift(ops, array, 32 - bits)
+    return ops.bitwise_left_shift(array, bits) | _logical_right_shift(ops, array, 32 - bits)
 
 
 def threefry2x32(ops: Backend, key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -176,7 +176,9 @@ class Draws:
         if isinstance(seed, int):
             return ops.int32(_signed(seed), like), ops.int32(_signed(seed >> 32), like)
         low = ops.int32(seed, like)
-        return low, ops.int32(ops.right_shift(seed, 32), like) if ops.dtype(seed).endswith("int64") else low - low
+        return low, ops.int32(ops.bitwise_right_shift(seed, 32), like) if ops.dtype(seed).endswith(
+            "int64"
+        ) else low - low
 
     def _host_key(self, stream: int, projections: Sequence[int]) -> tuple[Array, Array]:
         """The same for a step that the host knows, without an operation of the framework."""
@@ -195,7 +197,7 @@ class Draws:
         blocks = -(-size // 64)
         words = self._words(stream, projections, blocks)
         leading = ops.shape(words)[:2]
-        bits = ops.right_shift(ops.reshape(words, (*leading, 2 * blocks, 1)), ops.arange(32, words)) & 1
+        bits = ops.bitwise_right_shift(ops.reshape(words, (*leading, 2 * blocks, 1)), ops.arange(32, words)) & 1
         bits = ops.reshape(bits, (*leading, 64 * blocks))[:, :, :size]
         return 1.0 - 2.0 * ops.astype(bits, "float32")
 

@@ -21,11 +21,11 @@ def _kinds(base: type, *modules: Any) -> dict[str, type]:
 
 
 _TERMS = {name: kind for name, kind in _kinds(spec.Term, presets, spec).items() if name not in ("Term", "JacobianTerm")}
-_PARTS = _kinds(projections.Projection, projections) | _kinds(norms.Shape, norms)
+_PARTS = _kinds(projections.Projection, projections) | _kinds(norms.Phi, norms)
 
 
 def _plain(owner: str, value: Any) -> Any:
-    if isinstance(value, projections.Projection | norms.Shape):
+    if isinstance(value, projections.Projection | norms.Phi):
         return _fields(value)
     if isinstance(value, tuple):
         return [_plain(owner, each) for each in value]

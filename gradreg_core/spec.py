@@ -14,9 +14,9 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 from gradreg_core.errors import SpecError
-from gradreg_core.norms import NORMS, Shape, identity
+from gradreg_core.fields import require_bool, require_choice, require_integer, require_number
+from gradreg_core.norms import NORMS, Phi, identity
 from gradreg_core.projections import Projection, exact, gaussian
-from gradreg_core.require import require_bool, require_choice, require_integer, require_number
 
 __all__ = [
     "METHODS",
@@ -270,7 +270,7 @@ class JacobianPenalty(SidedTerm):
             cross-entropy.
         norm: ``"l2"``, ``"l1"`` or ``"linf"``, over all components of J^T W of one sample, all rows together.
         squared: whether n is the squared norm (the paper's footnote 2).
-        shape: phi, ``identity()``, ``target(t)`` or ``hinge(t)``.
+        phi: ``identity()``, ``target(t)`` or ``hinge(t)``.
         scale: a convention's constant, such as one half.
         weight, every, fraction, seed, draw, at, side, method, h: see :class:`SidedTerm`.
 
@@ -282,7 +282,7 @@ class JacobianPenalty(SidedTerm):
     output: str = "logits"
     norm: str = "l2"
     squared: bool = True
-    shape: Shape = _IDENTITY
+    phi: Phi = _IDENTITY
     scale: float = 1.0
 
     def _validate(self) -> None:
@@ -290,8 +290,8 @@ class JacobianPenalty(SidedTerm):
         owner = "JacobianPenalty"
         if not isinstance(self.projection, Projection):
             raise SpecError(f"{owner}: projection must be one such as gaussian(1) or exact(), got {self.projection!r}.")
-        if not isinstance(self.shape, Shape):
-            raise SpecError(f"{owner}: shape must be identity(), target(t) or hinge(t), got {self.shape!r}.")
+        if not isinstance(self.phi, Phi):
+            raise SpecError(f"{owner}: phi must be identity(), target(t) or hinge(t), got {self.phi!r}.")
         require_choice(owner, "output", self.output, OUTPUTS)
         require_choice(owner, "norm", self.norm, NORMS)
         require_bool(owner, "squared", self.squared)

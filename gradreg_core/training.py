@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gradreg_core.networks import Network
+from gradreg_core.portable.networks import Network
 from gradreg_core.spec import Regularizer
 
 __all__ = ["Plan", "Trained"]

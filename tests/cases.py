@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 import gradreg_numpy
-from gradreg_core import networks as nets
 from gradreg_core.norms import hinge, target
+from gradreg_core.portable import networks as nets
 from gradreg_core.presets import (
     R1,
     ConfidencePenalty,
@@ -100,8 +100,8 @@ GENERAL: list[Regularizer] = [
     JacobianPenalty(1.0, projection=rademacher(1), norm="linf"),
     JacobianPenalty(1.0, projection=orthonormal(2, unbiased=True), output="log_probabilities"),
     JacobianPenalty(1.0, projection=sphere(2, unbiased=True), output="probabilities", norm="l2", squared=False),
-    JacobianPenalty(1.0, projection=top_k(2), shape=hinge(0.2), squared=False),
-    JacobianPenalty(1.0, projection=exact(), output="loss", norm="l1", shape=target(0.5), squared=False),
+    JacobianPenalty(1.0, projection=top_k(2), phi=hinge(0.2), squared=False),
+    JacobianPenalty(1.0, projection=exact(), output="loss", norm="l1", phi=target(0.5), squared=False),
     JacobianPenalty(1.0, projection=exact(), norm="linf", squared=True, scale=0.25),
     DataGrad(2.0, every=2) + SpectReg(schedule, seed=5) + ConfidencePenalty(0.1),
     SpectReg(0.5, fraction=0.5, seed=4),

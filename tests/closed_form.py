@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 import gradreg_numpy as gradreg
-from gradreg_core.networks import Activation, BatchNorm, Dense, Network
+from gradreg_core.portable.networks import Activation, BatchNorm, Dense, Network
 from gradreg_core.random import STREAM_DIRECTION
 from gradreg_core.spec import JacobianPenalty
 from gradreg_numpy.networks import initialize

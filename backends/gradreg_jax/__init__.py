@@ -5,7 +5,7 @@ Importing this package does not import JAX; the first use of `loss`, `penalty`, 
 
 from typing import TYPE_CHECKING
 
-from gradreg_core.lazy import attach
+from gradreg_core.plugins.lazy import attach
 
 if TYPE_CHECKING:
     from gradreg_core.vocabulary import *  # noqa: F403

@@ -54,7 +54,7 @@ class JaxBackend:
     def dtype(self, array: Array) -> str:
         return str(_dtype(array.dtype))
 
-    def host(self, array: Array) -> np.ndarray | None:
+    def values_if_free(self, array: Array) -> np.ndarray | None:
         if not _is_readable(array):
             return None
         half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
@@ -79,7 +79,7 @@ class JaxBackend:
     def moveaxis(self, array: Array, source: int, destination: int) -> Array:
         return jnp.moveaxis(array, source, destination)
 
-    def broadcast(self, array: Array, shape: Sequence[int]) -> Array:
+    def broadcast_to(self, array: Array, shape: Sequence[int]) -> Array:
         return jnp.broadcast_to(array, tuple(shape))
 
     def concat(self, arrays: Sequence[Array], axis: int) -> Array:
@@ -96,10 +96,10 @@ class JaxBackend:
         where = PartitionSpec(rows, *[None] * (indices.ndim - 1), *spec[1:])
         return array.at[indices].get(out_sharding=where)
 
-    def left_shift(self, array: Array, bits: Any) -> Array:
+    def bitwise_left_shift(self, array: Array, bits: Any) -> Array:
         return array << bits
 
-    def right_shift(self, array: Array, bits: Any) -> Array:
+    def bitwise_right_shift(self, array: Array, bits: Any) -> Array:
         return array >> bits
 
     def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
@@ -120,7 +120,7 @@ class JaxBackend:
     def argsort(self, array: Array) -> Array:
         return jnp.argsort(array, -1, stable=True).astype(jnp.int32)
 
-    def cumsum(self, array: Array) -> Array:
+    def cumulative_sum(self, array: Array) -> Array:
         return jnp.cumsum(array, -1)
 
     def softmax(self, array: Array) -> Array:
@@ -160,7 +160,7 @@ class JaxBackend:
         keep(changes)
         return outputs, tangent
 
-    def both(self, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
+    def call_twice(self, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
         """(model(x), model(moved)) from the same state; that after model(x) stays."""
         pure, keep = models.functional(model)
         with suppress(jax.errors.ConcretizationTypeError):  # a model that looks at values may
@@ -169,7 +169,7 @@ class JaxBackend:
         keep(changes)
         return outputs, other
 
-    def aside(self, model: Any) -> Model:
+    def without_state_changes(self, model: Any) -> Model:
         """The model without what a pass changes in its state."""
         return models.aside(model)
 
@@ -232,7 +232,7 @@ class JaxBackend:
     def require_gradient(self, call: str, model: Any, value: Array) -> None:
         pass
 
-    def leave(self, value: Array) -> Array:
+    def finish(self, value: Array) -> Array:
         return value
 
     def smoothed(self, model: Any, x: Array) -> AbstractContextManager[Any]:
@@ -242,14 +242,14 @@ class JaxBackend:
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return models.repeatable(model)
 
-    def diagnose(self, frontend: Any, model: Any, x: Array, y: Any, reg: Any, options: Any) -> Any:
-        return diagnose(frontend, model, x, y, reg, options)
+    def diagnose(self, calls: Any, model: Any, x: Array, y: Any, reg: Any, options: Any) -> Any:
+        return diagnose(calls, model, x, y, reg, options)
 
     def parameters(self, model: Any) -> list[Array] | None:
         found = models.parameters(model)
-        return None if found is None else self.leaves(found)
+        return None if found is None else self.tree_leaves(found)
 
-    def leaves(self, params: Any) -> list[Array]:
+    def tree_leaves(self, params: Any) -> list[Array]:
         arrays = [each for each in jax.tree.leaves(params) if isinstance(each, jax.Array | np.ndarray)]
         return [each for each in arrays if jnp.issubdtype(each.dtype, jnp.inexact)]
 

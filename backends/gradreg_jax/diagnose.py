@@ -46,7 +46,7 @@ def explain(call: str, error: Exception) -> GradregError | None:
     return None
 
 
-def diagnose(frontend: Any, model: Any, x: Any, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
+def diagnose(calls: Any, model: Any, x: Any, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
     """Look at the outputs' derivative and differentiate the penalty once.
 
     Returns:
@@ -56,8 +56,8 @@ def diagnose(frontend: Any, model: Any, x: Any, y: Any, reg: Any, options: Any) 
     if not terms:
         return [], False
     with models.repeatable(model):
-        found = _reach(frontend.backend, model, jnp.asarray(x))
-        rows, blocked = _second_derivative(frontend, model, jnp.asarray(x), y, Sum(terms), options)
+        found = _reach(calls.backend, model, jnp.asarray(x))
+        rows, blocked = _second_derivative(calls, model, jnp.asarray(x), y, Sum(terms), options)
     return found + rows, blocked
 
 
@@ -94,12 +94,12 @@ def _hoisted(model: Any, x: jax.Array) -> tuple[Callable[[list[Any], Any], Any],
     return call, [traced.consts[index] for index in chosen]
 
 
-def _second_derivative(frontend: Any, model: Any, x: jax.Array, y: Any, reg: Sum, options: Any) -> tuple[Rows, bool]:
+def _second_derivative(calls: Any, model: Any, x: jax.Array, y: Any, reg: Sum, options: Any) -> tuple[Rows, bool]:
     """Differentiate the penalty by x and by the arrays that the model closes over."""
     call, weights = _hoisted(model, x)
 
     def penalty(weights: list[Any], x: Any) -> Any:
-        return frontend.penalty(lambda x: call(weights, x), x, y, reg, batch_norm="allow", **options)
+        return calls.penalty(lambda x: call(weights, x), x, y, reg, batch_norm="allow", **options)
 
     try:
         gradients = jax.grad(penalty, argnums=(0, 1))(weights, x)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gradreg_core import networks as nets
-from gradreg_core.dispatch import load_backend
+from gradreg_core.plugins.dispatch import load_backend
+from gradreg_core.portable import networks as nets
 from gradreg_jax.networks import apply
 
 __all__ = ["JaxHarness"]

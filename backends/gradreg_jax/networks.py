@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradreg_core import networks as portable
+from gradreg_core.portable import networks as portable
 from gradreg_jax.layers import conv_general_dilated
 
 __all__ = ["apply"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradreg_core.lazy import import_heavy
+from gradreg_core.plugins.lazy import import_heavy
 from gradreg_core.training import Plan, Trained
 from gradreg_jax import api
 from gradreg_jax.networks import apply

@@ -1,7 +1,7 @@
 """gradreg in NumPy: the float64 reference that all backends are tested against.
 
-Penalties come from explicit Jacobians of portable networks (:mod:`gradreg_core.networks`), gradients from complex
-steps; no autodiff and no part of the engine that the other backends share is involved. Meant for small networks.
+Penalties come from explicit Jacobians of portable networks (:mod:`gradreg_core.portable.networks`), gradients from
+complex steps. Neither autodiff nor the engine of the other backends is involved. Meant for small networks.
 """
 
 from gradreg_core.results import Measures, Parts
@@ -44,7 +44,7 @@ from gradreg_core.vocabulary import (
     top_k,
     top_singular,
 )
-from gradreg_numpy.frontend import check, loss, measure, penalty
+from gradreg_numpy.calls import check, loss, measure, penalty
 from gradreg_numpy.networks import Model, apply, full_jacobian, initialize, jacobian
 from gradreg_numpy.oracle import gradient, penalty_terms
 

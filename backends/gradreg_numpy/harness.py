@@ -9,8 +9,8 @@ import numpy as np
 
 from gradreg_conformance.cases import Squared, squared
 from gradreg_conformance.check import NotApplicable
-from gradreg_core import networks as nets
-from gradreg_numpy import frontend
+from gradreg_core.portable import networks as nets
+from gradreg_numpy import calls
 from gradreg_numpy.functions import Array
 from gradreg_numpy.networks import Model
 from gradreg_numpy.networks import apply as apply_network
@@ -39,7 +39,7 @@ class NumpyHarness:
     note = "This backend is the reference itself: checks against the reference compare it with itself."
 
     def __init__(self) -> None:
-        calls = {name: _adapted(getattr(frontend, name)) for name in ("loss", "penalty", "measure", "check")}
+        calls = {name: _adapted(getattr(calls, name)) for name in ("loss", "penalty", "measure", "check")}
         self.calls = SimpleNamespace(name="numpy", **calls)
         self.versions = {"numpy": np.__version__}
 

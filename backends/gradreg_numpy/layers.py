@@ -13,7 +13,7 @@ from functools import singledispatch
 import numpy as np
 
 from gradreg_core.errors import UnsupportedError
-from gradreg_core.networks import (
+from gradreg_core.portable.networks import (
     LEAKY_SLOPE,
     Activation,
     Attention,
@@ -44,7 +44,9 @@ def forward(layer: Layer, weights: Weights, x: Array, mask: Array | None = None)
     Raises:
         UnsupportedError: a layer without a rule.
     """
-    raise UnsupportedError(f"gradreg_numpy: no rule for the layer {layer!r}; use those of gradreg_core.networks.")
+    raise UnsupportedError(
+        f"gradreg_numpy: no rule for the layer {layer!r}; use those of gradreg_core.portable.networks."
+    )
 
 
 @singledispatch
@@ -54,7 +56,9 @@ def tangent(layer: Layer, weights: Weights, x: Array, dx: Array, mask: Array | N
     Raises:
         UnsupportedError: a layer without a rule.
     """
-    raise UnsupportedError(f"gradreg_numpy: no rule for the layer {layer!r}; use those of gradreg_core.networks.")
+    raise UnsupportedError(
+        f"gradreg_numpy: no rule for the layer {layer!r}; use those of gradreg_core.portable.networks."
+    )
 
 
 # --- linear maps ------------------------------------------------------------------------------------------------------

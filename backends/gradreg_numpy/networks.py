@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_core.errors import BatchNormError, InputError, InputTypeError
-from gradreg_core.networks import BatchNorm, Layer, Network, Residual
+from gradreg_core.portable.networks import BatchNorm, Layer, Network, Residual
 from gradreg_numpy.functions import Array, numeric
 from gradreg_numpy.layers import forward, tangent
 
@@ -158,7 +158,9 @@ class Model:
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, Network):
-            raise InputTypeError(f"Model: expected a gradreg_core.networks.Network, got {type(self.network).__name__}.")
+            raise InputTypeError(
+                f"Model: expected a gradreg_core.portable.networks.Network, got {type(self.network).__name__}."
+            )
         shapes = self.network.weights() | self.network.statistics()
         object.__setattr__(self, "_shapes", shapes)
         object.__setattr__(self, "params", {path: numeric(value) for path, value in self.params.items()})

@@ -52,11 +52,11 @@ class DrawOps:
         """Rows of `array` at integer `indices` of any shape."""
         return np.asarray(array[indices])
 
-    def left_shift(self, array: Array, bits: Any) -> Array:
+    def bitwise_left_shift(self, array: Array, bits: Any) -> Array:
         """int32 << bits."""
         return np.asarray(np.left_shift(array, bits))
 
-    def right_shift(self, array: Array, bits: Any) -> Array:
+    def bitwise_right_shift(self, array: Array, bits: Any) -> Array:
         """int32 >> bits, arithmetic."""
         return np.asarray(np.right_shift(array, bits))
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
-from gradreg_core.norms import Shape, hinge, identity, target
+from gradreg_core.norms import Phi, hinge, identity, target
 from gradreg_core.presets import ConfidencePenalty, WeightDecay
 from gradreg_core.random import STREAM_SUBSET, Draws
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
@@ -210,16 +210,16 @@ def _norm(norm: str, squared: bool, G: Array) -> Array:
     return np.asarray(value * value if squared else value)
 
 
-def _phi(shape: Shape, n: Array) -> Array:
-    """The shape of the penalty applied to the norms n."""
-    match shape:
+def _phi(phi: Phi, n: Array) -> Array:
+    """Phi applied to the norms n."""
+    match phi:
         case identity():
             return n
         case target(t=t):
             return (n - t) ** 2
         case hinge(t=t):
             return np.where(n.real > t, n - t, 0.0) ** 2
-    raise UnsupportedError(f"gradreg_numpy: no rule for the shape {shape!r}.")
+    raise UnsupportedError(f"gradreg_numpy: no rule for phi={phi!r}.")
 
 
 def _jacobian_values(batch: Batch, term: JacobianPenalty) -> Array:
@@ -227,11 +227,11 @@ def _jacobian_values(batch: Batch, term: JacobianPenalty) -> Array:
     ids = np.zeros_like(batch.sample_ids) if term.draw == "per_batch" else batch.sample_ids
     drawn = draws(batch.seed_of(term), batch.step, ids)
     if term.side == "input":
-        return _phi(term.shape, _norm(term.norm, term.squared, _slopes(batch, term, drawn)))
+        return _phi(term.phi, _norm(term.norm, term.squared, _slopes(batch, term, drawn)))
     z, J = projected_jacobian(batch, term.output, term.at)
     setting = Setting(batch.call, batch.view, z, J, batch.y, drawn, J.shape[1], batch.given)
     W = directions(term.projection, setting)
-    return _phi(term.shape, _norm(term.norm, term.squared, pull(J, W)))
+    return _phi(term.phi, _norm(term.norm, term.squared, pull(J, W)))
 
 
 def _slopes(batch: Batch, term: JacobianPenalty, drawn: Draws) -> Array:

@@ -1,6 +1,6 @@
 """Describes the NumPy backend."""
 
-from gradreg_core.hookspecs import BackendDescription, hookimpl
+from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
 __all__ = ["gradreg_backends"]
 

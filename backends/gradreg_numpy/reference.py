@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from gradreg_numpy.frontend import check, loss, measure, penalty
+from gradreg_numpy.calls import check, loss, measure, penalty
 
 __all__ = ["create"]
 

@@ -5,7 +5,7 @@ Importing this package does not import TensorFlow; the first use of `loss`, `pen
 
 from typing import TYPE_CHECKING
 
-from gradreg_core.lazy import attach
+from gradreg_core.plugins.lazy import attach
 
 if TYPE_CHECKING:
     from gradreg_core.vocabulary import *  # noqa: F403

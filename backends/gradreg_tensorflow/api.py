@@ -1,12 +1,12 @@
 """gradreg's calls in TensorFlow."""
 
-from gradreg_core.frontend import Frontend
+from gradreg_core.calls import Calls
 from gradreg_tensorflow.backend import TensorFlowBackend
 
 __all__ = ["check", "loss", "measure", "penalty"]
 
-_frontend = Frontend(TensorFlowBackend())
-loss = _frontend.loss
-penalty = _frontend.penalty
-measure = _frontend.measure
-check = _frontend.check
+_calls = Calls(TensorFlowBackend())
+loss = _calls.loss
+penalty = _calls.penalty
+measure = _calls.measure
+check = _calls.check

@@ -63,7 +63,7 @@ class TensorFlowBackend:
     def dtype(self, array: tf.Tensor) -> str:
         return tf.as_dtype(array.dtype).name
 
-    def host(self, array: tf.Tensor) -> np.ndarray | None:
+    def values_if_free(self, array: tf.Tensor) -> np.ndarray | None:
         array = tf.convert_to_tensor(array)
         if not _is_eager(array) or "CPU" not in array.device:
             return None
@@ -90,7 +90,7 @@ class TensorFlowBackend:
         axes.insert(destination % (len(axes) + 1), axis)
         return tf.transpose(array, axes)
 
-    def broadcast(self, array: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    def broadcast_to(self, array: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
         return tf.broadcast_to(array, tuple(shape))
 
     def concat(self, arrays: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
@@ -100,10 +100,10 @@ class TensorFlowBackend:
         # Along a second axis, because the gradient along the first is no tensor but tf.IndexedSlices.
         return tf.gather(array[tf.newaxis], indices, axis=1)[0]
 
-    def left_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
+    def bitwise_left_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
         return tf.bitwise.left_shift(array, tf.convert_to_tensor(bits, tf.int32))
 
-    def right_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
+    def bitwise_right_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
         return tf.bitwise.right_shift(array, tf.cast(bits, array.dtype))
 
     def threefry2x32(self, key: Pair, counter: Pair) -> Pair:
@@ -111,7 +111,7 @@ class TensorFlowBackend:
 
         See :func:`gradreg_core.random.threefry2x32`; hundreds of small operations cost more in dispatch than in work.
         """
-        values = [self.host(each) for each in (*key, *counter)]
+        values = [self.values_if_free(each) for each in (*key, *counter)]
         if any(each is None for each in values):
             return _rounds(*key, *counter)
         words = threefry2x32(DrawOps(), (values[0], values[1]), (values[2], values[3]))
@@ -136,7 +136,7 @@ class TensorFlowBackend:
     def argsort(self, array: tf.Tensor) -> tf.Tensor:
         return tf.argsort(array, axis=-1, stable=True)
 
-    def cumsum(self, array: tf.Tensor) -> tf.Tensor:
+    def cumulative_sum(self, array: tf.Tensor) -> tf.Tensor:
         return tf.cumsum(array, axis=-1)
 
     def softmax(self, array: tf.Tensor) -> tf.Tensor:
@@ -163,11 +163,11 @@ class TensorFlowBackend:
             outputs = _as_called(fn)(x)
         return outputs, _pullback(tape, outputs, x, "x")
 
-    def both(self, model: Any, x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def call_twice(self, model: Any, x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(model(x), model(moved)), Keras layers drawing the same in both; their state ends as after model(x)."""
         return both(_as_called(model), model, x, moved)
 
-    def aside(self, model: Any) -> Model:
+    def without_state_changes(self, model: Any) -> Model:
         """The model without what a pass changes in its state."""
         return aside(_as_called(model), model)
 
@@ -210,7 +210,7 @@ class TensorFlowBackend:
     def require_gradient(self, call: str, model: Any, value: tf.Tensor) -> None:
         pass  # the tape that could tell is the caller's own
 
-    def leave(self, value: tf.Tensor) -> tf.Tensor:
+    def finish(self, value: tf.Tensor) -> tf.Tensor:
         return value
 
     @contextmanager
@@ -222,13 +222,13 @@ class TensorFlowBackend:
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
 
-    def diagnose(self, frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> Any:
-        return diagnose(frontend, model, x, y, reg, options)
+    def diagnose(self, calls: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> Any:
+        return diagnose(calls, model, x, y, reg, options)
 
     def parameters(self, model: Any) -> list[tf.Tensor] | None:
         return parameters(model)
 
-    def leaves(self, params: Any) -> list[tf.Tensor]:
+    def tree_leaves(self, params: Any) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(each) for each in tf.nest.flatten(params)]
 
 

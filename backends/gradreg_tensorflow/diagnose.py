@@ -64,7 +64,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
     return f"an operation of the model has no {derivative} in TensorFlow ({name}).", remedy
 
 
-def diagnose(frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
+def diagnose(calls: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
     """Differentiate the penalty with respect to the variables, and compare with finite differences over them.
 
     Returns:
@@ -78,10 +78,10 @@ def diagnose(frontend: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options:
     x = tf.convert_to_tensor(x)
 
     def penalty(reg: Any) -> tf.Tensor:
-        return frontend.penalty(model, x, y, reg, batch_norm="allow", **options)
+        return calls.penalty(model, x, y, reg, batch_norm="allow", **options)
 
     def smooth_penalty() -> tf.Tensor:
-        with frontend.backend.smoothed(model, x), repeatable(model):
+        with calls.backend.smoothed(model, x), repeatable(model):
             return penalty(smooth)
 
     try:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gradreg_core import networks as nets
-from gradreg_core.dispatch import load_backend
+from gradreg_core.plugins.dispatch import load_backend
+from gradreg_core.portable import networks as nets
 from gradreg_tensorflow.networks import apply
 
 __all__ = ["TensorFlowHarness"]

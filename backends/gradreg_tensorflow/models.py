@@ -13,7 +13,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 from gradreg_core.errors import InputError
-from gradreg_core.labels import is_half
+from gradreg_core.layout import is_half
 from gradreg_tensorflow.layer_calls import layer_calls
 
 __all__ = ["aside", "both", "parameters", "repeatable", "trainable_variables"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from gradreg_core import networks as portable
+from gradreg_core.portable import networks as portable
 from gradreg_tensorflow.second_order import pool_axis
 
 __all__ = ["apply"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_core.errors import InputError
-from gradreg_core.validation_models import Arrays, Evaluation, Side, goals
+from gradreg_validation.models import Arrays, Evaluation, Side, goals
 
 __all__ = ["TensorFlowSide"]
 

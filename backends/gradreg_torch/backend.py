@@ -69,7 +69,7 @@ class TorchBackend:
     def dtype(self, array: Tensor) -> str:
         return str(array.dtype).removeprefix("torch.")
 
-    def host(self, array: Tensor) -> np.ndarray | None:
+    def values_if_free(self, array: Tensor) -> np.ndarray | None:
         if torch.compiler.is_compiling() or array.device.type != "cpu" or _in_transform():
             return None
         array = array.detach()
@@ -97,7 +97,7 @@ class TorchBackend:
     def moveaxis(self, array: Tensor, source: int, destination: int) -> Tensor:
         return array.movedim(source, destination)
 
-    def broadcast(self, array: Tensor, shape: Sequence[int]) -> Tensor:
+    def broadcast_to(self, array: Tensor, shape: Sequence[int]) -> Tensor:
         return array.expand(tuple(shape))
 
     def concat(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
@@ -106,10 +106,10 @@ class TorchBackend:
     def take(self, array: Tensor, indices: Tensor) -> Tensor:
         return array[indices.long()]
 
-    def left_shift(self, array: Tensor, bits: Any) -> Tensor:
+    def bitwise_left_shift(self, array: Tensor, bits: Any) -> Tensor:
         return array << bits
 
-    def right_shift(self, array: Tensor, bits: Any) -> Tensor:
+    def bitwise_right_shift(self, array: Tensor, bits: Any) -> Tensor:
         return array >> bits
 
     def where(self, condition: Tensor, if_true: Any, if_false: Any) -> Tensor:
@@ -130,7 +130,7 @@ class TorchBackend:
     def argsort(self, array: Tensor) -> Tensor:
         return torch.argsort(array, dim=-1, stable=True).int()
 
-    def cumsum(self, array: Tensor) -> Tensor:
+    def cumulative_sum(self, array: Tensor) -> Tensor:
         return array.cumsum(-1)
 
     def softmax(self, array: Tensor) -> Tensor:
@@ -203,11 +203,11 @@ class TorchBackend:
             _, push = self.vjp(pullback, outputs.detach())
         return outputs, push(v)
 
-    def both(self, model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+    def call_twice(self, model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """(model(x), model(moved)), random layers drawing the same in both; their buffers end as after model(x)."""
         return both(model, x, moved)
 
-    def aside(self, model: Any) -> Model:
+    def without_state_changes(self, model: Any) -> Model:
         """The model without what a pass changes in its buffers."""
         return aside(model)
 
@@ -262,7 +262,7 @@ class TorchBackend:
                 f".data or torch.no_grad() in the model, or call under torch.no_grad() if only the value is wanted."
             )
 
-    def leave(self, value: Tensor) -> Tensor:
+    def finish(self, value: Tensor) -> Tensor:
         return value if torch.is_grad_enabled() else value.detach()
 
     @contextmanager
@@ -274,19 +274,19 @@ class TorchBackend:
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
 
-    def diagnose(self, frontend: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> Any:
-        return diagnose(frontend, model, x, y, reg, options)
+    def diagnose(self, calls: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> Any:
+        return diagnose(calls, model, x, y, reg, options)
 
     def parameters(self, model: Any) -> list[Tensor] | None:
         if not isinstance(model, nn.Module):
             return None
         return [each for each in model.parameters() if each.requires_grad]
 
-    def leaves(self, params: Any) -> list[Tensor]:
+    def tree_leaves(self, params: Any) -> list[Tensor]:
         if isinstance(params, Tensor):
             return [params]
         children = params.values() if isinstance(params, dict) else params
-        return [leaf for child in children for leaf in self.leaves(child)]
+        return [leaf for child in children for leaf in self.tree_leaves(child)]
 
 
 def _in_transform() -> bool:

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from gradreg_core.calls import Calls
 from gradreg_core.errors import InputError
-from gradreg_core.frontend import Frontend
 from gradreg_core.presets import HoffmanReg
 from gradreg_torch.backend import TorchBackend
 
 __all__ = ["JacobianReg"]
 
-_frontend = Frontend(TorchBackend())
+_calls = Calls(TorchBackend())
 
 
 class JacobianReg(nn.Module):
@@ -46,4 +46,4 @@ class JacobianReg(nn.Module):
         step = self.calls.clone()
         if self.training:
             self.calls.add_(1)
-        return _frontend.penalty(lambda _: y, x, None, self.reg, step=step)
+        return _calls.penalty(lambda _: y, x, None, self.reg, step=step)

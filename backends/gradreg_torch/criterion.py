@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradreg_core.frontend import Frontend
+from gradreg_core.calls import Calls
 from gradreg_core.results import Parts
 from gradreg_core.spec import Regularizer
 from gradreg_torch.backend import TorchBackend
 
 __all__ = ["Criterion"]
 
-_frontend = Frontend(TorchBackend())
+_calls = Calls(TorchBackend())
 
 
 class Criterion(nn.Module):
@@ -46,7 +46,7 @@ class Criterion(nn.Module):
             InputError, InputTypeError: as `loss`.
         """
         step = self.step.clone()
-        result = _frontend.loss(model, x, y, self.reg, step=step, loss_fn=self.loss_fn, **(self.options | options))
+        result = _calls.loss(model, x, y, self.reg, step=step, loss_fn=self.loss_fn, **(self.options | options))
         if self.training:
             self.step.add_(1)
         return result

@@ -111,7 +111,7 @@ def _culprits(model: Any, x: Tensor) -> list[tuple[str, RuntimeError]]:
     return [(f"{name or 'the model'} ({type(calls[name][0]).__name__})", error) for name, error in failed.items()]
 
 
-def diagnose(frontend: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
+def diagnose(calls: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
     """Differentiate the penalty with respect to the parameters once, and explain what goes wrong.
 
     Returns:
@@ -119,10 +119,10 @@ def diagnose(frontend: Any, model: Any, x: Tensor, y: Any, reg: Any, options: An
     """
     found: Rows = []
     parameters = [each for each in model.parameters() if each.requires_grad] if isinstance(model, nn.Module) else []
-    with frontend.backend.repeatable(model), torch.inference_mode(False), torch.enable_grad():
+    with calls.backend.repeatable(model), torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone()
         try:
-            value = frontend.penalty(model, x, y, reg, batch_norm="allow", **options)
+            value = calls.penalty(model, x, y, reg, batch_norm="allow", **options)
             wanted = parameters or [each for each in _leaves(value) if each is not x]
             gradients = torch.autograd.grad(value, wanted, allow_unused=True) if value.requires_grad and wanted else []
         except (RuntimeError, DoubleBackwardError) as error:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from gradreg_core import networks as nets
-from gradreg_core.dispatch import load_backend
+from gradreg_core.plugins.dispatch import load_backend
+from gradreg_core.portable import networks as nets
 from gradreg_torch.networks import apply
 
 __all__ = ["TorchHarness"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradreg_core import networks as portable
+from gradreg_core.portable import networks as portable
 
 __all__ = ["Module", "apply"]
 

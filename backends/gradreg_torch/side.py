@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradreg_core.validation_models import Arrays, Evaluation, Side, goals, unsupported
+from gradreg_validation.models import Arrays, Evaluation, Side, goals, unsupported
 
 __all__ = ["TorchSide"]
 

@@ -14,9 +14,9 @@ from gradreg_bench.run import cores, run, with_memory
 from gradreg_bench.task import FRAMEWORKS, Result, Task
 from gradreg_bench.timing import CLOCKS
 from gradreg_bench.variants import variants
-from gradreg_core.dispatch import find_backend
+from gradreg_core.cli.files import write_json
 from gradreg_core.errors import InputError
-from gradreg_core.files import write_json
+from gradreg_core.plugins.dispatch import find_backend
 from gradreg_core.schema import from_dict
 
 __all__ = ["bench"]

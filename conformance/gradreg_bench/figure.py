@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from gradreg_bench.task import Result
 from gradreg_bench.variants import BASELINES, PLAIN
-from gradreg_core.files import replacing
+from gradreg_core.cli.files import replacing
 
 __all__ = ["draw"]
 

@@ -11,8 +11,8 @@ from jax import lax
 import gradreg_jax as gradreg
 from gradreg_bench.networks import GroupNorm
 from gradreg_bench.variants import Variant
-from gradreg_core import networks as nets
 from gradreg_core.errors import UnsupportedError
+from gradreg_core.portable import networks as nets
 from gradreg_jax.layers import conv_general_dilated
 from gradreg_jax.networks import apply
 from gradreg_numpy.networks import initialize

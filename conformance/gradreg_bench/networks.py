@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gradreg_core import networks as nets
+from gradreg_core.portable import networks as nets
 
 __all__ = ["NETWORKS", "GroupNorm", "first_share", "layer_work", "limit"]
 

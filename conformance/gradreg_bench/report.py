@@ -12,7 +12,7 @@ from rich.table import Table
 from gradreg_bench.run import cores
 from gradreg_bench.task import FRAMEWORKS, Result
 from gradreg_bench.variants import BASELINES, PLAIN
-from gradreg_core.cli import module_version
+from gradreg_core.cli.main import module_version
 
 __all__ = ["as_json", "machine", "print_notes", "print_result"]
 

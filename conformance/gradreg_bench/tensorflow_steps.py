@@ -9,8 +9,8 @@ import tensorflow as tf
 import gradreg_tensorflow as gradreg
 from gradreg_bench.networks import GroupNorm
 from gradreg_bench.variants import Variant
-from gradreg_core import networks as nets
 from gradreg_core.errors import UnsupportedError
+from gradreg_core.portable import networks as nets
 from gradreg_numpy.networks import initialize
 from gradreg_tensorflow.networks import apply
 

@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint_sequential
 import gradreg_torch as gradreg
 from gradreg_bench.networks import GroupNorm
 from gradreg_bench.variants import Variant
-from gradreg_core import networks as nets
 from gradreg_core.errors import UnsupportedError
+from gradreg_core.portable import networks as nets
 
 __all__ = ["TorchSteps"]
 

@@ -17,8 +17,8 @@ from gradreg_bench.run import cores
 from gradreg_bench.task import FRAMEWORKS, Measurement, Result, Task
 from gradreg_bench.timing import interleaved, peak_memory, spread
 from gradreg_bench.variants import PLAIN, own_variants, variants
-from gradreg_core.dispatch import load_backend
 from gradreg_core.errors import GradregError, InputError
+from gradreg_core.plugins.dispatch import load_backend
 
 __all__ = ["load", "measure"]
 
@@ -48,7 +48,7 @@ def load(task: Task) -> Any:
 
 
 def _made(target: str) -> tuple[Any, Any, Any]:
-    from gradreg_core.validate_command import resolve
+    from gradreg_validation.command import resolve
 
     factory = resolve(target)
     if not callable(factory) or any(

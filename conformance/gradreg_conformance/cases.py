@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import gradreg_numpy
-from gradreg_core.networks import Activation, MaxPool, Network, Residual
+from gradreg_core.portable.networks import Activation, MaxPool, Network, Residual
 from gradreg_core.spec import Regularizer
 
 __all__ = ["Case", "Data", "Squared", "kink_margin", "rounded", "squared"]

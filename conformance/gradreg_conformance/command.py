@@ -12,9 +12,9 @@ from gradreg_conformance.page import to_html
 from gradreg_conformance.processes import run_each
 from gradreg_conformance.report import Report, read_reports, to_json
 from gradreg_conformance.runner import run_checks, select
-from gradreg_core.dispatch import find_backend
+from gradreg_core.cli.files import write_text
 from gradreg_core.errors import InputError
-from gradreg_core.files import write_text
+from gradreg_core.plugins.dispatch import find_backend
 
 __all__ = ["conformance"]
 

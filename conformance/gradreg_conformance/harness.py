@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gradreg_core.dispatch import find_backend, load_backend
 from gradreg_core.errors import PluginError
-from gradreg_core.networks import Layer, Network
+from gradreg_core.plugins.dispatch import find_backend, load_backend
+from gradreg_core.portable.networks import Layer, Network
 
 __all__ = ["Arrays", "Function", "Harness", "load_harness"]
 
@@ -77,7 +77,7 @@ class Harness(Protocol):
         """The outputs of a portable network for x of shape (B, *network.input_shape); dropout is the identity.
 
         `arrays` has the weights and statistics by path ("2.weight"; those of a layer in a residual block "1.0.weight"),
-        and may have more. What each layer computes is said in :mod:`gradreg_core.networks`.
+        and may have more. What each layer computes is said in :mod:`gradreg_core.portable.networks`.
 
         Raises:
             Exception: a layer that is not among `layers`.

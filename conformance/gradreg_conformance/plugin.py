@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse an absent backend before anything runs."""
-    from gradreg_core.dispatch import find_backend
+    from gradreg_core.plugins.dispatch import find_backend
 
     config.stash[STOPPED] = {}
     backends = list(dict.fromkeys(config.getoption("gradreg_backend")))

@@ -27,7 +27,7 @@ def run_each(names: Sequence[str], profile: str, device: str, options: Sequence[
             file = Path(folder) / f"{index}.json"
             own = [f"--profile={profile}", f"--device={device}", *options]
             # -P: modules are not looked for in the working directory.
-            command = [sys.executable, "-P", "-m", "gradreg_core.cli", "conformance", name, *own]
+            command = [sys.executable, "-P", "-m", "gradreg_core.cli.main", "conformance", name, *own]
             done = subprocess.run([*command, "--part", f"--report={file}"], check=False)  # noqa: S603 - our own
             if file.exists():
                 reports += read_reports(file)

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from gradreg_core.norms import NORMS, Shape, hinge, identity, target
+from gradreg_core.norms import NORMS, Phi, hinge, identity, target
 from gradreg_core.presets import (
     R1,
     ConfidencePenalty,
@@ -44,10 +44,10 @@ __all__ = [
     "Ramp",
     "general_terms",
     "input_terms",
+    "phis",
     "preset_terms",
     "projections",
     "seeds",
-    "shapes",
 ]
 
 
@@ -66,7 +66,7 @@ class Ramp:
 seeds = st.integers(0, 99)
 """Small seeds; that of 64 bits all count has a check of its own."""
 
-shapes: st.SearchStrategy[Shape] = st.one_of(
+phis: st.SearchStrategy[Phi] = st.one_of(
     st.just(identity()),
     st.sampled_from([0.0, 0.5, 1.0, 3.0]).map(target),
     st.sampled_from([0.0, 0.5, 3.0]).map(hinge),
@@ -96,7 +96,7 @@ def projections(classes: int, positions: int = 1) -> st.SearchStrategy[Projectio
 
 @st.composite
 def general_terms(draw: Any, classes: int, positions: int = 1) -> JacobianPenalty:
-    """The general form: every valid choice of projection, output, norm, shape and scale."""
+    """The general form: every valid choice of projection, output, norm, phi and scale."""
     output = draw(st.sampled_from(OUTPUTS))
     projection = exact() if output == "loss" else draw(projections(classes, positions))
     assume(not _vanishes(projection, output, classes))
@@ -106,7 +106,7 @@ def general_terms(draw: Any, classes: int, positions: int = 1) -> JacobianPenalt
         output=output,
         norm=draw(st.sampled_from(NORMS)),
         squared=draw(st.booleans()),
-        shape=draw(shapes),
+        phi=draw(phis),
         scale=draw(st.sampled_from([1.0, 0.5, 2.5])),
     )
 
@@ -122,7 +122,7 @@ def input_terms(draw: Any, inputs: int) -> JacobianPenalty:
         output=draw(st.sampled_from(OUTPUTS)),
         norm=draw(st.sampled_from(NORMS)),
         squared=draw(st.booleans()),
-        shape=draw(shapes),
+        phi=draw(phis),
     )
 
 

@@ -14,8 +14,9 @@ from gradreg_conformance.harness import Harness
 from gradreg_conformance.regularizers import Ramp
 from gradreg_conformance.runner import find_subject
 from gradreg_conformance.subject import Subject
-from gradreg_core import networks, vocabulary
-from gradreg_core.networks import *  # noqa: F403
+from gradreg_core import vocabulary
+from gradreg_core.portable import networks
+from gradreg_core.portable.networks import *  # noqa: F403
 from gradreg_core.vocabulary import *  # noqa: F403
 
 __all__ = ["Case", "Ramp", "compare", "inf", "nan"]

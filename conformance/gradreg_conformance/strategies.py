@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from gradreg_conformance.cases import Case, kink_margin
 from gradreg_conformance.harness import Harness
-from gradreg_core import networks as nets
-from gradreg_core.networks import Layer, Network
+from gradreg_core.portable import networks as nets
+from gradreg_core.portable.networks import Layer, Network
 from gradreg_core.spec import Regularizer
 
 __all__ = ["KINK_MARGIN", "NORM_EPS", "SMALL", "cases", "classifiers", "smooth_activations"]

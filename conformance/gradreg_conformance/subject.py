@@ -15,9 +15,9 @@ from gradreg_conformance.check import Disagreement, NotApplicable
 from gradreg_conformance.draws import same_draws
 from gradreg_conformance.harness import Arrays, Function, Harness, load_harness
 from gradreg_conformance.profiles import PROFILES, Profile
-from gradreg_core.hookspecs import BackendDescription
-from gradreg_core.networks import Network
-from gradreg_core.plugins import backends
+from gradreg_core.plugins.discovery import backends
+from gradreg_core.plugins.hookspecs import BackendDescription
+from gradreg_core.portable.networks import Network
 
 __all__ = ["Measured", "Subject", "load_subject"]
 

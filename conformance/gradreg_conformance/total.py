@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_conformance.harness import Arrays, Harness
-from gradreg_core.networks import Network
+from gradreg_core.portable.networks import Network
 from gradreg_core.spec import Regularizer
 
 __all__ = ["total_and_gradients"]

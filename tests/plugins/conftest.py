@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import gradreg_core
-from gradreg_core import dispatch, plugins
+from gradreg_core.plugins import discovery as plugins
+from gradreg_core.plugins import dispatch
 
 HERE = Path(__file__).parent
 

@@ -9,10 +9,11 @@ from importlib.util import find_spec
 import pytest
 from click.testing import CliRunner
 
-from gradreg_core import dispatch, plugins
-from gradreg_core.cli import main
+from gradreg_core.cli.main import main
 from gradreg_core.errors import BackendNotFoundError, PluginError
-from gradreg_core.hookspecs import BackendDescription
+from gradreg_core.plugins import discovery as plugins
+from gradreg_core.plugins import dispatch
+from gradreg_core.plugins.hookspecs import BackendDescription
 
 # --- listing -------------------------------------------------------------------------------------------------------
 
@@ -20,7 +21,7 @@ from gradreg_core.hookspecs import BackendDescription
 @pytest.fixture(scope="module")
 def listing(installed, run):
     """`gradreg backends --json` with everything installed at once: (name, distribution) -> row."""
-    done = run("-m", "gradreg_core.cli", "backends", "--json", paths=installed.values())
+    done = run("-m", "gradreg_core.cli.main", "backends", "--json", paths=installed.values())
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     found = {(row["name"], row["distribution"]): row for row in rows}
@@ -56,7 +57,8 @@ BROKEN = {
     r"RuntimeError: the acme licence has expired since Tuesday",
     "acme-exits": r"importing 'gradreg_acme_broken\.exits' failed: SystemExit: 3",
     "acme-hook-raises": r"its hook gradreg_backends failed: KeyError: 'no such key'",
-    "acme-unmarked": r"it has no hook gradreg_backends; mark the function with gradreg_core\.hookspecs\.hookimpl",
+    "acme-unmarked": r"it has no hook gradreg_backends; mark the function with "
+    r"gradreg_core\.plugins\.hookspecs\.hookimpl",
     "acme-strings": r"its hook gradreg_backends must return a list of BackendDescription, got \['acme-strings'\]",
     "acme-invalid": r"BackendDescription: modules must be a tuple of top-level module names, such as \('torch',\); "
     r"got 'torch'",

@@ -3,12 +3,12 @@
 import importlib
 import sys
 
-import numpy as np
 import pytest
 
-from gradreg_core import dispatch
+import numpy as np
+from gradreg_core.calls import Calls
 from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputTypeError, PluginError
-from gradreg_core.frontend import Frontend
+from gradreg_core.plugins import dispatch
 from gradreg_core.presets import FrobReg
 
 # --- loading -------------------------------------------------------------------------------------------------------
@@ -25,9 +25,9 @@ def test_a_third_party_backend_computes(on_path):
 
 def test_a_backend_of_primitives_gets_the_calls(on_path):
     on_path("working")
-    frontend = dispatch.load_backend("acme-primitives")
-    assert type(frontend) is Frontend
-    assert frontend.backend.name == "acme-primitives"
+    calls = dispatch.load_backend("acme-primitives")
+    assert type(calls) is Calls
+    assert calls.backend.name == "acme-primitives"
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent)
 import gradreg_{framework} as gradreg
-from gradreg_core.dispatch import load_backend
-from gradreg_core.plugins import backends
+from gradreg_core.plugins.dispatch import load_backend
+from gradreg_core.plugins.discovery import backends
 gradreg.SpectReg(0.1)
 print([each.status for each in backends() if each.name == {framework!r}])
 for use in (lambda: load_backend({framework!r}), lambda: gradreg.loss):

@@ -3,12 +3,13 @@
 import re
 import sys
 
-import numpy as np
 from click.testing import CliRunner
 
-from gradreg_core import dispatch, plugins
-from gradreg_core.cli import main
-from gradreg_core.doctor import probe
+import numpy as np
+from gradreg_core.cli.doctor import probe
+from gradreg_core.cli.main import main
+from gradreg_core.plugins import discovery as plugins
+from gradreg_core.plugins import dispatch
 
 
 def doctor(*arguments):

@@ -38,12 +38,12 @@ def integers_wrap_around(subject: Subject) -> None:
             if numbers.dtype != np.int32 or not np.array_equal(numbers, wanted):
                 raise Disagreement(f"{what} of int32 a = {a!r}, b = {b!r}: expected {wanted!r}, got {numbers!r}")
         for each in (bits, 1, 31):
-            equal(subject, "left_shift", (a, each), np.left_shift(a, np.int32(each)))
-            equal(subject, "right_shift", (a, each), np.right_shift(a, np.int32(each)))
+            equal(subject, "bitwise_left_shift", (a, each), np.left_shift(a, np.int32(each)))
+            equal(subject, "bitwise_right_shift", (a, each), np.right_shift(a, np.int32(each)))
         counts = np.arange(32, dtype=np.int32)
         spread = a.reshape(-1, 1)
-        equal(subject, "right_shift", (spread, counts), np.right_shift(spread, counts))
-        equal(subject, "left_shift", (spread, counts), np.left_shift(spread, counts))
+        equal(subject, "bitwise_right_shift", (spread, counts), np.right_shift(spread, counts))
+        equal(subject, "bitwise_left_shift", (spread, counts), np.left_shift(spread, counts))
 
 
 @check("primitives")
@@ -67,7 +67,7 @@ def arithmetic_equals_numpy(subject: Subject) -> None:
         signs = np.concatenate([a.ravel(), np.array([0.0, -0.0], dtype)])
         equal(subject, "sign", (signs,), np.sign(signs))
         allowed = n * u * np.cumsum(np.abs(wide), -1)
-        equal(subject, "cumsum", (a,), np.cumsum(wide, -1), allowed=allowed)
+        equal(subject, "cumulative_sum", (a,), np.cumsum(wide, -1), allowed=allowed)
         b = floats(seed + 1, (3, 4, 2), dtype)
         size = np.abs(wide) @ np.abs(b.astype(np.float64))
         equal(subject, "matmul", (a, b), wide @ b.astype(np.float64), allowed=4 * u * size)
@@ -125,12 +125,12 @@ def arguments_are_not_changed(subject: Subject) -> None:
     def _(seed):  # type: ignore[no-untyped-def]
         a, n = floats(seed, (3, 3), dtype), integers(seed, (3, 3))
         a = a + a.T
-        names = ("sqrt", "sign", "argmax", "argsort", "cumsum", "softmax", "log_softmax", "sigmoid", "softplus")
+        names = ("sqrt", "sign", "argmax", "argsort", "cumulative_sum", "softmax", "log_softmax", "sigmoid", "softplus")
         calls: list[tuple[str, tuple[Any, ...]]] = [(name, ()) for name in (*names, "eigvalsh", "stop_gradient")]
         calls += [("reshape", ((9,),)), ("moveaxis", (0, 1)), ("sum", (0,)), ("astype", ("float32",))]
         for name, more in calls:
             _kept(subject, name, np.abs(a) if name == "sqrt" else a, more)
-        for name in ("left_shift", "right_shift"):
+        for name in ("bitwise_left_shift", "bitwise_right_shift"):
             _kept(subject, name, n, (3,))
 
 

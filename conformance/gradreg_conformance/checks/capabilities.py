@@ -13,9 +13,9 @@ from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.reference import expected_gradient, expected_value, measured
 from gradreg_conformance.strategies import cases
 from gradreg_conformance.subject import Subject
-from gradreg_core import networks as nets
 from gradreg_core.errors import UnsupportedError
-from gradreg_core.networks import Activation, Dense, Layer, Network
+from gradreg_core.portable import networks as nets
+from gradreg_core.portable.networks import Activation, Dense, Layer, Network
 from gradreg_core.presets import SpectReg
 
 _EACH: dict[type[Layer], Network] = {

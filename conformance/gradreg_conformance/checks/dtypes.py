@@ -12,16 +12,16 @@ from gradreg_conformance.check import Disagreement, NotApplicable, check
 from gradreg_conformance.reference import UNIT_ROUNDOFF
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Activation, Dense, Network
 from gradreg_core.norms import hinge, target
+from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import DataGrad, FrobReg, SpectReg
 from gradreg_core.spec import JacobianPenalty
 
 _HALVES = ("float16", "bfloat16")
 _CHOOSING = Network((3,), (Dense(3), Activation("relu"), Dense(4)))
 """With a choice, whose gradient has a type of its own in some frameworks."""
-_REGS = {"total": DataGrad(1.0), "penalty": JacobianPenalty(1.0, norm="linf", shape=hinge(0.1))}
-_SMOOTH = (DataGrad(1.0), SpectReg(1.0), JacobianPenalty(1.0, squared=False, shape=target(0.1)))
+_REGS = {"total": DataGrad(1.0), "penalty": JacobianPenalty(1.0, norm="linf", phi=hinge(0.1))}
+_SMOOTH = (DataGrad(1.0), SpectReg(1.0), JacobianPenalty(1.0, squared=False, phi=target(0.1)))
 
 
 def _halves(subject: Subject) -> list[str]:

@@ -12,8 +12,8 @@ from gradreg_conformance.check import NotApplicable, check
 from gradreg_conformance.regularizers import general_terms, preset_terms, seeds
 from gradreg_conformance.strategies import TINY, cases, classifiers
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Activation, Dense, Network
 from gradreg_core.norms import hinge, identity, target
+from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import ConfidencePenalty, DataGrad, InputFisher, WeightDecay
 from gradreg_core.projections import gaussian, rademacher, top_singular
 from gradreg_core.spec import JacobianPenalty, Regularizer
@@ -76,12 +76,12 @@ def gradients_with_top_singular(subject: Subject) -> None:
 
 
 @check("gradients")
-def gradients_of_norms_and_shapes(subject: Subject) -> None:
-    """Every norm and shape is differentiated."""
+def gradients_of_norms_and_phis(subject: Subject) -> None:
+    """Every norm and phi is differentiated."""
     for norm in ("l2", "l1", "linf"):
         reg = JacobianPenalty(1.0, projection=gaussian(), norm=norm, squared=False)
-        for shape in (identity(), target(1.5), hinge(0.01)):
-            _agree(subject, st.just(replace(reg, shape=shape)), cost=5)
+        for phi in (identity(), target(1.5), hinge(0.01)):
+            _agree(subject, st.just(replace(reg, phi=phi)), cost=5)
 
 
 @check("gradients")

@@ -10,7 +10,7 @@ from gradreg_conformance.check import check
 from gradreg_conformance.regularizers import input_terms
 from gradreg_conformance.strategies import cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Activation, Dense, Network
+from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.projections import gaussian
 from gradreg_core.spec import OUTPUTS, JacobianPenalty
 

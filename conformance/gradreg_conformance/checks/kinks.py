@@ -10,8 +10,8 @@ import numpy as np
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, NotApplicable, check
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Activation, Conv2D, Dense, Flatten, Layer, MaxPool, Network
 from gradreg_core.norms import target
+from gradreg_core.portable.networks import Activation, Conv2D, Dense, Flatten, Layer, MaxPool, Network
 from gradreg_core.projections import direction, exact
 from gradreg_core.spec import JacobianPenalty
 
@@ -50,7 +50,7 @@ def kink_of_the_l2_norm(subject: Subject) -> None:
     nothing = {path: np.zeros(shape) for path, shape in network.weights().items()} | {"x": np.zeros((2, 2))}
     norm = JacobianPenalty(1.0, projection=exact(), squared=False)
     _expect(subject, Case(network, norm), "the L2 norm at 0", zero, 0.0, nothing)
-    aimed = JacobianPenalty(1.0, projection=exact(), squared=False, shape=target(1.0))
+    aimed = JacobianPenalty(1.0, projection=exact(), squared=False, phi=target(1.0))
     _expect(subject, Case(network, aimed), "(n - 1)^2 of the L2 norm n at 0", zero, 1.0, nothing)
 
 

@@ -15,7 +15,7 @@ from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Dense, Network
+from gradreg_core.portable.networks import Dense, Network
 from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, JacReg, WeightDecay
 from gradreg_core.projections import direction, exact, gaussian, top_singular
 from gradreg_core.spec import JacobianPenalty, Regularizer

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from gradreg_conformance.check import NotApplicable, check
 from gradreg_conformance.strategies import NORM_EPS, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core import networks as nets
-from gradreg_core.networks import Activation, Dense, Flatten, Layer, Network
+from gradreg_core.portable import networks as nets
+from gradreg_core.portable.networks import Activation, Dense, Flatten, Layer, Network
 from gradreg_core.projections import gaussian
 from gradreg_core.spec import JacobianPenalty
 

@@ -9,8 +9,8 @@ import numpy as np
 from gradreg_conformance.check import Disagreement, NotApplicable, check
 from gradreg_conformance.subject import Subject
 from gradreg_core.backend import Backend
-from gradreg_core.hookspecs import SPEC_VERSIONS
-from gradreg_core.networks import Layer
+from gradreg_core.plugins.hookspecs import SPEC_VERSIONS
+from gradreg_core.portable.networks import Layer
 
 _CALLS = ("loss", "penalty", "measure", "check")
 _DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -74,7 +74,7 @@ def harness_is_complete(subject: Subject) -> None:
     if unknown:
         raise Disagreement(f"harness.dtypes has {sorted(unknown)}; known are {', '.join(_DTYPES)}")
     if not all(isinstance(each, type) and issubclass(each, Layer) for each in harness.layers):
-        raise Disagreement(f"harness.layers must be classes of gradreg_core.networks, got {harness.layers!r}")
+        raise Disagreement(f"harness.layers must be classes of gradreg_core.portable.networks, got {harness.layers!r}")
     if not (math.isfinite(harness.tolerance) and harness.tolerance >= 1):
         raise Disagreement(f"harness.tolerance must be a finite number of at least 1, got {harness.tolerance!r}")
     values = np.array([[-1.5, 0.0, 3.0], [2.0, -7.0, 0.25]])

@@ -17,7 +17,7 @@ from gradreg_conformance.check import Disagreement, NotApplicable, check
 from gradreg_conformance.harness import Arrays, Function
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Activation, AvgPool, Conv2D, Dense, Flatten, LayerNorm, MaxPool, Network
+from gradreg_core.portable.networks import Activation, AvgPool, Conv2D, Dense, Flatten, LayerNorm, MaxPool, Network
 from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.projections import direction
 from gradreg_core.spec import JacobianPenalty

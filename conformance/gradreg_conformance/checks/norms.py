@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from gradreg_conformance.check import check
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Activation, Dense, Flatten, Network
 from gradreg_core.norms import hinge, target
+from gradreg_core.portable.networks import Activation, Dense, Flatten, Network
 from gradreg_core.projections import direction, gaussian
 from gradreg_core.spec import JacobianPenalty
 

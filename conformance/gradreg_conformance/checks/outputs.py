@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from gradreg_conformance.check import check
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Activation, Dense, Network
+from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import DataGrad, OneHot
 from gradreg_core.projections import exact, fisher, gaussian, top_k
 from gradreg_core.spec import JacobianPenalty, Regularizer

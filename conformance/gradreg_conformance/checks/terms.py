@@ -47,9 +47,9 @@ _GENERAL: dict[Regularizer, Regularizer] = {
     JacReg(1.0): JacobianPenalty(1.0, projection=exact(), output="probabilities"),
     HoffmanReg(1.0): JacobianPenalty(1.0, projection=sphere(unbiased=True), scale=0.5),
     HoffmanReg(1.0, projections=None): JacobianPenalty(1.0, projection=exact(), scale=0.5),
-    GradientPenalty(1.0): JacobianPenalty(1.0, projection=exact(), squared=False, shape=target(1.0)),
+    GradientPenalty(1.0): JacobianPenalty(1.0, projection=exact(), squared=False, phi=target(1.0)),
     GradientPenalty(1.0, target=2.0, one_sided=True): JacobianPenalty(
-        1.0, projection=exact(), squared=False, shape=hinge(2.0)
+        1.0, projection=exact(), squared=False, phi=hinge(2.0)
     ),
     R1(1.0): JacobianPenalty(1.0, projection=exact(), scale=0.5),
     OneHot(1.0): JacobianPenalty(1.0, projection=onehot()),

@@ -9,7 +9,7 @@ from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.reference import UNIT_ROUNDOFF
 from gradreg_conformance.subject import Subject
-from gradreg_core.networks import Dense, Network
+from gradreg_core.portable.networks import Dense, Network
 from gradreg_core.projections import fisher, gaussian, orthonormal, rademacher, random_onehot, sphere
 from gradreg_core.spec import JacobianPenalty
 

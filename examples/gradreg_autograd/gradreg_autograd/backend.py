@@ -40,7 +40,7 @@ class AutogradBackend:
     def dtype(self, array: Array) -> str:
         return str(array.dtype)
 
-    def host(self, array: Array) -> np.ndarray:
+    def values_if_free(self, array: Array) -> np.ndarray:
         return np.asarray(getval(array))
 
     # --- making and moving arrays
@@ -62,7 +62,7 @@ class AutogradBackend:
     def moveaxis(self, array: Array, source: int, destination: int) -> Array:
         return anp.moveaxis(array, source, destination)
 
-    def broadcast(self, array: Array, shape: Sequence[int]) -> Array:
+    def broadcast_to(self, array: Array, shape: Sequence[int]) -> Array:
         return array + np.zeros(tuple(shape), array.dtype)
 
     def concat(self, arrays: Sequence[Array], axis: int) -> Array:
@@ -72,10 +72,10 @@ class AutogradBackend:
         return array[indices]
 
     # --- arithmetic
-    def left_shift(self, array: Array, bits: Any) -> Array:
+    def bitwise_left_shift(self, array: Array, bits: Any) -> Array:
         return np.left_shift(array, bits)
 
-    def right_shift(self, array: Array, bits: Any) -> Array:
+    def bitwise_right_shift(self, array: Array, bits: Any) -> Array:
         return np.right_shift(array, bits)
 
     def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
@@ -96,7 +96,7 @@ class AutogradBackend:
     def argsort(self, array: Array) -> Array:
         return np.argsort(getval(array), axis=-1, kind="stable").astype("int32")
 
-    def cumsum(self, array: Array) -> Array:
+    def cumulative_sum(self, array: Array) -> Array:
         return anp.cumsum(array, axis=-1)
 
     def softmax(self, array: Array) -> Array:
@@ -155,20 +155,20 @@ class AutogradBackend:
     def require_gradient(self, call: str, model: Any, value: Array) -> None:
         pass
 
-    def leave(self, value: Array) -> Array:
+    def finish(self, value: Array) -> Array:
         return value
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def diagnose(self, frontend: Any, model: Any, x: Array, y: Any, reg: Any, options: Any) -> Any:
+    def diagnose(self, calls: Any, model: Any, x: Array, y: Any, reg: Any, options: Any) -> Any:
         return [], False
 
     def parameters(self, model: Any) -> list[Array] | None:
         return None
 
-    def leaves(self, params: Any) -> list[Array]:
+    def tree_leaves(self, params: Any) -> list[Array]:
         if self.is_array(params):
             return [params]
         children = params.values() if hasattr(params, "values") else params
-        return [leaf for child in children for leaf in self.leaves(child)]
+        return [leaf for child in children for leaf in self.tree_leaves(child)]

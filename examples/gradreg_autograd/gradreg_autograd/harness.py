@@ -9,8 +9,8 @@ import numpy as np
 from autograd import value_and_grad
 
 from gradreg_autograd.networks import LAYERS, apply
-from gradreg_core.dispatch import load_backend
-from gradreg_core.networks import Network
+from gradreg_core.plugins.dispatch import load_backend
+from gradreg_core.portable.networks import Network
 
 __all__ = ["AutogradHarness"]
 

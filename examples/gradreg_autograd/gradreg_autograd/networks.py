@@ -8,7 +8,7 @@ import autograd.numpy as anp
 from autograd.scipy.special import erf, expit
 
 from gradreg_autograd.backend import AutogradBackend
-from gradreg_core import networks as portable
+from gradreg_core.portable import networks as portable
 
 __all__ = ["LAYERS", "apply"]
 

@@ -1,6 +1,6 @@
 """Its hook wants an argument that the hook does not have."""
 
-from gradreg_core.hookspecs import hookimpl
+from gradreg_core.plugins.hookspecs import hookimpl
 
 
 @hookimpl

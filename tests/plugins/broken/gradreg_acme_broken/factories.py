@@ -1,6 +1,6 @@
 """Descriptions that are in order, of backends that are not."""
 
-from gradreg_core.hookspecs import BackendDescription, hookimpl
+from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
 
 def nothing():

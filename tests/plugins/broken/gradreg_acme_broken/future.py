@@ -1,6 +1,6 @@
 """Written for a protocol that this gradreg does not know; the name is one of gradreg's own."""
 
-from gradreg_core.hookspecs import BackendDescription, hookimpl
+from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """Its hook fails."""
 
-from gradreg_core.hookspecs import hookimpl
+from gradreg_core.plugins.hookspecs import hookimpl
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """Its description is invalid: a string where a tuple is due."""
 
-from gradreg_core.hookspecs import BackendDescription, hookimpl
+from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """Returns names in place of descriptions."""
 
-from gradreg_core.hookspecs import hookimpl
+from gradreg_core.plugins.hookspecs import hookimpl
 
 
 @hookimpl

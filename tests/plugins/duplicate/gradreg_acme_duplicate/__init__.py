@@ -1,6 +1,6 @@
 """Claims the name of a built-in backend."""
 
-from gradreg_core.hookspecs import BackendDescription, hookimpl
+from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
 
 @hookimpl

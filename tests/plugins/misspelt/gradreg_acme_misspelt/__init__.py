@@ -1,6 +1,6 @@
 """The hook's name lacks its last letter."""
 
-from gradreg_core.hookspecs import hookimpl
+from gradreg_core.plugins.hookspecs import hookimpl
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """Describes three backends; the framework of one is installed nowhere."""
 
-from gradreg_core.hookspecs import BackendDescription, hookimpl
+from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
 
 @hookimpl

@@ -1,0 +1,151 @@
+"""The operations of JAX that users' models are made of."""
+
+from typing import Any
+
+from gradreg_sweep.operation import Operation
+
+__all__ = ["OPERATIONS"]
+
+VECTORS: dict[str, Any] = {"shape": "({b}, {n})", "sizes": {"b": (1, 3), "n": (2, 4)}}
+IMAGES: dict[str, Any] = {"shape": "({b}, {r}, {r}, {c})", "sizes": {"b": (1, 2), "r": (3, 5), "c": (1, 2)}}
+MATRICES: dict[str, Any] = {"shape": "({n}, {n})", "sizes": {"n": (2, 3)}}
+SYMMETRIC = "h @ h.T + 2 * jnp.eye({n})"
+BOTH = ("jit", "eager")
+
+
+def function(name: str, code: str = "", **more: Any) -> Operation:
+    """A function of one array, unless `code` says how it is called."""
+    return Operation(name, code or f"{name}(h)", **more)
+
+
+_ACTIVATIONS = (
+    *(
+        function(f"jax.nn.{each}", **VECTORS)
+        for each in (
+            "relu", "relu6", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "soft_sign", "sigmoid",
+            "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "squareplus", "sparse_plus",
+            "sparse_sigmoid", "softmax", "log_softmax", "standardize", "logsumexp",
+        )
+    ),
+    function("jax.nn.gelu, exact", "jax.nn.gelu(h, approximate=False)", **VECTORS),
+    function("jax.nn.glu", shape="({b}, 2 * {n})"),
+)  # fmt: skip
+
+_ARRAYS = (
+    *(
+        function(f"jnp.{each}", f"jnp.{each}(h, axis={{axis}})", options={"axis": (-1, 0)}, **VECTORS)
+        for each in ("var", "std", "max", "sort", "cumsum", "median")
+    ),
+    *(
+        function(f"jnp.{each}", f"jnp.{each}(h, 0) + h.sum(0)", shape="({b}, {n})",
+                 sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=BOTH)
+        for each in ("prod", "cumprod")
+    ),
+    function("jnp.linalg.norm", "jnp.linalg.norm(h, {ord}, axis=-1)", options={"ord": (2, 1, "np.inf", 3)}, **VECTORS),
+    function("jnp.take", "jnp.take(h, np.array([0, 1, 0]), axis=-1) ** 2", **VECTORS),
+    function("jnp.ndarray.at.set", "h.at[:, 0].set(h[:, 1] ** 2)", **VECTORS),
+    function("jnp.ndarray.at.multiply", "h.at[:, np.array([0, 1, 0])].multiply(h[:, :1])", **VECTORS),
+    function("jnp.ndarray.at.max", "h.at[:, 0].max(h[:, 1])", **VECTORS),
+    function("jnp.where", "jnp.where(h > 0, h**2, h)", **VECTORS),
+    function("jnp.clip", "jnp.clip(h, -0.5, 0.5)", **VECTORS),
+    function("jnp.interp", "jnp.interp(h, np.linspace(-1, 1, 5), np.arange(5.0) ** 2)", **VECTORS),
+    function("jnp.quantile", "jnp.quantile(h, 0.3, axis=-1)", **VECTORS),
+    function("jnp.convolve", "jnp.convolve(h[0], jnp.sin(h[0]))", **VECTORS),
+    function("jnp.einsum", "jnp.einsum('ij,kj->ik', h, jnp.sin(h))", **VECTORS),
+    function("jnp.power", "jnp.power(h + 2, h)", bounded=True, **VECTORS),
+    function("jnp.arctan2", "jnp.arctan2(h, h + 2)", **VECTORS),
+    function("jnp.hypot", "jnp.hypot(h, h + 2)", **VECTORS),
+    function("jnp.sinc", **VECTORS),
+    function("jnp.logaddexp", "jnp.logaddexp(h, h[:, ::-1] ** 2)", **VECTORS),
+    function("jax.lax.top_k", "jax.lax.top_k(h, 2)[0]", **VECTORS),
+    function("jax.lax.cummax", "jax.lax.cummax(h)", **VECTORS),
+    function("jax.lax.cumlogsumexp", "jax.lax.cumlogsumexp(h)", **VECTORS),
+    *(
+        function(f"jax.ops.segment_{each}", f"jax.ops.segment_{each}(h, np.array([1, 0, 1]), 2)",
+                 shape="(3, {n})", sizes={"n": (1, 3)}, zeros=2 if each == "prod" else 0)
+        for each in ("sum", "prod", "max")
+    ),
+    *(
+        function(f"jax.scipy.special.{each}", f"jax.scipy.special.{each}({inside})", bounded=True, **VECTORS)
+        for each, inside in (
+            ("erf", "h"), ("erfinv", "h / 2"), ("gammaln", "h + 2"), ("digamma", "h + 2"), ("ndtri", "(h + 2) / 4"),
+            ("i0e", "h"), ("i1e", "h"), ("xlogy", "h + 2, h + 3"), ("entr", "h + 2"), ("logit", "(h + 2) / 4"),
+            ("gammainc", "jnp.exp(h), h + 2"), ("betainc", "h + 2, h + 3, (h + 2) / 4"), ("zeta", "h + 3, h + 2"),
+            ("polygamma", "1, h + 2"),
+        )
+    ),
+)  # fmt: skip
+
+_IMAGES = (
+    function("jax.lax.conv_general_dilated",
+             "jax.lax.conv_general_dilated(h, k, ({s}, {s}), '{pad}', rhs_dilation=({d}, {d}), "
+             "dimension_numbers=('NHWC', 'HWIO', 'NHWC'))",
+             arrays={"k": "(2, 2, {c}, 2)"}, options={"pad": ("VALID", "SAME"), "s": (1, 2), "d": (1, 2)}, **IMAGES),
+    function("jax.lax.conv_transpose", "jax.lax.conv_transpose(h, k, (2, 2), '{pad}')",
+             arrays={"k": "(2, 2, {c}, 2)"}, options={"pad": ("VALID", "SAME")}, **IMAGES),
+    function("jax.lax.reduce_window, max",
+             "3 * jax.lax.reduce_window({near}, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, {s}, {s}, 1), '{pad}')",
+             options={"near": ("1 + 1e-3 * h", "h"), "s": (1, 2), "pad": ("VALID", "SAME")},
+             dtypes={"jit": ("float32", "float64"), "eager": ("float64",)}, modes=BOTH, **IMAGES),
+    function("jax.lax.reduce_window, add",
+             "jax.lax.reduce_window(h, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 1, 1, 1), 'SAME')", **IMAGES),
+    function("jax.lax.reduce_window, mul",
+             "jax.lax.reduce_window(h, 1.0, jax.lax.mul, (1, 2, 2, 1), (1, 1, 1, 1), 'SAME')", **IMAGES),
+    *(
+        function(f"jax.image.resize, {method}", f"jax.image.resize(h, ({{b}}, {{s}}, {{s}}, {{c}}), '{method}')",
+                 options={"s": (2, 4, 7)}, **IMAGES)
+        for method in ("nearest", "linear", "cubic", "lanczos3")
+    ),
+    function("jax.scipy.ndimage.map_coordinates",
+             "jax.scipy.ndimage.map_coordinates(h, [1 + jnp.sin(h[0]) / 2, 1 + h[1] / 2], order=1)",
+             shape="({b}, {n})", sizes={"b": (3, 4), "n": (3, 4)}),
+    function("jax.nn.dot_product_attention", "jax.nn.dot_product_attention(h, jnp.sin(h), h, is_causal={causal})",
+             options={"causal": (False, True)}, shape="(1, {t}, 2, {n})", sizes={"t": (2, 3), "n": (1, 3)}),
+    function("jax.lax.pad", "jax.lax.pad(h, 0.0, [(1, 1, 1), (0, 1, 0)])", **VECTORS),
+    function("jnp.pad, reflect", "jnp.pad(h, ((0, 0), (1, 1)), mode='{mode}')",
+             options={"mode": ("reflect", "symmetric", "wrap", "edge", "linear_ramp", "mean")}, **VECTORS),
+)  # fmt: skip
+
+_LINALG = (
+    *(
+        function(f"jnp.linalg.{each}", f"jnp.linalg.{each}({SYMMETRIC}){part}", **MATRICES)
+        for each, part in (
+            ("cholesky", ""), ("inv", ""), ("pinv", ""), ("det", ""), ("slogdet", "[1]"), ("eigh", "[0]"),
+            ("qr", "[1]"),
+        )
+    ),
+    function("jnp.linalg.det, singular", "jnp.linalg.det(h) + h", shape="({n}, {n})", sizes={"n": (2, 3)}, zeros=2),
+    function("jnp.linalg.eigh, vectors", f"jnp.abs(jnp.linalg.eigh({SYMMETRIC})[1])", **MATRICES),
+    function("jnp.linalg.svd", "jnp.linalg.svd(h + 2 * jnp.eye({n}))[1]", **MATRICES),
+    function("jnp.linalg.svd, vectors", "jnp.abs(jnp.linalg.svd(h + 2 * jnp.eye({n}))[0])", **MATRICES),
+    function("jnp.linalg.eig", f"jnp.linalg.eig({SYMMETRIC})[0].real", **MATRICES),
+    function("jnp.linalg.solve", f"jnp.linalg.solve({SYMMETRIC}, h)", **MATRICES),
+    function("jnp.linalg.lstsq", f"jnp.linalg.lstsq({SYMMETRIC}, h)[0]", **MATRICES),
+    function("jax.scipy.linalg.expm", **MATRICES),
+    function("jax.scipy.linalg.sqrtm", f"jax.scipy.linalg.sqrtm({SYMMETRIC}).real", **MATRICES),
+    function("jax.scipy.linalg.lu", f"jax.scipy.linalg.lu({SYMMETRIC})[2]", **MATRICES),
+    function("jax.scipy.linalg.solve_triangular", f"jax.scipy.linalg.solve_triangular({SYMMETRIC}, h)", **MATRICES),
+    function("jnp.fft.fft", "jnp.abs(jnp.fft.fft(h))", **VECTORS),
+    function("jnp.fft.rfft", "jnp.fft.rfft(h).imag", **VECTORS),
+    function("jnp.fft.irfft", "jnp.fft.irfft(jnp.fft.rfft(h) ** 2)", **VECTORS),
+)  # fmt: skip
+
+_CONTROL = (
+    function("jax.lax.scan", "jax.lax.scan(lambda s, r: (jnp.tanh(s) * r, s), h[0], h)[0]", modes=BOTH, **VECTORS),
+    function("jax.lax.associative_scan", "jax.lax.associative_scan(jnp.multiply, h)", **VECTORS),
+    function("jax.lax.fori_loop", "jax.lax.fori_loop(0, 3, lambda i, s: jnp.sin(s) * s + h, h)", modes=BOTH, **VECTORS),
+    function("jax.lax.while_loop",
+             "jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.sin(s[1])), (0, h))[1]",
+             modes=BOTH, **VECTORS),
+    function("jax.lax.cond", "jax.lax.cond(h.sum() > 9, lambda: h, lambda: h**3)", **VECTORS),
+    function("jax.lax.map", "jax.lax.map(lambda r: jnp.sin(r) * r, h)", **VECTORS),
+    function("jax.vmap", "jax.vmap(lambda r: jnp.sin(r) * r.sum())(h)", **VECTORS),
+    function("jax.checkpoint", "jax.checkpoint(lambda r: jnp.sin(r) * r)(h)", **VECTORS),
+    function("jax.lax.custom_root",
+             "jax.lax.custom_root(lambda y: y**3 + y - h, h, "
+             "lambda f, y: jax.lax.fori_loop(0, 60, lambda i, y: y - (y**3 + y - h) / (3 * y**2 + 1), y), "
+             "lambda g, y: y / g(jnp.ones_like(y)))", **VECTORS),
+)  # fmt: skip
+
+OPERATIONS = (*_ACTIVATIONS, *_ARRAYS, *_IMAGES, *_LINALG, *_CONTROL)
+"""In the order of the report."""

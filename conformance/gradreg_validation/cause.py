@@ -1,0 +1,68 @@
+"""What the pattern of differences between two models says about where they part."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from gradreg_validation.report import Row
+
+__all__ = ["INPUT", "LOSS", "OUTPUTS", "PARAMETER", "PENALTY", "VALUES", "cause_of", "hint_for"]
+
+VALUES, OUTPUTS, LOSS = "parameters (values)", "outputs", "loss"
+"""The names of rows; those below are followed by the name of a term or of a scalar."""
+PENALTY = "penalty "
+INPUT, PARAMETER = "input gradient of the ", "parameter gradient of the "
+
+_HINTS = (
+    ("gelu", " GELU is the exact erf form in PyTorch and Keras, the tanh approximation in JAX, by default."),
+    ("layernorm", " The default eps of layer normalisation is 1e-5 in PyTorch, 1e-6 in Flax, 1e-3 in Keras."),
+    ("batchnorm", " Compare eps, the moving statistics and the mode (training or evaluation) of the normalisation."),
+    ("groupnorm", " Compare eps and the groups of the normalisation."),
+    ("flatten", " Channels-first and channels-last models flatten in another order: permute the axes before it."),
+    ("dense", " Compare the bias, and the kernel: PyTorch's Linear is (out, in), others' are (in, out)."),
+    ("linear", " Compare the bias, and the kernel: PyTorch's Linear is (out, in), others' are (in, out)."),
+    ("conv", " Compare the bias, padding and the kernel's axes: PyTorch's are (out, in, ...), others' (..., in, out)."),
+)
+
+
+def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> str | None:
+    """What is wrong, judged by the first thing that goes wrong; None if nothing does.
+
+    Args:
+        rows: all quantities compared.
+        parameters: the parameters that differ most, in words.
+        unmatched: the parameters that the map leaves out, in words.
+    """
+    differ = [row.quantity for row in rows if not row.agrees]
+    if not differ:
+        return None
+    if VALUES in differ and OUTPUTS not in differ:
+        return (
+            f"the outputs agree, but not the parameters: {parameters}. They may hold the same numbers in another "
+            f"order, as a dense layer after a flatten does (channels last or first). Give the rearrangement as third "
+            f"element of parameters. Nothing else can be judged before."
+        )
+    if VALUES in differ:
+        return f"the parameters differ: {parameters}. Nothing else can be judged before they are equal."
+    if infinite := [row.quantity for row in rows if math.isinf(row.difference)]:
+        return f"NaN or infinite in one of the models at least: {', '.join(infinite)}."
+    if OUTPUTS in differ:
+        extra = f" The map of parameters leaves out {' and '.join(unmatched)}." if unmatched else ""
+        return f"the outputs differ already: the models are not the same function.{extra}"
+    if LOSS in differ:
+        return "the outputs agree, but the loss of them differs: compare loss_fn and what it averages over."
+    stopped = "look for stop_gradient, detach, no_grad or a custom gradient in one of the models."
+    if f"{INPUT}loss" in differ or any(name.startswith(PENALTY) for name in differ):
+        return f"the outputs agree, but the first derivatives differ: {stopped}"
+    if f"{PARAMETER}loss" in differ:
+        return f"the input gradients agree, but those of the parameters differ: {stopped}"
+    return (
+        "values and first derivatives agree, but the penalty's gradient differs, which needs second derivatives: look "
+        "for an operation whose second derivative is wrong or stopped, such as a variance with a stopped gradient; "
+        "gradreg's check() on each model finds which is wrong."
+    )
+
+
+def hint_for(names: Iterable[str]) -> str:
+    """What a layer with one of `names` (its own, its kind) is often ported wrongly in; empty if nothing is known."""
+    text = "".join(names).lower().replace("_", "")
+    return next((hint for mark, hint in _HINTS if mark in text), "")

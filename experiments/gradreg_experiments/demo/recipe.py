@@ -1,0 +1,74 @@
+"""How the demo trains: the network, the schedule, the batches and the dropout masks, all from a seed by NumPy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradreg_core.portable.networks import Activation, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool, Network
+from gradreg_core.spec import Regularizer
+from gradreg_core.training import Plan
+from gradreg_experiments.demo.data import CLASSES, Part
+from gradreg_numpy.networks import initialize
+
+__all__ = ["Recipe", "network_for"]
+
+_BATCHES, _MASKS = 1, 2
+"""Keep the generators of one seed apart."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, whatever the regularizer."""
+
+    steps: int = 240
+    batch: int = 50
+    """Images in a batch, or all if there are fewer."""
+    learning_rate: float = 3e-3
+    """Of Adam; a tenth of it from the middle on, a hundredth in the last quarter."""
+
+    def plan(self, train: Part, reg: Regularizer | None, seed: int, rate: float = 0.0) -> Plan:
+        """The plan of one run.
+
+        Args:
+            train: standardised images and labels.
+            reg: the regularizer.
+            seed: of initial weights, batches and masks.
+            rate: of dropout before the last layer.
+        """
+        network = network_for(train.x.shape[1:])
+        batches = _batches(len(train.y), self.batch, self.steps, seed)
+        size = batches.shape[1]
+
+        def masks(step: int) -> Mapping[str, Any]:
+            generator = np.random.default_rng([seed, _MASKS, step])
+            return {
+                path: (generator.random((size, *shape)) >= rate).astype(np.float32) / np.float32(1 - rate)
+                for path, shape in network.masks().items()
+            }
+
+        def learning_rate(step: int) -> float:
+            return self.learning_rate * (1 if step < self.steps / 2 else 0.1 if step < self.steps * 3 / 4 else 0.01)
+
+        params = initialize(network, seed)
+        return Plan(network, params, train.x, train.y, batches, reg, learning_rate, masks if rate else None)
+
+
+def network_for(shape: tuple[int, ...]) -> Network:
+    """A small convolutional network with ReLU for images of `shape` (H, W, 1); 8x8 get 3x3 kernels, larger ones 5x5."""
+    kernel, padding = (3, "same") if min(shape[:2]) < 16 else (5, "valid")
+    relu = Activation("relu")
+    features: tuple[Layer, ...] = (Conv2D(8, kernel, padding), relu, MaxPool(), Conv2D(16, kernel, padding), relu)
+    if kernel == 5:
+        features = (*features, MaxPool())
+    return Network((*shape,), (*features, Flatten(), Dense(64), relu, Dropout(), Dense(CLASSES)))
+
+
+def _batches(count: int, size: int, steps: int, seed: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Rows of indices below `count`: a new permutation for each pass over the data, less an incomplete last row."""
+    size = min(size, count)
+    rows = count // size
+    generator = np.random.default_rng([seed, _BATCHES])
+    passes = [generator.permutation(count)[: rows * size].reshape(rows, size) for _ in range(-(-steps // rows))]
+    return np.concatenate(passes)[:steps].astype(np.int64)

@@ -1,0 +1,142 @@
+"""The authors' protocol as a value. Where the paper and the authors' public code differ, the choice is a field here.
+
+A :class:`Job` is all that determines one training run; its `key` is a hash of it, so results of different settings can
+never be taken for each other.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from gradreg_core.errors import InputError
+from gradreg_core.presets import DataGrad
+from gradreg_core.spec import JacobianTerm, Regularizer, Sum
+
+__all__ = [
+    "BEFORE_LAST",
+    "NETWORKS",
+    "PENALTY_PASSES",
+    "STANDARDISE",
+    "VERSION",
+    "Job",
+    "Protocol",
+    "split",
+    "unseeded",
+]
+
+VERSION = 1
+"""Raised when the same settings would give other results."""
+NETWORKS = ("lenet", "lenettuned", "toy")
+BEFORE_LAST = ("none", "dropout", "batchnorm")
+STANDARDISE = ("each", "train")
+PENALTY_PASSES = ("separate", "shared")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a network is trained on MNIST, whatever the regularizer."""
+
+    network: str = "lenet"
+    """"lenet" (61,706 parameters), as in the script of the paper's Table 1, or "lenettuned" (255,230), as in an earlier
+    version of that script. The short paper does not say. "toy" is the network of Figure 1, right."""
+    activation: str = "relu"
+    """Of the hidden layers, one of :data:`gradreg_core.portable.networks.ACTIVATIONS`."""
+    before_last: str = "none"
+    """What stands before the last layer: "none", "dropout" or "batchnorm" (always with the batch's own moments, also in
+    the test, as in the code)."""
+    keep: float = 0.5
+    """Of dropout: the probability that a unit stays."""
+    train_size: int = 2000
+    """The first images of a permutation of MNIST's first 50,000 by the seed; not balanced by class."""
+    steps: int = 10_001
+    """Of Adam. The code counts from 0 to 10,000 inclusive."""
+    batch: int = 50
+    learning_rate: float = 1e-3
+    """A tenth of it after half of the steps, a hundredth after three quarters."""
+    standardise: str = "each"
+    """"each": training and test images have their own mean and deviation (one number each), as in the code; "train":
+    both have those of the training images."""
+    penalty_pass: str = "separate"  # noqa: S105
+    """Which forward pass a penalty on the logits' Jacobian differentiates where there is dropout: "separate", one with
+    a mask of its own, as in the code; "shared", the loss's, as in the paper's formula. DataGrad always shares."""
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    """Parameter of the beta distribution of the mixing weights, 0 for no mixing."""
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("network", NETWORKS),
+            ("before_last", BEFORE_LAST),
+            ("standardise", STANDARDISE),
+            ("penalty_pass", PENALTY_PASSES),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"Protocol: {name} must be one of {choices}, got {getattr(self, name)!r}.")
+        if not 0 < self.keep <= 1 or not 0 <= self.label_smoothing < 1 or self.mixup < 0:
+            raise InputError(
+                "Protocol: keep must be in (0, 1], label_smoothing in [0, 1), mixup at least 0, "
+                f"got {self.keep}, {self.label_smoothing}, {self.mixup}."
+            )
+        if min(self.train_size, self.steps, self.batch) < 1:
+            raise InputError(
+                "Protocol: train_size, steps and batch must be at least 1, "
+                f"got {self.train_size}, {self.steps}, {self.batch}."
+            )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0; the steps at the bounds have the rate before them."""
+        last = self.steps - 1
+        return self.learning_rate * (1.0 if step <= last // 2 else 0.1 if step <= 3 * last // 4 else 0.01)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    protocol: Protocol
+    regularizer: Regularizer | None
+    """With the weight decay in it."""
+    seed: int
+    """Of the training subset, the initial weights, the batches, the masks and the draws."""
+    backend: str
+    data: str
+    """Digest of the data, see :func:`gradreg_experiments.paper.data.digest`."""
+    kind: str = ""
+    """What is kept of the run, where it is not what :func:`gradreg_experiments.paper.run.run_job` keeps."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings, as JSON values."""
+        return {
+            "version": VERSION,
+            "protocol": asdict(self.protocol),
+            "regularizer": None if self.regularizer is None else self.regularizer.to_dict(),
+            "seed": self.seed,
+            "backend": self.backend,
+            "data": self.data,
+        } | ({"kind": self.kind} if self.kind else {})
+
+    @property
+    def key(self) -> str:
+        """A hash of all settings, 16 hexadecimal digits."""
+        text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def split(protocol: Protocol, reg: Regularizer | None) -> tuple[Regularizer | None, Regularizer | None]:
+    """(the terms of the loss's forward pass, those of a pass with a mask of its own); None where there are none."""
+    if reg is None:
+        return None, None
+    if protocol.before_last != "dropout" or protocol.penalty_pass == "shared":  # noqa: S105
+        return reg, None
+    apart = tuple(term for term in reg.terms if isinstance(term, JacobianTerm) and not isinstance(term, DataGrad))
+    shared = tuple(term for term in reg.terms if term not in apart)
+    return (Sum(shared) if shared else None), (Sum(apart) if apart else None)
+
+
+def unseeded(reg: Regularizer | None) -> Regularizer | None:
+    """The regularizer with 0 for the seed of every term: what those of several seeds have in common."""
+    if reg is None:
+        return None
+    return Sum(tuple(replace(term, seed=0) if isinstance(term, JacobianTerm) else term for term in reg.terms))

@@ -1,0 +1,97 @@
+"""What the runs of a cell say: mean and deviation, beside the paper's numbers and the cell without regularizer."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+from gradreg_experiments.paper.experiments import Cell
+from gradreg_experiments.paper.results import Results
+
+__all__ = ["PAPER_SEEDS", "Summary", "accuracies", "summarise"]
+
+PAPER_SEEDS = 10
+
+
+class Summary(NamedTuple):
+    """One cell. Accuracies in percent, differences in points; None where there are too few runs to say."""
+
+    cell: Cell
+    values: dict[int, float]
+    """Accuracy by seed."""
+    mean: float | None
+    deviation: float | None
+    difference: float | None
+    """To the paper's mean."""
+    p_paper: float | None
+    """Of Welch's t-test against the paper's mean, deviation and ten seeds."""
+    gain: float | None
+    """Over the same row's first cell, mean of the differences at equal seeds."""
+    p_gain: float | None
+    """Of the paired t-test by seed, two-sided."""
+    pairs: int = 0
+    """The seeds of which both are there."""
+
+
+def accuracies(
+    cell: Cell, seeds: Sequence[int], backend: str, data: str, results: Results, measure: str = "test"
+) -> dict[int, float]:
+    """Accuracy by seed, of the seeds that have been run."""
+    found: dict[int, Mapping[str, Any] | None] = {
+        seed: results.get(cell.job(seed, backend, data).key) for seed in seeds
+    }
+    return {seed: float(each["accuracy"][measure]) for seed, each in found.items() if each is not None}
+
+
+def summarise(
+    cells: Sequence[Cell], seeds: Sequence[int], backend: str, data: str, results: Results, measure: str = "test"
+) -> list[Summary]:
+    """A summary of each cell, in order; gains are over the first cell of the same row.
+
+    Args:
+        cells: of one experiment, whole rows.
+        seeds: to look for.
+        backend: whose runs are counted.
+        data: digest of the data.
+        results: the finished runs.
+        measure: "test", the authors' test set, or "official", MNIST's own.
+    """
+    found = [accuracies(cell, seeds, backend, data, results, measure) for cell in cells]
+    bases: dict[str, dict[int, float]] = {}
+    rows = []
+    for cell, values in zip(cells, found, strict=True):
+        base = bases.setdefault(cell.row, values)
+        numbers = list(values.values())
+        mean = fmean(numbers) if numbers else None
+        deviation = stdev(numbers) if len(numbers) > 1 else None
+        difference = mean - cell.paper[0] if mean is not None and cell.paper else None
+        gains = [values[seed] - base[seed] for seed in values if seed in base] if base is not values else []
+        rows.append(
+            Summary(
+                cell,
+                values,
+                mean,
+                deviation,
+                difference,
+                _welch(numbers, cell.paper),
+                fmean(gains) if gains else None,
+                _paired(gains),
+                len(gains),
+            )
+        )
+    return rows
+
+
+def _welch(numbers: list[float], paper: tuple[float, float] | None) -> float | None:
+    if paper is None or len(numbers) < 2 or stdev(numbers) == 0:
+        return None
+    count = len(numbers)
+    test = stats.ttest_ind_from_stats(fmean(numbers), stdev(numbers), count, *paper, PAPER_SEEDS, equal_var=False)
+    return float(test.pvalue)
+
+
+def _paired(gains: list[float]) -> float | None:
+    if len(gains) < 2 or stdev(gains) == 0:
+        return None
+    return float(stats.ttest_1samp(gains, 0.0).pvalue)

@@ -1,0 +1,240 @@
+"""The calls that users make, bound to one backend: `loss`, `penalty`, `measure`, `check`."""
+
+from collections.abc import Callable
+from typing import Any, Unpack
+
+from gradreg_core import engine
+from gradreg_core.backend import Array, Backend
+from gradreg_core.engine import Call, Options
+from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.evaluation import evaluate
+from gradreg_core.layout import require_integer_scalar
+from gradreg_core.norms import safe_sqrt
+from gradreg_core.preflight import CheckReport, run_check
+from gradreg_core.projections import exact, orthonormal, top_singular
+from gradreg_core.results import Measures, Parts
+from gradreg_core.spec import JacobianPenalty, Regularizer
+
+__all__ = ["BATCH_NORM_POLICIES", "Calls"]
+
+BATCH_NORM_POLICIES = ("error", "warn", "allow")
+_POWER_ITERATIONS = 30
+
+
+class Calls:
+    """gradreg's calls in one framework: native arrays in, native scalars out, differentiable by its own means.
+
+    These arguments are shared by the calls:
+
+    Args:
+        model: any callable x -> outputs of shape (B, ...): a module, or a function that closes over parameters. The
+            outputs are logits, without a softmax behind them, unless `loss_fn` says otherwise.
+        x: the input, (B, ...), floating point. The gradient is taken with respect to it: apply augmentation and
+            normalisation before, or the penalty is in the units of what comes before them.
+        y: labels; integer class indices (B,), or probabilities of the outputs' shape. None where no term needs them.
+        reg: a regularizer such as ``SpectReg(0.01)``, or a sum.
+        step: of training, an int or a (traced) integer scalar; draws, schedules and `every=` depend on it. Without it
+            each call is step 0, with the draws of step 0; a schedule and `every=` refuse that.
+        seed: of the draws, in place of the terms' own seeds: an integer in [0, 2**64), or a (traced) integer scalar, so
+            that the members of an ensemble train in one program, each with its own draws.
+        loss_fn: ``loss_fn(outputs, y)`` -> one loss for each sample, (B, ...), averaged over further axes; the default
+            is cross-entropy of the logits (of a single logit: binary cross-entropy).
+        sample_ids: integers (B,), the samples' global numbers, which the draws depend on; default 0..B-1. Give them
+            when a batch is split over devices, and each part draws what the whole would have drawn.
+        sample_weight: (B,), >= 0, or a mask. Means become sum_i w_i v_i / sum_i w_i (0 where all weights are 0).
+        normalizer: divide by this instead of sum_i w_i, for parts of a batch of unequal size.
+        class_axis: the axis of the outputs that holds the classes; needed only where they have more than two axes.
+        directions: for the projection ``direction()``; shape (m,), (B, m) or (k, B, m).
+        params: nested parameters for WeightDecay, where the model is a plain function.
+        chunk_size: rows of an exact Jacobian that are pulled back at a time.
+        batch_norm: what to do with batch normalisation in training mode, which couples the samples, so that the
+            gradient of a sample's penalty reaches the others: "error", "warn" (default) or "allow".
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def __repr__(self) -> str:
+        return f"<gradreg {self.backend.name} backend>"
+
+    def loss(
+        self,
+        model: Any,
+        x: Array,
+        y: Any,
+        reg: Regularizer | None,
+        *,
+        batch_norm: str = "warn",
+        **options: Unpack[Options],
+    ) -> tuple[Array, Parts]:
+        """The training loss: mean loss plus penalties, from one forward pass.
+
+        total = mean_i M(z_i, y_i) + sum over terms. Arguments: ``help(gradreg_core.calls.Calls)``.
+
+        Returns:
+            (total, parts) with ``parts.loss``, ``parts.penalty`` (one scalar a term) and ``parts.outputs``.
+
+        Raises:
+            InputError: shapes or values do not fit; the message says which and what was expected.
+            InputTypeError: a dtype or type does not fit, such as an integer input.
+        """
+        call, x = self._call("loss", x, reg, batch_norm, options)
+        ops = self.backend
+        with ops.enter(call.name, model, x, batch_norm) as x:
+            done = evaluate(call, model, x, y, reg, with_loss=True)
+        total = ops.finish(done.loss)
+        if done.due:
+            total = total + self._penalty(call, model, done.due)
+        return total, Parts(ops.finish(done.loss), tuple(map(ops.finish, done.penalties)), ops.finish(done.outputs))
+
+    def penalty(
+        self, model: Any, x: Array, y: Any, reg: Regularizer, *, batch_norm: str = "warn", **options: Unpack[Options]
+    ) -> Array:
+        """The penalty alone, a scalar: the sum over the terms of `reg`.
+
+        Arguments: ``help(gradreg_core.calls.Calls)``.
+
+        Raises:
+            InputError, InputTypeError: as `loss`.
+        """
+        call, x = self._call("penalty", x, reg, batch_norm, options)
+        if reg is None:
+            raise InputTypeError("penalty: expected a regularizer such as SpectReg(0.01), got None.")
+        with self.backend.enter(call.name, model, x, batch_norm) as x:
+            done = evaluate(call, model, x, y, reg, with_loss=False)
+        return self._penalty(call, model, done.due or done.penalties)
+
+    def measure(
+        self,
+        model: Any,
+        x: Array,
+        y: Any = None,
+        *,
+        projections: int | None = None,
+        batch_norm: str = "warn",
+        **options: Unpack[Options],
+    ) -> Measures:
+        """Jacobian norms of each sample, for monitoring; no gradient flows. Works in no-gradient modes.
+
+        Args:
+            model: as the other arguments, see ``help(gradreg_core.calls.Calls)``.
+            x: the input.
+            y: labels, if the norm of the loss's gradient is wanted.
+            projections: None for exact values from the whole Jacobian (m backward passes); an integer k to estimate
+                the Frobenius norm from k orthonormal directions and the spectral norm by power iteration, for models
+                with many outputs.
+            batch_norm: as above.
+            options: `step`, `seed`, `loss_fn`, `sample_ids`, `class_axis`, `chunk_size`.
+
+        Raises:
+            InputError, InputTypeError: as `loss`.
+        """
+        call, x = self._call("measure", x, None, batch_norm, options)
+        ops = self.backend
+        with ops.enter(call.name, model, x, batch_norm) as x:
+            ids = None if call.sample_ids is None else ops.int32(ops.asarray(call.sample_ids, x), x)
+            forward = engine.forward_pass(call, model, x, y, ids, (None,))
+            size = forward.layout.canonical[1] * forward.layout.canonical[2]
+
+            def norm(**chosen: Any) -> Array:
+                return engine.per_sample(JacobianPenalty(1.0, squared=False, **chosen), forward)
+
+            if projections is None:
+                frobenius, spectral = _exact_norms(ops, forward, size)
+            else:
+                frobenius = norm(projection=orthonormal(min(projections, size), unbiased=True))
+                spectral = norm(projection=top_singular(_POWER_ITERATIONS))
+            gradient = None if y is None else norm(projection=exact(), output="loss")
+            return Measures(
+                *(None if each is None else ops.stop_gradient(each) for each in (frobenius, spectral, gradient))
+            )
+
+    def check(self, model: Any, x: Array, y: Any, reg: Regularizer, **options: Unpack[Options]) -> CheckReport:
+        """Look before training: values, layers, second derivatives. Takes a few steps' time and may synchronise.
+
+        Finds labels out of range, outputs that are not finite, batch normalisation in training mode, a term whose one
+        draw for the batch penalises nothing behind it, layers or operations without a second derivative (named, with
+        what to use instead), a penalty without gradient, a gradient of the penalty that disagrees with finite
+        differences, for which rectifiers and maxima are rounded off, and a penalty by difference whose gradient depends
+        on h, as over kinks. Changes neither model nor generator state where the framework allows to restore it.
+
+        Returns:
+            A report; ``print(report)`` reads well, ``report.ok`` is a bool, ``report.raise_if_failed()`` raises.
+
+        Raises:
+            InputTypeError: an argument is not of the kind the calls take at all.
+        """
+        return run_check(self, model, x, y, reg, options)
+
+    def _penalty(self, call: Call, model: Any, penalties: tuple[Array, ...]) -> Array:
+        total = penalties[0]
+        for each in penalties[1:]:
+            total = total + each
+        self.backend.require_gradient(call.name, model, total)
+        return self.backend.finish(total)
+
+    def _call(self, name: str, x: Any, reg: Any, batch_norm: str, options: Options) -> tuple[Call, Array]:
+        """The call's arguments, checked as far as no forward pass is needed."""
+        if reg is not None and not isinstance(reg, Regularizer):
+            raise InputTypeError(f"{name}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
+        if batch_norm not in BATCH_NORM_POLICIES:
+            raise InputError(f"{name}: batch_norm must be one of {BATCH_NORM_POLICIES}, got {batch_norm!r}.")
+        unknown = sorted(set(options) - _OPTIONS)
+        if unknown:
+            raise InputTypeError(f"{name}: unknown argument {unknown[0]!r}; it takes {', '.join(sorted(_OPTIONS))}.")
+        chunk = options.get("chunk_size")
+        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+            raise InputError(f"{name}: chunk_size must be an integer of at least 1, got {chunk!r}.")
+        loss_fn: Callable[..., Any] | None = options.get("loss_fn")
+        if loss_fn is not None and not callable(loss_fn):
+            raise InputTypeError(f"{name}: loss_fn must be a function of (outputs, y), got {loss_fn!r}.")
+        if options.get("step") is None:
+            _require_no_step(name, reg)
+            options = {**options, "step": 0}
+        options = {**options, "seed": _checked_seed(self.backend, name, options.get("seed"))}
+        if not self.backend.is_array(x):
+            raise InputTypeError(
+                f"{name}: x must be an array of the {self.backend.name} backend, got {type(x).__module__}."
+                f"{type(x).__qualname__}. Convert it, or import the backend of its framework."
+            )
+        shape = self.backend.shape(x)
+        if not shape or shape[0] == 0:
+            raise InputError(f"{name}: x must have a batch axis with at least one sample, got shape {shape}.")
+        return Call(self.backend, name, **options), x
+
+
+_OPTIONS = frozenset(Options.__annotations__)
+
+
+def _require_no_step(name: str, reg: Regularizer | None) -> None:
+    for term in () if reg is None else reg.terms:
+        if term.every > 1 or callable(term.weight):
+            raise InputError(
+                f"{name}: {term!r} depends on the step of training; pass step=, the number of the step. Without it "
+                f"every call would be step 0."
+            )
+
+
+def _checked_seed(ops: Backend, name: str, seed: Any) -> Any:
+    """The seed as a Python int where that costs nothing, else as it came."""
+    if seed is None:
+        return None
+    static = ops.static_int(seed)
+    if static is None and isinstance(seed, int) and not isinstance(seed, bool):
+        static = seed  # of a program that is being traced
+    if static is None:
+        require_integer_scalar(ops, name, "seed", seed)
+        return seed
+    if not 0 <= static < 2**64:
+        raise InputError(f"{name}: seed must be in [0, 2**64), got {static}.")
+    return static
+
+
+def _exact_norms(ops: Backend, forward: engine.Forward, size: int) -> tuple[Array, Array]:
+    """(||J||_F, sigma_max) of each sample from all rows of the Jacobian, by way of J J^T."""
+    batch = forward.layout.shape[0]
+    rows = engine.jacobian_rows(forward)
+    jacobian = ops.moveaxis(ops.reshape(rows, (size, batch, -1)), 0, 1)
+    gram = ops.matmul(jacobian, ops.moveaxis(jacobian, 1, 2))
+    top = ops.eigvalsh(gram)[:, -1]
+    return safe_sqrt(ops, ops.sum(jacobian * jacobian, (1, 2))), safe_sqrt(ops, ops.where(top > 0, top, 0.0))

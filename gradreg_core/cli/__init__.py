@@ -1,0 +1,1 @@
+"""The command line ``gradreg``, and what its commands share."""

@@ -1,0 +1,1 @@
+"""Finding and choosing a backend: hooks, discovery, dispatch, lazily loaded packages."""

@@ -1,0 +1,1 @@
+"""Networks described without a framework."""

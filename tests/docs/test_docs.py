@@ -1,0 +1,83 @@
+"""The documentation: its code runs, its links lead somewhere, and it names everything public."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gradreg_core
+import torch
+from gradreg_core import calls, engine, presets, projections
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_quick_start_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    exec(compile(block, "README.md", "exec"), {})
+    assert "tensor" in capsys.readouterr().out
+
+
+def test_the_page_on_tensorflow_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tensorflow.md").read_text(), re.S):
+        exec(compile(block, "tensorflow.md", "exec"), namespace)
+    assert "gradreg check: passed" in capsys.readouterr().out
+
+
+def test_the_page_on_pytorch_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(), re.S):
+        exec(compile(block, "pytorch.md", "exec"), names)
+        if "sample_ids" in block:
+            for parameter, wanted in zip(names["model"].parameters(), names["wanted"], strict=True):
+                torch.testing.assert_close(parameter.grad, wanted)  # float32 sums in another order
+    assert "gradreg check: passed" in capsys.readouterr().out
+    assert names["slopes"]["0.weight"].shape == (4, 16, 20)
+
+
+def test_the_page_on_choosing_runs_as_it_stands() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "choosing.md").read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(compile(block, "choosing.md", "exec"), names)
+    norms = [norm for _, norm in names["found"].values()]
+    assert norms == sorted(norms, reverse=True)
+    assert names["found"][3e-4][0] > names["found"][1e-2][0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    for link in re.findall(r"\]\(([^)#]+)", prose):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_calls_have_every_argument() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "calls.md").read_text(), re.M)
+    wanted = {"model", "x", "y", "reg", "batch_norm", "projections", *engine.Options.__annotations__}
+    assert sorted(rows) == sorted(wanted)
+
+
+def test_the_mathematics_has_every_preset_and_projection() -> None:
+    text = (ROOT / "docs" / "mathematics.md").read_text()
+    words = [name for name in projections.__all__ if name not in ("DirectionContext", "Projection")]
+    for name in [*presets.__all__, *words]:
+        assert f"`{name}" in text, name
+
+
+@pytest.mark.parametrize("name", presets.__all__)
+def test_each_preset_states_its_formula_and_source(name: str) -> None:
+    text = inspect.getdoc(getattr(presets, name)) or ""
+    assert text.startswith("weight * "), name
+    assert re.search(r"(19|20)\d\d|Varga|DataGrad with labels", text), name
+
+
+def test_every_public_thing_has_a_docstring() -> None:
+    for name in gradreg_core.__all__:
+        thing = getattr(gradreg_core, name)
+        assert not callable(thing) or inspect.getdoc(thing), name
+    for call in ("loss", "penalty", "measure", "check"):
+        assert "Raises:" in (inspect.getdoc(getattr(calls.Calls, call)) or ""), call

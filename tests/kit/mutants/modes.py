@@ -1,0 +1,126 @@
+"""Mutants that are wrong in one way to run, and right in the others."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from gradreg_core.backend import Model, Pullback
+from gradreg_core.random import Draws
+from gradreg_core.spec import Term
+from gradreg_torch.backend import TorchBackend
+from gradreg_torch.harness import TorchHarness
+from mutants.mutant import harness_of, mutant, patched
+from torch import Tensor
+
+
+def _in_transform() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@mutant("every_mode_equals_the_first")
+def detached_inside_transforms() -> TorchHarness:
+    """The pullback of the functional path is a constant to the outer derivative."""
+
+    class Wrong(TorchBackend):
+        def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
+            outputs, pullback = super().vjp(fn, x)
+            return outputs, (lambda w: pullback(w).detach()) if _in_transform() else pullback
+
+    return harness_of(Wrong())
+
+
+@mutant("draws_at_a_traced_step")
+def traced_step_is_lost_in_the_draws() -> TorchHarness:
+    """A step that cannot be read draws as step 0."""
+
+    class Wrong(TorchBackend):
+        def draws(self, seed: Any, step: Any, sample_ids: Tensor) -> Draws:
+            return super().draws(seed, step if isinstance(step, int) else 0, sample_ids)
+
+    return harness_of(Wrong())
+
+
+@mutant("draws_of_a_traced_seed")
+def traced_seed_is_lost() -> TorchHarness:
+    """A seed that cannot be read draws as seed 0."""
+
+    class Wrong(TorchBackend):
+        def draws(self, seed: Any, step: Any, sample_ids: Tensor) -> Draws:
+            return super().draws(seed if isinstance(seed, int) else 0, step, sample_ids)
+
+    return harness_of(Wrong())
+
+
+@mutant("every_mode_equals_the_first")
+def product_along_inputs_without_a_gradient_in_a_transform() -> TorchHarness:
+    class Wrong(TorchBackend):
+        def jvp(self, fn: Any, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            outputs, tangent = super().jvp(fn, x, v)
+            return outputs, tangent.detach() if _in_transform() else tangent
+
+    return harness_of(Wrong())
+
+
+@mutant("every_at_a_traced_step")
+def traced_condition_always_holds() -> TorchHarness:
+    """A condition that cannot be read is taken to hold."""
+
+    class Wrong(TorchBackend):
+        def cond(self, predicate: Tensor, branch: Callable[[], Tensor]) -> Tensor:
+            return branch() if _in_transform() else super().cond(predicate, branch)
+
+    return harness_of(Wrong())
+
+
+@mutant("schedules_at_a_traced_step")
+def traced_step_is_lost_in_the_schedule() -> Any:
+    """A schedule is asked for its weight at step 0 where the step cannot be read."""
+    original = Term.weight_at
+
+    def weight_at(self: Term, step: Any) -> Any:
+        return original(self, 0 if isinstance(step, Tensor) else step)
+
+    return patched(Term, "weight_at", weight_at)
+
+
+@mutant("arguments_that_are_read_only")
+def written_while_converted() -> TorchHarness:
+    """Not-a-numbers in NumPy arguments are cleared in the caller's own memory."""
+
+    class Wrong(TorchBackend):
+        def asarray(self, value: Any, like: Tensor) -> Tensor:
+            if isinstance(value, np.ndarray):
+                np.nan_to_num(value, copy=False)
+            return super().asarray(value, like)
+
+    return harness_of(Wrong())
+
+
+@mutant("inputs_in_any_order_of_memory")
+def strides_ignored() -> TorchHarness:
+    """The input's memory is read as if its axes lay in order."""
+
+    class Wrong(TorchBackend):
+        @contextmanager
+        def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
+            strides = torch.empty(x.shape, device="meta").stride()
+            with super().enter(call, model, x.as_strided(x.shape, strides), batch_norm) as entered:
+                yield entered
+
+    return harness_of(Wrong())
+
+
+@mutant("values_where_nothing_is_differentiated")
+def gradients_stay_off() -> TorchHarness:
+    """Gradient mode is not switched on for the time of a call."""
+
+    class Wrong(TorchBackend):
+        @contextmanager
+        def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
+            enabled = torch.is_grad_enabled()
+            with super().enter(call, model, x, batch_norm) as entered, torch.set_grad_enabled(enabled):
+                yield entered
+
+    return harness_of(Wrong())

@@ -1,0 +1,317 @@
+"""Bad input to the PyTorch backend: what is refused, and in which words."""
+
+import math
+from typing import Any
+
+import pytest
+
+import gradreg_torch as gradreg
+import numpy as np
+import torch
+from gradreg_core.errors import (
+    BatchNormError,
+    BatchNormWarning,
+    DoubleBackwardError,
+    InputError,
+    InputTypeError,
+)
+from gradreg_core.spec import JacobianPenalty
+from torch import nn
+
+REG = gradreg.DataGrad(1.0)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+X = torch.linspace(-1, 1, 20).reshape(4, 5)
+Y = torch.tensor([0, 1, 2, 1])
+
+
+def refuse(kind: type, message: str, model: Any, x: Any = X, y: Any = Y, reg: Any = REG, **options: Any) -> None:
+    for call in (gradreg.loss, gradreg.penalty):
+        with pytest.raises(kind, match=message):
+            call(model, x, y, reg, **options)
+
+
+def test_inputs(model: nn.Module) -> None:
+    refuse(InputTypeError, "the input has dtype int64, and only floating-point inputs", model, x=X.long())
+    refuse(InputTypeError, "x must be an array of the torch backend, got numpy.ndarray", model, x=X.numpy())
+    refuse(InputError, "x must have a batch axis with at least one sample, got shape", model, x=torch.tensor(1.0))
+    refuse(InputError, r"with at least one sample, got shape \(0, 5\)", model, x=X[:0])
+    refuse(InputTypeError, "reg must be a regularizer such as SpectReg", model, reg=0.01)
+    refuse(InputTypeError, "unknown argument 'steps'; it takes", model, steps=3)
+    refuse(InputError, "chunk_size must be an integer of at least 1, got 0", model, chunk_size=0)
+    refuse(InputError, "batch_norm must be one of", model, batch_norm="ignore")
+    refuse(InputError, "step must be at least 0, got -1", model, step=-1)
+    refuse(InputTypeError, "step must be an integer, got 1.5", model, step=1.5)
+    refuse(InputTypeError, "array of one integer without axes, got float32 of shape", model, step=torch.tensor(1.5))
+    refuse(InputTypeError, r"without axes, got int64 of shape \(1,\)", model, step=torch.tensor([1]))
+    refuse(InputError, r"seed must be in \[0, 2\*\*64\), got -1", model, seed=-1)
+    refuse(InputTypeError, "seed must be an integer, got True", model, seed=True)
+    refuse(InputTypeError, "seed must be an integer or an array of one integer", model, seed=torch.tensor(0.5))
+    refuse(InputError, r"sample_ids must be 4 integers, one for each sample", model, sample_ids=torch.arange(3))
+    refuse(InputError, r"sample_ids must be 4 integers", model, sample_ids=torch.zeros(4))
+    refuse(InputError, r"sample_weight must have shape \(4,\), got \(3,\)", model, sample_weight=torch.ones(3))
+    refuse(InputError, "sample_weight must be at least 0 everywhere", model, sample_weight=-torch.ones(4))
+    refuse(InputError, "normalizer must be a finite number above 0, got 0", model, normalizer=0)
+    with pytest.raises(InputTypeError, match="penalty: expected a regularizer such as SpectReg"):
+        gradreg.penalty(model, X, Y, None)
+
+
+def test_the_input_does_not_reach_the_outputs(model: nn.Module) -> None:
+    refuse(InputError, "x does not reach the outputs: the model detaches them", lambda x: model(x).detach())
+    refuse(InputError, "x does not reach the outputs: they do not depend on it", lambda x: model(x.detach()))
+
+
+def test_outputs(model: nn.Module) -> None:
+    refuse(InputError, r"expected outputs of shape \(4, ...\), one row for each", lambda x: model(x).mean(0))
+    refuse(InputError, r"expected outputs of shape \(4, ...\)", lambda x: model(x).sum())
+    refuse(InputTypeError, "must return one array of floating-point outputs, got tuple", lambda x: (model(x), 1))
+    refuse(InputTypeError, "got Tensor of int64", lambda x: model(x).argmax(-1, keepdim=True))
+    refuse(InputError, "the outputs are empty", lambda x: model(x)[:, :0])
+    for bad in (math.nan, math.inf):
+        scale = torch.tensor([1.0, 1.0, bad, 1.0])[:, None]
+        refuse(InputError, "the outputs of sample 2 are NaN or infinite", lambda x, s=scale: model(x) * s)
+
+
+def test_labels(model: nn.Module) -> None:
+    refuse(InputError, "needs labels, but y is None; pass y", model, y=None)
+    refuse(
+        InputError,
+        r"labels must lie in 0..2 for 3 outputs, got values from 0 to 3",
+        model,
+        y=torch.tensor([0, 1, 2, 3]),
+    )
+    refuse(InputError, r"got values from -1 to 2", model, y=torch.tensor([0, 1, 2, -1]))
+    refuse(
+        InputError,
+        r"expected integer class labels of shape \(4,\) for outputs of shape \(4, 3\), got \(3,\)",
+        model,
+        y=Y[:3],
+    )
+    refuse(InputError, r"expected integer class labels of shape \(4,\)", model, y=Y[:, None])
+    refuse(InputError, "Class labels must be of an integer type", model, y=Y.float())
+    refuse(InputError, "soft labels must sum to 1", model, y=torch.ones(4, 3))
+    refuse(InputError, "soft labels must be probabilities", model, y=torch.tensor([[2.0, -1.0, 0.0]] * 4))
+    refuse(InputTypeError, "y must be an array of labels, got dict", model, y={})
+    refuse(
+        InputTypeError, "labels must be integers or floating-point probabilities, got dtype complex64", model, y=Y + 1j
+    )
+    refuse(InputError, "needs integer class labels, got soft labels", model, y=torch.eye(3)[Y], reg=gradreg.OneHot(1.0))
+    one = nn.Linear(5, 1)
+    refuse(InputError, "labels must lie in 0..1 for 1 outputs", one, y=Y)
+    refuse(InputError, "soft labels must be probabilities", one, y=Y.float())
+
+
+def test_labels_out_of_range_that_cannot_be_read_turn_into_nan(model: nn.Module) -> None:
+    labels = torch.tensor([0, 1, 2, 7])
+    compiled = torch.compile(lambda x: gradreg.loss(model, x, labels, REG)[0], fullgraph=True, backend="aot_eager")
+    assert math.isnan(compiled(X).item())
+
+
+def test_the_class_axis_is_never_guessed() -> None:
+    images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    conv = nn.Conv2d(3, 5, 1)
+    labels = torch.zeros(2, 4, 4, dtype=torch.int64)
+    refuse(
+        InputError, r"which axis of the outputs \(2, 5, 4, 4\) holds the classes; pass class_axis", conv, images, labels
+    )
+    refuse(InputError, "class_axis=4 is no axis of outputs", conv, images, labels, class_axis=4)
+    refuse(InputError, "class_axis=0 is no axis of outputs", conv, images, labels, class_axis=0)
+    _, parts = gradreg.loss(conv, images, labels, REG, class_axis=1)
+    torch.testing.assert_close(parts.loss, nn.functional.cross_entropy(conv(images), labels))
+    assert gradreg.penalty(conv, images, None, gradreg.SpectReg(1.0)).item() > 0  # needs no classes
+
+
+def test_loss_functions(model: nn.Module) -> None:
+    refuse_loss = [
+        (nn.CrossEntropyLoss(), "must return one loss for each sample"),
+        (lambda z, y: 1.0, r"must return one loss for each sample, shape \(4, ...\), got float"),
+    ]
+    for loss_fn, message in refuse_loss:
+        refuse(InputError, message, model, loss_fn=loss_fn)
+    refuse(InputTypeError, "loss_fn must be a function", model, loss_fn="mse")
+
+
+def test_projections_larger_than_the_output(model: nn.Module) -> None:
+    refuse(
+        InputError, "only 3 orthonormal directions", model, reg=JacobianPenalty(1.0, projection=gradreg.orthonormal(4))
+    )
+    refuse(InputError, "the output has only 3 classes", model, reg=JacobianPenalty(1.0, projection=gradreg.top_k(4)))
+    given = JacobianPenalty(1.0, projection=gradreg.direction())
+    refuse(InputError, "no directions came; pass directions=", model, reg=given)
+    refuse(InputError, r"directions= must have shape \(3,\), \(4, 3\)", model, reg=given, directions=torch.ones(2))
+    fixed = JacobianPenalty(1.0, projection=gradreg.direction((1.0, 2.0)))
+    refuse(InputError, "v has 2 components, but a sample has 3 outputs", model, reg=fixed)
+    part = JacobianPenalty(1.0, projection=gradreg.direction(), fraction=0.5)
+    refuse(InputError, "fraction < 1 do not go together", model, reg=part, directions=torch.ones(3))
+
+
+def test_weight_decay_needs_parameters(model: nn.Module) -> None:
+    decay = gradreg.WeightDecay(1.0)
+    refuse(InputError, "cannot see the parameters of a function; pass params=", lambda x: model(x), reg=decay)
+    by_hand = gradreg.penalty(lambda x: model(x), X, Y, decay, params=dict(model.named_parameters()))
+    assert by_hand.item() == gradreg.penalty(model, X, Y, decay).item() > 0
+
+
+def test_inference_mode(model: nn.Module) -> None:
+    with torch.inference_mode():
+        refuse(InputError, "torch.inference_mode\\(\\), where nothing can be differentiated; use torch.no_grad", model)
+        made_there = X * 2
+        measures = gradreg.measure(model, made_there, Y)
+    refuse(InputError, "inference_mode", model, x=made_there)
+    expected = gradreg.measure(model, X * 2, Y)
+    for found, wanted in zip(measures, expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_no_grad_gives_the_value_alone(model: nn.Module) -> None:
+    with torch.no_grad():
+        total, parts = gradreg.loss(model, X, Y, REG)
+        assert not any(each.requires_grad for each in (total, parts.loss, *parts.penalty, parts.outputs))
+    torch.testing.assert_close(total, gradreg.loss(model, X, Y, REG)[0].detach())
+
+
+def test_batch_norm_policy() -> None:
+    coupled = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+    message = r"1 \(BatchNorm1d\) is in training mode and couples the samples"
+    with pytest.warns(BatchNormWarning, match=message):
+        gradreg.loss(coupled, X, Y, REG)
+    refuse(BatchNormError, message, coupled, batch_norm="error")
+    gradreg.loss(coupled, X, Y, REG, batch_norm="allow")
+    gradreg.loss(coupled.eval(), X, Y, REG, batch_norm="error")
+    always = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)).eval()
+    refuse(BatchNormError, "couples the samples", always, batch_norm="error")
+
+
+def test_a_penalty_without_gradient(model: nn.Module) -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weights = [each.detach() for each in (self.inner[0].weight, self.inner[2].weight)]
+            return x @ weights[0].T @ weights[1].T
+
+    refuse(
+        InputError,
+        "the penalty has no gradient: the model's parameters do not reach it",
+        Detached(),
+        reg=gradreg.SpectReg(1.0),
+    )
+    report = gradreg.check(Detached(), X, Y, REG)
+    assert not report.ok
+    assert "gradient is None for every parameter" in str(report)
+    model.requires_grad_(False)
+    assert gradreg.penalty(model, X, Y, REG).item() > 0  # a frozen model is measured, not trained
+
+
+def test_named_activations(model: nn.Module) -> None:
+    refuse(
+        InputError,
+        "at='3': the model has no module of that name; it has 0, 1, 2",
+        model,
+        reg=gradreg.DataGrad(1.0, at="3"),
+    )
+    refuse(
+        InputError,
+        "only a torch.nn.Module has named layers, got function",
+        lambda x: model(x),
+        reg=gradreg.DataGrad(1.0, at="1"),
+    )
+    idle = nn.ModuleDict({"used": model, "unused": nn.Linear(1, 1)})
+    idle.forward = idle["used"].forward  # type: ignore[method-assign]
+    refuse(InputError, "at='unused': the module was not called", idle, reg=gradreg.DataGrad(1.0, at="unused"))
+    twice = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3))
+    twice[2].weight.requires_grad_()
+    shared = nn.Sequential(twice[0], twice[1], twice[0], twice[1], twice[2])
+    refuse(InputError, "at='1': the module is called more than once", shared, reg=gradreg.DataGrad(1.0, at="1"))
+
+
+class Flash(nn.Module):
+    """Attention by the kernel that has no second derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.project(x)[:, None]
+        mixed = nn.functional.scaled_dot_product_attention(h, h, h)
+        return self.head(mixed[:, 0].mean(1))
+
+
+def test_check_names_the_module_without_a_second_derivative() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 6, 8)
+    inner = nn.Sequential(nn.Linear(8, 8), Flash())
+    report = gradreg.check(inner, x, Y, REG)
+    assert not report.ok
+    assert "1 (Flash) has no second derivative" in str(report)
+    assert "sdpa_kernel(SDPBackend.MATH)" in str(report)
+    with pytest.raises(DoubleBackwardError, match="no second derivative"):
+        report.raise_if_failed()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert gradreg.check(inner, x, Y, REG).ok
+    doubled = gradreg.check(nn.Sequential(nn.Linear(8, 8), Distance(), nn.Linear(4, 3)), x[:, 0], Y, REG)
+    assert "1 (Distance) has no second derivative" in str(doubled)
+
+
+class Distance(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cdist(x, self.centres)
+
+
+def test_check_passes_good_models_and_restores_them(model: nn.Module) -> None:
+    with_state = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 3))
+    before = {name: value.clone() for name, value in with_state.state_dict().items()}
+    generator = torch.random.get_rng_state()
+    report = gradreg.check(with_state, X, Y, REG)
+    assert report.ok, str(report)
+    assert "couples the samples" in str(report)  # as a warning
+    assert all(torch.equal(before[name], value) for name, value in with_state.state_dict().items())
+    assert torch.equal(generator, torch.random.get_rng_state())
+    for reg in (REG, gradreg.SpectReg(1.0), gradreg.SpectralNormReg(1.0), gradreg.WeightDecay(1.0)):
+        report = gradreg.check(model, X, Y, reg)
+        assert report.ok, str(report)
+        report.raise_if_failed()
+        assert str(report).startswith("gradreg check: passed")
+    bad_labels = gradreg.check(model, X, Y + 5, REG)
+    assert not bad_labels.ok
+    with pytest.raises(InputError, match="labels must lie in"):
+        bad_labels.raise_if_failed()
+
+
+def test_check_passes_a_linear_model_whose_penalty_does_not_depend_on_the_input() -> None:
+    report = gradreg.check(nn.Linear(5, 3), X, Y, gradreg.SpectReg(1.0))
+    assert report.ok
+    assert report.disagreement == 0
+
+
+def test_names_do_not_work_inside_a_compiler(model: nn.Module) -> None:
+    reg = gradreg.DataGrad(1.0, at="0")
+    compiled = torch.compile(lambda x: gradreg.loss(model, x, Y, reg)[0], fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match=r"at= does not work inside torch\.compile"):
+        compiled(X)
+
+
+def test_numpy_labels_and_lists_are_taken(model: nn.Module) -> None:
+    wanted = gradreg.loss(model, X, Y, REG)[0]
+    for labels in (Y.numpy(), Y.tolist(), Y.int(), np.int16(Y.numpy())):
+        torch.testing.assert_close(gradreg.loss(model, X, labels, REG)[0], wanted)
+
+
+def test_numpy_labels_that_are_read_only_are_taken_without_a_warning(model: nn.Module) -> None:
+    labels = Y.numpy().copy()
+    labels.setflags(write=False)
+    torch.testing.assert_close(gradreg.loss(model, X, labels, REG)[0], gradreg.loss(model, X, Y, REG)[0])
