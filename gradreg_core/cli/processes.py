@@ -1,0 +1,71 @@
+"""Runs Python in a child process, where a crash or a hang is a result."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ChildResult", "run_python"]
+
+
+@dataclass(frozen=True)
+class ChildResult:
+    """How a child process ended, and what it printed."""
+
+    status: int | None
+    """The exit status, minus the number of the signal that ended it, or None if it was stopped at the timeout."""
+    stdout: str
+    """Empty if the output was not captured, as `stderr`."""
+    stderr: str
+    ending: str
+    """The end of a sentence such as "the process ...": "ended with exit status 1: ValueError: no such file"."""
+
+
+def run_python(
+    *arguments: str,
+    stdin: str = "",
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+    capture: bool = True,
+) -> ChildResult:
+    """Run this interpreter with other arguments. The child finds the modules that this process finds.
+
+    Args:
+        arguments: such as ``"-m", "package.module", "argument"``.
+        stdin: the text that the child can read.
+        timeout: seconds after which the child is killed; None for no limit.
+        environment: variables to set besides those of this process.
+        capture: whether to keep the child's output; otherwise it prints where this process does.
+    """
+    path = [entry or str(Path.cwd()) for entry in sys.path]
+    variables = {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(path)}
+    # -P: modules are not looked for in the working directory as well.
+    command = [sys.executable, "-P", *arguments]
+    try:
+        done = subprocess.run(  # noqa: S603 - this interpreter, no shell
+            command,
+            input=stdin,
+            capture_output=capture,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env=variables,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return ChildResult(None, "", "", f"did not end within {timeout:g} seconds")
+    stdout, stderr = done.stdout or "", done.stderr or ""
+    return ChildResult(done.returncode, stdout, stderr, _ending(done.returncode, stderr))
+
+
+def _ending(status: int, stderr: str) -> str:
+    if status < 0:
+        try:
+            return f"was ended by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was ended by signal {-status}"
+    last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "")
+    return f"ended with exit status {status}" + (f": {last}" if status and last else "")
