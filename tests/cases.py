@@ -65,6 +65,9 @@ NETWORKS = {
         (nets.LayerNorm(), nets.Residual((nets.Attention(2),)), _act("gelu"), nets.Flatten(), nets.Dense(3)),
     ),
     "batch_norm": nets.Network((4,), (nets.Dense(6), _act("tanh"), nets.BatchNorm(training=True), nets.Dense(3))),
+    "group_norm": nets.Network(
+        (2, 2, 3), (nets.Dense(4), _act("tanh"), nets.GroupNorm(2), _act("tanh"), nets.Flatten(), nets.Dense(3))
+    ),
 }
 
 CRITIC = nets.Network((5,), (nets.Dense(7), _act("tanh"), nets.Dense(1)))

@@ -93,6 +93,11 @@ def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: A
             return _normalize(x, *moments, weight, layer.eps)
         case portable.LayerNorm():
             return _normalize(x, *_moments(x, (-1,)), weight, layer.eps)
+        case portable.GroupNorm():
+            grouped = x.reshape(len(x), -1, layer.groups, x.shape[-1] // layer.groups)
+            mean, variance = _moments(grouped, (1, 3))
+            normed = ((grouped - mean) * lax.rsqrt(variance + layer.eps)).reshape(x.shape)
+            return normed * weight["weight"] + weight["bias"]
         case portable.Dropout():
             return x * masks[path] if path in masks else x
         case portable.Attention():

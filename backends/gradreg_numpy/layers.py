@@ -23,6 +23,7 @@ from gradreg_core.portable.networks import (
     Dense,
     Dropout,
     Flatten,
+    GroupNorm,
     Layer,
     LayerNorm,
     MaxPool,
@@ -234,15 +235,38 @@ def _(layer: LayerNorm, weights: Weights, x: Array, mask: Array | None = None) -
     return centred / np.sqrt(variance + layer.eps) * weights["weight"] + weights["bias"]
 
 
+def _d_standardized(x: Array, dx: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """The tangents of (x - mean) / sqrt(variance + eps), moments over `axes`."""
+    centred, d_centred = x - _mean(x, axes), dx - _mean(dx, axes)
+    deviation = np.sqrt(_mean(centred * centred, axes) + eps)
+    d_deviation = _mean(centred * d_centred, axes) / deviation
+    return np.asarray(d_centred / deviation - centred * d_deviation / deviation**2)
+
+
 @tangent.register
 def _(layer: LayerNorm, weights: Weights, x: Array, dx: Array, mask: Array | None = None) -> Array:
     if _frozen(layer):
         return dx / np.sqrt(weights["variance"] + layer.eps) * weights["weight"]
-    axes = _axes(layer, x)
-    centred, d_centred = x - _mean(x, axes), dx - _mean(dx, axes)
-    deviation = np.sqrt(_mean(centred * centred, axes) + layer.eps)
-    d_deviation = _mean(centred * d_centred, axes) / deviation
-    return np.asarray((d_centred / deviation - centred * d_deviation / deviation**2) * weights["weight"])
+    return _d_standardized(x, dx, _axes(layer, x), layer.eps) * weights["weight"]
+
+
+def _grouped(layer: GroupNorm, x: Array, batch: tuple[int, ...]) -> Array:
+    """(*batch, *positions, channels) as (*batch, positions, groups, channels of a group)."""
+    return x.reshape(*batch, -1, layer.groups, x.shape[-1] // layer.groups)
+
+
+@forward.register
+def _(layer: GroupNorm, weights: Weights, x: Array, mask: Array | None = None) -> Array:
+    grouped = _grouped(layer, x, x.shape[:1])
+    centred = grouped - _mean(grouped, (-3, -1))
+    standardized = centred / np.sqrt(_mean(centred * centred, (-3, -1)) + layer.eps)
+    return standardized.reshape(x.shape) * weights["weight"] + weights["bias"]
+
+
+@tangent.register
+def _(layer: GroupNorm, weights: Weights, x: Array, dx: Array, mask: Array | None = None) -> Array:
+    grouped, d_grouped = _grouped(layer, x, x.shape[:1]), _grouped(layer, dx, dx.shape[:2])
+    return _d_standardized(grouped, d_grouped, (-3, -1), layer.eps).reshape(dx.shape) * weights["weight"]
 
 
 # --- attention --------------------------------------------------------------------------------------------------------

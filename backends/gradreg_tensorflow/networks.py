@@ -86,6 +86,11 @@ def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: t
             return normed * weight["weight"] + weight["bias"]
         case portable.LayerNorm():
             return _normalise(x, [-1], layer.eps) * weight["weight"] + weight["bias"]
+        case portable.GroupNorm():
+            channels = x.shape[-1]
+            grouped = tf.reshape(x, (x.shape[0], -1, layer.groups, channels // layer.groups))
+            normed = tf.reshape(_normalise(grouped, [1, 3], layer.eps), tf.shape(x))
+            return normed * weight["weight"] + weight["bias"]
         case portable.Dropout():
             return x * masks[path] if path in masks else x
         case portable.Attention():

@@ -68,6 +68,9 @@ def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: T
             return normed.movedim(1, -1)
         case portable.LayerNorm():
             return F.layer_norm(x, x.shape[-1:], weight["weight"], weight["bias"], layer.eps)
+        case portable.GroupNorm():
+            moved = x.movedim(-1, 1)
+            return F.group_norm(moved, layer.groups, weight["weight"], weight["bias"], layer.eps).movedim(1, -1)
         case portable.Dropout():
             return x * masks[path] if path in masks else x
         case portable.Attention():

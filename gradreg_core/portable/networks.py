@@ -5,9 +5,9 @@ Each backend has an interpreter (``gradreg_torch.networks``, ...); NumPy's has a
 the conformance kit, the demo and the reproduction, wherever two frameworks must compute the same thing.
 
 Conventions, the same in all frameworks: kernels are (height, width, in, out), dense weights (in, out). Pooling windows
-do not overlap, and an incomplete last one is left out. LayerNorm is over the last axis, BatchNorm over all but the
-last, both with biased variance. GELU is the exact form, "gelu_tanh" the approximation. A dropout mask is given, already
-scaled.
+do not overlap, and an incomplete last one is left out. LayerNorm takes its moments over the last axis, BatchNorm over
+all but the last, GroupNorm per sample over all positions and the channels of a group; the variance is biased in all
+three. GELU is the exact form, "gelu_tanh" the approximation. A dropout mask is given, already scaled.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "GroupNorm",
     "Layer",
     "LayerNorm",
     "MaxPool",
@@ -150,6 +151,22 @@ class BatchNorm(LayerNorm):
 
 
 @dataclass(frozen=True)
+class GroupNorm(Layer):
+    """The same per sample, with moments over all positions and the channels of one of `groups` equal groups.
+
+    Groups are of neighbouring channels, and the channels are the last axis; weight and bias are per channel.
+    """
+
+    groups: int
+    eps: float = 1e-5
+
+    def weights(self, shape: Shape) -> dict[str, Shape]:
+        if self.groups < 1 or shape[-1] % self.groups:
+            raise SpecError(f"GroupNorm: {shape[-1]} channels do not divide into {self.groups} groups.")
+        return {"weight": (shape[-1],), "bias": (shape[-1],)}
+
+
+@dataclass(frozen=True)
 class Dropout(Layer):
     """x * mask with a given mask of shape (B, *sample), already scaled by 1 / keep; without one, the identity."""
 
@@ -185,7 +202,20 @@ class Residual(Layer):
 
 
 LAYERS: frozenset[type[Layer]] = frozenset(
-    {Dense, Conv2D, MaxPool, AvgPool, Flatten, Activation, LayerNorm, BatchNorm, Dropout, Attention, Residual}
+    {
+        Dense,
+        Conv2D,
+        MaxPool,
+        AvgPool,
+        Flatten,
+        Activation,
+        LayerNorm,
+        BatchNorm,
+        GroupNorm,
+        Dropout,
+        Attention,
+        Residual,
+    }
 )
 """Every portable layer."""
 

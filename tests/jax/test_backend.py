@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.experimental import pallas
 
 import gradreg_jax as gradreg
 import gradreg_numpy
-import jax
-import numpy as np
 from cases import FLOAT64, GENERAL, NETWORKS, PRESETS, named, perturbation, problem, relative
 from gradreg_core.errors import DoubleBackwardError, InputError, InputTypeError, UnsupportedError
 from gradreg_core.portable.networks import Dense, Dropout, MaxPool, Network

@@ -2,14 +2,14 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax import lax
 
 import gradreg_jax as gradreg
-import jax
-import numpy as np
 from gradreg_jax.layers import conv_general_dilated
-from jax import lax
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = [

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen, nnx
 
 import gradreg_jax as gradreg
-import jax
-import numpy as np
 from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError
 from gradreg_core.presets import DataGrad, SpectReg, WeightDecay
 from gradreg_jax.backend import JaxBackend

@@ -4,10 +4,10 @@ import sys
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gradreg_numpy
-import numpy as np
 from cases import relative
 from gradreg_core.errors import BackendImportError
 from gradreg_core.portable.networks import Activation, BatchNorm, Dense, Dropout, Network

@@ -2,10 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
 import gradreg_numpy as gradreg
-import numpy as np
 from closed_form import EXACT, TANH, B, Hand, coupled_model, frobenius, general, normals, sequence, square
 from gradreg_core.portable.networks import Dense, Dropout, Network
 from gradreg_core.random import STREAM_DIRECTION, STREAM_SUBSET

@@ -1,9 +1,9 @@
 """What the NumPy oracle refuses, and how it says so."""
 
+import numpy as np
 import pytest
 
 import gradreg_numpy as gradreg
-import numpy as np
 from closed_form import B, Hand, M, general, sequence
 from gradreg_core.errors import GradregError, InputError, InputTypeError, SpecError, UnsupportedError
 from gradreg_core.portable.networks import Dense, Flatten, Network

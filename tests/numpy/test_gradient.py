@@ -2,10 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
 import gradreg_numpy as gradreg
-import numpy as np
 from closed_form import EXACT, B, Hand, M, coupled_model, data_grad, general, length, normals, square
 from gradreg_core.portable.networks import Activation, Dense, LayerNorm, Network, Residual
 from gradreg_core.random import STREAM_START

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
-import numpy as np
 from closed_form import EXACT, STEP, assert_equal, scene
+from gradreg_core.errors import SpecError
 from gradreg_core.portable.networks import (
     ACTIVATIONS,
     Activation,
@@ -15,6 +16,7 @@ from gradreg_core.portable.networks import (
     Conv2D,
     Dense,
     Dropout,
+    GroupNorm,
     Layer,
     LayerNorm,
     MaxPool,
@@ -79,6 +81,23 @@ def test_layer_norm_by_hand():
     z, J = single(LayerNorm(eps=0.0), [1, 3], weight=[2, 2], bias=[1, 5])
     np.testing.assert_allclose(z, [-1, 7], rtol=1e-15)  # deviation 1: nothing is rounded but the square root
     np.testing.assert_allclose(J, 0 * J, atol=1e-15)  # two components, normalised, are always -1 and 1
+
+
+def test_group_norm_by_hand():
+    # Two groups of two channels at two positions: moments over {1, 3, 1, 3} and over {0, 0, 4, 4}.
+    layer, weights = GroupNorm(2, eps=0.0), {"weight": [1, 2, 3, 4], "bias": [0, 0, 0, 1]}
+    z, J = single(layer, [[1, 3, 0, 0], [1, 3, 4, 4]], **weights)
+    np.testing.assert_allclose(z, [[-1, 2, -3, -3], [-1, 2, 3, 5]], rtol=1e-15)  # deviations of 1 and 2
+    # d z_a / d x_b = weight_a (delta_ab - 1/4 - z_a z_b / 4) / deviation with standardized z, within a group
+    np.testing.assert_allclose(J[0, 1, 0, :2], [2 * (0 - 1 / 4 + 1 / 4), 2 * (1 - 1 / 4 - 1 / 4)], atol=1e-15)
+    assert not J[:, :2, :, 2:].any()
+    assert not J[:, 2:, :, :2].any()
+
+
+def test_group_norm_needs_channels_that_divide_into_its_groups():
+    for groups in (0, 4):
+        with pytest.raises(SpecError, match=f"6 channels do not divide into {groups} groups"):
+            Network((6,), (GroupNorm(groups),)).weights()
 
 
 def test_frozen_batch_norm_by_hand():
@@ -245,7 +264,7 @@ def test_activations_are_torchs(torch, kind):
 def test_normalisation_is_torchs(torch):
     functions = torch.nn.functional
     x = np.random.default_rng(4).normal(size=(4, 5, 3)) * 2 + 1
-    for layer in (LayerNorm(), BatchNorm(), BatchNorm(training=True)):
+    for layer in (LayerNorm(), BatchNorm(), BatchNorm(training=True), GroupNorm(3), GroupNorm(1)):
         network = Network((5, 3), (layer,))
         params, _, _ = scene(network)
         given = {path.partition(".")[2]: to_torch(torch, value) for path, value in params.items()}
@@ -255,6 +274,10 @@ def test_normalisation_is_torchs(torch):
             moments = (None, None) if layer.training else (given["mean"], given["variance"])
             wanted = functions.batch_norm(rows, *moments, given["weight"], given["bias"], layer.training, eps=layer.eps)
             compare(z.reshape(-1, 3), wanted)
+        elif isinstance(layer, GroupNorm):
+            image = to_torch(torch, np.moveaxis(x, -1, 1))
+            wanted = functions.group_norm(image, layer.groups, given["weight"], given["bias"], layer.eps)
+            compare(np.moveaxis(z, -1, 1), wanted)
         else:
             compare(z, functions.layer_norm(to_torch(torch, x), (3,), given["weight"], given["bias"], layer.eps))
 

@@ -2,9 +2,9 @@
 
 import math
 
+import numpy as np
 import pytest
 
-import numpy as np
 from closed_form import EXACT, STEP, TANH, assert_equal, scene
 from gradreg_core.errors import BatchNormError, InputError, InputTypeError, UnsupportedError
 from gradreg_core.portable.networks import (
@@ -17,6 +17,7 @@ from gradreg_core.portable.networks import (
     Dense,
     Dropout,
     Flatten,
+    GroupNorm,
     Layer,
     LayerNorm,
     MaxPool,
@@ -30,6 +31,8 @@ INDEPENDENT = {
     "mlp": Network((4,), (Dense(5), TANH, Dense(3))),
     "dense over the last axis": Network((2, 4), (Dense(3), TANH, Flatten(), Dense(2))),
     "layer norm": Network((4,), (Dense(5), TANH, LayerNorm(), Dense(3))),
+    "group norm": Network((4,), (Dense(6), TANH, GroupNorm(2), Dense(3))),
+    "group norm over positions": Network((3, 2, 2), (Conv2D(4, 3, "same"), TANH, GroupNorm(2), TANH, Flatten())),
     "frozen batch norm": Network((4,), (Dense(5), TANH, BatchNorm(), Dense(3))),
     "frozen batch norm over channels": Network((3, 3, 2), (Conv2D(3), BatchNorm(), TANH, Flatten())),
     "dropout": Network((4,), (Dense(5), TANH, Dropout(), Dense(3))),
@@ -182,7 +185,7 @@ def test_model_refuses_arrays_that_do_not_fit(change, message):
 def test_model_refuses_what_is_no_network_mask_or_input():
     network = INDEPENDENT["dropout"]
     params, x, masks = scene(network)
-    with pytest.raises(InputTypeError, match=r"expected a gradreg_core\.networks\.Network, got tuple"):
+    with pytest.raises(InputTypeError, match=r"expected a gradreg_core\.portable\.networks\.Network, got tuple"):
         Model(network.layers, params)
     with pytest.raises(InputError, match=r"masks\['2'\] has shape \(3, 4\)"):
         Model(network, params, {"2": masks["2"][:, :4]})

@@ -4,10 +4,10 @@ import ast
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gradreg_numpy as gradreg
-import numpy as np
 from closed_form import EXACT, B, Hand, M, coupled_model, data_grad, frobenius, general, length, normals, square
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, threefry2x32
 from gradreg_core.spec import JacobianPenalty

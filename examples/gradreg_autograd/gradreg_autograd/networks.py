@@ -25,6 +25,7 @@ LAYERS: frozenset[type[portable.Layer]] = frozenset(
         portable.Activation,
         portable.LayerNorm,
         portable.BatchNorm,
+        portable.GroupNorm,
         portable.Dropout,
         portable.Attention,
         portable.Residual,
@@ -113,6 +114,11 @@ def _layer(layer: portable.Layer, path: str, arrays: Arrays, x: Array) -> Array:
             return _normalize(x, *moments, weight, layer.eps)
         case portable.LayerNorm():
             return _normalize(x, *_moments(x, (-1,)), weight, layer.eps)
+        case portable.GroupNorm():
+            grouped = anp.reshape(x, (x.shape[0], -1, layer.groups, x.shape[-1] // layer.groups))
+            mean, variance = _moments(grouped, (1, 3))
+            normed = anp.reshape((grouped - mean) / anp.sqrt(variance + layer.eps), x.shape)
+            return normed * weight["weight"] + weight["bias"]
         case portable.Dropout():
             return x
         case portable.Attention():
