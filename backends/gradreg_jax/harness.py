@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gradreg_conformance.harness import Harness
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable import networks as nets
 from gradreg_jax.networks import apply
@@ -28,7 +29,7 @@ _UNOPTIMISED = {
 """Options that make XLA compile a small program in a fifth of the time, by which nearly all of it goes otherwise."""
 
 
-class JaxHarness:
+class JaxHarness(Harness):
     """See :class:`gradreg_conformance.harness.Harness`, whose methods these are. 64-bit types are on in all of them.
 
     Modes: "unoptimised", jax.jit without most of XLA's optimisations, which compiles fast; "jit"; "eager"; "vmap", as
@@ -40,7 +41,6 @@ class JaxHarness:
     dtypes = ("float64", "float32", "float16", "bfloat16")
     tolerance = 4.0
     """XLA's tanh in float64 is off by up to 4.3 unit roundoffs, where a correct rounding is off by 1."""
-    expected_failures: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self.calls = load_backend("jax")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gradreg_conformance.harness import Harness
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable import networks as nets
 from gradreg_tensorflow.networks import apply
@@ -16,7 +17,7 @@ Arrays = Mapping[str, tf.Tensor]
 Function = Callable[[Arrays], tf.Tensor]
 
 
-class TensorFlowHarness:
+class TensorFlowHarness(Harness):
     """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
 
     Modes: "eager"; "function", inside tf.function; "xla", tf.function(jit_compile=True). Under XLA on a CPU TensorFlow
@@ -30,7 +31,6 @@ class TensorFlowHarness:
     dtypes = ("float64", "float32", "float16", "bfloat16")
     tolerance = 4.0
     """TensorFlow's tanh is off by up to 4.1 unit roundoffs in float64, where a correct rounding is off by 1."""
-    expected_failures: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self.calls = load_backend("tensorflow")

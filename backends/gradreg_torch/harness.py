@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from gradreg_conformance.harness import Harness
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable import networks as nets
 from gradreg_torch.networks import apply
@@ -34,7 +35,7 @@ class _Layer(nn.Module):
         return apply(self.network, self.arrays, x)
 
 
-class TorchHarness:
+class TorchHarness(Harness):
     """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
 
     Modes: "eager"; "func", inside torch.func transforms; "compile", torch.compile(fullgraph=True) to ATen operations.
@@ -43,8 +44,6 @@ class TorchHarness:
     modes = ("eager", "func", "compile")
     layers = nets.LAYERS
     dtypes = ("float64", "float32", "float16", "bfloat16")
-    tolerance = 1.0
-    expected_failures: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self.calls = load_backend("torch")

@@ -9,6 +9,7 @@ import numpy as np
 from autograd import value_and_grad
 
 from gradreg_autograd.networks import LAYERS, apply
+from gradreg_conformance.harness import Harness
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable.networks import Network
 
@@ -19,15 +20,13 @@ Arrays = Mapping[str, Array]
 Function = Callable[[Arrays], Array]
 
 
-class AutogradHarness:
+class AutogradHarness(Harness):
     """See :class:`gradreg_conformance.harness.Harness`, whose methods these are."""
 
     modes = ("eager",)
     layers = LAYERS
     dtypes = ("float64", "float32")
     devices = ("cpu",)
-    tolerance = 1.0
-    expected_failures: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self.calls = load_backend("autograd")
