@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__, __all__ = attach(
         __name__,
-        ["Criterion", "check", "fast_layers", "loss", "measure", "penalty"],
+        ["Criterion", "check", "loss", "measure", "penalty"],
         "gradreg_torch.api",
         install='pip install "gradreg[torch]"',
-        submodules=["compat", "layers"],
+        submodules=["compat"],
     )

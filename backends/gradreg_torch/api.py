@@ -3,9 +3,8 @@
 from gradreg_core.calls import Calls
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.criterion import Criterion
-from gradreg_torch.layers import fast_layers
 
-__all__ = ["Criterion", "check", "fast_layers", "loss", "measure", "penalty"]
+__all__ = ["Criterion", "check", "loss", "measure", "penalty"]
 
 _calls = Calls(TorchBackend())
 loss = _calls.loss

@@ -9,17 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradreg_core.backend import Model, Pullback
+from gradreg_core.backend import Backend, Model, Pullback
 from gradreg_core.errors import InputError
-from gradreg_core.random import Draws, threefry2x32
-from gradreg_torch.activations import forward_with_activations
-from gradreg_torch.batch_norm import batch_norm_policy
 from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
 from gradreg_torch.first_layer import FirstLayer
-from gradreg_torch.host_draws import HostDraws
-from gradreg_torch.norms import ArithmeticNorms
-from gradreg_torch.replay import aside, both, repeatable
-from gradreg_torch.smooth import Smoothed
+from gradreg_torch.kinks import Smoothed
+from gradreg_torch.model.activations import forward_with_activations
+from gradreg_torch.model.batch_norm import batch_norm_policy
+from gradreg_torch.model.replay import aside, both, repeatable
+from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
 __all__ = ["TorchBackend"]
@@ -47,7 +45,7 @@ def _table(values: tuple[Any, ...], dtype: str, device: torch.device) -> Tensor:
     return _tables[key][1]
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "torch"
@@ -157,19 +155,12 @@ class TorchBackend:
     def matmul(self, left: Tensor, right: Tensor) -> Tensor:
         return left @ right
 
-    def draws(self, seed: Any, step: Any, sample_ids: Tensor) -> Draws:
-        """The draws of a term, by NumPy where all that they depend on is in the host's memory."""
-        on_host = sample_ids.device.type == "cpu" and not torch.compiler.is_compiling() and not _in_transform()
-        if on_host and isinstance(step, int) and isinstance(seed, int):
-            return HostDraws.of(seed, step, sample_ids)
-        return Draws(self, seed, step, sample_ids)
-
     def threefry2x32(self, key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The generator's rounds; see :func:`gradreg_core.random.threefry2x32`."""
         if key[0].device.type == "cpu" and not _in_transform():
             rounds = threefry2x32_cpu if torch.compiler.is_compiling() else threefry2x32_eager
             return rounds(*key, *counter)
-        return threefry2x32(self, key, counter)
+        return super().threefry2x32(key, counter)
 
     def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
         if torch.compiler.is_compiling() or _in_transform():

@@ -1,13 +1,11 @@
-"""Convolution with a double backward made of the three kernels of its first backward.
+"""The transpose of a convolution, with derivatives made of the kernels of an ordinary backward pass.
 
-A convolution y = conv(x, w) is bilinear, and so are its two gradients. Each derivative of one of the three maps is
-another of them, to any order:
+    y = conv(x, w)                   the layer
+    dx = conv^T(g, w)                its transpose, for the cotangent g of y
+    d/dg: v -> conv(v, w)            for the cotangent v of dx
+    d/dw: v -> corr(v, g)            the weight gradient of the layer at the input v
 
-    forward           y  = conv(x, w)           d/dx: input gradient      d/dw: weight gradient
-    input gradient    dx = conv^T(g, w)         d/dg: forward             d/dw: weight gradient (of dx's cotangent, g)
-    weight gradient   dw = corr(x, g)           d/dx: input gradient      d/dg: forward
-
-PyTorch's own double backward computes the weight gradient as a convolution whose kernel is as large as the output.
+PyTorch's own double backward computes the weight gradient as a convolution with a kernel as large as the output.
 """
 
 from collections.abc import Sequence
@@ -18,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-__all__ = ["Geometry", "convolution", "input_gradient"]
+__all__ = ["Geometry", "input_gradient"]
 
-_backward = torch.ops.aten.convolution_backward
 _FEW_CHANNELS = 4
 
 
 class Geometry(NamedTuple):
-    """How a kernel moves over its input, one number for each spatial axis."""
+    """How a kernel moves over its input, one number per spatial axis."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -34,72 +31,46 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> "Geometry":
-        """From the arguments of `torch.nn.functional.conv2d` and its siblings, padding in numbers."""
+        """From the arguments of `torch.nn.functional.conv2d` and its siblings, with padding in numbers."""
         axes = weight.dim() - 2
 
-        def each(value: Any) -> tuple[int, ...]:
+        def per_axis(value: Any) -> tuple[int, ...]:
             values = tuple(value) if isinstance(value, Sequence) else (value,)
             return values * axes if len(values) == 1 else values
 
-        return cls(each(stride), each(padding), each(dilation), groups)
-
-
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """The cross-correlation of x (B, C, ...) with weight (O, C / groups, ...), plus bias (O,)."""
-    result: Tensor = _Forward.apply(x, weight, bias, geometry)
-    return result
+        return cls(per_axis(stride), per_axis(padding), per_axis(dilation), groups)
 
 
 def input_gradient(g: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
-    """The gradient with respect to an input of the shape of `like` for the cotangent g of the output."""
-    result: Tensor = _InputGradient.apply(g, weight, like.detach(), geometry)
-    return result
+    """conv^T(g, weight), differentiable in both.
 
-
-def _kernels(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]) -> Any:
-    zeros = [0] * (weight.dim() - 2)
-    stride, padding, dilation, groups = geometry
-    bias = [weight.shape[0]] if mask[2] else None
-    return _backward(g, x, weight, bias, stride, padding, dilation, False, zeros, groups, mask)
-
-
-def _folds(g: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether a matrix product and a sum over windows beats the library's kernel, which wants many input channels."""
-    outputs, channels = weight.shape[:2]
-    few = channels == 1 or (channels <= _FEW_CHANNELS and outputs >= 16 * channels)
-    return few and geometry.groups == 1 and weight.dim() == 4 and g.device.type == "cpu"
-
-
-def _pull(g: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
-    """conv^T(g, w), by whichever kernel is faster."""
-    if _folds(g, weight, geometry):
-        columns = weight.flatten(1).t() @ g.flatten(2)
-        stride, padding, dilation, _ = geometry
-        return F.fold(columns, like.shape[2:], weight.shape[2:], dilation, padding, stride)
-    gradient: Tensor = _kernels(g, like, weight, geometry, [True, False, False])[0]
+    Args:
+        g: the cotangent of the layer's output.
+        weight: the kernel.
+        like: an array of the shape of the layer's input.
+        geometry: how the kernel moves.
+    """
+    gradient: Tensor = _InputGradient.apply(g, weight, like.detach(), geometry)
     return gradient
 
 
-class _Forward(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.geometry = geometry
-        stride, padding, dilation, groups = geometry
-        zeros = [0] * (weight.dim() - 2)
-        return torch.ops.aten.convolution(x, weight, bias, stride, padding, dilation, False, zeros, groups)
+def _backward_kernel(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of: int) -> Tensor:
+    """PyTorch's gradient with respect to x (`of` = 0) or weight (`of` = 1)."""
+    stride, padding, dilation, groups = geometry
+    no_output_padding = [0] * len(stride)
+    wanted = [of == 0, of == 1, False]
+    gradients = torch.ops.aten.convolution_backward(
+        g, x, weight, None, stride, padding, dilation, False, no_output_padding, groups, wanted
+    )
+    gradient: Tensor = gradients[of]
+    return gradient
 
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (x, weight), needs, geometry = ctx.saved_tensors, ctx.needs_input_grad, ctx.geometry
-        if not torch.is_grad_enabled() and not (needs[0] and _folds(g, weight, geometry)):
-            return (*_kernels(g, x, weight, geometry, list(needs[:3])), None)
-        return (
-            input_gradient(g, weight, x, geometry) if needs[0] else None,
-            _WeightGradient.apply(x, g, weight.detach(), geometry) if needs[1] else None,
-            g.sum((0, *range(2, g.dim()))) if needs[2] else None,
-            None,
-        )
+
+def _folds(g: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether a matrix product and a sum over windows beats PyTorch's kernel, which wants many input channels."""
+    outputs, channels = weight.shape[:2]
+    few = channels == 1 or (channels <= _FEW_CHANNELS and outputs >= 16 * channels)
+    return few and geometry.groups == 1 and weight.dim() == 4 and g.device.type == "cpu"
 
 
 class _InputGradient(Function):
@@ -107,33 +78,20 @@ class _InputGradient(Function):
     def forward(ctx: Any, g: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(g, weight)
         ctx.geometry = geometry
-        return _pull(g, weight, like, geometry)
+        if not _folds(g, weight, geometry):
+            return _backward_kernel(g, like, weight, geometry, of=0)
+        columns = weight.flatten(1).t() @ g.flatten(2)
+        stride, padding, dilation, _ = geometry
+        return F.fold(columns, like.shape[2:], weight.shape[2:], dilation, padding, stride)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
-        (g, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
-        return (
-            convolution(v, weight, None, ctx.geometry) if needs[0] else None,
-            _WeightGradient.apply(v, g, weight.detach(), ctx.geometry) if needs[1] else None,
-            None,
-            None,
-        )
-
-
-class _WeightGradient(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(x, g)
-        ctx.geometry = geometry
-        gradient: Tensor = _kernels(g, x, like, geometry, [False, True, False])[1]
-        return gradient
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:
-        (x, g), needs = ctx.saved_tensors, ctx.needs_input_grad
-        return (
-            input_gradient(g, v, x, ctx.geometry) if needs[0] else None,
-            convolution(x, v, None, ctx.geometry) if needs[1] else None,
-            None,
-            None,
-        )
+        g, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        to_g = to_weight = None
+        if ctx.needs_input_grad[0]:
+            no_output_padding = [0] * len(stride)
+            to_g = torch.convolution(v, weight, None, stride, padding, dilation, False, no_output_padding, groups)
+        if ctx.needs_input_grad[1]:
+            to_weight = _backward_kernel(g, v, weight.detach(), ctx.geometry, of=1)
+        return to_g, to_weight, None, None

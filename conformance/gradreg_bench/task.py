@@ -10,7 +10,6 @@ __all__ = ["FRAMEWORKS", "Measurement", "Result", "Task"]
 
 FRAMEWORKS = {
     "torch": ("torch", "eager"),
-    "torch-fast": ("torch", "fast"),
     "torch-compile": ("torch", "compile"),
     "jax": ("jax", "jit"),
     "jax-fast": ("jax", "fast"),

@@ -26,8 +26,7 @@ class TorchSteps:
         model: the module.
         x: inputs.
         y: labels.
-        mode: "eager", "compile" (the function that gives the loss, by inductor), or "fast" (eager, inside
-            ``gradreg_torch.fast_layers()``).
+        mode: "eager", or "compile" (the function that gives the loss, by inductor).
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, mode: str) -> None:
@@ -75,14 +74,11 @@ class TorchSteps:
             total = self._regularized(variant)
         if self.mode == "compile":
             total = torch.compile(total)
-        context = gradreg.fast_layers if self.mode == "fast" and variant.reg is not None else torch.enable_grad
 
         def run(number: int) -> None:
             for param in self.params:
                 param.grad = None
-            with context():
-                value = total(torch.tensor(number))
-            value.backward()
+            total(torch.tensor(number)).backward()
 
         return run
 

@@ -94,9 +94,7 @@ print(*gradreg.__all__)
     assert imported(code) & HEAVY == set()
     public = python(code).stdout.split()
     assert public == sorted(public)
-    assert set(public) - set(vocabulary.__all__) == CALLS | (
-        {"Criterion", "fast_layers"} if package == "gradreg_torch" else set()
-    )
+    assert set(public) - set(vocabulary.__all__) == CALLS | ({"Criterion"} if package == "gradreg_torch" else set())
 
 
 def test_the_vocabulary_is_the_specification():

@@ -2,11 +2,11 @@
 
 from importlib import import_module
 
+import numpy as np
 import pytest
 
 import gradreg_core
 import gradreg_numpy
-import numpy as np
 from cases import FLOAT64, GENERAL, NETWORKS, PRESETS, named, problem, relative
 from gradreg_conformance.harness import load_harness
 from gradreg_conformance.total import total_and_gradients
@@ -41,7 +41,7 @@ def test_float64_equals_the_reference(name: str, reg: Regularizer) -> None:
 def test_the_four_calls_and_all_words_have_the_same_names(backend: str) -> None:
     package = import_module(f"gradreg_{backend}")
     shared = set(import_module("gradreg_core.vocabulary").__all__) | {"loss", "penalty", "measure", "check"}
-    extra = {"torch": {"Criterion", "fast_layers"}, "jax": set(), "tensorflow": set()}[backend]
+    extra = {"torch": {"Criterion"}, "jax": set(), "tensorflow": set()}[backend]
     assert set(package.__all__) == shared | extra
     assert shared <= set(dir(package))
     assert all(getattr(package, name) is not None for name in package.__all__)

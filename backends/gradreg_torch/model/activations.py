@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradreg_core.errors import InputError
-from gradreg_torch.replay import as_module
+from gradreg_torch.model.replay import as_module
 
 __all__ = ["forward_with_activations"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
-from gradreg_torch.module_calls import module_calls
+from gradreg_torch.model.module_calls import module_calls
 
 __all__ = ["batch_norm_policy"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradreg_core.errors import UnsupportedError
-from gradreg_torch.module_calls import module_calls
+from gradreg_torch.model.module_calls import module_calls
 
 __all__ = ["as_module", "aside", "both", "repeatable"]
 
