@@ -1,33 +1,25 @@
 """What a backend supplies: array operations and autodiff. Never a regularizer.
 
-A backend is any object with these methods; it need not inherit from :class:`Backend`. Arrays are the framework's own,
-dtypes are named by strings ("float32"), and every method works on traced arrays too unless it says otherwise.
+A backend is a subclass of :class:`Backend`. Methods that a framework may improve on have a default. Arrays are the
+framework's own, dtypes are named by strings ("float32"), and every method works on traced arrays too unless it says
+otherwise. No method writes into its arguments.
 
-What the methods do not cover is written with Python operators on the arrays: ``+ - * /``, ``-a``, comparisons, slices
-such as ``a[:, :3]``, and on int32 ``^ & | %``. Arithmetic on int32 wraps around, without a warning. A Python number
-takes the dtype of the array beside it. No method writes into its arguments.
-
-More methods are optional:
-
-- ``jvp(fn, x, v) -> (fn(x), J v)``, differentiable, where there is a forward mode; without it two reverse ones serve;
-- ``both(model, x, moved) -> (model(x), model(moved))``, with the same random masks in both, where a model may draw its
-  own; without it the model is called twice;
-- ``aside(model)``, the model as a function that changes none of its state (moving statistics, counters), for the passes
-  of a call after the first; without it each pass counts;
-- ``threefry2x32(key, counter)``, with the words of :func:`gradreg_core.random.threefry2x32`, and
-  ``draws(seed, step, sample_ids)``, a :class:`gradreg_core.random.Draws`, where there is a faster way to the same bits
-  (seed and step are Python ints, or integer scalars of the framework);
-- ``smoothed(model, x)``, a context that gives the model with rectifiers, maxima and absolute values rounded off, for
-  the finite differences of the check, which do not converge over many kinks;
-- ``cross_entropy(logits, labels)``, logits (B, positions, classes) and integers (B, positions) known to be in range ->
-  (B,), summed over the positions: one operation for eager frameworks, where the general form takes ten.
+The engine writes the rest with Python operators on the arrays: ``+ - * /``, ``-a``, comparisons, slices such as
+``a[:, :3]``, and on int32 ``^ & | %``. Arithmetic on int32 wraps around, without a warning. A Python number takes the
+dtype of the array beside it.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-__all__ = ["Array", "Backend", "Model", "Pullback"]
+import numpy as np
+
+from gradreg_core import threefry
+from gradreg_core.errors import InputTypeError, UnsupportedError
+
+__all__ = ["Array", "Backend", "DrawPrimitives", "Model", "Pullback"]
 
 Array = Any
 """An array of whichever framework the backend belongs to."""
@@ -35,216 +27,289 @@ Model = Callable[[Array], Array]
 Pullback = Callable[[Array], Array]
 
 
-class Backend(Protocol):
+class DrawPrimitives(ABC):
+    """The operations that random draws are made of; see :mod:`gradreg_core.random`."""
+
+    @abstractmethod
+    def shape(self, array: Array) -> tuple[int, ...]:
+        """The static shape."""
+
+    @abstractmethod
+    def dtype(self, array: Array) -> str:
+        """The dtype's name, such as ``"float32"`` or ``"int64"``."""
+
+    @abstractmethod
+    def constant(self, values: Any, dtype: str, like: Array) -> Array:
+        """An array of Python numbers on the device of `like`."""
+
+    @abstractmethod
+    def int32(self, value: Any, like: Array) -> Array:
+        """A Python int in [-2**31, 2**31) or a (traced) integer array, as int32 on the device of `like`, wrapped."""
+
+    @abstractmethod
+    def arange(self, stop: int, like: Array) -> Array:
+        """0 .. stop-1 as int32."""
+
+    @abstractmethod
+    def astype(self, array: Array, dtype: str) -> Array:
+        """`array` converted to `dtype`, differentiably."""
+
+    @abstractmethod
+    def reshape(self, array: Array, shape: Sequence[int]) -> Array:
+        """`array` in a new shape, in which one length may be -1."""
+
+    @abstractmethod
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        """`arrays` joined along an existing axis."""
+
+    @abstractmethod
+    def take(self, array: Array, indices: Array) -> Array:
+        """Rows of `array` (axis 0) at integer `indices` of any shape, differentiably."""
+
+    @abstractmethod
+    def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
+        """Elementwise choice; one of the two choices may be a Python number, and takes the other's dtype."""
+
+    @abstractmethod
+    def bitwise_left_shift(self, array: Array, bits: Any) -> Array:
+        """int32 << bits (a Python int, or an int32 array)."""
+
+    @abstractmethod
+    def bitwise_right_shift(self, array: Array, bits: Any) -> Array:
+        """Integers >> bits, arithmetic for signed ones: the sign bit is copied in. For int32, and int64 where it is."""
+
+    def threefry2x32(self, key: threefry.Pair, counter: threefry.Pair) -> threefry.Pair:
+        """Two random words from int32 arrays that broadcast; see :func:`gradreg_core.threefry.rounds`.
+
+        Override it where a primitive of the framework gives the same bits sooner.
+        """
+
+        def rotate_left(words: Array, bits: int) -> Array:
+            low = self.bitwise_right_shift(words, 32 - bits) & ((1 << bits) - 1)
+            return self.bitwise_left_shift(words, bits) | low
+
+        return threefry.rounds(key, counter, rotate_left)
+
+
+class Backend(DrawPrimitives):
     """The primitives that :mod:`gradreg_core.engine` is written over."""
 
     name: str
-    capabilities: frozenset[str]
-    """Of ``named_activations`` (`at=`), ``host_checks`` (values can be read eagerly), ``traced_branch`` (`cond` skips
-    the branch not taken), ``batched_pullback`` (several cotangents in one pass); the description has the same.
-
-    The engine asks for ``named_activations`` alone; the others tell users what to expect."""
+    default_chunk: int | None = 1
+    """Rows that `pull_rows` gets at a time unless the caller says otherwise; None for all."""
 
     # --- what an array is ------------------------------------------------------------------------------------------
+    @abstractmethod
     def is_array(self, value: Any) -> bool:
         """Whether `value` is an array of this framework, traced or of no axes too; False for lists and numbers."""
-        ...
 
+    @abstractmethod
     def asarray(self, value: Any, like: Array) -> Array:
         """`value` (array, list or number) as an array on the device of `like`; its dtype stays, 64-bit may narrow."""
-        ...
 
-    def shape(self, array: Array) -> tuple[int, ...]:
-        """The static shape."""
-        ...
+    def values_if_free(self, array: Array) -> np.ndarray | None:
+        """`array` as a NumPy array where reading it costs nothing (on the CPU, not traced), else None, the default."""
+        return None
 
-    def dtype(self, array: Array) -> str:
-        """The dtype's name, such as ``"float32"`` or ``"int64"``."""
-        ...
+    def static_int(self, value: Any) -> int | None:
+        """`value` as a Python int where that costs nothing, else None. Default: Python and NumPy integers."""
+        return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
-    def values_if_free(self, array: Array) -> Any | None:
-        """`array` as a NumPy array where reading it is free (on the CPU, and a value is there), else None."""
-        ...
-
-    # --- making and moving arrays ----------------------------------------------------------------------------------
-    def constant(self, values: Any, dtype: str, like: Array) -> Array:
-        """An array of Python numbers on the device of `like`."""
-        ...
-
-    def int32(self, value: Any, like: Array) -> Array:
-        """A Python int in [-2**31, 2**31) or a (traced) integer array, as int32 on the device of `like`, wrapped."""
-        ...
-
-    def arange(self, stop: int, like: Array) -> Array:
-        """0 .. stop-1 as int32."""
-        ...
-
-    def astype(self, array: Array, dtype: str) -> Array:
-        """`array` converted to `dtype`, differentiably."""
-        ...
-
-    def reshape(self, array: Array, shape: Sequence[int]) -> Array:
-        """`array` in a new shape, of which one length may be -1."""
-        ...
-
+    # --- moving arrays ---------------------------------------------------------------------------------------------
+    @abstractmethod
     def moveaxis(self, array: Array, source: int, destination: int) -> Array:
         """`array` with one axis moved."""
-        ...
 
+    @abstractmethod
     def broadcast_to(self, array: Array, shape: Sequence[int]) -> Array:
         """`array` repeated to `shape`, along axes of length 1 and new ones before the first."""
-        ...
-
-    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
-        """`arrays` joined along an axis that exists."""
-        ...
-
-    def take(self, array: Array, indices: Array) -> Array:
-        """Rows of `array` (axis 0) at integer `indices` of any shape, differentiably."""
-        ...
 
     # --- arithmetic ------------------------------------------------------------------------------------------------
-    def bitwise_left_shift(self, array: Array, bits: Any) -> Array:
-        """int32 << bits (a Python int, or an int32 array)."""
-        ...
-
-    def bitwise_right_shift(self, array: Array, bits: Any) -> Array:
-        """Integers >> bits, arithmetic for signed ones: the sign bit is copied in. For int32, and int64 where it is."""
-        ...
-
-    def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
-        """Element by element choice; one of the two choices may be a Python number, and takes the other's dtype."""
-        ...
-
+    @abstractmethod
     def sum(self, array: Array, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
         """Sum over axes, in the array's dtype, for int32 too."""
-        ...
 
+    @abstractmethod
     def sqrt(self, array: Array) -> Array:
         """Square root."""
-        ...
 
+    @abstractmethod
     def sign(self, array: Array) -> Array:
         """-1, 0 or 1, without gradient."""
-        ...
 
+    @abstractmethod
     def argmax(self, array: Array) -> Array:
         """Index (int32) of the first maximum over the last axis."""
-        ...
 
+    @abstractmethod
     def argsort(self, array: Array) -> Array:
-        """Indices (int32) that sort the last axis in ascending order, equal values in their order."""
-        ...
+        """Indices (int32) that sort the last axis in ascending order; equal values keep their order."""
 
+    @abstractmethod
     def cumulative_sum(self, array: Array) -> Array:
         """Running sum over the last axis."""
-        ...
 
+    @abstractmethod
     def softmax(self, array: Array) -> Array:
         """Softmax over the last axis, twice differentiable."""
-        ...
 
+    @abstractmethod
     def log_softmax(self, array: Array) -> Array:
         """Log-softmax over the last axis, twice differentiable."""
-        ...
 
+    @abstractmethod
     def sigmoid(self, array: Array) -> Array:
         """Logistic function, twice differentiable."""
-        ...
 
+    @abstractmethod
     def softplus(self, array: Array) -> Array:
         """log(1 + exp(a)) without overflow and without a threshold, twice differentiable."""
-        ...
 
+    @abstractmethod
     def eigvalsh(self, array: Array) -> Array:
         """Eigenvalues, ascending, of symmetric matrices in the last two axes; nothing differentiates them."""
-        ...
 
+    @abstractmethod
     def matmul(self, left: Array, right: Array) -> Array:
         """Matrix product over the last two axes."""
-        ...
+
+    def cross_entropy(self, logits: Array, labels: Array) -> Array:
+        """Cross-entropy summed over the positions, (B,), twice differentiable.
+
+        Override it where the framework has it as one operation.
+
+        Args:
+            logits: (B, positions, classes).
+            labels: integers (B, positions), in range.
+        """
+        batch, positions, classes = self.shape(logits)
+        classes_of_labels = self.reshape(self.int32(labels, logits), (batch, positions, 1))
+        is_label = classes_of_labels == self.arange(classes, logits)
+        return -self.sum(self.where(is_label, self.log_softmax(logits), 0.0), (1, 2))
 
     # --- differentiation -------------------------------------------------------------------------------------------
+    @abstractmethod
     def vjp(self, fn: Model, x: Array) -> tuple[Array, Pullback]:
         """(fn(x), pullback): pullback(w) is J^T w, and may be called again and differentiated, in w too.
 
-        What is differentiated around the call (weights, x itself) must stay reachable from both results. If fn returns
-        no array, it is given back as it came, and the engine says what is wrong.
+        Gradients flow from both results to the arrays that fn closes over (weights) and to x itself. If fn returns
+        something other than an array, it is returned as it came, and the engine says what is wrong.
 
         Raises:
             InputError: by the pullback, if x does not reach fn(x) and the framework can tell.
         """
-        ...
 
-    def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> tuple[Array, dict[str | None, Pullback]]:
-        """Like `vjp`, with a pullback to each named activation (None: to x); capability ``named_activations``.
-
-        Without the capability it is never called.
-        """
-        ...
-
-    default_chunk: int | None
-    """Rows that `pull_rows` gets at a time unless the caller says otherwise; None for all."""
-
-    def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
-        """`pullback` of each of rows (c, B, ...), stacked: (c, B, ...). One batched pass where that is faster."""
-        ...
-
+    @abstractmethod
     def stop_gradient(self, array: Array) -> Array:
         """`array` as a constant."""
-        ...
+
+    def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> tuple[Array, dict[str | None, Pullback]]:
+        """Like `vjp`, with a pullback to each named activation (None: to x).
+
+        Frameworks whose models have named layers override it and declare the capability ``named_activations``.
+
+        Raises:
+            UnsupportedError: the default; the backend has no names for activations.
+        """
+        raise UnsupportedError(
+            f"at={names[-1]!r}: the {self.name} backend has no names for activations. Pass the head of the network as "
+            f"the model and the activation as x."
+        )
+
+    def jvp(self, fn: Model, x: Array, v: Array) -> tuple[Array, Array]:
+        """(fn(x), J v), differentiable.
+
+        Default: two reverse passes, since J v is the derivative of the linear map u -> J^T u, pulled back.
+        """
+        outputs, pullback = self.vjp(fn, x)
+        _, push = self.vjp(pullback, self.stop_gradient(outputs))
+        return outputs, push(v)
+
+    def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
+        """`pullback` of each of rows (c, B, ...), stacked: (c, B, ...). Default: one after the other."""
+        pulled = [pullback(rows[index]) for index in range(self.shape(rows)[0])]
+        return self.concat([self.reshape(array, (1, *self.shape(array))) for array in pulled], 0)
 
     def cond(self, predicate: Array, branch: Callable[[], Array]) -> Array:
-        """branch() where the traced `predicate` holds, else a float 0 of the same shape and dtype."""
-        ...
-
-    def static_int(self, value: Any) -> int | None:
-        """`value` as a Python int where that costs nothing, else None."""
-        ...
+        """branch() where the traced `predicate` holds, else 0 in the same shape and dtype. Default: always computed."""
+        return self.where(predicate, branch(), 0.0)
 
     # --- the model -------------------------------------------------------------------------------------------------
     def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> AbstractContextManager[Array]:
         """A context for the whole call that gives x ready to be differentiated, gradient mode on, misuse refused.
 
-        A framework without such modes gives ``nullcontext(x)``. `call` is the name of the call, for messages.
+        Default: x as it is. `call` is the name of the call, for messages.
 
         Raises:
             InputError: inference mode.
             BatchNormError: batch normalisation in training mode and `batch_norm` is "error".
         """
-        ...
+        return nullcontext(x)
+
+    def finish(self, value: Array) -> Array:
+        """`value` as it leaves a call: without history where the caller's own mode keeps none. Default: as it is."""
+        return value
 
     def require_gradient(self, call: str, model: Any, value: Array) -> None:
-        """Refuse a penalty that cannot carry a gradient which the caller expects, where that can be told for nothing.
+        """Refuse a penalty without the gradient that the caller expects, where that costs nothing to find out.
 
-        Elsewhere do nothing.
+        Default: nothing is refused.
 
         Raises:
             InputError: the model has parameters to train, and the penalty depends on none of them.
         """
-        ...
-
-    def finish(self, value: Array) -> Array:
-        """`value` as it leaves a call: without history where the caller's own mode keeps none."""
-        ...
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
-        """Random layers draw the same inside each such context, and the generator is as before afterwards."""
-        ...
+        """Random layers draw the same inside each such context, and the generator is as before afterwards.
+
+        Default: nothing is done, for frameworks whose models hold no generator.
+        """
+        return nullcontext()
+
+    def call_twice(self, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
+        """(model(x), model(moved)) with the same random masks. Default: two calls, for models without a generator."""
+        return model(x), model(moved)
+
+    def without_state_changes(self, model: Any) -> Model:
+        """The model as a function that changes none of its state (moving statistics, counters). Default: the model.
+
+        A call passes through it after its first pass, so that state moves once per call.
+        """
+        return model  # type: ignore[no-any-return]
+
+    def smoothed(self, model: Any, x: Array) -> AbstractContextManager[Any]:
+        """A context that gives the model with rectifiers, maxima and absolute values rounded off.
+
+        `check` compares with finite differences, which do not converge over many kinks. Default: the model as it is.
+        """
+        return nullcontext(model)
 
     def diagnose(
         self, calls: Any, model: Any, x: Array, y: Any, reg: Any, options: Any
     ) -> tuple[list[tuple[str, str, str]], bool]:
-        """What only the framework can tell, as (level, problem, remedy), and whether no derivative exists at all.
+        """Findings of `check` that only the framework can make.
 
-        `level` is "error" or "warning". ``([], False)`` where there is nothing to tell.
+        Returns:
+            ([(level, problem, remedy)], whether no derivative exists at all); level is "error" or "warning". Default:
+            no findings.
         """
-        ...
+        return [], False
 
     def parameters(self, model: Any) -> list[Array] | None:
-        """The trainable parameters that the framework finds on `model`, or None if it finds none of its kind."""
-        ...
+        """The trainable parameters that the framework sees on `model`, or None (the default) if it cannot look."""
+        return None
 
     def tree_leaves(self, params: Any) -> list[Array]:
-        """The arrays in a nested structure of parameters: lists, tuples and dicts, traced ones too."""
-        ...
+        """The arrays in a nested structure of parameters, traced ones too. Default: of lists, tuples and dicts.
+
+        Raises:
+            InputTypeError: the structure holds something that is not an array.
+        """
+        if self.is_array(params):
+            return [params]
+        if isinstance(params, str | bytes) or not isinstance(params, Mapping | Iterable):
+            raise InputTypeError(
+                f"params must be arrays of the {self.name} backend in lists, tuples or dicts, got {params!r}."
+            )
+        children = params.values() if isinstance(params, Mapping) else params
+        return [leaf for child in children for leaf in self.tree_leaves(child)]

@@ -1,7 +1,7 @@
 """Draws as pure functions of (seed, step, global sample id, projection, logit), identical in every framework.
 
-The generator is Threefry-2x32-20 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011),
-written over 32-bit add, xor, shift and mask alone. Keys are derived so that no draw depends on the batch:
+The generator is Threefry-2x32-20 (:mod:`gradreg_core.threefry`), made of 32-bit add, xor, shift and mask. Keys are
+derived so that no draw depends on the batch:
 
     key     = threefry(threefry(seed, (stream, step)), (0, projection))
     counter = (sample id, block)
@@ -10,81 +10,43 @@ Words, signs, picks and Gaussians are bit-identical in all frameworks, eager and
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import NormalDist
 from typing import Any
 
-from gradreg_core.backend import Array, Backend
+import numpy as np
+
+from gradreg_core.backend import Array, Backend, DrawPrimitives
+from gradreg_core.host_draws import HostPrimitives
+from gradreg_core.threefry import MASK, int_rounds
 
 __all__ = [
     "GAUSSIAN_CELLS",
-    "PARITY",
-    "ROTATIONS",
     "STREAM_DIRECTION",
     "STREAM_START",
     "STREAM_SUBSET",
     "Draws",
     "gaussian_table",
     "make_draws",
-    "threefry2x32",
 ]
 
 STREAM_DIRECTION = 0
 STREAM_SUBSET = 1
 STREAM_START = 2
 
-PARITY = 0x1BD11BDA
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 GAUSSIAN_CELLS = 1024
 _FRACTION_BITS = 12
 
 
-def _logical_right_shift(ops: Backend, array: Array, bits: Any) -> Array:
+def _logical_right_shift(ops: DrawPrimitives, array: Array, bits: Any) -> Array:
     """Shift right with zeros coming in; int32 has only the arithmetic shift in some frameworks. 0 < bits < 32."""
     return ops.bitwise_right_shift(array, bits) & ((1 << (32 - bits)) - 1)
-
-
-def _rotate_left(ops: Backend, array: Array, bits: int) -> Array:
-    return ops.bitwise_left_shift(array, bits) | _logical_right_shift(ops, array, 32 - bits)
-
-
-def threefry2x32(ops: Backend, key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Threefry-2x32 with 20 rounds over int32 arrays that broadcast against each other.
-
-    A backend that has the same words from a native primitive offers it as a method `threefry2x32(key, counter)`.
-    Checked against the known-answer vectors of Random123 (kat_vectors, threefry2x32 with 20 rounds).
-    """
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
-    x0 = counter[0] + schedule[0]
-    x1 = counter[1] + schedule[1]
-    for group in range(5):
-        for bits in ROTATIONS[group % 2]:
-            x0 = x0 + x1
-            x1 = _rotate_left(ops, x1, bits) ^ x0
-        x0 = x0 + schedule[(group + 1) % 3]
-        x1 = x1 + schedule[(group + 2) % 3] + (group + 1)
-    return x0, x1
 
 
 def _signed(word: int) -> int:
     """An unsigned 32-bit word as the int32 with the same bits."""
     return (word + 2**31) % 2**32 - 2**31
-
-
-def _host_threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """:func:`threefry2x32` of Python ints in [0, 2**32): what an array of one element costs fifty times as much for."""
-    mask = 0xFFFFFFFF
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
-    x0, x1 = (counter[0] + key[0]) & mask, (counter[1] + key[1]) & mask
-    for group in range(5):
-        for bits in ROTATIONS[group % 2]:
-            x0 = (x0 + x1) & mask
-            x1 = ((x1 << bits) & mask | x1 >> (32 - bits)) ^ x0
-        x0 = (x0 + schedule[(group + 1) % 3]) & mask
-        x1 = (x1 + schedule[(group + 2) % 3] + group + 1) & mask
-    return x0, x1
 
 
 def gaussian_table() -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -120,23 +82,20 @@ def gaussian_table() -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 _OFFSETS, _SLOPES = gaussian_table()
-
-
-def make_draws(ops: Backend, seed: Any, step: Any, sample_ids: Array) -> "Draws":
-    """The draws of a term, by the backend's own way where it has one; see :class:`Draws` for the arguments."""
-    own = getattr(ops, "draws", None)
-    return Draws(ops, seed, step, sample_ids) if own is None else own(seed, step, sample_ids)
+_HOST_LINES = np.asarray(_OFFSETS, np.float32), np.asarray(_SLOPES, np.float32)
+_HOST = HostPrimitives()
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of one call: bound to a backend, a seed, a step and the sample ids.
+    """The draws of one call: bound to a backend's primitives, a seed, a step and the sample ids.
 
-    `seed` is an int in [0, 2**64) or a (traced) integer scalar, `step` the same, of which the low 32 bits count,
-    `sample_ids` an int32 array (B,). All results are float32 unless said otherwise; projections index the first axis.
+    `seed` is an int in [0, 2**64) or a (traced) integer scalar. So is `step`, of which the low 32 bits count.
+    `sample_ids` is an int32 array (B,). Results are float32 unless a method says otherwise; projections index the first
+    axis.
     """
 
-    ops: Backend
+    ops: DrawPrimitives
     seed: Any
     step: Any
     sample_ids: Array
@@ -147,28 +106,23 @@ class Draws:
 
     def _words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
         ops, like = self.ops, self.sample_ids
-        rounds = getattr(ops, "threefry2x32", None) or partial(threefry2x32, ops)
-        key = (
-            self._host_key(stream, projections)
-            if isinstance(self.step, int) and isinstance(self.seed, int)
-            else self._key(stream, projections, rounds)
-        )
+        on_host = isinstance(self.step, int) and isinstance(self.seed, int)
+        key = (self._host_key if on_host else self._key)(stream, projections)
         block = ops.reshape(ops.arange(blocks, like), (1, 1, blocks))
-        pair = rounds(key, (ops.reshape(like, (1, -1, 1)), block))
+        pair = ops.threefry2x32(key, (ops.reshape(like, (1, -1, 1)), block))
         shape = (len(projections), ops.shape(like)[0], blocks)
         stacked = ops.concat([ops.reshape(word, (*shape, 1)) for word in pair], 3)
         return ops.reshape(stacked, (*shape[:2], 2 * blocks))
 
-    def _key(self, stream: int, projections: Sequence[int], rounds: Any) -> tuple[Array, Array]:
+    def _key(self, stream: int, projections: Sequence[int]) -> tuple[Array, Array]:
         """The key of each projection, shape (len(projections), 1, 1), for a traced step or seed."""
         ops, like = self.ops, self.sample_ids
         seed = [ops.reshape(word, (1, 1, 1)) for word in self._seed_words()]
         stream_word = ops.reshape(ops.int32(stream, like), (1, 1, 1))
         step_word = ops.reshape(ops.int32(self.step, like), (1, 1, 1))
-        key = rounds((seed[0], seed[1]), (stream_word, step_word))
+        key = ops.threefry2x32((seed[0], seed[1]), (stream_word, step_word))
         rows = ops.reshape(ops.constant(list(projections), "int32", like), (-1, 1, 1))
-        derived: tuple[Array, Array] = rounds(key, (rows - rows, rows))
-        return derived
+        return ops.threefry2x32(key, (rows - rows, rows))
 
     def _seed_words(self) -> tuple[Array, Array]:
         """The lower and the upper half of the seed as int32 scalars."""
@@ -176,16 +130,15 @@ class Draws:
         if isinstance(seed, int):
             return ops.int32(_signed(seed), like), ops.int32(_signed(seed >> 32), like)
         low = ops.int32(seed, like)
-        return low, ops.int32(ops.bitwise_right_shift(seed, 32), like) if ops.dtype(seed).endswith(
-            "int64"
-        ) else low - low
+        if not ops.dtype(seed).endswith("int64"):
+            return low, low - low
+        return low, ops.int32(ops.bitwise_right_shift(seed, 32), like)
 
     def _host_key(self, stream: int, projections: Sequence[int]) -> tuple[Array, Array]:
         """The same for a step that the host knows, without an operation of the framework."""
         ops, like = self.ops, self.sample_ids
-        mask = 0xFFFFFFFF
-        base = _host_threefry((self.seed & mask, self.seed >> 32), (stream, self.step & mask))
-        keys = [_host_threefry(base, (0, row)) for row in projections]
+        base = int_rounds((self.seed & MASK, self.seed >> 32), (stream, self.step & MASK))
+        keys = [int_rounds(base, (0, row)) for row in projections]
         first, second = (
             ops.constant([_signed(word) for word in words], "int32", like) for words in zip(*keys, strict=True)
         )
@@ -207,10 +160,12 @@ class Draws:
         words = self._words(stream, projections, -(-size // 2))[:, :, :size]
         cell = _logical_right_shift(ops, words, 21) & (GAUSSIAN_CELLS - 1)
         fraction = ops.astype(_logical_right_shift(ops, words, 9) & ((1 << _FRACTION_BITS) - 1), "float32")
-        offsets = ops.constant(_OFFSETS, "float32", words)
-        slopes = ops.constant(_SLOPES, "float32", words)
+        offsets, slopes = self._lines(words)
         half = ops.take(offsets, cell) + ops.take(slopes, cell) * fraction
         return ops.where(words < 0, -half, half)
+
+    def _lines(self, like: Array) -> tuple[Array, Array]:
+        return self.ops.constant(_OFFSETS, "float32", like), self.ops.constant(_SLOPES, "float32", like)
 
     def integers(self, stream: int, projections: Sequence[int], bound: int) -> Array:
         """Independent integers in [0, bound) as int32, shape (len(projections), B); floor(word * bound / 2**32)."""
@@ -228,3 +183,44 @@ class Draws:
         ops = self.ops
         words = self._words(stream, projections, -(-size // 2))[:, :, :size]
         return ops.astype(_logical_right_shift(ops, words, 8), "float32") * 2.0**-24
+
+
+@dataclass(frozen=True)
+class _HostDraws(Draws):
+    """Draws computed by NumPy and returned as arrays of a framework."""
+
+    native: Callable[[np.ndarray], Array]
+
+    def _lines(self, like: Array) -> tuple[Array, Array]:
+        return _HOST_LINES
+
+    def words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
+        return self.native(super().words(stream, projections, blocks))
+
+    def signs(self, stream: int, projections: Sequence[int], size: int) -> Array:
+        return self.native(super().signs(stream, projections, size))
+
+    def gaussians(self, stream: int, projections: Sequence[int], size: int) -> Array:
+        return self.native(super().gaussians(stream, projections, size))
+
+    def integers(self, stream: int, projections: Sequence[int], bound: int) -> Array:
+        return self.native(super().integers(stream, projections, bound))
+
+    def uniforms(self, stream: int, projections: Sequence[int], size: int) -> Array:
+        return self.native(super().uniforms(stream, projections, size))
+
+
+def make_draws(ops: Backend, seed: Any, step: Any, sample_ids: Array) -> Draws:
+    """The draws of a term, computed by NumPy where the host has all that they depend on.
+
+    Args:
+        ops: the backend.
+        seed: see :class:`Draws`.
+        step: see :class:`Draws`.
+        sample_ids: see :class:`Draws`.
+    """
+    if isinstance(seed, int) and isinstance(step, int):
+        host_ids = ops.values_if_free(sample_ids)
+        if host_ids is not None:
+            return _HostDraws(_HOST, seed, step, host_ids, lambda drawn: ops.asarray(drawn, sample_ids))
+    return Draws(ops, seed, step, sample_ids)

@@ -13,9 +13,8 @@ from jax import lax
 from jax.extend.random import threefry2x32_p
 from jax.sharding import PartitionSpec
 
-from gradreg_core.backend import Model, Pullback
+from gradreg_core.backend import Backend, Model, Pullback
 from gradreg_core.errors import UnsupportedError
-from gradreg_core.random import threefry2x32
 from gradreg_jax import models
 from gradreg_jax.diagnose import diagnose, explain
 from gradreg_jax.smooth import smoothed
@@ -33,7 +32,7 @@ def _dtype(name: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(name)
 
 
-class JaxBackend:
+class JaxBackend(Backend):
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "jax"
@@ -211,7 +210,7 @@ class JaxBackend:
         """
         given = (*key, *counter)
         if math.prod(jnp.broadcast_shapes(*(each.shape for each in given))) > _FEW_WORDS:
-            return threefry2x32(self, key, counter)
+            return super().threefry2x32(key, counter)
         zero = sum(each * 0 for each in given)  # brings all four to one shape and one layout over devices
         first, second = threefry2x32_p.bind(*(lax.bitcast_convert_type(each + zero, jnp.uint32) for each in given))
         # The primitive forgets over which devices of a shard_map its arguments vary; adding the zero again restores it.

@@ -10,10 +10,9 @@ from tensorflow.python.autograph.core import config as autograph
 from tensorflow.python.autograph.pyct import error_utils
 
 from gradreg_core import errors
-from gradreg_core.backend import Model, Pullback
+from gradreg_core.backend import Backend, Model, Pullback
 from gradreg_core.errors import InputError
-from gradreg_core.random import threefry2x32
-from gradreg_numpy.ops import DrawOps
+from gradreg_core.host_draws import HostPrimitives
 from gradreg_tensorflow.activations import named_outputs
 from gradreg_tensorflow.batch_norm import batch_norm_policy
 from gradreg_tensorflow.diagnose import diagnose, explain, lacks_gradient
@@ -37,7 +36,7 @@ error_utils.KNOWN_STRING_CONSTRUCTOR_ERRORS = (
 )
 
 
-class TensorFlowBackend:
+class TensorFlowBackend(Backend):
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "tensorflow"
@@ -114,7 +113,7 @@ class TensorFlowBackend:
         values = [self.values_if_free(each) for each in (*key, *counter)]
         if any(each is None for each in values):
             return _rounds(*key, *counter)
-        words = threefry2x32(DrawOps(), (values[0], values[1]), (values[2], values[3]))
+        words = HostPrimitives().threefry2x32((values[0], values[1]), (values[2], values[3]))
         return tf.constant(words[0]), tf.constant(words[1])
 
     def where(self, condition: tf.Tensor, if_true: Any, if_false: Any) -> tf.Tensor:
@@ -254,7 +253,7 @@ def _pullback(tape: tf.GradientTape, outputs: Any, x: tf.Tensor, name: str) -> P
 
 @tf.function(autograph=False)
 def _rounds(*words: tf.Tensor) -> Pair:
-    return threefry2x32(TensorFlowBackend(), words[:2], words[2:])
+    return Backend.threefry2x32(TensorFlowBackend(), words[:2], words[2:])
 
 
 def _is_eager(tensor: tf.Tensor) -> bool:

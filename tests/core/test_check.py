@@ -3,20 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import tensorflow as tf
+import torch
 import torch.nn.functional as F
+from torch import nn
 
 import gradreg_jax
 import gradreg_tensorflow
 import gradreg_torch
-import jax
-import numpy as np
-import tensorflow as tf
-import torch
 from gradreg_core.preflight import CheckReport
 from gradreg_core.presets import DataGrad, SpectReg
-from torch import nn
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(32, 9, 9, 1)).astype(np.float32)

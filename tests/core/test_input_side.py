@@ -3,16 +3,17 @@
 from importlib import import_module
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
+import tensorflow as tf
+import torch
+from torch import nn
 
 import gradreg_jax
 import gradreg_numpy
 import gradreg_tensorflow
 import gradreg_torch
-import jax
-import numpy as np
-import tensorflow as tf
-import torch
 from cases import FLOAT64, named, problem, relative
 from gradreg_conformance.harness import load_harness
 from gradreg_conformance.total import total_and_gradients
@@ -23,7 +24,6 @@ from gradreg_core.projections import direction, exact, fisher, orthonormal, rade
 from gradreg_core.schema import from_dict, to_dict
 from gradreg_core.spec import JacobianPenalty, Regularizer
 from gradreg_torch.networks import Module
-from torch import nn
 
 REGULARIZERS: list[Regularizer] = [
     SpectReg(0.3, side="input", seed=3),

@@ -2,14 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gradreg_numpy
 import gradreg_torch as gradreg
-import numpy as np
-import torch
 from cases import problem
 from gradreg_core.errors import SpecError
 from gradreg_core.portable import networks as nets

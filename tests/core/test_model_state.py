@@ -5,20 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import tensorflow as tf
+import torch
 from flax import nnx
+from torch import nn
 
 import gradreg_jax
 import gradreg_tensorflow
 import gradreg_torch
-import numpy as np
-import tensorflow as tf
-import torch
 from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError, UnsupportedError
 from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, SpectReg, WeightDecay
 from gradreg_core.spec import Regularizer
 from gradreg_tensorflow.keras_model import RegularizedModel
-from torch import nn
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
 Y = np.arange(16) % 3

@@ -5,22 +5,25 @@ import math
 import struct
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numpy as np
-import torch
-from gradreg_core.random import STREAM_DIRECTION, STREAM_SUBSET, Draws, gaussian_table, make_draws, threefry2x32
-from gradreg_numpy.ops import DrawOps
+from gradreg_core.backend import DrawPrimitives
+from gradreg_core.host_draws import HostPrimitives
+from gradreg_core.random import STREAM_DIRECTION, STREAM_SUBSET, Draws, gaussian_table, make_draws
 from gradreg_torch.backend import TorchBackend
 
 
 class PlainTorch(TorchBackend):
     """PyTorch's own integer operations, as on a GPU, instead of NumPy's."""
 
-    draws = None  # type: ignore[assignment]
-    threefry2x32 = None  # type: ignore[assignment]
+    threefry2x32 = DrawPrimitives.threefry2x32
+
+    def values_if_free(self, array: Any) -> None:
+        return None
 
 
 def numpy_array(values: Any) -> np.ndarray:
@@ -28,7 +31,7 @@ def numpy_array(values: Any) -> np.ndarray:
 
 
 LIBRARIES = {
-    "numpy": (DrawOps(), numpy_array),
+    "numpy": (HostPrimitives(), numpy_array),
     "torch": (TorchBackend(), lambda values: torch.from_numpy(numpy_array(values))),
     "torch operations": (PlainTorch(), lambda values: torch.from_numpy(numpy_array(values))),
 }
@@ -43,7 +46,8 @@ KINDS = ("words", "signs", "gaussians", "integers", "uniforms")
 
 def draw(library: str, kind: str, size: int, *, seed: int = 5, step: Any = 9, ids: Any = range(7)) -> np.ndarray:
     ops, array = LIBRARIES[library]
-    draws = make_draws(ops, seed, step, array(list(ids)))
+    native_ids = array(list(ids))
+    draws = Draws(ops, seed, step, native_ids) if library == "numpy" else make_draws(ops, seed, step, native_ids)
     return np.asarray(getattr(draws, kind)(STREAM_DIRECTION, range(3), size))
 
 
@@ -51,7 +55,7 @@ def draw(library: str, kind: str, size: int, *, seed: int = 5, step: Any = 9, id
 @pytest.mark.parametrize(("counter", "key", "wanted"), KNOWN)
 def test_known_answers_of_random123(library: str, counter: Any, key: Any, wanted: Any) -> None:
     ops, array = LIBRARIES[library]
-    words = threefry2x32(ops, tuple(array([each]) for each in key), tuple(array([each]) for each in counter))
+    words = ops.threefry2x32(tuple(array([word]) for word in key), tuple(array([word]) for word in counter))
     assert tuple(int(np.asarray(word).view(np.uint32)[0]) for word in words) == wanted
 
 

@@ -7,11 +7,11 @@ from copy import deepcopy
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numpy as np
 from cases import GENERAL, PRESETS, named
 from gradreg_core import presets, projections
 from gradreg_core.errors import GradregError, SpecError

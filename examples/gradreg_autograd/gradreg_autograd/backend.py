@@ -12,7 +12,7 @@ from autograd.numpy.numpy_boxes import ArrayBox
 from autograd.scipy.special import expit
 from autograd.tracer import getval, trace
 
-from gradreg_core.backend import Model, Pullback
+from gradreg_core.backend import Backend, Model, Pullback
 from gradreg_core.errors import InputError, UnsupportedError
 
 __all__ = ["AutogradBackend"]
@@ -20,7 +20,7 @@ __all__ = ["AutogradBackend"]
 Array = Any
 
 
-class AutogradBackend:
+class AutogradBackend(Backend):
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "autograd"
