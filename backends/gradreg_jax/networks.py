@@ -1,7 +1,7 @@
 """Portable networks in JAX, in full precision on every device."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ __all__ = ["apply"]
 
 Array = jax.Array
 Arrays = Mapping[str, Any]
+Convolve = Callable[..., Array]
 
 _HIGHEST = lax.Precision.HIGHEST
 _ACTIVATIONS = {
@@ -69,7 +70,7 @@ def _attention(x: Array, weight: Arrays, heads: int) -> Array:
     return _matmul(mixed.swapaxes(1, 2).reshape(batch, time, channels), weight["out"])
 
 
-def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: Array) -> Array:
+def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: Array, convolve: Convolve) -> Array:
     weight = {name[len(path) + 1 :]: value for name, value in params.items() if name.startswith(f"{path}.")}
     match layer:
         case portable.Dense():
@@ -78,7 +79,7 @@ def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: A
         case portable.Conv2D():
             axes = ("NHWC", "HWIO", "NHWC")
             padding = layer.padding.upper()
-            x = conv_general_dilated(x, weight["weight"], (1, 1), padding, dimension_numbers=axes, precision=_HIGHEST)
+            x = convolve(x, weight["weight"], (1, 1), padding, dimension_numbers=axes, precision=_HIGHEST)
             return x + weight["bias"]
         case portable.MaxPool():
             return _max_pool(x, layer.size)
@@ -103,17 +104,25 @@ def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: A
         case portable.Attention():
             return _attention(x, weight, layer.heads)
         case portable.Residual():
-            return x + _layers(layer.layers, f"{path}.", params, masks, x)
+            return x + _layers(layer.layers, f"{path}.", params, masks, x, convolve)
     raise TypeError(f"{layer!r} is no portable layer.")
 
 
-def _layers(layers: tuple[portable.Layer, ...], prefix: str, params: Arrays, masks: Arrays, x: Array) -> Array:
+def _layers(
+    layers: tuple[portable.Layer, ...], prefix: str, params: Arrays, masks: Arrays, x: Array, convolve: Convolve
+) -> Array:
     for index, layer in enumerate(layers):
-        x = _layer(layer, f"{prefix}{index}", params, masks, x)
+        x = _layer(layer, f"{prefix}{index}", params, masks, x, convolve)
     return x
 
 
-def apply(network: portable.Network, params: Arrays, x: Array, masks: Arrays | None = None) -> Array:
+def apply(
+    network: portable.Network,
+    params: Arrays,
+    x: Array,
+    masks: Arrays | None = None,
+    convolve: Convolve = conv_general_dilated,
+) -> Array:
     """The network's outputs for inputs x of shape (B, *network.input_shape).
 
     Args:
@@ -121,5 +130,6 @@ def apply(network: portable.Network, params: Arrays, x: Array, masks: Arrays | N
         params: weights and statistics by path.
         x: inputs, channels last.
         masks: dropout masks by path, (B, *sample); without them dropout is the identity.
+        convolve: a function with the arguments of `jax.lax.conv_general_dilated`.
     """
-    return _layers(network.layers, "", params, masks or {}, jnp.asarray(x))
+    return _layers(network.layers, "", params, masks or {}, jnp.asarray(x), convolve)
