@@ -9,7 +9,7 @@ from gradreg_core.portable.networks import Activation, BatchNorm, Dense, Network
 from gradreg_core.random import STREAM_DIRECTION
 from gradreg_core.spec import JacobianPenalty
 from gradreg_numpy.networks import initialize
-from gradreg_numpy.ops import draws
+from gradreg_numpy.draws import draws
 
 TANH = Activation("tanh")
 EXACT = 1e-13  # relative: the same numbers by sums in another order, some hundred roundings of 1e-16

@@ -11,7 +11,7 @@ from gradreg_conformance.cases import Squared, squared
 from gradreg_conformance.check import NotApplicable
 from gradreg_conformance.harness import Harness
 from gradreg_core.portable import networks as nets
-from gradreg_numpy import calls
+from gradreg_numpy import api
 from gradreg_numpy.functions import Array
 from gradreg_numpy.networks import Model
 from gradreg_numpy.networks import apply as apply_network
@@ -37,7 +37,7 @@ class NumpyHarness(Harness):
     note = "This backend is the reference itself: checks against the reference compare it with itself."
 
     def __init__(self) -> None:
-        calls = {name: _adapted(getattr(calls, name)) for name in ("loss", "penalty", "measure", "check")}
+        calls = {name: _adapted(getattr(api, name)) for name in ("loss", "penalty", "measure", "check")}
         self.calls = SimpleNamespace(name="numpy", **calls)
         self.versions = {"numpy": np.__version__}
 
@@ -62,7 +62,7 @@ class NumpyHarness(Harness):
         return np.asarray(function(arrays))
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
-        floats = {name: each for name, each in arrays.items() if each.dtype.kind == "f"}
+        floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
         gradients = {name: np.zeros(each.shape) for name, each in floats.items()}
         for name, each in floats.items():
             for index in np.ndindex(each.shape):

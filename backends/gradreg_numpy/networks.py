@@ -1,8 +1,9 @@
 """Portable networks in NumPy: outputs and explicit Jacobians, layer by layer, in real and in complex arithmetic."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from gradreg_core.errors import BatchNormError, InputError, InputTypeError
 from gradreg_core.portable.networks import BatchNorm, Layer, Network, Residual
 from gradreg_numpy.functions import Array, numeric
-from gradreg_numpy.layers import forward, tangent
+from gradreg_numpy.layers import Linearized, linearize
 
 __all__ = ["Model", "apply", "coupled", "full_jacobian", "initialize", "jacobian"]
 
@@ -37,37 +38,28 @@ def initialize(network: Network, seed: int) -> dict[str, Array]:
     return params
 
 
-def _local(params: Arrays, path: str) -> dict[str, Array]:
-    """The arrays of the layer at `path` by their own names."""
+def _local(path: str, params: Arrays, masks: Arrays) -> dict[str, Array]:
+    """The arrays of the layer at `path` by their own names, and its dropout mask as "mask"."""
     named = (key.rpartition(".") for key in params)
-    return {name: numeric(params[f"{prefix}.{name}"]) for prefix, _, name in named if prefix == path}
+    own = {name: numeric(params[f"{prefix}.{name}"]) for prefix, _, name in named if prefix == path}
+    return own | ({"mask": numeric(masks[path])} if path in masks else {})
 
 
-def _through(
-    layers: tuple[Layer, ...],
-    paths: list[str],
-    params: Arrays,
-    masks: Arrays,
-    x: Array,
-    dx: Array | None,
-) -> tuple[Array, Array | None]:
-    """Values x (B, *sample), and tangents dx (T, B, *sample) if there are any, through `layers` at `paths`."""
-    for path, layer in zip(paths, layers, strict=True):
+def _linearized(
+    layers: tuple[Layer, ...], prefix: str, params: Arrays, masks: Arrays, x: Array, first: int = 0
+) -> Linearized:
+    """The value and the tangent map of `layers`, the first of which is called `{prefix}{first}`."""
+    tangents: list[Callable[[Array], Array]] = []
+    for index, layer in enumerate(layers, first):
+        path = f"{prefix}{index}"
         if isinstance(layer, Residual):
-            inner = [f"{path}.{index}" for index in range(len(layer.layers))]
-            y, dy = _through(layer.layers, inner, params, masks, x, dx)
-            x, dx = x + y, None if dx is None or dy is None else dx + dy
-            continue
-        weights = _local(params, path)
-        mask = numeric(masks[path]) if path in masks else None
-        dx = None if dx is None else tangent(layer, weights, x, dx, mask)
-        x = forward(layer, weights, x, mask)
-    return x, dx
-
-
-def _section(network: Network, start: int, stop: int | None) -> tuple[tuple[Layer, ...], list[str]]:
-    indices = range(len(network.layers))[start:stop]
-    return network.layers[start:stop], [str(index) for index in indices]
+            y, inner = _linearized(layer.layers, f"{path}.", params, masks, x)
+            x = x + y
+            tangents.append(partial(lambda inner, dx: dx + inner(dx), inner))
+        else:
+            x, tangent = linearize(layer, _local(path, params, masks), x)
+            tangents.append(tangent)
+    return x, lambda dx: reduce(lambda pushed, tangent: tangent(pushed), tangents, dx)
 
 
 def apply(
@@ -83,7 +75,7 @@ def apply(
         start: the first top-level layer to apply.
         stop: the top-level layer to stop before, as in a slice.
     """
-    return _through(*_section(network, start, stop), params, masks or {}, numeric(x), None)[0]
+    return _linearized(network.layers[start:stop], "", params, masks or {}, numeric(x), start)[0]
 
 
 def coupled(network: Network, start: int = 0) -> bool:
@@ -95,13 +87,13 @@ def coupled(network: Network, start: int = 0) -> bool:
     )
 
 
-def _pushed(network: Network, params: Arrays, x: Any, masks: Arrays | None, start: int, basis: Array) -> Any:
-    """(z, dz) for the tangents `basis` of x, dz of shape (T, B, m)."""
-    x = numeric(x)
-    section = _section(network, start, None)
-    z, dz = _through(*section, params, masks or {}, x, basis.reshape(-1, *x.shape))
-    assert dz is not None
-    return z, dz.reshape(len(dz), len(z), -1)
+def _pushed(
+    network: Network, params: Arrays, x: Array, masks: Arrays | None, start: int, basis: Array
+) -> tuple[Array, Array]:
+    """(z, dz) for the tangents `basis` of x, dz of shape (B, m, T)."""
+    z, tangent = _linearized(network.layers[start:], "", params, masks or {}, x, start)
+    dz = tangent(basis.reshape(-1, *x.shape))
+    return z, np.moveaxis(dz.reshape(len(dz), len(z), -1), 0, -1)
 
 
 def jacobian(
@@ -123,8 +115,7 @@ def jacobian(
     x = numeric(x)
     batch, size = len(x), math.prod(x.shape[1:])
     basis = np.broadcast_to(np.eye(size)[:, None, :], (size, batch, size))
-    z, dz = _pushed(network, params, x, masks, start, basis)
-    return z, np.moveaxis(dz, 0, -1)
+    return _pushed(network, params, x, masks, start, basis)
 
 
 def full_jacobian(
@@ -134,7 +125,7 @@ def full_jacobian(
     x = numeric(x)
     batch, size = len(x), math.prod(x.shape[1:])
     z, dz = _pushed(network, params, x, masks, start, np.eye(batch * size))
-    return z, np.moveaxis(dz, 0, -1).reshape(batch, -1, batch, size)
+    return z, dz.reshape(batch, -1, batch, size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,158 +1,18 @@
-"""Outputs as (B, positions, classes), labels as distributions over the classes, and the maps from logits to outputs.
+"""The outputs that a penalty may be on, with their hand-derived Jacobians, and the functions of the logits behind them.
 
-A single class is binary: f is the logistic function of the one logit, the label a probability of 1.
+A single class is binary: f is the logistic function of the one logit.
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
-from gradreg_core.errors import InputError, InputTypeError
-from gradreg_numpy.functions import Array, log_softmax, numeric, sigmoid, softmax, softplus
+from gradreg_numpy.batch import Batch
+from gradreg_numpy.functions import Array, log_softmax, sigmoid, softmax, softplus
+from gradreg_numpy.layout import labels_of
 
-__all__ = [
-    "Labels",
-    "LossFunction",
-    "View",
-    "cross_entropy",
-    "labels_of",
-    "log_probabilities",
-    "negative_entropy",
-    "output_jacobian",
-    "probabilities",
-]
-
-_SOFT_LABEL_TOLERANCE = 1e-3
-"""Labels may come rounded to half precision."""
-
-
-class LossFunction(Protocol):
-    """A loss of each sample with its hand-derived gradient; `gradient` of a penalty needs both holomorphic in z."""
-
-    def value(self, z: Array, y: Any) -> Array:
-        """Losses of shape (B, ...); a sample's loss M_i is their mean over further axes."""
-        ...
-
-    def gradient(self, z: Array, y: Any) -> Array:
-        """dM_i/dz_i, in the shape of z."""
-        ...
-
-
-@dataclass(frozen=True)
-class View:
-    """How outputs (B, *own) are seen as (B, positions, classes).
-
-    Without a class axis, (B,) and (B, m) are one position of 1 or m classes; outputs with more axes are one vector of
-    which nobody knows the classes.
-    """
-
-    own: tuple[int, ...]
-    label_axes: tuple[int, ...]
-    """The outputs' own axes but that of the classes: the shape of one sample's class labels."""
-    classes: int
-    order: Array
-    """Where each component, in the order (positions, classes), is in the flattened output."""
-    knows_classes: bool
-
-    @classmethod
-    def of(cls, call: str, own: tuple[int, ...], class_axis: int | None) -> "View":
-        """The view of outputs of shape (B, *own); `class_axis` counts the batch axis, or from the end.
-
-        Raises:
-            InputError: there is no such axis.
-        """
-        order = np.arange(math.prod(own))
-        rank = 1 + len(own)
-        if rank == 1 and class_axis in (None, 1, -1):
-            return cls(own, (), 1, order, True)
-        if class_axis is None and rank > 2:
-            return cls(own, own, order.size, order, False)
-        given = -1 if class_axis is None else class_axis
-        axis = given + rank if given < 0 else given
-        if not 1 <= axis < rank:
-            raise InputError(
-                f"{call}: class_axis={class_axis} is no axis of outputs of shape (B, {', '.join(map(str, own))}) "
-                f"after the first."
-            )
-        order = np.moveaxis(order.reshape(own), axis - 1, -1).ravel()
-        return cls(own, own[: axis - 1] + own[axis:], own[axis - 1], order, True)
-
-    @property
-    def size(self) -> int:
-        """m, the number of components of one sample's output."""
-        return self.order.size
-
-    @property
-    def positions(self) -> int:
-        """The number of places at which there is one distribution over the classes."""
-        return self.size // self.classes
-
-    def require_classes(self, call: str, what: str) -> None:
-        """Refuse `what` where the classes are unknown.
-
-        Raises:
-            InputError: the outputs have more than two axes, and no class axis was given.
-        """
-        if not self.knows_classes:
-            raise InputError(
-                f"{call}: {what} needs to know which axis of the outputs (B, {', '.join(map(str, self.own))}) holds "
-                f"the classes; pass class_axis=."
-            )
-
-    def canonical(self, outputs: Array) -> Array:
-        """Outputs (B, *own) as (B, positions, classes)."""
-        flat = outputs.reshape(len(outputs), -1)[:, self.order]
-        return flat.reshape(len(outputs), self.positions, self.classes)
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Labels as distributions (B, positions, classes); for one class, probabilities of 1. `hard`: they were indices."""
-
-    distribution: Array
-    hard: bool
-
-
-def labels_of(call: str, y: Any, view: View, batch: int, what: str) -> Labels:
-    """Labels `y` of a batch of `batch` samples.
-
-    Integers (or bools) name a class, shape (B, *own without the class axis). Floats are distributions in the outputs'
-    own shape. For one class, both kinds come with or without the class axis, and lie in [0, 1].
-
-    Raises:
-        InputError: `y` is missing, its shape does not fit, or a value is out of range.
-        InputTypeError: `y` is no array of numbers.
-    """
-    view.require_classes(call, what)
-    if y is None:
-        raise InputError(f"{call}: {what} needs labels, but y is None; pass y.")
-    given = np.asarray(y)
-    if given.dtype.kind not in "biuf":
-        raise InputTypeError(f"{call}: labels must be integers or probabilities, got dtype {given.dtype}.")
-    hard, classes = given.dtype.kind in "biu", view.classes
-    bare, full = (batch, *view.label_axes), (batch, *view.own)
-    allowed = {bare, full} if classes == 1 else {bare} if hard else {full}
-    if given.shape not in allowed:
-        kind = "integer class labels" if hard else "soft labels"
-        raise InputError(
-            f"{call}: expected {kind} of shape {' or '.join(map(str, sorted(allowed, key=len)))} for outputs of shape "
-            f"{full}, got {given.shape}."
-        )
-    top = max(classes - 1, 1)
-    if hard and (given.min() < 0 or given.max() > top):
-        raise InputError(f"{call}: labels must lie in 0..{top}, got values from {given.min()} to {given.max()}.")
-    if hard and classes > 1:
-        return Labels(np.eye(classes)[given.astype(np.int64).reshape(batch, view.positions)], hard)
-    values = given.astype(np.float64)
-    if not ((values >= 0).all() and (values <= 1 + _SOFT_LABEL_TOLERANCE * (classes > 1)).all()):
-        raise InputError(f"{call}: soft labels must be probabilities, got {values.min()} to {values.max()}.")
-    distribution = values.reshape(batch, -1, 1) if classes == 1 else view.canonical(values)
-    if classes > 1 and np.abs(distribution.sum(axis=-1) - 1).max() > _SOFT_LABEL_TOLERANCE:
-        sums = distribution.sum(axis=-1)
-        raise InputError(f"{call}: soft labels must sum to 1 over the classes, got sums such as {sums.min()}.")
-    return Labels(distribution, hard)
+__all__ = ["OUTPUTS", "Output", "losses", "negative_entropy", "probabilities"]
 
 
 def probabilities(z: Array) -> Array:
@@ -160,49 +20,90 @@ def probabilities(z: Array) -> Array:
     return sigmoid(z) if z.shape[-1] == 1 else softmax(z)
 
 
-def log_probabilities(z: Array) -> Array:
-    """Log f of canonical logits (B, positions, classes)."""
+def _log_probabilities(z: Array) -> Array:
     return -softplus(-z) if z.shape[-1] == 1 else log_softmax(z)
-
-
-def cross_entropy(z: Array, y: Array) -> Array:
-    """Mean over positions of -sum_k y_k log f_k, shape (B,); for one class -y log f - (1 - y) log(1 - f)."""
-    single = z.shape[-1] == 1
-    each = y * softplus(-z) + (1 - y) * softplus(z) if single else -y * log_softmax(z)
-    return np.asarray(each.sum(axis=-1).mean(axis=-1))
 
 
 def negative_entropy(z: Array) -> Array:
     """Mean over positions of sum_k f_k log f_k, shape (B,); for one class f log f + (1 - f) log(1 - f)."""
     single = z.shape[-1] == 1
-    each = -sigmoid(z) * softplus(-z) - sigmoid(-z) * softplus(z) if single else softmax(z) * log_softmax(z)
-    return np.asarray(each.sum(axis=-1).mean(axis=-1))
+    products = -sigmoid(z) * softplus(-z) - sigmoid(-z) * softplus(z) if single else softmax(z) * log_softmax(z)
+    return np.asarray(products.sum(axis=-1).mean(axis=-1))
 
 
-def _output_block(output: str, z: Array) -> Array:
-    """The Jacobian of the output with respect to the logits of the same position, (B, positions, classes, classes)."""
-    if z.shape[-1] == 1:
-        slope = sigmoid(z) * sigmoid(-z) if output == "probabilities" else sigmoid(-z)
-        return slope[..., None]
-    f = softmax(z)
-    identity = np.eye(z.shape[-1])
-    if output == "probabilities":
-        return np.asarray(f[..., :, None] * identity - f[..., :, None] * f[..., None, :])
-    return np.asarray(identity - f[..., None, :])
+def _cross_entropy(z: Array, y: Array) -> Array:
+    """Mean over positions of -sum_k y_k log f_k, shape (B,); for one class -y log f - (1 - y) log(1 - f)."""
+    products = y * softplus(-z) + (1 - y) * softplus(z) if z.shape[-1] == 1 else -y * log_softmax(z)
+    return np.asarray(products.sum(axis=-1).mean(axis=-1))
 
 
-def output_jacobian(output: str, z: Array) -> Array:
-    """The Jacobian of an output of canonical shape with respect to the logits z (B, positions, classes), (B, m, m).
+def losses(batch: Batch, outputs: Array) -> Array:
+    """The loss of each sample for outputs (B, *own), shape (B,): cross-entropy, or that of the call."""
+    if batch.loss_fn is not None:
+        return np.asarray(batch.loss_fn.value(outputs, batch.y)).reshape(len(outputs), -1).mean(axis=1)
+    labels = labels_of(batch.call, batch.y, batch.view, len(outputs), "the cross-entropy loss")
+    return _cross_entropy(batch.view.canonical(outputs), labels.distribution)
 
-    "logits": I. "probabilities": diag(f) - f f^T, for one class f (1 - f). "log_probabilities": I - 1 f^T, for one
-    class 1 - f. The positions do not mix: the matrix is block diagonal.
+
+@dataclass(frozen=True)
+class Output:
+    """Something that the Jacobian of is penalised, as a function of a batch and the network's outputs (B, *own)."""
+
+    value: Callable[[Batch, Array], Array]
+    """Its values, (B, q)."""
+    jacobian: Callable[[Batch, Array], Array]
+    """Its derivative with respect to the canonical outputs, (B, q, m)."""
+
+
+def _per_position(name: str, value: Callable[[Array], Array], block: Callable[[Array], Array]) -> Output:
+    """An output of the logits' own size whose positions do not mix.
+
+    `block` gives its Jacobian at every position, (B, positions, classes, classes), from canonical logits.
     """
-    batch, positions, classes = z.shape
-    size = positions * classes
-    if output == "logits":
-        return np.broadcast_to(np.eye(size), (batch, size, size))
-    whole = np.zeros((batch, positions, classes, positions, classes), dtype=numeric(z).dtype)
-    block = _output_block(output, z)
-    for position in range(positions):
-        whole[:, position, :, position, :] = block[:, position]
-    return whole.reshape(batch, size, size)
+
+    def jacobian(batch: Batch, outputs: Array) -> Array:
+        batch.view.require_classes(batch.call, f"a penalty on the {name}")
+        blocks = block(batch.view.canonical(outputs))
+        samples, positions, classes, _ = blocks.shape
+        whole = np.zeros((samples, positions, classes, positions, classes), dtype=blocks.dtype)
+        for position in range(positions):
+            whole[:, position, :, position, :] = blocks[:, position]
+        return whole.reshape(samples, batch.view.size, batch.view.size)
+
+    return Output(lambda batch, outputs: value(batch.view.canonical(outputs)).reshape(len(outputs), -1), jacobian)
+
+
+def _probabilities_block(z: Array) -> Array:
+    """diag(f) - f f^T; for one class f (1 - f)."""
+    if z.shape[-1] == 1:
+        return (sigmoid(z) * sigmoid(-z))[..., None]
+    f = softmax(z)
+    return np.asarray(f[..., :, None] * np.eye(z.shape[-1]) - f[..., :, None] * f[..., None, :])
+
+
+def _log_probabilities_block(z: Array) -> Array:
+    """I - 1 f^T; for one class 1 - f."""
+    return sigmoid(-z)[..., None] if z.shape[-1] == 1 else np.eye(z.shape[-1]) - softmax(z)[..., None, :]
+
+
+def _logits_jacobian(batch: Batch, outputs: Array) -> Array:
+    return np.broadcast_to(np.eye(batch.view.size), (len(outputs), batch.view.size, batch.view.size))
+
+
+def _loss_gradient(batch: Batch, outputs: Array) -> Array:
+    """dM_i/dz_i, (B, 1, m): (f - y) / positions for cross-entropy."""
+    if batch.loss_fn is not None:
+        gradient = batch.view.canonical(np.asarray(batch.loss_fn.gradient(outputs, batch.y)))
+    else:
+        labels = labels_of(batch.call, batch.y, batch.view, len(outputs), "a penalty on the loss")
+        gradient = (probabilities(batch.view.canonical(outputs)) - labels.distribution) / batch.view.positions
+    return gradient.reshape(len(outputs), 1, batch.view.size)
+
+
+OUTPUTS: dict[str, Output] = {
+    "logits": Output(lambda batch, outputs: batch.view.canonical(outputs).reshape(len(outputs), -1), _logits_jacobian),
+    "probabilities": _per_position("probabilities", probabilities, _probabilities_block),
+    "log_probabilities": _per_position("log_probabilities", _log_probabilities, _log_probabilities_block),
+    "loss": Output(lambda batch, outputs: losses(batch, outputs).reshape(len(outputs), 1), _loss_gradient),
+}
+"""The outputs by their name in a specification."""

@@ -11,9 +11,11 @@ def gradreg_backends() -> list[BackendDescription]:
     return [
         BackendDescription(
             name="numpy",
-            factory="gradreg_numpy.reference:create",
+            title="NumPy",
+            factory="gradreg_numpy.api:create",
             modules=("numpy",),
             array_modules=("numpy",),
+            model_modules=("gradreg_numpy",),
             capabilities=("named_activations",),
             spec_version=1,
             install="pip install gradreg",

@@ -107,7 +107,7 @@ def squared(z: Any, y: Any) -> Any:
 
 
 class Squared:
-    """The same for the reference, with its gradient; see :class:`gradreg_numpy.outputs.LossFunction`."""
+    """The same for the reference, with its gradient; see :class:`gradreg_numpy.batch.LossFunction`."""
 
     def value(self, z: np.ndarray, y: Any) -> Any:
         """Losses of the shape of z."""

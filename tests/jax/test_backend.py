@@ -32,7 +32,7 @@ from gradreg_core.spec import JacobianPenalty, Regularizer, Sum
 from gradreg_jax import backend
 from gradreg_jax.backend import JaxBackend
 from gradreg_jax.networks import apply
-from gradreg_numpy.ops import draws as reference_draws
+from gradreg_numpy.draws import draws as reference_draws
 
 STEP = 2
 FEW = Sum((DataGrad(2.0), SpectReg(0.3, seed=7), JacReg(0.5)))

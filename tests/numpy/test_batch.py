@@ -9,7 +9,7 @@ import gradreg_numpy as gradreg
 from closed_form import EXACT, TANH, B, Hand, coupled_model, frobenius, general, normals, sequence, square
 from gradreg_core.portable.networks import Dense, Dropout, Network
 from gradreg_core.random import STREAM_DIRECTION, STREAM_SUBSET
-from gradreg_numpy.ops import draws
+from gradreg_numpy.draws import draws
 
 
 @pytest.fixture

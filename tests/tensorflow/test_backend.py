@@ -34,7 +34,7 @@ from gradreg_core.presets import (
 from gradreg_core.projections import orthonormal, top_k
 from gradreg_core.random import Draws
 from gradreg_core.spec import JacobianPenalty, Regularizer, Sum
-from gradreg_numpy.ops import draws as reference_draws
+from gradreg_numpy.draws import draws as reference_draws
 from gradreg_tensorflow.backend import TensorFlowBackend
 from gradreg_tensorflow.networks import apply
 

@@ -10,7 +10,7 @@ from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.primitive import to_numpy
 from gradreg_conformance.subject import Subject
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, STREAM_SUBSET, Draws, make_draws, threefry2x32
-from gradreg_numpy.ops import draws as reference
+from gradreg_numpy.draws import draws as reference
 
 # Random123 1.14, tests/kat_vectors: threefry2x32 with 20 rounds (counter, key, result).
 _KNOWN = (

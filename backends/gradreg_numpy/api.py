@@ -1,0 +1,194 @@
+"""The calls that every backend has, on portable networks: loss, penalty, measure, check."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gradreg_core.errors import GradregError, InputTypeError
+from gradreg_core.preflight import CheckReport, Finding
+from gradreg_core.results import Measures, Parts
+from gradreg_core.spec import Regularizer
+from gradreg_numpy.batch import Batch, LossFunction
+from gradreg_numpy.functions import Array
+from gradreg_numpy.networks import Model, coupled
+from gradreg_numpy.oracle import data_loss, outputs, projected_jacobian, term_values
+from gradreg_numpy.projections import pull
+
+__all__ = ["check", "create", "loss", "measure", "penalty"]
+
+
+def create() -> SimpleNamespace:
+    """The reference as a backend: what ``gradreg_core.load_backend("numpy")`` gives."""
+    return SimpleNamespace(name="numpy", check=check, loss=loss, measure=measure, penalty=penalty)
+
+
+def loss(
+    model: Model,
+    x: Any,
+    y: Any,
+    reg: Regularizer | None,
+    *,
+    step: int = 0,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    class_axis: int | None = None,
+    directions: Any = None,
+    loss_fn: LossFunction | None = None,
+) -> tuple[Any, Parts]:
+    """The training loss: mean loss plus penalties.
+
+    Args:
+        model: a :class:`Model`.
+        x: the input, (B, *input_shape).
+        y: integer class labels or distributions over the classes.
+        reg: a regularizer, or None.
+        step: of training, at least 0.
+        seed: of the draws, in [0, 2**64), in place of the terms' own seeds.
+        sample_ids: integers (B,), the samples' global numbers; default 0..B-1.
+        sample_weight: (B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 where all weights are 0.
+        normalizer: divide by this number instead of sum_i w_i.
+        class_axis: the axis of the outputs that holds the classes.
+        directions: for the projection ``direction()``.
+        loss_fn: a loss with its gradient instead of cross-entropy.
+
+    Returns:
+        (total, parts) with ``parts.loss``, ``parts.penalty`` (one scalar per term) and ``parts.outputs``.
+
+    Raises:
+        InputError, InputTypeError: an argument does not fit.
+    """
+    batch = Batch.of(
+        "loss",
+        model,
+        x,
+        y,
+        step=step,
+        seed=seed,
+        sample_ids=sample_ids,
+        sample_weight=sample_weight,
+        normalizer=normalizer,
+        class_axis=class_axis,
+        directions=directions,
+        loss_fn=loss_fn,
+    )
+    terms = () if reg is None else tuple(term_values(batch, reg))
+    z = outputs(batch, reg)
+    data = data_loss(batch, z)
+    return data + sum(terms), Parts(data, terms, z)
+
+
+def penalty(
+    model: Model,
+    x: Any,
+    y: Any,
+    reg: Regularizer,
+    *,
+    step: int = 0,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    class_axis: int | None = None,
+    directions: Any = None,
+    loss_fn: LossFunction | None = None,
+) -> Any:
+    """The penalty alone: the sum over the terms of `reg`. See :func:`loss` for the arguments and errors."""
+    batch = Batch.of(
+        "penalty",
+        model,
+        x,
+        y,
+        step=step,
+        seed=seed,
+        sample_ids=sample_ids,
+        sample_weight=sample_weight,
+        normalizer=normalizer,
+        class_axis=class_axis,
+        directions=directions,
+        loss_fn=loss_fn,
+    )
+    return sum(term_values(batch, reg))
+
+
+def _rows(batch: Batch, output: str) -> Array:
+    """J^T e_k for all basis vectors e_k of the output, each at all samples at once: (B, q, d).
+
+    The Jacobian itself where the samples are independent, and otherwise what a backward pass gives for it.
+    """
+    _, J = projected_jacobian(batch, output)
+    size = J.shape[1]
+    basis = np.broadcast_to(np.eye(size)[:, None, :], (size, len(J), size))
+    return np.moveaxis(pull(J, basis), 0, 1)
+
+
+def measure(
+    model: Model, x: Any, y: Any = None, *, class_axis: int | None = None, loss_fn: LossFunction | None = None
+) -> Measures:
+    """Norms of each sample's Jacobian, unsquared, arrays of shape (B,): ||J||_F, sigma_max(J), ||dM/dx||.
+
+    Args:
+        model: a real :class:`Model`.
+        x: the input, (B, *input_shape).
+        y: labels, if the norm of the loss's gradient is wanted: ||J^T (f - y)|| / positions for cross-entropy.
+        class_axis: the axis of the outputs that holds the classes.
+        loss_fn: a loss with its gradient instead of cross-entropy.
+
+    Raises:
+        InputError, InputTypeError: an argument does not fit.
+    """
+    batch = Batch.of("measure", model, x, y, class_axis=class_axis, loss_fn=loss_fn)
+    if np.iscomplexobj(batch.x) or any(np.iscomplexobj(value) for value in model.params.values()):
+        raise InputTypeError("measure: the model and x must be real.")
+    J = _rows(batch, "logits")
+    gradient = None if y is None else np.linalg.norm(_rows(batch, "loss"), axis=(1, 2))
+    return Measures(np.linalg.norm(J, axis=(1, 2)), np.linalg.norm(J, ord=2, axis=(1, 2)), gradient)
+
+
+def check(
+    model: Model,
+    x: Any,
+    y: Any,
+    reg: Regularizer,
+    *,
+    step: int = 0,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    class_axis: int | None = None,
+    directions: Any = None,
+    loss_fn: LossFunction | None = None,
+) -> CheckReport:
+    """Look for what would go wrong: values, labels, samples coupled by batch normalisation.
+
+    The reference has no layer without a second derivative, and its gradients need no comparison with differences.
+    See :func:`loss` for the arguments.
+
+    Returns:
+        A report; see :class:`gradreg_core.preflight.CheckReport`.
+    """
+    findings = []
+    try:
+        loss(
+            model,
+            x,
+            y,
+            reg,
+            step=step,
+            seed=seed,
+            sample_ids=sample_ids,
+            sample_weight=sample_weight,
+            normalizer=normalizer,
+            class_axis=class_axis,
+            directions=directions,
+            loss_fn=loss_fn,
+        )
+    except GradregError as error:
+        findings.append(Finding("error", str(error), ""))
+    if coupled(model.network):
+        problem = "check: batch normalisation in training mode couples the samples of a batch."
+        findings.append(Finding("warning", problem, "Use LayerNorm or GroupNorm, or given statistics."))
+    return CheckReport(tuple(findings), None)

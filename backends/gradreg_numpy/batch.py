@@ -1,0 +1,165 @@
+"""The arguments of a call that do not depend on the term, checked."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypedDict, Unpack
+
+import numpy as np
+
+from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.spec import JacobianTerm
+from gradreg_numpy.functions import Array
+from gradreg_numpy.layout import View
+from gradreg_numpy.networks import Model
+
+__all__ = ["Batch", "LossFunction", "Options"]
+
+_SEEDS = range(2**64)
+
+
+class LossFunction(Protocol):
+    """A loss of each sample with its hand-derived gradient; `gradient` of a penalty needs both holomorphic in z."""
+
+    def value(self, z: Array, y: Any) -> Array:
+        """Losses of shape (B, ...); a sample's loss M_i is their mean over further axes."""
+        ...
+
+    def gradient(self, z: Array, y: Any) -> Array:
+        """dM_i/dz_i, in the shape of z."""
+        ...
+
+
+class Options(TypedDict, total=False):
+    """The keywords that all calls share."""
+
+    step: int
+    """Of training, at least 0, the default."""
+    seed: int | None
+    """Of the draws, in [0, 2**64), in place of the terms' own seeds."""
+    sample_ids: Any
+    """Integers (B,), the samples' global numbers; default 0..B-1."""
+    sample_weight: Any
+    """(B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 where all weights are 0."""
+    normalizer: float | None
+    """Divide by this number instead of sum_i w_i."""
+    class_axis: int | None
+    """The axis of the outputs that holds the classes."""
+    directions: Any
+    """For the projection ``direction()``."""
+    loss_fn: LossFunction | None
+    """A loss with its gradient instead of cross-entropy."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A model, its inputs and labels, and the options of the call."""
+
+    call: str
+    model: Model
+    x: Array
+    y: Any
+    step: int
+    seed: int | None
+    sample_ids: Array
+    sample_weight: Array
+    normalizer: float
+    view: View
+    directions: Any
+    loss_fn: LossFunction | None
+
+    @classmethod
+    def of(cls, call: str, model: Any, x: Any, y: Any, **options: Unpack[Options]) -> "Batch":
+        """The checked arguments.
+
+        Args:
+            call: the name of the call, for messages.
+            model: a :class:`Model`, real or complex.
+            x: the input, (B, *input_shape), real or complex.
+            y: integer class labels or distributions, see `labels_of`; None where no term needs them.
+            options: see :class:`Options`.
+
+        Raises:
+            InputError, InputTypeError: an argument does not fit.
+        """
+        if not isinstance(model, Model):
+            raise InputTypeError(
+                f"{call}: gradreg_numpy differentiates portable networks only; pass a Model(network, params), got "
+                f"{type(model).__name__}."
+            )
+        x = model.checked(call, x)
+        weight = _sample_weight(call, options.get("sample_weight"), len(x))
+        step, seed = options.get("step", 0), options.get("seed")
+        if not _is_integer(step) or step < 0:
+            raise InputError(f"{call}: step must be an integer of at least 0, got {step!r}.")
+        if seed is not None and (not _is_integer(seed) or seed not in _SEEDS):
+            raise InputError(f"{call}: seed must be an integer in [0, 2**64), got {seed!r}.")
+        return cls(
+            call=call,
+            model=model,
+            x=x,
+            y=None if y is None else _labels_array(call, y, len(x)),
+            step=int(step),
+            seed=None if seed is None else int(seed),
+            sample_ids=_sample_ids(call, options.get("sample_ids"), len(x)),
+            sample_weight=weight,
+            normalizer=_normalizer(call, options.get("normalizer"), weight),
+            view=View.of(call, model.network.output_shape, options.get("class_axis")),
+            directions=options.get("directions"),
+            loss_fn=options.get("loss_fn"),
+        )
+
+    def seed_of(self, term: JacobianTerm) -> int:
+        """The seed of a term's draws."""
+        return term.seed if self.seed is None else self.seed
+
+    def take(self, samples: Array) -> "Batch":
+        """The part of the batch at the indices `samples`, its estimates of means unbiased: w_i is times B / n."""
+        return replace(
+            self,
+            model=self.model.take(samples),
+            x=self.x[samples],
+            y=None if self.y is None else self.y[samples],
+            sample_ids=self.sample_ids[samples],
+            sample_weight=self.sample_weight[samples] * (len(self.x) / len(samples)),
+        )
+
+    def mean(self, values: Array) -> Any:
+        """sum_i w_i v_i / N for values of shape (B,)."""
+        return (self.sample_weight * values).sum() / self.normalizer
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _sample_ids(call: str, sample_ids: Any, batch: int) -> Array:
+    ids = np.arange(batch) if sample_ids is None else np.asarray(sample_ids)
+    if ids.shape != (batch,) or ids.dtype.kind not in "iu":
+        raise InputError(f"{call}: sample_ids must be integers of shape ({batch},), got {ids.dtype} {ids.shape}.")
+    return ids
+
+
+def _sample_weight(call: str, sample_weight: Any, batch: int) -> Array:
+    weight = np.ones(batch) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != (batch,) or not (weight >= 0).all():
+        raise InputError(f"{call}: sample_weight must be numbers >= 0 of shape ({batch},), got {weight!r}.")
+    return weight
+
+
+def _normalizer(call: str, normalizer: float | None, weight: Array) -> float:
+    """The number that sums of the samples are divided by."""
+    divisor = float(weight.sum()) or 1.0 if normalizer is None else float(normalizer)
+    if not (math.isfinite(divisor) and divisor > 0):
+        raise InputError(f"{call}: normalizer must be a finite number above 0, got {normalizer!r}.")
+    return divisor
+
+
+def _labels_array(call: str, y: Any, batch: int) -> Array:
+    """Labels `y` as an array with the batch in its first axis."""
+    try:
+        labels = np.asarray(y)
+    except ValueError as error:
+        raise InputTypeError(f"{call}: y must be an array of labels, got {type(y).__name__}.") from error
+    if labels.shape[:1] != (batch,):
+        raise InputError(f"{call}: expected labels for {batch} samples, got y of shape {labels.shape}.")
+    return labels

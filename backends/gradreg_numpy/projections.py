@@ -1,0 +1,212 @@
+"""The directions W of every projection, in plain NumPy, from the formulas in the projections' docstrings."""
+
+import math
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from gradreg_core.errors import InputError, UnsupportedError
+from gradreg_core.projections import (
+    Projection,
+    direction,
+    exact,
+    fisher,
+    gaussian,
+    onehot,
+    orthonormal,
+    rademacher,
+    random_onehot,
+    sphere,
+    top_k,
+    top_singular,
+)
+from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
+from gradreg_numpy.batch import Batch
+from gradreg_numpy.functions import Array
+from gradreg_numpy.layout import View, labels_of
+from gradreg_numpy.outputs import probabilities
+
+__all__ = ["Setting", "directions", "pull", "push", "rows_of"]
+
+
+def pull(J: Array, W: Array) -> Array:
+    """Rows of W (k, B, m) times the Jacobian, (k, B, d): J_i^T w_i, or sum_j F_ji^T w_j where samples are coupled."""
+    return np.asarray(np.einsum("kim,imd->kid" if J.ndim == 3 else "kim,imjd->kjd", W, J))
+
+
+def push(J: Array, v: Array) -> Array:
+    """The Jacobian times input directions v (B, d), (B, m)."""
+    return np.asarray(np.einsum("imd,id->im" if J.ndim == 3 else "imjd,jd->im", J, v))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a projection may look at."""
+
+    batch: Batch
+    view: View
+    """Of the outputs, or of the input on the input side."""
+    z: Array
+    """Logits, (B, positions, classes)."""
+    J: Array
+    """The Jacobian of the projected output, (B, q, d) or (B, q, B, d)."""
+    draws: Draws
+    size: int
+    """The number of components of a direction: q of the projected output, or d of the input."""
+
+
+def directions(projection: Projection, setting: Setting) -> Array:
+    """W of shape (k, B, q), rows in the space of the projected output.
+
+    Raises:
+        InputError: the projection needs labels or classes that are not there, or asks for too many rows.
+        UnsupportedError: a projection that is none of gradreg_core's.
+    """
+    rows = rows_of(projection, setting)
+    return np.broadcast_to(rows, (len(rows), len(setting.z), setting.size))
+
+
+@singledispatch
+def rows_of(projection: Projection, setting: Setting) -> Array:
+    """The rows in any shape that broadcasts to (k, B, q).
+
+    Raises:
+        UnsupportedError: a projection without a rule.
+    """
+    raise UnsupportedError(f"{setting.batch.call}: no directions for the projection {projection!r}.")
+
+
+def _unit(rows: Array) -> Array:
+    """Rows divided by their length over the last axis; a row of zeros stays zero."""
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(length > 0, length, 1.0)
+
+
+def _normals(setting: Setting, count: int, stream: int = STREAM_DIRECTION) -> Array:
+    drawn = setting.draws.gaussians(stream, range(count), setting.size)
+    return np.asarray(drawn, dtype=np.float64)
+
+
+def _basis(indices: Array, size: int) -> Array:
+    return np.eye(size)[indices]
+
+
+def _scale(projection: sphere | orthonormal | random_onehot, setting: Setting) -> float:
+    return math.sqrt((setting.size if projection.unbiased else 1) / projection.k)
+
+
+@rows_of.register
+def _(projection: exact, setting: Setting) -> Array:
+    return np.eye(setting.size)[:, None, :]
+
+
+@rows_of.register
+def _(projection: gaussian, setting: Setting) -> Array:
+    return _normals(setting, projection.k) / math.sqrt(projection.k)
+
+
+@rows_of.register
+def _(projection: rademacher, setting: Setting) -> Array:
+    signs = setting.draws.signs(STREAM_DIRECTION, range(projection.k), setting.size)
+    return np.asarray(signs, dtype=np.float64) / math.sqrt(projection.k)
+
+
+@rows_of.register
+def _(projection: sphere, setting: Setting) -> Array:
+    return _unit(_normals(setting, projection.k)) * _scale(projection, setting)
+
+
+@rows_of.register
+def _(projection: orthonormal, setting: Setting) -> Array:
+    """Gram-Schmidt of the normals of each sample: the Q of Q R where R has a positive diagonal.
+
+    The signs matter where samples are coupled, so that their rows add.
+    """
+    k, size = projection.k, setting.size
+    if k > size:
+        raise InputError(f"orthonormal(k={k}): there are only {size} orthonormal directions of {size} outputs.")
+    q, r = np.linalg.qr(np.moveaxis(_normals(setting, k), 0, -1))
+    signs = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
+    return np.moveaxis(q * signs[:, None, :], -1, 0) * _scale(projection, setting)
+
+
+@rows_of.register
+def _(projection: random_onehot, setting: Setting) -> Array:
+    picks = setting.draws.integers(STREAM_DIRECTION, range(projection.k), setting.size)
+    return _basis(picks, setting.size) * _scale(projection, setting)
+
+
+@rows_of.register
+def _(projection: onehot, setting: Setting) -> Array:
+    batch, view = setting.batch, setting.view
+    labels = labels_of(batch.call, batch.y, view, len(setting.z), "the projection onehot()")
+    if not labels.hard:
+        raise InputError(f"{batch.call}: onehot() needs integer class labels, got soft labels (floating point).")
+    rows = labels.distribution if view.classes > 1 else np.ones_like(labels.distribution)
+    return rows.reshape(1, -1, setting.size)
+
+
+@rows_of.register
+def _(projection: top_k, setting: Setting) -> Array:
+    call, view, k = setting.batch.call, setting.view, projection.k
+    view.require_classes(call, f"the projection top_k(k={k})")
+    if k > view.classes:
+        raise InputError(f"{call}: top_k(k={k}): the output has only {view.classes} classes.")
+    best = np.argsort(-setting.z.real, axis=-1, kind="stable")[..., :k]
+    return np.asarray(_basis(best, view.classes).sum(axis=-2)).reshape(1, -1, setting.size)
+
+
+@rows_of.register
+def _(projection: fisher, setting: Setting) -> Array:
+    """(f - e_c) / positions; c is the number of classes but the last whose cumulative probability is at most u."""
+    setting.view.require_classes(setting.batch.call, "the projection fisher()")
+    f, constant = probabilities(setting.z), probabilities(setting.z.real)
+    uniform = np.asarray(setting.draws.uniforms(STREAM_DIRECTION, (0,), f.shape[1]), dtype=np.float64)[0, :, :, None]
+    if f.shape[2] == 1:
+        drawn = (uniform < constant).astype(np.float64)
+    else:
+        passed = np.cumsum(constant, axis=-1)[:, :, :-1] <= uniform
+        drawn = _basis(passed.sum(axis=-1), f.shape[2])
+    return np.asarray((f - drawn) / f.shape[1]).reshape(1, -1, setting.size)
+
+
+@rows_of.register
+def _(projection: top_singular, setting: Setting) -> Array:
+    """Power iteration u <- J J^T u / ||J J^T u|| from a random start, on the real part of J."""
+    J = setting.J.real
+    u = _unit(np.broadcast_to(_normals(setting, 1, STREAM_START)[0], (len(setting.z), setting.size)))
+    for _ in range(projection.iterations):
+        u = _unit(push(J, pull(J, u[None])[0]))
+    return u[None]
+
+
+@rows_of.register
+def _(projection: direction, setting: Setting) -> Array:
+    if projection.v is None:
+        return _directions_of_the_call(setting)
+    rows = np.atleast_2d(np.asarray(projection.v, dtype=np.float64))
+    size = setting.size
+    if rows.shape[1] != size:
+        raise InputError(f"direction: v has {rows.shape[1]} components, but the model has {size} outputs per sample.")
+    return rows[:, None, :]
+
+
+def _directions_of_the_call(setting: Setting) -> Array:
+    """`directions=` as (k, B or 1, m): shape (m,), (B, m) or (k, B, m), or the outputs' own axes for m."""
+    directions: Any = setting.batch.directions
+    if directions is None:
+        raise InputError("direction(): no directions came; pass directions= in the call, or v in direction(v).")
+    array, view, batch = np.asarray(directions, dtype=np.float64), setting.view, len(setting.z)
+    for own, order in ((view.own, view.order), ((view.size,), np.arange(view.size))):
+        rank = array.ndim - len(own)
+        leading = array.shape[: max(rank, 0)]
+        fits = leading in ((), (batch,)) or (rank == 2 and leading[1] == batch)
+        if rank >= 0 and array.shape[rank:] == own and fits:
+            full = (1,) * (2 - rank) + leading
+            return array.reshape(*full, view.size)[..., order]
+    raise InputError(
+        f"directions= must have shape ({view.size},), ({batch}, {view.size}) or (k, {batch}, {view.size}) for {batch} "
+        f"samples with {view.size} outputs each, got {array.shape}."
+    )
