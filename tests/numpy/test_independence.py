@@ -37,7 +37,7 @@ SHARED = {
     "gradreg_core.spec": None,
     "gradreg_core.vocabulary": None,
 }
-"""What of gradreg_core the reference may import: specifications, draws, descriptions of networks; None for all of it."""
+"""What the reference may import of gradreg_core: specifications, draws, network descriptions; None for all of it."""
 
 
 @pytest.mark.parametrize(
