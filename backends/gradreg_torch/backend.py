@@ -16,7 +16,7 @@ from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.kinks import Smoothed
 from gradreg_torch.model.activations import forward_with_activations
 from gradreg_torch.model.batch_norm import batch_norm_policy
-from gradreg_torch.model.replay import aside, both, repeatable
+from gradreg_torch.model.replay import call_twice, repeatable, without_state_changes
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
@@ -24,41 +24,22 @@ __all__ = ["TorchBackend"]
 
 
 def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name)
-    assert isinstance(found, torch.dtype)
-    return found
-
-
-_TABLE = 256
-_tables: dict[tuple[int, str, torch.device], tuple[tuple[Any, ...], Tensor]] = {}
-
-
-def _table(values: tuple[Any, ...], dtype: str, device: torch.device) -> Tensor:
-    """A long constant, made once a device: turning the numbers into a tensor takes longer than a small draw.
-
-    It is found by the identity of `values`, which are kept with it so that no other tuple gets that identity.
-    """
-    key = (id(values), dtype, device)
-    if key not in _tables:
-        with torch.inference_mode(False):
-            _tables[key] = (values, torch.tensor(values, dtype=_dtype(dtype), device=device))
-    return _tables[key][1]
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
 
 
 class TorchBackend(Backend):
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "torch"
-    capabilities = frozenset({"named_activations"})
-    default_chunk: int | None = 1
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Tensor)
 
     def asarray(self, value: Any, like: Tensor) -> Tensor:
-        read_only = not torch.compiler.is_compiling() and isinstance(value, np.ndarray) and not value.flags.writeable
-        if read_only:  # a tensor over its memory could be written to, of which PyTorch warns
-            value = value.copy()
+        if not torch.compiler.is_compiling() and isinstance(value, np.ndarray) and not value.flags.writeable:
+            value = value.copy()  # PyTorch warns of a tensor that shares read-only memory
         return torch.as_tensor(value, device=like.device)
 
     def shape(self, array: Tensor) -> tuple[int, ...]:
@@ -74,8 +55,6 @@ class TorchBackend(Backend):
         return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
 
     def constant(self, values: Any, dtype: str, like: Tensor) -> Tensor:
-        if isinstance(values, tuple) and len(values) >= _TABLE and not torch.compiler.is_compiling():
-            return _table(values, dtype, like.device)
         return torch.tensor(values, dtype=_dtype(dtype), device=like.device)
 
     def int32(self, value: Any, like: Tensor) -> Tensor:
@@ -138,10 +117,9 @@ class TorchBackend(Backend):
         return array.log_softmax(-1)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Of each sample, one operation instead of ten."""
         batch, positions, classes = logits.shape
-        each = F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1).long(), reduction="none")
-        return each if positions == 1 else each.reshape(batch, positions).sum(1)
+        losses = F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1).long(), reduction="none")
+        return losses if positions == 1 else losses.reshape(batch, positions).sum(1)
 
     def sigmoid(self, array: Tensor) -> Tensor:
         return array.sigmoid()
@@ -156,7 +134,6 @@ class TorchBackend(Backend):
         return left @ right
 
     def threefry2x32(self, key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The generator's rounds; see :func:`gradreg_core.random.threefry2x32`."""
         if key[0].device.type == "cpu" and not _in_transform():
             rounds = threefry2x32_cpu if torch.compiler.is_compiling() else threefry2x32_eager
             return rounds(*key, *counter)
@@ -164,7 +141,7 @@ class TorchBackend(Backend):
 
     def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
         if torch.compiler.is_compiling() or _in_transform():
-            outputs, pull = torch.func.vjp(fn, x)
+            outputs, pull = torch.func.vjp(fn, x)[:2]
             return outputs, lambda w: pull(w)[0]
         if x.requires_grad:
             outputs = _unchanged(x, fn)
@@ -177,7 +154,7 @@ class TorchBackend(Backend):
     def named_vjp(
         self, model: Any, x: Tensor, names: Sequence[str | None]
     ) -> tuple[Tensor, dict[str | None, Pullback]]:
-        # Of x too where only activations are asked for: the parameters before them may be frozen.
+        # x requires a gradient even if only activations are named: the parameters before them may be frozen.
         x = x if x.requires_grad or not x.is_floating_point() else x.detach().requires_grad_()
         outputs, kept = _unchanged(x, lambda x: forward_with_activations(model, x, names))
         return outputs, {
@@ -185,22 +162,18 @@ class TorchBackend(Backend):
         }
 
     def jvp(self, fn: Model, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(fn(x), J v), the derivative of the linear map u -> J^T u pulled back, differentiable.
+        """(fn(x), J v), differentiable, by two reverse passes.
 
-        PyTorch's forward mode cannot be differentiated again through softmax, and is silently wrong through det.
+        PyTorch's forward mode cannot be differentiated again through softmax, and its result through det is wrong.
         """
         with ArithmeticNorms():
-            outputs, pullback = self.vjp(fn, x)
-            _, push = self.vjp(pullback, outputs.detach())
-        return outputs, push(v)
+            return super().jvp(fn, x, v)
 
     def call_twice(self, model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-        """(model(x), model(moved)), random layers drawing the same in both; their buffers end as after model(x)."""
-        return both(model, x, moved)
+        return call_twice(model, x, moved)
 
     def without_state_changes(self, model: Any) -> Model:
-        """The model without what a pass changes in its buffers."""
-        return aside(model)
+        return without_state_changes(model)
 
     def pull_rows(self, pullback: Pullback, rows: Tensor) -> Tensor:
         return pullback(rows[0])[None] if len(rows) == 1 else torch.stack([pullback(row) for row in rows])
@@ -210,19 +183,16 @@ class TorchBackend(Backend):
 
     def cond(self, predicate: Tensor, branch: Callable[[], Tensor]) -> Tensor:
         value = branch()
-        return torch.where(predicate.to(value.device), value, torch.zeros_like(value))
+        return self.where(predicate.to(value.device), value, 0.0)
 
     def static_int(self, value: Any) -> int | None:
         if torch.compiler.is_compiling():
             return None
-        if isinstance(value, Tensor):
-            whole = value.dim() == 0 and not (
-                value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
-            )
-            return int(value) if whole and value.device.type == "cpu" and not _in_transform() else None
-        if isinstance(value, np.integer):
-            return int(value)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        if not isinstance(value, Tensor):
+            return super().static_int(value)
+        fractional = value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+        free = value.dim() == 0 and value.device.type == "cpu" and not _in_transform()
+        return int(value) if free and not fractional else None
 
     @contextmanager
     def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
@@ -246,7 +216,7 @@ class TorchBackend(Backend):
     def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_transform():
             return
-        trained = isinstance(model, nn.Module) and any(each.requires_grad for each in model.parameters())
+        trained = isinstance(model, nn.Module) and any(parameter.requires_grad for parameter in model.parameters())
         if trained and not value.requires_grad and bool(value != 0):
             raise InputError(
                 f"{call}: the penalty has no gradient: the model's parameters do not reach it. Look for .detach(), "
@@ -258,7 +228,6 @@ class TorchBackend(Backend):
 
     @contextmanager
     def smoothed(self, model: Any, x: Tensor) -> Iterator[Any]:
-        """The model with its kinks rounded off, for the check's finite differences."""
         with Smoothed():
             yield model
 
@@ -271,22 +240,16 @@ class TorchBackend(Backend):
     def parameters(self, model: Any) -> list[Tensor] | None:
         if not isinstance(model, nn.Module):
             return None
-        return [each for each in model.parameters() if each.requires_grad]
-
-    def tree_leaves(self, params: Any) -> list[Tensor]:
-        if isinstance(params, Tensor):
-            return [params]
-        children = params.values() if isinstance(params, dict) else params
-        return [leaf for child in children for leaf in self.tree_leaves(child)]
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _in_transform() -> bool:
-    """Whether a torch.func transform is at work, inside which autograd.grad does not."""
+    """Whether a torch.func transform is running; autograd.grad does not work inside one."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
-    """fn(x), which must not write into x: the derivative would be with respect to what it wrote."""
+    """fn(x), refused if it writes into x: the derivative would be with respect to the new values."""
     version = x._version
     result = fn(x)
     if x._version != version:
@@ -295,7 +258,7 @@ def _unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
 
 
 def _pullback(outputs: Any, x: Tensor, name: str, context: Callable[[], AbstractContextManager[None]]) -> Pullback:
-    """W -> J^T w on the graph from x to outputs, differentiable and repeatable; it runs inside `context`."""
+    """The map w -> J^T w on the graph from x to outputs, differentiable and repeatable; it runs inside `context`."""
 
     def pullback(w: Tensor) -> Tensor:
         if not isinstance(outputs, Tensor) or not outputs.requires_grad:

@@ -1,6 +1,6 @@
-"""What only PyTorch can tell before training: which module lacks a second derivative, and what to use instead."""
+"""The part of `check` that needs PyTorch: it names modules without a second derivative, and what to use instead."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ DOUBLE_BACKWARD_MARKS = (
     "once_differentiable",
     "differentiate twice",
 )
-"""What PyTorch's messages say where an operation cannot be differentiated twice."""
+"""Parts of PyTorch's messages about operations that cannot be differentiated twice."""
 
 _REMEDIES = (
     ("scaled_dot_product", "Run it inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."),
@@ -30,13 +30,14 @@ _REMEDIES = (
     ("ctc_loss", "Penalise the logits before the loss: SpectReg needs no labels."),
     ("checkpoint", "Use torch.utils.checkpoint with use_reentrant=False."),
 )
-_OTHERWISE = "Replace it by differentiable operations, or penalise an activation behind it with at=."
+_GENERAL_REMEDY = "Replace it by differentiable operations, or penalise an activation behind it with at=."
 
-Rows = list[tuple[str, str, str]]
+Findings = list[tuple[str, str, str]]
+"""(level, problem, remedy)."""
 
 
 def _remedy(message: str) -> str:
-    return next((remedy for mark, remedy in _REMEDIES if mark in message), _OTHERWISE)
+    return next((remedy for mark, remedy in _REMEDIES if mark in message), _GENERAL_REMEDY)
 
 
 def _first_line(error: BaseException) -> str:
@@ -44,42 +45,46 @@ def _first_line(error: BaseException) -> str:
 
 
 def explain(call: str, error: RuntimeError) -> DoubleBackwardError:
-    """PyTorch's complaint as gradreg's, with a remedy."""
+    """PyTorch's error as gradreg's, with a remedy."""
     return DoubleBackwardError(
         f"{call}: an operation of the model has no second derivative ({_first_line(error)}). {_remedy(str(error))} "
         f"check(model, x, y, reg) names the module."
     )
 
 
-def _differentiates_twice(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> RuntimeError | None:
-    """The error that a second derivative through the module alone gives, if any."""
+def _is_about_double_backward(error: BaseException) -> bool:
+    return isinstance(error, DoubleBackwardError) or any(mark in str(error) for mark in DOUBLE_BACKWARD_MARKS)
+
+
+def _double_backward_error(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> RuntimeError | None:
+    """The error that a second derivative through the module alone raises, if any."""
 
     def leaf(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.detach().requires_grad_()
         return value
 
-    inputs = tuple(leaf(each) for each in inputs)
-    keywords = {name: leaf(each) for name, each in keywords.items()}
-    sources = [each for each in (*inputs, *keywords.values()) if isinstance(each, Tensor) and each.requires_grad]
+    inputs = tuple(map(leaf, inputs))
+    keywords = {name: leaf(value) for name, value in keywords.items()}
+    sources = [value for value in (*inputs, *keywords.values()) if isinstance(value, Tensor) and value.requires_grad]
     output = module(*inputs, **keywords)
     output = output[0] if isinstance(output, tuple | list) else output
     if not sources or not isinstance(output, Tensor) or not output.requires_grad:
         return None
     try:
         gradients = torch.autograd.grad(output.square().sum(), sources, create_graph=True, allow_unused=True)
-        total = sum((each.square().sum() for each in gradients if each is not None), torch.zeros(()))
+        total = sum((gradient.square().sum() for gradient in gradients if gradient is not None), torch.zeros(()))
         if isinstance(total, Tensor) and total.requires_grad:
-            parameters = [each for each in module.parameters() if each.requires_grad]
+            parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
             torch.autograd.grad(total, [*sources, *parameters], allow_unused=True)
     except RuntimeError as error:
-        return error if any(mark in str(error) for mark in DOUBLE_BACKWARD_MARKS) else None
+        return error if _is_about_double_backward(error) else None
     return None
 
 
 @contextmanager
 def _recorded_calls(model: nn.Module) -> Iterator[dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]]:
-    """The inputs of every module in the forward passes inside, by module name."""
+    """The arguments of every module's first call inside, by module name."""
     calls: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
     hooks = []
     for name, module in model.named_modules():
@@ -96,7 +101,7 @@ def _recorded_calls(model: nn.Module) -> Iterator[dict[str, tuple[nn.Module, tup
 
 
 def _culprits(model: Any, x: Tensor) -> list[tuple[str, RuntimeError]]:
-    """The innermost modules that cannot be differentiated twice, with PyTorch's error."""
+    """The innermost modules without a second derivative, each with PyTorch's error."""
     if not isinstance(model, nn.Module):
         return []
     with _recorded_calls(model) as calls:
@@ -105,45 +110,48 @@ def _culprits(model: Any, x: Tensor) -> list[tuple[str, RuntimeError]]:
     for name, (module, inputs, keywords) in reversed(list(calls.items())):
         if any(other.startswith(f"{name}." if name else "") for other in failed):
             continue
-        error = _differentiates_twice(module, inputs, keywords)
+        error = _double_backward_error(module, inputs, keywords)
         if error is not None:
             failed[name] = error
     return [(f"{name or 'the model'} ({type(calls[name][0]).__name__})", error) for name, error in failed.items()]
 
 
-def diagnose(calls: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
+def diagnose(calls: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> tuple[Findings, bool]:
     """Differentiate the penalty with respect to the parameters once, and explain what goes wrong.
 
     Returns:
-        (level, problem, remedy) for each finding, and whether the penalty cannot be differentiated at all.
+        The findings, and whether the penalty has no derivative at all.
     """
-    found: Rows = []
-    parameters = [each for each in model.parameters() if each.requires_grad] if isinstance(model, nn.Module) else []
+    parameters = calls.backend.parameters(model) or []
     with calls.backend.repeatable(model), torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone()
         try:
             value = calls.penalty(model, x, y, reg, batch_norm="allow", **options)
-            wanted = parameters or [each for each in _leaves(value) if each is not x]
-            gradients = torch.autograd.grad(value, wanted, allow_unused=True) if value.requires_grad and wanted else []
+            sources = parameters or [leaf for leaf in _leaves(value) if leaf is not x]
+            differentiable = value.requires_grad and sources
+            gradients = torch.autograd.grad(value, sources, allow_unused=True) if differentiable else ()
         except (RuntimeError, DoubleBackwardError) as error:
-            if not isinstance(error, DoubleBackwardError) and not any(m in str(error) for m in DOUBLE_BACKWARD_MARKS):
+            if not _is_about_double_backward(error):
                 raise
-            named = _culprits(model, x) or [("an operation of the model", error)]
-            for name, reason in named:
-                problem = f"{name} has no second derivative: {_first_line(reason)}."
-                found.append(("error", problem, _remedy(f"{reason} {name}")))
-            return found, True
-    reached = [each for each in gradients if each is not None]
+            return _without_second_derivative(_culprits(model, x) or [("an operation of the model", error)]), True
+    reached = [gradient for gradient in gradients if gradient is not None]
     if not reached and float(value.detach()) != 0:
         problem = "the penalty's gradient is None for every parameter: training would not change the penalty."
-        found.append(("error", problem, "Look for .detach(), .data or torch.no_grad() in the model."))
-    elif any(not bool(each.isfinite().all()) for each in reached):
-        found.append(("error", "the penalty's gradient is NaN or infinite.", "Look for sqrt, norm or log at 0."))
-    return found, False
+        return [("error", problem, "Look for .detach(), .data or torch.no_grad() in the model.")], False
+    if any(not bool(gradient.isfinite().all()) for gradient in reached):
+        return [("error", "the penalty's gradient is NaN or infinite.", "Look for sqrt, norm or log at 0.")], False
+    return [], False
+
+
+def _without_second_derivative(culprits: Sequence[tuple[str, BaseException]]) -> Findings:
+    return [
+        ("error", f"{name} has no second derivative: {_first_line(error)}.", _remedy(f"{error} {name}"))
+        for name, error in culprits
+    ]
 
 
 def _leaves(value: Tensor) -> list[Tensor]:
-    """The leaf tensors that require a gradient and that `value` was computed from."""
+    """The leaf tensors with a gradient that `value` was computed from."""
     seen, todo, leaves = set(), [value.grad_fn], []
     while todo:
         node = todo.pop()

@@ -1,8 +1,8 @@
-"""No gradient of the input where nobody asked for one.
+"""Saves the input's gradient in the caller's `backward()`, where nobody asked for it.
 
-A penalty needs the input's gradient once, in the inner pass. The input is a leaf that requires a gradient for it, so
-the caller's `backward()` would compute that of the loss too, all the way through the first layer, and throw it away:
-f of the 6 - f units of a step, f being the first layer's share of a forward pass.
+A penalty needs the input's gradient once, in the inner pass, so the input is a leaf that requires a gradient. The
+caller's `backward()` would then compute the loss's gradient with respect to it too, through the whole first layer, and
+throw it away: f of the 6 - f units of a step, where f is the first layer's share of a forward pass.
 
 Here the first linear or convolutional layer is applied to the input as a constant, followed by a gate that knows the
 layer's transpose. The gate is open during the forward pass (a model may differentiate itself) and the inner pass:
@@ -54,10 +54,10 @@ _Transpose = Callable[[Tensor, Tensor], Tensor]
 
 
 class FirstLayer(TorchFunctionMode):
-    """A mode for the forward pass, which gates the layers that are applied to the leaf x or to views of it.
+    """A mode for the forward pass that gates the layers applied to x or to views of x.
 
     Args:
-        x: a leaf that requires a gradient of which only the inner pass knows.
+        x: a leaf that requires a gradient for the inner pass alone.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -85,14 +85,14 @@ class FirstLayer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not args or not any(args[0] is each for each in self._inputs):
+        if not args or not any(args[0] is known_input for known_input in self._inputs):
             return func(*args, **kwargs)
         if func in _VIEWS:
             view = func(*args, **kwargs)
             self._inputs.append(view)
             return view
-        known = func in _LAYERS and len(args) > 1 and _is_plain(args[0])
-        transpose = _transpose(func, *args, **kwargs) if known else None
+        is_layer = func in _LAYERS and len(args) > 1 and _is_plain(args[0])
+        transpose = _transpose(func, *args, **kwargs) if is_layer else None
         if transpose is None:
             return func(*args, **kwargs)
         x, weight, *others = args
@@ -100,14 +100,14 @@ class FirstLayer(TorchFunctionMode):
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether nothing else decides what is saved, or in which precision: checkpointing, autocast, a tensor subclass."""
+    """Whether neither checkpointing, autocast nor a tensor subclass changes what is saved, or its precision."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     autocast = torch.is_autocast_enabled(x.device.type)
     return type(x) is Tensor and hooks is None and torch.is_grad_enabled() and not autocast
 
 
 def _transpose(func: Any, x: Tensor, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """The transpose of the layer, if it is one that has a gate."""
+    """The transpose of the layer, or None if it gets no gate."""
     if type(weight) not in (Tensor, nn.Parameter) or weight.dtype != x.dtype:
         return None
     if func is F.linear and weight.dim() == 2:
@@ -115,12 +115,12 @@ def _transpose(func: Any, x: Tensor, weight: Any = None, bias: Any = None, *args
     if func in _PRODUCTS and weight.dim() == 2 and x.dim() >= 2:
         return lambda g, w: g @ w.t()
     if func in _CONVOLUTIONS and x.dim() == weight.dim() and _is_numeric(*args, **kwargs):
-        like, geometry = x.detach(), Geometry.of(weight, *args, **{k: v for k, v in kwargs.items() if k != "bias"})
+        like, geometry = x.detach(), Geometry.of(weight, *args, **kwargs)
         return lambda g, w: input_gradient(g, w, like, geometry)
     return None
 
 
-def _is_numeric(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1, bias: Any = None) -> bool:
+def _is_numeric(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1) -> bool:
     return not isinstance(padding, str)
 
 

@@ -26,7 +26,7 @@ class _Layer(nn.Module):
     def __init__(self, network: nets.Network, index: int, arrays: Arrays) -> None:
         super().__init__()
         self.network = nets.Network(network.input_shape, network.layers[index : index + 1])
-        # In the layer's own network its index is 0.
+        # In the layer's own network the layer has index 0.
         self.arrays = {
             f"0{path[len(str(index)) :]}": arrays[path] for path in arrays if path.split(".")[0] == str(index)
         }
@@ -61,7 +61,7 @@ class TorchHarness(Harness):
         return apply(network, arrays, x)
 
     def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[nn.Module, list[str]]:
-        """A module with a submodule for each layer of the network, and the submodules' names."""
+        """A module with one submodule per layer of the network, and the submodules' names."""
         layers = [_Layer(network, index, arrays) for index in range(len(network.layers))]
         return nn.Sequential(*layers), [str(index) for index in range(len(layers))]
 
@@ -79,13 +79,12 @@ class TorchHarness(Harness):
         if mode == "func":
             gradients, value = torch.func.grad_and_value(lambda floats: function({**others, **floats}))(floats)
             return value, gradients
-        leaves = {name: each.detach().requires_grad_() for name, each in floats.items()}
+        leaves = {name: array.detach().requires_grad_() for name, array in floats.items()}
         value = _in_mode(function, mode)({**others, **leaves})
-        found: tuple[Any, ...] = (None,) * len(leaves)
-        if value.requires_grad:
-            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-        pairs = zip(leaves.items(), found, strict=True)
-        return value, {name: torch.zeros_like(leaf) if each is None else each for (name, leaf), each in pairs}
+        if not value.requires_grad:
+            return value, {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return value, dict(zip(leaves, gradients, strict=True))
 
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
         """`function` compiled for many calls, and how often it has been compiled."""
@@ -101,9 +100,9 @@ class TorchHarness(Harness):
 
 
 def _split(arrays: Arrays) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Those that have gradients, and the others."""
-    floats = {name: each for name, each in arrays.items() if each.is_floating_point()}
-    return floats, {name: each for name, each in arrays.items() if name not in floats}
+    """The floating-point arrays, which have gradients, and the others."""
+    floats = {name: array for name, array in arrays.items() if array.is_floating_point()}
+    return floats, {name: array for name, array in arrays.items() if name not in floats}
 
 
 def _in_mode(function: Function, mode: str) -> Callable[[Arrays], torch.Tensor]:

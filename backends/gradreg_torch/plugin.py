@@ -11,12 +11,15 @@ def gradreg_backends() -> list[BackendDescription]:
     return [
         BackendDescription(
             name="torch",
+            title="PyTorch",
             factory="gradreg_torch.backend:TorchBackend",
             modules=("torch",),
             array_modules=("torch",),
+            model_modules=("torch",),
             capabilities=("named_activations",),
             spec_version=1,
             install='pip install "gradreg[torch]"',
             harness="gradreg_torch.harness:TorchHarness",
+            devices="gradreg_torch.devices:devices",
         )
     ]

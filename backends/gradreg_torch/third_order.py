@@ -1,9 +1,10 @@
-"""Normalisations in plain arithmetic, for the products J v, which are differentiated three times in all.
+"""Normalisations in plain arithmetic, for the products J v, which are differentiated three times in total.
 
-PyTorch 2.13 takes the statistics of layer, instance and (training) batch normalisation for constants in the third
-derivative, without a word: the gradient of ||J v||^2 is then wrong by 10 to 90 %. Its second derivatives, which all
-else here needs, are right.
+PyTorch 2.13 silently treats the statistics of layer, instance and (training) batch normalisation as constants in the
+third derivative: the gradient of ||J v||^2 is then wrong by 10 to 90 %. Its second derivatives, which every other
+penalty needs, are right.
 """
+# ruff: noqa: A002 - the arguments have PyTorch's own names
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[
 
 
 def _layer_norm(
-    input: Tensor,  # noqa: A002 - PyTorch's own names
+    input: Tensor,
     normalized_shape: Any,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -39,7 +40,7 @@ def _layer_norm(
 
 
 def _batch_norm(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -52,14 +53,14 @@ def _batch_norm(
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     if running_mean is not None:
-        with torch.no_grad():  # for what it does to the running statistics
+        with torch.no_grad():  # updates the running statistics
             F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
     axes = (0, *range(2, input.dim()))
     return _scaled(_normalized(input, axes, eps), weight, bias, (-1, *(1,) * (input.dim() - 2)))
 
 
 def _instance_norm(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     weight: Tensor | None = None,
@@ -75,7 +76,7 @@ def _instance_norm(
     return _scaled(_normalized(input, axes, eps), weight, bias, (-1, *(1,) * (input.dim() - 2)))
 
 
-_REPLACED: dict[Any, Callable[..., Tensor]] = {
+_ARITHMETIC: dict[Any, Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.batch_norm: _batch_norm,
@@ -86,7 +87,7 @@ _REPLACED: dict[Any, Callable[..., Tensor]] = {
 
 
 class ArithmeticNorms(TorchFunctionMode):
-    """A context in which these normalisations are computed by mean, variance and arithmetic, for this thread."""
+    """A context in which these normalisations are computed from mean and variance by arithmetic, in this thread."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _REPLACED.get(func, func)(*args, **(kwargs or {}))
+        return _ARITHMETIC.get(func, func)(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""The generator's rounds on a CPU: by NumPy on the tensors' own memory, one opaque operation to a compiler.
+"""The generator's rounds on a CPU, by NumPy on the tensors' own memory: one opaque operation to a compiler.
 
 A compiler for CPUs takes a minute to turn hundreds of small integer operations into code.
 """
@@ -21,7 +21,7 @@ def threefry2x32_eager(key0: Tensor, key1: Tensor, counter0: Tensor, counter1: T
 
 @torch.library.custom_op("gradreg::threefry2x32", mutates_args=())
 def threefry2x32_cpu(key0: Tensor, key1: Tensor, counter0: Tensor, counter1: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as one operation that a compiler leaves alone."""
+    """The same as one operation, which a compiler leaves alone."""
     return threefry2x32_eager(key0, key1, counter0, counter1)
 
 

@@ -1,4 +1,4 @@
-"""Activations by the names of the modules that give them."""
+"""Activations by the names of the modules that compute them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,8 @@ def forward_with_activations(
     """The outputs for x, and the output of each named module on the way; None names x itself.
 
     Raises:
-        InputError: a name is unknown, or its module is not called exactly once, or gives no differentiable tensor.
+        InputError: a name is unknown, or its module is not called exactly once or does not return a differentiable
+            tensor.
     """
     module = as_module(model)
     if module is None:
@@ -29,7 +30,7 @@ def forward_with_activations(
     kept: dict[str | None, Tensor] = {None: x}
     unknown = next((name for name in names if name is not None and name not in modules), None)
     if unknown is not None:
-        known = ", ".join(sorted(each for each in modules if each)[:20])
+        known = ", ".join(sorted(filter(None, modules))[:20])
         raise InputError(f"at={unknown!r}: the model has no module of that name; it has {known}.")
     hooks = [modules[name].register_forward_hook(_keeper(kept, name)) for name in names if name is not None]
     try:
@@ -48,8 +49,8 @@ def _keeper(kept: dict[str | None, Tensor], name: str) -> Callable[..., Tensor]:
         if name in kept:
             raise InputError(f"at={name!r}: the module is called more than once in a forward pass.")
         if not isinstance(output, Tensor) or not output.requires_grad:
-            raise InputError(f"at={name!r}: the module's output is no differentiable tensor.")
+            raise InputError(f"at={name!r}: the module's output is not a differentiable tensor.")
         kept[name] = output
-        return output.clone()  # what follows may work in place
+        return output.clone()  # the next module may work in place
 
     return keep

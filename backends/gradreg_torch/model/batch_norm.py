@@ -1,4 +1,4 @@
-"""Batch normalisation in training mode couples the samples of a batch: find it."""
+"""Finds batch normalisation in training mode, which couples the samples of a batch."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ __all__ = ["batch_norm_policy"]
 def batch_norm_policy(call: str, model: Any, policy: str) -> Iterator[None]:
     """Raise or warn, as `policy` says, if the model normalises over the batch.
 
-    A module is looked through before the forward pass; what a plain function calls is seen when it is called.
+    A module is searched before the forward pass. Modules behind a plain function are seen when it calls them.
 
     Raises:
         BatchNormError: the policy is "error".
@@ -25,23 +25,24 @@ def batch_norm_policy(call: str, model: Any, policy: str) -> Iterator[None]:
     if policy == "allow":
         yield
     elif isinstance(model, nn.Module):
-        name, found = next(((name, each) for name, each in model.named_modules() if _couples(each)), ("", None))
-        if found is not None:
-            _report(call, name or "the model", found, policy)
+        for name, module in model.named_modules():
+            if _couples(module):
+                _report(call, name or "the model", module, policy)
+                break
         yield
     else:
-        seen: list[nn.Module] = []
+        coupling: list[nn.Module] = []
 
         def look(module: nn.Module) -> None:
             if _couples(module):
-                seen.append(module)
+                coupling.append(module)
                 if policy == "error":
                     _report(call, "a layer", module, policy)
 
         with module_calls(look):
             yield
-        if seen:
-            _report(call, "a layer", seen[0], policy)
+        if coupling:
+            _report(call, "a layer", coupling[0], policy)
 
 
 def _couples(module: nn.Module) -> bool:

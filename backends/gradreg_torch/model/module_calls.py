@@ -1,4 +1,4 @@
-"""Modules seen where they are called, however a plain function comes to call them."""
+"""Sees modules when they are called, however a plain function comes to call them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 __all__ = ["module_calls"]
 
-Seen = Callable[[nn.Module], None]
+Visitor = Callable[[nn.Module], None]
 
 
 @contextmanager
-def module_calls(before: Seen, after: Seen = lambda module: None) -> Iterator[None]:
+def module_calls(before: Visitor, after: Visitor = lambda module: None) -> Iterator[None]:
     """Pass each module that this thread calls inside to `before`, and to `after` when its call is over.
 
-    What torch.compile traces is left out.
+    Calls that torch.compile traces are left out.
     """
     thread = get_ident()
 

@@ -1,4 +1,4 @@
-"""Calling a model again as if nothing had happened: the same random numbers, the same buffers."""
+"""Calling a model again as if nothing had happened: with the same random numbers and the same buffers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,70 +10,70 @@ from torch import Tensor, nn
 from gradreg_core.errors import UnsupportedError
 from gradreg_torch.model.module_calls import module_calls
 
-__all__ = ["as_module", "aside", "both", "repeatable"]
+__all__ = ["as_module", "call_twice", "repeatable", "without_state_changes"]
 
 
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
-    """Random layers draw the same inside each such context; buffers and generators are as before afterwards."""
+    """Random layers draw the same inside each such context; buffers and generators are restored afterwards."""
     buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
-    before = [each.detach().clone() for each in buffers]
-    with torch.random.fork_rng(), nullcontext() if isinstance(model, nn.Module) else _copies():
+    values = [buffer.detach().clone() for buffer in buffers]
+    with torch.random.fork_rng(), nullcontext() if isinstance(model, nn.Module) else _copied_buffers():
         torch.manual_seed(0)
         yield
     with torch.no_grad():
-        for buffer, value in zip(buffers, before, strict=True):
+        for buffer, value in zip(buffers, values, strict=True):
             buffer.copy_(value)
 
 
-def both(model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+def call_twice(model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
     """(model(x), model(moved)) from the same state of the generators; buffers end as after model(x).
 
     Raises:
-        UnsupportedError: dropout, or a function that may have some, inside torch.compile, where the generator cannot be
-            set back; or autocast, whose rounding is larger than the difference.
+        UnsupportedError: inside torch.compile, where the generator cannot be set back, the model has dropout or is a
+            function that may have some; or autocast is on, and rounds more coarsely than the difference.
     """
     if torch.is_autocast_enabled(x.device.type):
         raise UnsupportedError(
-            "method='difference' needs the passes in float32: under autocast their rounding enters divided by h. Use "
+            "method='difference' needs both passes in float32: autocast's rounding errors are divided by h. Use "
             "method='jvp', or leave autocast for the penalty."
         )
     if torch.compiler.is_compiling():
-        whole = as_module(model)
-        if whole is None or any(map(_draws, whole.modules())):
+        module = as_module(model)
+        if module is None or any(map(_draws_masks, module.modules())):
             raise UnsupportedError(
                 "method='difference' cannot repeat a dropout mask inside torch.compile, nor see whether a plain "
-                "function has any; use method='jvp', pass the nn.Module itself, or compile the model alone."
+                "function has any. Use method='jvp', pass the nn.Module itself, or compile the model alone."
             )
-        return model(x), aside(model)(moved)
+        return model(x), without_state_changes(model)(moved)
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        other = aside(model)(moved)
-    return model(x), other
+        moved_outputs = without_state_changes(model)(moved)
+    return model(x), moved_outputs
 
 
-def _draws(module: nn.Module) -> bool:
-    """Whether the module draws a mask: dropout layers, and attention, recurrent and residual ones with a rate."""
+def _draws_masks(module: nn.Module) -> bool:
+    """Whether the module draws masks: dropout layers, and attention, recurrent and residual layers with a rate."""
     rates = (getattr(module, name, None) for name in ("p", "dropout", "drop_prob"))
     return module.training and any(isinstance(rate, int | float) and rate > 0 for rate in rates)
 
 
-def aside(model: Any) -> Any:
-    """The model with copies in the place of the buffers.
+def without_state_changes(model: Any) -> Any:
+    """The model as a function that works on copies of the buffers.
 
-    Their values could not be put back afterwards: a backward pass may need what a pass read from them, and which ones a
-    pass changed cannot be told, since batch normalisation leaves their version counters alone.
+    Restoring the buffers afterwards would not do: a backward pass may need the values that a forward pass read, and
+    there is no sign of which buffers changed, since batch normalisation leaves their version counters alone.
     """
-    return model if isinstance(model, _Aside) else _Aside(model)
+    return model if isinstance(model, _OnCopies) else _OnCopies(model)
 
 
 def as_module(model: Any) -> nn.Module | None:
-    """The module that the model is, aside or not; None for other functions."""
-    whole = model.model if isinstance(model, _Aside) else model
-    return whole if isinstance(whole, nn.Module) else None
+    """The module behind `model`, also if it works on copies; None for other functions."""
+    inner = model.model if isinstance(model, _OnCopies) else model
+    return inner if isinstance(inner, nn.Module) else None
 
 
-class _Aside:
+class _OnCopies:
     def __init__(self, model: Any) -> None:
         self.model = model
 
@@ -82,31 +82,31 @@ class _Aside:
         if not isinstance(model, nn.Module):
             if torch.compiler.is_compiling():
                 return model(x)
-            with _copies():
+            with _copied_buffers():
                 return model(x)
-        copies = {name: each.clone() for name, each in model.named_buffers()}
+        copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
         return torch.func.functional_call(model, copies, (x,)) if copies else model(x)
 
 
 @contextmanager
-def _copies() -> Iterator[None]:
+def _copied_buffers() -> Iterator[None]:
     """Modules that are called inside see copies of their buffers, however a plain function comes to call them."""
     copies: dict[Tensor, Tensor] = {}
     """Buffer -> copy, and each copy -> itself: a module may be called again inside its own call."""
-    calls: list[dict[str, Tensor]] = []
+    replaced: list[dict[str, Tensor]] = []
 
     def before(module: nn.Module) -> None:
-        own = {name: each for name, each in module._buffers.items() if each is not None}
+        own = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
         for name, buffer in own.items():
             if buffer not in copies:
                 copy = buffer.detach().clone()
                 copies[buffer] = copies[copy] = copy
             module._buffers[name] = copies[buffer]
-        calls.append(own)
+        replaced.append(own)
 
     def after(module: nn.Module) -> None:
-        if calls:
-            module._buffers.update(calls.pop())
+        if replaced:
+            module._buffers.update(replaced.pop())
 
     with module_calls(before, after):
         yield
