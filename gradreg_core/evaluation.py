@@ -1,56 +1,153 @@
-"""The terms of a regularizer over one batch: which are due, which forward passes they need, their weighted means."""
+"""The terms of a regularizer over one batch: which are due, which forward passes they share, their weighted means.
+
+A :class:`Plan` is made first, from the terms and the size of the batch alone; :func:`evaluate` runs its passes and
+sums.
+"""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from gradreg_core import engine, input_side
 from gradreg_core.backend import Array, Backend
-from gradreg_core.engine import Call, Forward, forward_pass, make_forward, widened
-from gradreg_core.errors import InputError, UnsupportedError
+from gradreg_core.errors import InputError
+from gradreg_core.forward import Call, Forward, forward_pass, make_forward
 from gradreg_core.layout import is_floating, is_integer, require_integer_scalar
-from gradreg_core.presets import ConfidencePenalty, WeightDecay
+from gradreg_core.outputs import losses
 from gradreg_core.random import STREAM_SUBSET, make_draws
-from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
+from gradreg_core.spec import JacobianPenalty, Regularizer, Term
 
-__all__ = ["Evaluation", "evaluate"]
-
-
-def _confidence(forward: Forward) -> Array:
-    """sum_k f_k log f_k of each sample, averaged over its positions, shape (B,)."""
-    ops, (_, positions, classes) = forward.call.ops, forward.layout.canonical
-    forward.layout.require_classes(forward.call.name, "ConfidencePenalty")
-    z = forward.logits
-    if classes == 1:
-        f = ops.sigmoid(z)
-        each = -f * ops.softplus(-z) - (1 - f) * ops.softplus(z)
-    else:
-        each = ops.softmax(z) * ops.log_softmax(z)
-    return ops.sum(each, (1, 2)) / positions
+__all__ = ["Evaluation", "Plan", "evaluate", "make_plan"]
 
 
-def _weight_decay(call: Call, model: Any, like: Array) -> Array:
-    """1/2 sum ||w||^2 over parameters with two or more axes, a scalar."""
-    ops = call.ops
-    params = ops.tree_leaves(call.params) if call.params is not None else ops.parameters(model)
-    if params is None:
+class PartKey(NamedTuple):
+    """What terms over the same part of the batch have in common."""
+
+    fraction: float
+    seed: int | None
+    """Of the terms, or None where the call has a seed for all."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which terms are due, and which of them share a forward pass."""
+
+    due: tuple[bool, ...]
+    """Whether each term may cost anything at this step."""
+    over_whole: tuple[JacobianPenalty, ...]
+    """Jacobian terms over the whole batch, which share one pass with the loss."""
+    over_part: dict[PartKey, tuple[JacobianPenalty, ...]]
+    """Jacobian terms over a part of the batch."""
+    needs_whole: bool
+    """Whether anything needs the outputs of the whole batch."""
+
+    @property
+    def splits(self) -> bool:
+        """Whether the batch is split into the one part and the rest, so that no sample is forwarded twice."""
+        return self.needs_whole and len(self.over_part) == 1 and not self.over_whole
+
+
+def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool) -> Plan:
+    """The plan for `terms` over a batch of `batch` samples.
+
+    Raises:
+        InputError: the call gives directions, and a term is over a part of the batch.
+    """
+    due = tuple(term.is_due(call.step) for term in terms)
+    due_terms = [term for term, is_due in zip(terms, due, strict=True) if is_due]
+    over_whole: list[JacobianPenalty] = []
+    over_part: dict[PartKey, tuple[JacobianPenalty, ...]] = {}
+    for lowered in (term.lower() for term in due_terms):
+        if lowered is None:
+            continue
+        if _part_size(lowered, batch) >= batch:
+            over_whole.append(lowered)
+        else:
+            key = _part_key(call, lowered)
+            over_part[key] = (*over_part.get(key, ()), lowered)
+    if over_part and call.directions is not None:
         raise InputError(
-            f"{call.name}: WeightDecay cannot see the parameters of a {type(model).__name__}; pass params=."
+            f"{call.name}: directions= in the call and fraction < 1 do not go together. Leave fraction out, or put the "
+            f"directions into direction(v)."
         )
-    total = ops.constant(0.0, ops.dtype(like), like)
-    axes = [len(ops.shape(param)) for param in params]
-    if axes and max(axes) < 2:
-        raise InputError(
-            f"{call.name}: WeightDecay counts parameters with two or more axes, and none of the model's {len(axes)} "
-            f"has so many; if a wrapper has flattened them (FullyShardedDataParallel: use_orig_params=True), undo that."
-        )
-    for param in params:
-        if ops.dtype(param).startswith("complex"):
-            raise InputError(f"{call.name}: WeightDecay is for real parameters, got one of {ops.dtype(param)}.")
-        if len(ops.shape(param)) >= 2:
-            wide = widened(ops, param)
-            total = total + 0.5 * ops.sum(wide * wide, tuple(range(len(ops.shape(param)))))
-    return total
+    needs_whole = with_loss or bool(over_whole) or any(term.needs_outputs for term in due_terms)
+    return Plan(due, tuple(over_whole), over_part, needs_whole)
+
+
+def _part_size(term: JacobianPenalty, batch: int) -> int:
+    return math.ceil(term.fraction * batch)
+
+
+def _part_key(call: Call, term: JacobianPenalty) -> PartKey:
+    return PartKey(term.fraction, term.seed if call.seed is None else None)
+
+
+class _Part(NamedTuple):
+    """A forward pass over a part of the batch."""
+
+    forward: Forward
+    indices: Array
+
+
+@dataclass
+class _Passes:
+    """The forward passes of a plan."""
+
+    call: Call
+    model: Any
+    x: Array
+    y: Any
+    ids: Array | None
+    whole: Forward | None = None
+    parts: dict[PartKey, _Part] = field(default_factory=dict)
+
+    def run(self, plan: Plan) -> None:
+        if plan.needs_whole and not plan.splits:
+            self.whole = _pass(self.call, self.model, self.x, self.y, self.ids, plan.over_whole)
+        for key, terms in plan.over_part.items():
+            self._run_part(key, terms, plan.splits)
+
+    def _run_part(self, key: PartKey, terms: tuple[JacobianPenalty, ...], splits: bool) -> None:
+        """The pass over one part, and over the rest where the plan splits the batch."""
+        call, ops, x = self.call, self.call.ops, self.x
+        batch = ops.shape(x)[0]
+        ids = ops.arange(batch, x) if self.ids is None else self.ids
+        count = _part_size(terms[0], batch)
+        order = _part_order(call, terms[0], ids)
+        chosen = order[:count]
+        labels = None if self.y is None else ops.take(ops.asarray(self.y, x), chosen)
+        first = self.whole is None and not self.parts
+        model = self.model if first else ops.without_state_changes(self.model)
+        part = _pass(call, model, ops.take(x, chosen), labels, ops.take(ids, chosen), terms)
+        self.parts[key] = _Part(part, chosen)
+        if splits:
+            rest = self.model(ops.take(x, order[count:]))
+            outputs = ops.take(ops.concat([part.outputs, rest], 0), ops.argsort(order))
+            self.whole = make_forward(call, self.model, x, self.y, outputs, ids)
+
+    @property
+    def like(self) -> Array:
+        """An array with the dtype and the device of the penalties."""
+        if self.whole is not None:
+            return self.whole.logits
+        return next((part.forward.logits for part in self.parts.values()), self.x)
+
+
+def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:
+    """A random order of the batch; its first samples are the part that `fraction` penalises."""
+    seed = term.seed if call.seed is None else call.seed
+    words = make_draws(call.ops, seed, call.step, ids).words(STREAM_SUBSET, (0,), 1)
+    return call.ops.argsort(words[0, :, 0])
+
+
+def _pass(call: Call, model: Any, x: Array, y: Any, ids: Array | None, terms: tuple[JacobianPenalty, ...]) -> Forward:
+    """One forward pass that serves the loss and as many of `terms` as it can."""
+    names = tuple(dict.fromkeys(term.at for term in terms if term.side == "output"))
+    # Where the step is traced, a term of `every=n` belongs into its branch, and may not make the common pass dearer.
+    alone = [term for term in terms if term.side == "input" and (term.every == 1 or isinstance(call.step, int))]
+    if alone and not names:
+        return input_side.input_pass(alone[0], call, model, x, y, ids)
+    return forward_pass(call, model, x, y, ids, names)
 
 
 @dataclass(frozen=True)
@@ -92,20 +189,90 @@ class _Mean:
         return total / self.normalizer
 
 
+class _Batch:
+    """What terms are evaluated on; see :class:`gradreg_core.spec.Batch`."""
+
+    def __init__(self, passes: _Passes) -> None:
+        self.passes, self.ops, self.call = passes, passes.call.ops, passes.call.name
+        self._mean = _Mean.of(passes.call, self.ops.shape(passes.x)[0], passes.like)
+
+    def mean(self, values: Array) -> Array:
+        return self._mean(values)
+
+    @property
+    def forward(self) -> Forward:
+        assert self.passes.whole is not None
+        return self.passes.whole
+
+    def mean_penalty(self, term: JacobianPenalty) -> Array:
+        side = engine if term.side == "output" else input_side
+        part = self.passes.parts.get(_part_key(self.passes.call, term))
+        if part is None:
+            return self._mean(side.per_sample(term, self.forward))
+        return self._mean(side.per_sample(term, part.forward), part.indices)
+
+    def parameters(self, owner: str) -> list[Array]:
+        given, model = self.passes.call.params, self.passes.model
+        params = self.ops.parameters(model) if given is None else self.ops.tree_leaves(given)
+        if params is None:
+            raise InputError(
+                f"{self.call}: {owner} cannot see the parameters of a {type(model).__name__}; pass params=."
+            )
+        return params
+
+    def zero(self) -> Array:
+        like = self.passes.like
+        return self.ops.constant(0.0, self.ops.dtype(like) if is_floating(self.ops.dtype(like)) else "float32", like)
+
+    def charged(self, term: Term) -> Array:
+        """The penalty of a term that is due, with its weight."""
+        ops, step = self.ops, self.passes.call.step
+        if isinstance(step, int) or term.every == 1:
+            value = term.value(self)
+        else:
+            value = ops.cond(step % term.every == 0, lambda: term.value(self))
+        weight, factor = term.weight_at(step), term.every * term.factor
+        if ops.is_array(weight):
+            # What a schedule computes has a dtype of its own, often float32, in which no penalty is meant.
+            return value * ops.astype(weight, ops.dtype(value)) * factor
+        return value * (weight * factor)
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` computed."""
+    """The loss and the penalties of one batch."""
 
     loss: Array | None
     penalties: tuple[Array, ...]
-    """Of every term, with its weight."""
+    """Of every term, with its weight; 0 where the term is not due."""
     due: tuple[Array, ...]
-    """Those that may be other than 0 at this step."""
+    """The penalties of the terms that are due."""
     outputs: Any
 
 
-def _ids(call: Call, batch: int, x: Array) -> Array | None:
-    ops = call.ops
+def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, with_loss: bool) -> Evaluation:
+    """The loss (if asked for) and the penalty of every term, with as few passes as the terms allow.
+
+    Terms over the whole batch share one forward pass with the loss. Where the only Jacobian terms are over one part of
+    the batch, the batch is split into the part and the rest: no sample is forwarded twice.
+    """
+    call = replace(call, step=_checked_step(call, x))
+    terms = () if reg is None else reg.terms
+    plan = make_plan(call, terms, call.ops.shape(x)[0], with_loss)
+    passes = _Passes(call, model, x, y, _checked_ids(call, x))
+    passes.run(plan)
+    batch = _Batch(passes)
+    loss = batch.mean(losses(batch.forward)) if with_loss else None
+    penalties = tuple(
+        batch.charged(term) if is_due else batch.zero() for term, is_due in zip(terms, plan.due, strict=True)
+    )
+    due = tuple(penalty for penalty, is_due in zip(penalties, plan.due, strict=True) if is_due)
+    return Evaluation(loss, penalties, due, None if passes.whole is None else passes.whole.outputs)
+
+
+def _checked_ids(call: Call, x: Array) -> Array | None:
+    """The sample ids as int32 (B,), or None for 0..B-1."""
+    ops, batch = call.ops, call.ops.shape(x)[0]
     if call.sample_ids is None:
         return None
     ids = ops.asarray(call.sample_ids, x)
@@ -115,131 +282,6 @@ def _ids(call: Call, batch: int, x: Array) -> Array | None:
             f"{ops.shape(ids)}."
         )
     return ops.int32(ids, x)
-
-
-_PartKey = tuple[float, int | None]
-
-
-def _part_key(call: Call, term: JacobianTerm) -> _PartKey:
-    """What terms with the same part of the batch have in common."""
-    return term.fraction, term.seed if call.seed is None else None
-
-
-def _part_order(call: Call, term: JacobianTerm, ids: Array) -> Array:
-    """A random order of the batch; its first samples are the part that `fraction` penalises."""
-    words = make_draws(call.ops, call.seed_of(term), call.step, ids).words(STREAM_SUBSET, (0,), 1)
-    return call.ops.argsort(words[0, :, 0])
-
-
-def _is_due(call: Call, term: Term) -> bool:
-    """Whether the term may cost anything at this step, as far as can be told without reading a device."""
-    weight = term.weight_at(call.step)
-    zero = isinstance(weight, int | float) and weight == 0
-    return not zero and not (term.every > 1 and isinstance(call.step, int) and call.step % term.every)
-
-
-def _pass(call: Call, model: Any, x: Array, y: Any, ids: Array | None, terms: list[JacobianTerm]) -> Forward:
-    """One forward pass that serves the loss and as many of `terms` as it can."""
-    lowered = [term.lower() for term in terms]
-    names = tuple(dict.fromkeys(term.at for term in lowered if term.side == "output"))
-    # Where the step is traced, a term of `every=n` belongs into its branch, and may not make the common pass dearer.
-    alone = [term for term in lowered if term.side == "input" and (term.every == 1 or isinstance(call.step, int))]
-    if alone and not names:
-        return input_side.input_pass(alone[0], call, model, x, y, ids)
-    return forward_pass(call, model, x, y, ids, names)
-
-
-def _per_sample(term: JacobianPenalty, forward: Forward) -> Array:
-    """The penalty of each sample without weight and scale, shape (B,)."""
-    return (engine if term.side == "output" else input_side).per_sample(term, forward)
-
-
-def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, with_loss: bool) -> Evaluation:
-    """The loss (if asked for) and the penalty of every term, with as few passes as the terms allow.
-
-    Terms over the whole batch share one forward pass with the loss. Where the only Jacobian terms are over one part of
-    the batch, the batch is split into the part and the rest: no sample is forwarded twice.
-    """
-    ops = call.ops
-    step = _checked_step(call, x)
-    call = call if step is call.step else replace(call, step=step)
-    terms = () if reg is None else reg.terms
-    due = [term for term in terms if _is_due(call, term)]
-    batch = ops.shape(x)[0]
-    ids = _ids(call, batch, x)
-    over_whole: list[JacobianTerm] = []
-    parts: dict[_PartKey, list[JacobianTerm]] = {}
-    for term in due:
-        if isinstance(term, JacobianTerm):
-            if math.ceil(term.fraction * batch) >= batch:
-                over_whole.append(term)
-            else:
-                parts.setdefault(_part_key(call, term), []).append(term)
-    if parts and call.directions is not None:
-        raise InputError(f"{call.name}: directions= in the call and fraction < 1 do not go together.")
-    forwards: dict[_PartKey, tuple[Forward, Array]] = {}
-    needs_whole = with_loss or over_whole or any(isinstance(term, ConfidencePenalty) for term in due)
-    whole = None
-    split = needs_whole and len(parts) == 1 and not over_whole
-    if needs_whole and not split:
-        whole = _pass(call, model, x, y, ids, over_whole)
-    for key, members in parts.items():
-        ids = ops.arange(batch, x) if ids is None else ids
-        count = math.ceil(key[0] * batch)
-        order = _part_order(call, members[0], ids)
-        chosen = order[:count]
-        labels = None if y is None else ops.take(ops.asarray(y, x), chosen)
-        passed = model if whole is None and not forwards else call.without_state_changes(model)
-        part = _pass(call, passed, ops.take(x, chosen), labels, ops.take(ids, chosen), members)
-        forwards[key] = (part, chosen)
-        if split:
-            rest = model(ops.take(x, order[count:]))
-            outputs = ops.take(ops.concat([part.outputs, rest], 0), ops.argsort(order))
-            whole = make_forward(call, model, x, y, outputs, ids)
-    like = next((each.logits for each in (whole, *(pair[0] for pair in forwards.values())) if each is not None), x)
-    mean = _Mean.of(call, batch, like)
-
-    def value(term: Term) -> Array:
-        """The penalty without weight and scale."""
-        if isinstance(term, WeightDecay):
-            return _weight_decay(call, model, like)
-        if isinstance(term, ConfidencePenalty):
-            assert whole is not None
-            return mean(_confidence(whole))
-        if not isinstance(term, JacobianTerm):
-            raise UnsupportedError(f"{call.name}: {term!r} is no term that the engine knows.")
-        lowered = term.lower()
-        pair = forwards.get(_part_key(call, term))
-        if pair is not None:
-            return mean(_per_sample(lowered, pair[0]), pair[1])
-        assert whole is not None
-        return mean(_per_sample(lowered, whole))
-
-    def is_due(term: Term) -> bool:
-        return any(term is each for each in due)
-
-    def charged(term: Term) -> Array:
-        """The penalty with weight, 0 where it is not due."""
-        if not is_due(term):
-            return ops.constant(0.0, "float32" if not is_floating(ops.dtype(like)) else ops.dtype(like), like)
-        if isinstance(call.step, int) or term.every == 1:
-            bare = value(term)
-        else:
-            bare = ops.cond(call.step % term.every == 0, lambda: value(term))
-        weight = term.weight_at(call.step)
-        factor = term.every * (term.lower().scale if isinstance(term, JacobianTerm) else 1)
-        if ops.is_array(weight):
-            # What a schedule computes has a dtype of its own, often float32, in which no penalty is meant.
-            return bare * ops.astype(weight, ops.dtype(bare)) * factor
-        return bare * (weight * factor)
-
-    loss = None
-    if with_loss:
-        assert whole is not None
-        loss = mean(whole.losses())
-    penalties = tuple(charged(term) for term in terms)
-    charges = tuple(each for term, each in zip(terms, penalties, strict=True) if is_due(term))
-    return Evaluation(loss, penalties, charges, None if whole is None else whole.outputs)
 
 
 def _checked_step(call: Call, x: Array) -> Any:

@@ -1,19 +1,21 @@
-"""Directions in the space of the input: ||J_i v_i|| by one forward-mode product, or by a difference of two passes.
+"""Directions in input space: ||J_i v_i|| by one forward-mode product, or by a difference of two passes.
 
     penalty = weight * scale * mean_i phi(||J_i V_i||),   V_i = projection(draw_i), rows in the space of x
 
-No backward pass is part of the penalty, so its own gradient needs each layer's derivative once in each mode ("jvp"), or
+The penalty contains no backward pass, so its own gradient needs each layer's derivative once in each mode ("jvp"), or
 its first derivative alone ("difference").
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from gradreg_core.backend import Array, Backend
-from gradreg_core.engine import Call, Forward, draws_of, make_forward, reduced, require_floating, widened
+from gradreg_core.backend import Array
+from gradreg_core.engine import draws_of, reduced
 from gradreg_core.errors import InputError
-from gradreg_core.layout import is_half
+from gradreg_core.forward import Call, Forward, make_forward, require_floating
+from gradreg_core.layout import is_half, widened
+from gradreg_core.outputs import OUTPUTS
 from gradreg_core.projections import DirectionContext
 from gradreg_core.spec import JacobianPenalty
 
@@ -38,41 +40,22 @@ def _directions(term: JacobianPenalty, call: Call, x: Array, ids: Array | None, 
         make_draws=lambda: draws_of(term, call, shape[0], ids, x),
         pullback=_refuse,
         given=None if call.directions is None else ops.asarray(call.directions, x),
-        what="input components",
+        components="input components",
     )
     count = term.projection.count(context.size)
     for index in range(start if count > 1 else 0, count):
         rows = term.projection.directions(context, range(index, index + 1))
-        for each in range(ops.shape(rows)[0]):  # more than one where the caller gave them
-            if index + each >= start:
-                yield ops.reshape(ops.astype(rows[each], ops.dtype(x)), shape)
-
-
-def _jvp(ops: Backend, model: Any, x: Array, v: Array) -> tuple[Array, Array]:
-    """(model(x), J v), by the backend's forward mode or by two reverse ones.
-
-    J v is the derivative of the linear map u -> J^T u, pulled back: without a forward mode, that is it.
-    """
-    if hasattr(ops, "jvp"):
-        outputs, tangent = ops.jvp(model, x, v)
-        return outputs, tangent
-    outputs, pullback = ops.vjp(model, x)
-    _, push = ops.vjp(pullback, ops.stop_gradient(outputs))
-    return outputs, push(v)
-
-
-def _both(ops: Backend, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
-    """(model(x), model(moved)), with the same random masks where the backend can see to it."""
-    both: Callable[..., tuple[Array, Array]] | None = getattr(ops, "call_twice", None)
-    return both(model, x, moved) if both is not None else (model(x), model(moved))
+        for offset in range(ops.shape(rows)[0]):  # more than one where the caller gave them
+            if index + offset >= start:
+                yield ops.reshape(ops.astype(rows[offset], ops.dtype(x)), shape)
 
 
 def _pass(term: JacobianPenalty, call: Call, model: Any, x: Array, v: Array) -> tuple[Array, Array]:
     """One pass along v: the outputs, and their tangent or the outputs of the moved input."""
     ops = call.ops
     if term.method == "jvp":
-        return _jvp(ops, model, x, v)
-    outputs, moved = _both(ops, model, x, x + term.h * v)
+        return ops.jvp(model, x, v)
+    outputs, moved = ops.call_twice(model, x, x + term.h * v)
     for name, array in ("x", x), ("outputs", outputs):
         if ops.is_array(array) and is_half(ops.dtype(array)):
             raise InputError(
@@ -83,7 +66,7 @@ def _pass(term: JacobianPenalty, call: Call, model: Any, x: Array, v: Array) -> 
 
 
 def input_pass(term: JacobianPenalty, call: Call, model: Any, x: Array, y: Any, ids: Array | None) -> Forward:
-    """A forward pass for the loss that brings the first row of an input-side term along."""
+    """A forward pass for the loss that also pushes the first row of an input-side term."""
     require_floating(call, x)
     outputs, pushed = _pass(term, call, model, x, next(_directions(term, call, x, ids)))
     return make_forward(call, model, x, y, outputs, ids, pushed=(term, pushed))
@@ -91,23 +74,23 @@ def input_pass(term: JacobianPenalty, call: Call, model: Any, x: Array, y: Any, 
 
 def _slope(term: JacobianPenalty, base: Forward, pushed: Array) -> Array:
     """J_i v_i of the term's output, a row (1, B, positions, classes), in float32 or better."""
-    ops = base.call.ops
+    ops, output = base.call.ops, OUTPUTS[term.output]
     if term.method == "jvp":
         tangent = widened(ops, base.layout.to_canonical(ops, pushed))
-        row = base.tangent(term.output, tangent)
+        row = output.push(base, tangent)
     else:
         moved = make_forward(base.call, base.model, base.x, base.y, pushed, base.sample_ids)
-        row = (moved.values(term.output) - base.values(term.output)) * (1 / term.h)
+        row = (output.value(moved) - output.value(base)) * (1 / term.h)
     return ops.reshape(row, (1, *ops.shape(row)))
 
 
 def _rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
-    call, model, x, ids = forward.call, forward.model, forward.x, forward.sample_ids
+    call, x, ids = forward.call, forward.x, forward.sample_ids
     require_floating(call, x)
     shared = forward.pushed is not None and forward.pushed[0] is term
     if shared:
         yield _slope(term, forward, forward.pushed[1])
-    model = call.without_state_changes(model)
+    model = call.ops.without_state_changes(forward.model)
     for v in _directions(term, call, x, ids, start=1 if shared else 0):
         outputs, pushed = _pass(term, call, model, x, v)
         yield _slope(term, make_forward(call, model, x, forward.y, outputs, ids), pushed)

@@ -16,6 +16,7 @@ __all__ = [
     "one_hot",
     "prepare_target",
     "require_integer_scalar",
+    "widened",
 ]
 
 _SOFT_LABEL_TOLERANCE = 1e-3
@@ -50,6 +51,11 @@ def is_floating(dtype: str) -> bool:
 def is_half(dtype: str) -> bool:
     """Whether a dtype name is a floating-point type of 16 bits."""
     return dtype in ("float16", "bfloat16")
+
+
+def widened(ops: Backend, array: Array) -> Array:
+    """Half precision as float32, so that squares of small gradients do not underflow."""
+    return ops.astype(array, "float32") if is_half(ops.dtype(array)) else array
 
 
 def one_hot(ops: Backend, indices: Array, size: int, dtype: str) -> Array:

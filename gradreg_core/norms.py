@@ -1,15 +1,17 @@
-"""Norms of J^T W for each sample, and the shapes (phi) that turn a norm into a penalty."""
+"""Norms of J^T W per sample, and the functions phi that turn a norm into a penalty."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Annotated
 
 from gradreg_core.backend import Array, Backend
-from gradreg_core.fields import require_number
+from gradreg_core.fields import Checked, Number
 from gradreg_core.layout import one_hot
 
-__all__ = ["NORMS", "Phi", "combine", "hinge", "identity", "partial", "safe_sqrt", "target"]
-
-NORMS = ("l2", "l1", "linf")
+__all__ = ["NORMS", "Norm", "Phi", "hinge", "identity", "safe_sqrt", "target"]
 
 
 def _absolute(ops: Backend, array: Array) -> Array:
@@ -18,7 +20,7 @@ def _absolute(ops: Backend, array: Array) -> Array:
 
 
 def _maximum(ops: Backend, array: Array) -> Array:
-    """Maximum over the last axis; among equals the first has the whole derivative (frameworks' own max differ)."""
+    """Maximum over the last axis; the first of equal entries has the whole derivative (frameworks' own max differ)."""
     size = ops.shape(array)[-1]
     first = one_hot(ops, ops.argmax(ops.stop_gradient(array)), size, ops.dtype(array))
     return ops.sum(ops.where(first > 0, array, 0.0), -1)
@@ -30,41 +32,71 @@ def safe_sqrt(ops: Backend, array: Array) -> Array:
     return ops.where(positive, ops.sqrt(ops.where(positive, array, 1.0)), 0.0)
 
 
-def partial(ops: Backend, norm: str, gradients: Array) -> Array:
-    """Rows J^T w of shape (c, B, ...) to what `combine` wants of them, shape (B,): sum of squares, sum or maximum."""
-    rows, batch = ops.shape(gradients)[:2]
-    flat = ops.reshape(gradients, (rows, batch, -1))
-    if norm == "l2":
-        return ops.sum(flat * flat, (0, 2))
-    if norm == "l1":
-        return ops.sum(_absolute(ops, flat), (0, 2))
-    return _maximum(ops, ops.reshape(ops.moveaxis(_absolute(ops, flat), 0, 1), (batch, -1)))
+class Norm(ABC):
+    """A norm over all components of one sample's rows J^T w together, computed a chunk of rows at a time."""
+
+    @abstractmethod
+    def partial(self, ops: Backend, rows: Array) -> Array:
+        """What `combine` needs of a chunk of rows (c, B, size), shape (B,)."""
+
+    def combine(self, ops: Backend, first: Array, second: Array) -> Array:
+        """The partial value of two chunks together. Default: their sum."""
+        return add(first, second)
+
+    def finish(self, ops: Backend, combined: Array, squared: bool) -> Array:
+        """The norm, or its square, from the partial value of all rows. Default: the partial value is the norm."""
+        return combined * combined if squared else combined
+
+    def __call__(self, ops: Backend, chunks: Iterable[Array], squared: bool) -> Array:
+        """The norm of each sample, or its square, shape (B,), from chunks of rows (c, B, ...)."""
+        flat = (ops.reshape(rows, (*ops.shape(rows)[:2], -1)) for rows in chunks)
+        partials = [self.partial(ops, rows) for rows in flat]
+        return self.finish(ops, reduce(lambda first, second: self.combine(ops, first, second), partials), squared)
 
 
-def combine(ops: Backend, norm: str, squared: bool, partials: Sequence[Array]) -> Array:
-    """The norm (or its square) over all rows from the `partials` of chunks of rows, shape (B,)."""
-    if norm == "linf":
-        size = ops.shape(partials[0])[0]
-        value = _maximum(ops, ops.concat([ops.reshape(each, (size, 1)) for each in partials], 1))
-    else:
-        value = partials[0]
-        for each in partials[1:]:
-            value = value + each
-    if norm == "l2":
-        return value if squared else safe_sqrt(ops, value)
-    return value * value if squared else value
+class _L2(Norm):
+    """Euclidean: the root of the sum of squares."""
+
+    def partial(self, ops: Backend, rows: Array) -> Array:
+        return ops.sum(rows * rows, (0, 2))
+
+    def finish(self, ops: Backend, combined: Array, squared: bool) -> Array:
+        return combined if squared else safe_sqrt(ops, combined)
 
 
-class Phi:
-    """phi: what is done with the norm n of a sample."""
+class _L1(Norm):
+    """The sum of absolute values."""
 
+    def partial(self, ops: Backend, rows: Array) -> Array:
+        return ops.sum(_absolute(ops, rows), (0, 2))
+
+
+class _Linf(Norm):
+    """The largest absolute value."""
+
+    def partial(self, ops: Backend, rows: Array) -> Array:
+        batch = ops.shape(rows)[1]
+        return _maximum(ops, ops.reshape(ops.moveaxis(_absolute(ops, rows), 0, 1), (batch, -1)))
+
+    def combine(self, ops: Backend, first: Array, second: Array) -> Array:
+        columns = [ops.reshape(values, (*ops.shape(values), 1)) for values in (first, second)]
+        return _maximum(ops, ops.concat(columns, 1))
+
+
+NORMS: dict[str, Norm] = {"l2": _L2(), "l1": _L1(), "linf": _Linf()}
+"""The norms by their names in a specification."""
+
+
+class Phi(ABC):
+    """The function applied to the norm n of each sample."""
+
+    @abstractmethod
     def apply(self, ops: Backend, n: Array) -> Array:
-        """phi(n), element by element."""
-        raise NotImplementedError
+        """phi(n), elementwise."""
 
 
 @dataclass(frozen=True)
-class identity(Phi):  # noqa: N801 - shapes are the words of a specification
+class identity(Phi):  # noqa: N801 - the words of a specification are lower case
     """phi(n) = n."""
 
     def apply(self, ops: Backend, n: Array) -> Array:
@@ -72,11 +104,8 @@ class identity(Phi):  # noqa: N801 - shapes are the words of a specification
 
 
 @dataclass(frozen=True)
-class _Threshold(Phi):
-    t: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_number(type(self).__name__, "t", self.t, minimum=0)
+class _Threshold(Checked, Phi):
+    t: Annotated[float, Number(minimum=0)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +118,7 @@ class target(_Threshold):  # noqa: N801
 
 @dataclass(frozen=True)
 class hinge(_Threshold):  # noqa: N801
-    """phi(n) = max(0, n - t)^2: only norms above t cost anything (one-sided, Lipschitz constant t)."""
+    """phi(n) = max(0, n - t)^2: norms up to t cost nothing (one-sided; t is a Lipschitz constant)."""
 
     def apply(self, ops: Backend, n: Array) -> Array:
         excess = ops.where(n > self.t, n - self.t, 0.0)

@@ -1,11 +1,10 @@
-"""The pre-flight check: what would go wrong in training, found on one batch before it starts."""
+"""The pre-flight check: finds on one batch, before training, what would go wrong in it."""
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import BatchNormError, DoubleBackwardError, GradregError, InputError
@@ -13,37 +12,33 @@ from gradreg_core.layout import Layout, is_floating
 from gradreg_core.norms import identity
 from gradreg_core.projections import fisher, gaussian, top_k, top_singular
 from gradreg_core.random import STREAM_START, make_draws
-from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum
-
-if TYPE_CHECKING:
-    from gradreg_core.calls import Calls
-    from gradreg_core.engine import Options
+from gradreg_core.spec import JacobianPenalty, Regularizer, Sum
 
 __all__ = ["CheckReport", "Finding", "compare", "run_check"]
 
-_STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
+_RELATIVE_STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 """Relative steps of the central differences: some step suits the curvature and the roundoff of any usual model."""
 _AGREEMENT = 5e-3
 """A right gradient agrees with the best of these differences to about 1e-3 in float32; the errors that frameworks make
 in second derivatives are of 1e-2 and more."""
-
 _SETTLED = 0.1
 """Differences that agree ten times better with each other than with the gradient speak against the gradient."""
-_CLOSER = 4
+_SMALLER_H = 4
+"""The divisor of h in the check of method='difference'."""
 _STEADY = 0.25
-"""On a smooth model the change is of order h: 0.01 at the default."""
-_ONE = 1e-2
+"""How much the gradient by difference may change with h. On a smooth model the change is of order h: 0.01."""
+_SUM_TOLERANCE = 1e-2
 """Of a sum of probabilities: two units in the last place of bfloat16."""
-_NOTHING = 1e-5
-"""Of a norm: a hundred times the rounding of float32. A Gaussian is as small as that once in 100,000 draws."""
+_NEGLIGIBLE_NORM = 1e-5
+"""A hundred times the rounding of float32. A Gaussian is as small as that once in 100,000 draws."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the check found."""
+    """One result of the check."""
 
     level: str
-    """"error" (training would fail or be wrong) or "warning" (it may not be what is meant)."""
+    """"error" (training would fail or be wrong) or "warning" (training may not do what is meant)."""
     problem: str
     remedy: str
 
@@ -53,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the check found, and how far the penalty's gradient was from finite differences."""
+    """The findings, and how far the penalty's gradient was from finite differences."""
 
     findings: tuple[Finding, ...]
     disagreement: float | None
@@ -79,19 +74,61 @@ class CheckReport:
             InputError: anything else is wrong.
         """
         if not self.ok:
-            kind = (
-                DoubleBackwardError
-                if any("second derivative" in each.problem for each in self.findings)
-                else InputError
-            )
-            raise kind(str(self))
+            no_second = any("second derivative" in finding.problem for finding in self.findings)
+            raise (DoubleBackwardError if no_second else InputError)(str(self))
 
 
-def run_check(calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> CheckReport:
+class _Calls(Protocol):
+    """The calls of a backend; see :class:`gradreg_core.calls.Calls`."""
+
+    backend: Backend
+
+    @property
+    def loss(self) -> Callable[..., Any]: ...
+
+    @property
+    def penalty(self) -> Callable[..., Any]: ...
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The arguments of the call that is checked."""
+
+    calls: _Calls
+    model: Any
+    x: Array
+    y: Any
+    reg: Regularizer
+    options: dict[str, Any]
+
+    @property
+    def ops(self) -> Backend:
+        return self.calls.backend
+
+    def jacobian_terms(self) -> list[JacobianPenalty]:
+        """The Jacobian terms in the general form, charged at this step for all samples with weight 1."""
+        lowered = [term.lower() for term in self.reg.terms]
+        return [replace(term, weight=1.0, every=1, fraction=1.0) for term in lowered if term is not None]
+
+    def penalty(self, x: Array, reg: Regularizer, model: Any = None) -> Array:
+        """The penalty of `reg` at x."""
+        model = self.model if model is None else model
+        return self.calls.penalty(model, x, self.y, reg, batch_norm="allow", **self.options)
+
+    def number(self, value: Array) -> float:
+        return float(self.ops.stop_gradient(value))
+
+    def length(self, array: Array) -> float:
+        return math.sqrt(self.number(self.ops.sum(array * array, _axes(self.ops, array))))
+
+
+def _axes(ops: Backend, array: Array) -> tuple[int, ...]:
+    return tuple(range(len(ops.shape(array))))
+
+
+def run_check(calls: _Calls, model: Any, x: Array, y: Any, reg: Regularizer, options: dict[str, Any]) -> CheckReport:
     """See :meth:`gradreg_core.calls.Calls.check`."""
-    options = {"step": 0, **options}
-    calls._call("check", x, reg, "allow", options)
-    ops = calls.backend
+    subject, ops = _Subject(calls, model, x, y, reg, options), calls.backend
     findings: list[Finding] = []
     disagreement = outputs = None
     with ops.repeatable(model):
@@ -100,51 +137,57 @@ def run_check(calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, op
         except BatchNormError as error:
             findings.append(Finding("warning", str(error), ""))
         except GradregError as error:
-            findings.append(Finding("error", str(error), ""))
-            return CheckReport(tuple(findings), None)
-    found, blocked = ops.diagnose(calls, model, x, y, reg, options)
-    findings += [Finding(*each) for each in found]
+            return CheckReport((Finding("error", str(error), ""),), None)
+    of_framework, blocked = ops.diagnose(calls, model, x, y, reg, options)
+    findings += [Finding(*row) for row in of_framework]
     if blocked:
         return CheckReport(tuple(findings), None)
-    if outputs is not None and options.get("loss_fn") is None:
-        findings += _probabilities(ops, x, outputs, options)
-    empty = _empty(calls, model, x, y, reg, options)
+    if outputs is not None and options["loss_fn"] is None:
+        findings += _probabilities(subject, outputs)
+    empty = _empty_terms(subject)
     findings += empty
-    all_empty = bool(empty) and len(empty) == sum(isinstance(term, JacobianTerm) for term in reg.terms)
+    all_empty = bool(empty) and len(empty) == len(subject.jacobian_terms())
     if not all_empty and is_floating(ops.dtype(x)):
-        disagreement, settled = _against_differences(calls, model, x, y, reg, options)
-        if disagreement is not None and not disagreement <= _AGREEMENT and not settled:
-            findings.append(
-                Finding(
-                    "warning",
-                    f"finite differences of the penalty do not settle, the nearest is {disagreement:.1%} off, so its "
-                    f"gradient could not be verified: the model has kinks that the check does not round off, or is "
-                    f"random.",
-                    "",
-                )
-            )
-        elif disagreement is not None and not disagreement <= _AGREEMENT:
-            findings.append(
-                Finding(
-                    "error",
-                    f"the penalty's gradient differs from finite differences by {disagreement:.1%}: some operation of "
-                    f"the model has a wrong second derivative in this framework, or the model is random.",
-                    "Replace normalisation and pooling layers one by one to find which it is.",
-                )
-            )
-        findings += _random_pairs(ops, model, x, reg) or _kinks(calls, model, x, y, reg, options)
+        disagreement, settled = _against_differences(subject)
+        findings += _wrong_gradient(disagreement, settled)
+        findings += _random_pairs(subject) or _kinks(subject)
     return CheckReport(tuple(findings), disagreement)
 
 
-def _probabilities(ops: Backend, x: Array, outputs: Array, options: "Options") -> list[Finding]:
+def _wrong_gradient(disagreement: float | None, settled: bool) -> list[Finding]:
+    """What the finite differences say of the gradient."""
+    if disagreement is None or disagreement <= _AGREEMENT:
+        return []
+    if not settled:
+        return [
+            Finding(
+                "warning",
+                f"finite differences of the penalty do not settle, the nearest is {disagreement:.1%} off, so its "
+                f"gradient could not be verified: the model has kinks that the check does not round off, or is "
+                f"random.",
+                "",
+            )
+        ]
+    return [
+        Finding(
+            "error",
+            f"the penalty's gradient differs from finite differences by {disagreement:.1%}: some operation of "
+            f"the model has a wrong second derivative in this framework, or the model is random.",
+            "Replace normalisation and pooling layers one by one to find which it is.",
+        )
+    ]
+
+
+def _probabilities(subject: _Subject, outputs: Array) -> list[Finding]:
     """Outputs that are distributions already, where logits are expected."""
-    layout = Layout.of("check", ops.shape(outputs), ops.shape(x)[0], options.get("class_axis"))
+    ops = subject.ops
+    layout = Layout.of("check", ops.shape(outputs), ops.shape(subject.x)[0], subject.options["class_axis"])
     values = ops.stop_gradient(layout.to_canonical(ops, outputs))
     if layout.canonical[2] < 2 or not is_floating(ops.dtype(values)):
         return []
-    off = ops.sum(values, 2) - 1.0
-    off = ops.where(off * off > _ONE**2, off * off, 0.0)
-    if float(ops.sum(ops.where(values < 0, values, 0.0), (0, 1, 2))) or float(ops.sum(off, (0, 1))):
+    excess = ops.sum(values, 2) - 1.0
+    excess = ops.where(excess * excess > _SUM_TOLERANCE**2, excess * excess, 0.0)
+    if float(ops.sum(ops.where(values < 0, values, 0.0), (0, 1, 2))) or float(ops.sum(excess, (0, 1))):
         return []
     return [
         Finding(
@@ -156,46 +199,41 @@ def _probabilities(ops: Backend, x: Array, outputs: Array, options: "Options") -
     ]
 
 
-def _empty(calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:
-    """Terms whose one draw for the batch leaves nothing to penalise, where a draw for each sample does."""
-    ops = calls.backend
+def _empty_terms(subject: _Subject) -> list[Finding]:
+    """Terms that penalise nothing with one draw for the batch, and something with a draw for each sample."""
 
     def norm(term: JacobianPenalty) -> float:
-        with ops.repeatable(model):
-            value = calls.penalty(model, x, y, term, batch_norm="allow", **options)
-            return float(ops.stop_gradient(value))
+        with subject.ops.repeatable(subject.model):
+            return subject.number(subject.penalty(subject.x, term))
 
     findings = []
-    for given in reg.terms:
-        if not isinstance(given, JacobianTerm) or given.draw != "per_batch":
+    for given in subject.reg.terms:
+        lowered = given.lower()
+        if lowered is None or lowered.draw != "per_batch":
             continue
-        term = replace(given.lower(), weight=1.0, every=1, fraction=1.0, scale=1.0, squared=False, phi=identity())
+        term = replace(lowered, weight=1.0, every=1, fraction=1.0, scale=1.0, squared=False, phi=identity())
         shared, own = norm(term), norm(replace(term, draw="per_sample"))
-        if shared <= _NOTHING * own and own > 0:
+        if shared <= _NEGLIGIBLE_NORM * own and own > 0:
             findings.append(
                 Finding(
                     "warning",
                     f"{given!r} penalises nothing but rounding: with one direction for the whole batch the norm is "
-                    f"{shared:.1e}, with one for each sample {own:.1e}. So it is right behind batch "
-                    f"normalisation in training mode: the sum of the projected outputs does not depend on x.",
+                    f"{shared:.1e}, with one for each sample {own:.1e}. This is expected behind batch normalisation "
+                    f"in training mode: the sum of the projected outputs does not depend on x.",
                     "Leave draw='per_batch' out, or use GroupNorm or LayerNorm.",
                 )
             )
     return findings
 
 
-def _random_pairs(ops: Backend, model: Any, x: Array, reg: Regularizer) -> list[Finding]:
+def _random_pairs(subject: _Subject) -> list[Finding]:
     """Whether the two passes of a difference are of two random functions, whose difference is divided by h."""
-    terms = [term.lower() for term in reg.terms if isinstance(term, JacobianTerm)]
-    if not any(term.side == "input" and term.method == "difference" for term in terms) or not hasattr(
-        ops, "call_twice"
-    ):
+    ops, model, x = subject.ops, subject.model, subject.x
+    if not any(term.method == "difference" for term in subject.jacobian_terms()):
         return []
     with ops.repeatable(model):
-        first, second = (ops.stop_gradient(each) for each in ops.call_twice(model, x, x))
-    off = (first - second) * (first - second)
-    axes = tuple(range(len(ops.shape(off))))
-    if float(ops.sum(off, axes)) <= _AGREEMENT**2 * float(ops.sum(first * first, axes)):
+        first, second = map(ops.stop_gradient, ops.call_twice(model, x, x))
+    if subject.length(first - second) <= _AGREEMENT * subject.length(first):
         return []
     return [
         Finding(
@@ -207,104 +245,83 @@ def _random_pairs(ops: Backend, model: Any, x: Array, reg: Regularizer) -> list[
     ]
 
 
-def _kinks(calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options") -> list[Finding]:
+def _kinks(subject: _Subject) -> list[Finding]:
     """Whether a penalty by difference has a gradient that depends on h, as it has on networks with kinks alone."""
-    ops = calls.backend
-    terms = [term.lower() for term in reg.terms if isinstance(term, JacobianTerm)]
-    terms = [replace(term, weight=1.0, every=1, fraction=1.0) for term in terms if term.method == "difference"]
+    ops, model, x = subject.ops, subject.model, subject.x
+    terms = [term for term in subject.jacobian_terms() if term.method == "difference"]
     if not terms:
         return []
 
     def slope(divisor: int) -> Array:
         nearer = Sum(tuple(replace(term, h=term.h / divisor) for term in terms))
-
-        def penalty(at: Array) -> Array:
-            return ops.reshape(calls.penalty(model, at, y, nearer, batch_norm="allow", **options), (1,))
-
         with ops.repeatable(model):
-            value, pullback = ops.vjp(penalty, x)
+            value, pullback = ops.vjp(lambda point: ops.reshape(subject.penalty(point, nearer), (1,)), x)
             return pullback(value * 0 + 1)
 
-    def length(array: Array) -> float:
-        return math.sqrt(float(ops.stop_gradient(ops.sum(array * array, tuple(range(len(ops.shape(array))))))))
-
-    far, near = slope(1), slope(_CLOSER)
-    change = length(far - near) / max(length(near), 1e-30)
+    far, near = slope(1), slope(_SMALLER_H)
+    change = subject.length(far - near) / max(subject.length(near), 1e-30)
     if change <= _STEADY:
         return []
     return [
         Finding(
             "warning",
             f"the gradient of the penalty by method='difference' changes by {change:.0%} when h is divided by "
-            f"{_CLOSER}: the model has kinks (ReLU, max pooling), and each that lies within h ||v|| adds "
+            f"{_SMALLER_H}: the model has kinks (ReLU, max pooling), and each that lies within h ||v|| adds "
             f"a jump divided by h.",
             "Use the output side or method='jvp', or smooth layers (GELU, tanh, average pooling).",
         )
     ]
 
 
-def _smooth(reg: Regularizer) -> Regularizer | None:
+def _smooth(subject: _Subject) -> Regularizer | None:
     """The Jacobian terms at the input, with directions that do not themselves depend on the input."""
-    terms = []
-    for term in reg.terms:
-        if isinstance(term, JacobianTerm) and term.at is None:
-            lowered = replace(term.lower(), weight=1.0, every=1, fraction=1.0)
-            if isinstance(lowered.projection, top_singular | top_k | fisher):
-                lowered = JacobianPenalty(1.0, projection=gaussian(), seed=term.seed)
-            terms.append(lowered)
-    return Sum(tuple(terms)) if terms else None
+    terms = tuple(
+        JacobianPenalty(1.0, projection=gaussian(), seed=term.seed)
+        if isinstance(term.projection, top_singular | top_k | fisher)
+        else term
+        for term in subject.jacobian_terms()
+        if term.at is None
+    )
+    return Sum(terms) if terms else None
 
 
-def _against_differences(
-    calls: "Calls", model: Any, x: Array, y: Any, reg: Regularizer, options: "Options"
-) -> tuple[float | None, bool]:
-    """Relative difference of the penalty's derivative along a random input direction from central differences.
+def _against_differences(subject: _Subject) -> tuple[float | None, bool]:
+    """The penalty's derivative along a random input direction against central differences, with kinks rounded off.
 
-    And whether these settle on a value, right or wrong, as those of a smooth function do.
+    Returns:
+        (relative difference, whether the differences settle); see :func:`compare`.
     """
-    ops = calls.backend
-    smooth = _smooth(reg)
+    smooth = _smooth(subject)
     if smooth is None:
         return None, True
-    rounding = getattr(ops, "smoothed", None)
-    with nullcontext(model) if rounding is None else rounding(model, x) as rounded:
-        return _disagreement(calls, model, rounded, x, y, smooth, options)
+    with subject.ops.smoothed(subject.model, subject.x) as rounded:
+        return _disagreement(subject, rounded, smooth)
 
 
-def _disagreement(
-    calls: "Calls", model: Any, rounded: Any, x: Array, y: Any, smooth: Regularizer, options: "Options"
-) -> tuple[float, bool]:
-    """The same of one regularizer, for the model with its kinks rounded off."""
-    ops = calls.backend
+def _disagreement(subject: _Subject, rounded: Any, smooth: Regularizer) -> tuple[float, bool]:
+    """See :func:`_against_differences`; `rounded` is the model with its kinks rounded off."""
+    ops, model, x = subject.ops, subject.model, subject.x
+    axes, size = _axes(ops, x), math.prod(ops.shape(x))
+    draws = make_draws(ops, 0, 0, ops.arange(1, x))
+    v = ops.astype(ops.reshape(draws.gaussians(STREAM_START, (0,), size), ops.shape(x)), ops.dtype(x))
 
-    def penalty(at: Array) -> Array:
-        return calls.penalty(rounded, at, y, smooth, batch_norm="allow", **options)
-
-    def number(value: Array) -> float:
-        return float(ops.stop_gradient(value))
-
-    def penalty_value(at: Array) -> float:
+    def penalty_value(point: Array) -> float:
         with ops.repeatable(model):
-            return number(penalty(at))
+            return subject.number(subject.penalty(point, smooth, rounded))
 
-    size = math.prod(ops.shape(x))
-    ids = ops.arange(1, x)
-    v = ops.reshape(make_draws(ops, 0, 0, ids).gaussians(STREAM_START, (0,), size), ops.shape(x))
-    v = ops.astype(v, ops.dtype(x))
-    axes = tuple(range(len(ops.shape(x))))
-
-    def connected(at: Array) -> Array:
-        value = penalty(at)  # of a linear model a constant, through which there is nothing to pull back
-        return ops.reshape(value + ops.astype(ops.sum(at * 0, axes), ops.dtype(value)), (1,))
+    def connected(point: Array) -> Array:
+        value = subject.penalty(point, smooth, rounded)
+        # The penalty of a linear model is a constant, through which there is nothing to pull back.
+        return ops.reshape(value + ops.astype(ops.sum(point * 0, axes), ops.dtype(value)), (1,))
 
     with ops.repeatable(model):
         value, pullback = ops.vjp(connected, x)
-        slope = number(ops.sum(pullback(value * 0 + 1) * v, axes))
-    length = math.sqrt(number(ops.sum(x * x, axes)) / size) or 1.0
-    floor = 1e-3 * abs(number(value[0])) / length
-    distances = [step * length for step in _STEPS]
-    found = [(penalty_value(x + h * v) - penalty_value(x - h * v)) / (2 * h) for h in distances]
-    return compare(slope, found, distances, floor)
+        slope = subject.number(ops.sum(pullback(value * 0 + 1) * v, axes))
+    length = subject.length(x) / math.sqrt(size) or 1.0
+    floor = 1e-3 * abs(subject.number(value[0])) / length
+    distances = [step * length for step in _RELATIVE_STEPS]
+    differences = [(penalty_value(x + h * v) - penalty_value(x - h * v)) / (2 * h) for h in distances]
+    return compare(slope, differences, distances, floor)
 
 
 def compare(slope: float, differences: Sequence[float], distances: Sequence[float], floor: float) -> tuple[float, bool]:
@@ -329,5 +346,5 @@ def compare(slope: float, differences: Sequence[float], distances: Sequence[floa
         near + (near - far) / ((h / closer) ** 2 - 1)
         for (far, near), (h, closer) in zip(pairwise(differences), pairwise(distances), strict=True)
     ]
-    best = min(apart(each, slope) for each in (*differences, *better))
+    best = min(apart(difference, slope) for difference in (*differences, *better))
     return best, min(apart(*pair) for pair in pairwise(differences)) <= _SETTLED * best

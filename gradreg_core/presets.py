@@ -6,11 +6,15 @@ components. Inputs in other units scale J: dividing x by s multiplies every grad
 """
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, ClassVar
 
-from gradreg_core.fields import require_bool, require_integer, require_number
+from gradreg_core.backend import Array
+from gradreg_core.errors import InputError
+from gradreg_core.fields import Boolean, Integer, Number, OptionalInteger
+from gradreg_core.layout import widened
 from gradreg_core.norms import hinge, target
 from gradreg_core.projections import exact, fisher, gaussian, onehot, random_onehot, sphere, top_singular
-from gradreg_core.spec import JacobianPenalty, JacobianTerm, SidedTerm, Term
+from gradreg_core.spec import Batch, JacobianPenalty, JacobianTerm, SidedTerm, Term
 
 __all__ = [
     "R1",
@@ -57,13 +61,8 @@ class SpectReg(SidedTerm):
     """
 
     _: KW_ONLY
-    spherical: bool = False
-    projections: int = 1
-
-    def _validate(self) -> None:
-        super()._validate()
-        require_bool("SpectReg", "spherical", self.spherical)
-        require_integer("SpectReg", "projections", self.projections, minimum=1)
+    spherical: Annotated[bool, Boolean()] = False
+    projections: Annotated[int, Integer(minimum=1)] = 1
 
     def _lower(self) -> JacobianPenalty:
         return self._general(projection=(sphere if self.spherical else gaussian)(self.projections))
@@ -100,12 +99,7 @@ class HoffmanReg(JacobianTerm):
     """
 
     _: KW_ONLY
-    projections: int | None = 1
-
-    def _validate(self) -> None:
-        super()._validate()
-        if self.projections is not None:
-            require_integer("HoffmanReg", "projections", self.projections, minimum=1)
+    projections: Annotated[int | None, OptionalInteger(minimum=1)] = 1
 
     def _lower(self) -> JacobianPenalty:
         chosen = exact() if self.projections is None else sphere(self.projections, unbiased=True)
@@ -125,13 +119,8 @@ class GradientPenalty(JacobianTerm):
     """
 
     _: KW_ONLY
-    target: float = 1.0
-    one_sided: bool = False
-
-    def _validate(self) -> None:
-        super()._validate()
-        object.__setattr__(self, "target", require_number("GradientPenalty", "target", self.target, minimum=0))
-        require_bool("GradientPenalty", "one_sided", self.one_sided)
+    target: Annotated[float, Number(minimum=0)] = 1.0
+    one_sided: Annotated[bool, Boolean()] = False
 
     def _lower(self) -> JacobianPenalty:
         phi = (hinge if self.one_sided else target)(self.target)
@@ -192,11 +181,7 @@ class SpectralNormReg(JacobianTerm):
     """
 
     _: KW_ONLY
-    iterations: int = 10
-
-    def _validate(self) -> None:
-        super()._validate()
-        require_integer("SpectralNormReg", "iterations", self.iterations, minimum=1)
+    iterations: Annotated[int, Integer(minimum=1)] = 10
 
     def _lower(self) -> JacobianPenalty:
         return self._general(projection=top_singular(self.iterations))
@@ -209,6 +194,20 @@ class ConfidencePenalty(Term):
     Pereyra et al. 2017. The experiments of Varga et al. sum over the batch instead: multiply their weight by B.
     """
 
+    needs_outputs: ClassVar[bool] = True
+
+    def value(self, batch: Batch) -> Array:
+        ops, forward = batch.ops, batch.forward
+        forward.layout.require_classes(batch.call, "ConfidencePenalty")
+        _, positions, classes = forward.layout.canonical
+        z = forward.logits
+        if classes == 1:
+            f = ops.sigmoid(z)
+            negative_entropy = -f * ops.softplus(-z) - (1 - f) * ops.softplus(z)
+        else:
+            negative_entropy = ops.softmax(z) * ops.log_softmax(z)
+        return batch.mean(ops.sum(negative_entropy, (1, 2)) / positions)
+
 
 @dataclass(frozen=True, repr=False)
 class WeightDecay(Term):
@@ -216,3 +215,23 @@ class WeightDecay(Term):
 
     As in the experiments of Varga et al. The parameters are the model's own, or `params=` of the call.
     """
+
+    def value(self, batch: Batch) -> Array:
+        ops, params = batch.ops, batch.parameters("WeightDecay")
+        if params and all(len(ops.shape(param)) < 2 for param in params):
+            raise InputError(
+                f"{batch.call}: WeightDecay counts parameters with two or more axes, but all {len(params)} parameters "
+                f"have fewer than two. If a wrapper has flattened them, undo that (FullyShardedDataParallel: pass "
+                f"use_orig_params=True)."
+            )
+        total = batch.zero()
+        for param in params:
+            if ops.dtype(param).startswith("complex"):
+                raise InputError(
+                    f"{batch.call}: WeightDecay takes real parameters, got one of {ops.dtype(param)}. Pass the real "
+                    f"ones by params=."
+                )
+            if len(ops.shape(param)) >= 2:
+                wide = widened(ops, param)
+                total = total + 0.5 * ops.sum(wide * wide, tuple(range(len(ops.shape(param)))))
+        return total

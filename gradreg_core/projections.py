@@ -9,13 +9,14 @@ random_onehot, top_k); Hoffman, Roberts, Yaida 2019 (sphere and its factor m); H
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from gradreg_core.backend import Array, Backend, Pullback
 from gradreg_core.errors import InputError, SpecError
-from gradreg_core.fields import require_bool, require_integer
+from gradreg_core.fields import Boolean, Checked, Integer
 from gradreg_core.layout import Target, one_hot
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
 
@@ -38,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DirectionContext:
-    """What a projection may look at: shapes, probabilities, labels, draws and the pullback of the projected output."""
+    """A projection sees shapes, probabilities, labels, draws and the pullback of the projected output."""
 
     ops: Backend
     shape: tuple[int, int, int]
@@ -50,12 +51,12 @@ class DirectionContext:
     make_draws: Callable[[], Draws]
     pullback: Pullback
     given: Any = None
-    what: str = "outputs"
-    """What the components are, for messages: "outputs" or "input components"."""
+    components: str = "outputs"
+    """The word for the components in messages: "outputs" or "input components"."""
 
     @property
     def draws(self) -> Draws:
-        """The term's draws, which cost something only where a projection asks for them."""
+        """The term's draws; only projections that ask for them pay for them."""
         return self.make_draws()
 
     @property
@@ -71,21 +72,21 @@ class DirectionContext:
         return ops.reshape(ops.astype(wide, ops.dtype(self.logits)), (count, *self.shape))
 
 
-class Projection:
+class Projection(ABC):
     """A choice of directions in output space."""
 
     needs_classes: ClassVar[bool] = False
     """Whether it must know which axis of the output holds the classes."""
     on_input_side: ClassVar[bool] = False
-    """Whether its rows make sense in the space of the input: they depend on its size alone."""
+    """Whether its rows make sense in input space, because they depend on its size alone."""
 
     def count(self, size: int) -> int:
         """The number of rows k for m = size."""
         return 1
 
+    @abstractmethod
     def directions(self, context: DirectionContext, rows: range) -> Array:
         """Rows `rows` of W, shape (len(rows), B, positions, classes)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,12 @@ class exact(Projection):  # noqa: N801 - projections are the words of a specific
 
 
 @dataclass(frozen=True)
-class _Random(Projection):
+class _Random(Checked, Projection):
     """k independent random rows, averaged."""
 
     on_input_side: ClassVar[bool] = True
 
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        require_integer(type(self).__name__, "k", self.k, minimum=1)
+    k: Annotated[int, Integer(minimum=1)] = 1
 
     def count(self, size: int) -> int:
         return self.k
@@ -147,11 +145,7 @@ class rademacher(_Random):  # noqa: N801
 class _UnitRandom(_Random):
     """Rows of unit length; `unbiased` multiplies them by sqrt(m), so that E ||J^T W||^2 = ||J||_F^2."""
 
-    unbiased: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_bool(type(self).__name__, "unbiased", self.unbiased)
+    unbiased: Annotated[bool, Boolean()] = False
 
     def _scale(self, size: int) -> float:
         return math.sqrt((size if self.unbiased else 1) / self.k)
@@ -178,7 +172,7 @@ class orthonormal(_UnitRandom):  # noqa: N801
         if self.k > context.size:
             raise InputError(
                 f"orthonormal(k={self.k}): there are only {context.size} orthonormal directions in a space of "
-                f"{context.size} {context.what}; use k of at most {context.size}, or exact()."
+                f"{context.size} {context.components}; use k of at most {context.size}, or exact()."
             )
         ops, batch = context.ops, context.shape[0]
         drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, range(rows.stop), context.size))
@@ -213,15 +207,12 @@ class onehot(Projection):  # noqa: N801
 
 
 @dataclass(frozen=True)
-class top_k(Projection):  # noqa: N801
+class top_k(Checked, Projection):  # noqa: N801
     """One row, 1 at the k largest logits (of every position) and 0 elsewhere; the choice is a constant."""
 
     needs_classes: ClassVar[bool] = True
 
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        require_integer("top_k", "k", self.k, minimum=1)
+    k: Annotated[int, Integer(minimum=1)] = 1
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         ops, (batch, positions, classes) = context.ops, context.shape
@@ -292,7 +283,7 @@ class direction(Projection):  # noqa: N801
             return self._given(context)
         if len(self._matrix[0]) != size:
             raise InputError(
-                f"direction: v has {len(self._matrix[0])} components, but a sample has {size} {context.what}."
+                f"direction: v has {len(self._matrix[0])} components, but a sample has {size} {context.components}."
             )
         flat = [value for row in rows for value in self._matrix[row]]
         values = ops.constant(flat, ops.dtype(context.logits), context.logits)
@@ -313,22 +304,19 @@ class direction(Projection):  # noqa: N801
             return context.rows(ops.reshape(given, (shape[0], batch, size)))
         raise InputError(
             f"directions= must have shape ({size},), ({batch}, {size}) or (k, {batch}, {size}) for {batch} samples "
-            f"with {size} {context.what} each, got {shape}."
+            f"with {size} {context.components} each, got {shape}."
         )
 
 
 @dataclass(frozen=True)
-class top_singular(Projection):  # noqa: N801
+class top_singular(Checked, Projection):  # noqa: N801
     """The left singular vector of the largest singular value, by power iteration on J J^T from a random start.
 
     The vector is a constant, so the gradient of ||J^T W|| is that of the singular value (Danskin). The error of the
     value falls like (s_2 / s_1)^(2 * iterations). Each iteration costs one product with J^T and one with J.
     """
 
-    iterations: int = 10
-
-    def __post_init__(self) -> None:
-        require_integer("top_singular", "iterations", self.iterations, minimum=1)
+    iterations: Annotated[int, Integer(minimum=1)] = 10
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         ops, batch = context.ops, context.shape[0]

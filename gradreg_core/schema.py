@@ -9,18 +9,16 @@ from gradreg_core.errors import SpecError
 __all__ = ["SCHEMA_VERSION", "from_dict", "to_dict"]
 
 SCHEMA_VERSION = 1
-_LATER = frozenset({"side", "method", "h"})
-"""Fields that came after the first release of the schema: written only where they are not the default, so that a
-specification that could be written before is written as it was, and read by what was there before."""
 
 
 def _kinds(base: type, *modules: Any) -> dict[str, type]:
-    found = [getattr(module, name) for module in modules for name in module.__all__]
-    concrete = (each for each in found if isinstance(each, type) and issubclass(each, base))
-    return {each.__name__: each for each in concrete if hasattr(each, "__dataclass_fields__")}
+    """The concrete subclasses of `base` that the modules export, by name."""
+    exported = [getattr(module, name) for module in modules for name in module.__all__]
+    kinds = [value for value in exported if isinstance(value, type) and issubclass(value, base) and value is not base]
+    return {kind.__name__: kind for kind in kinds if not getattr(kind, "abstract", False)}
 
 
-_TERMS = {name: kind for name, kind in _kinds(spec.Term, presets, spec).items() if name not in ("Term", "JacobianTerm")}
+_TERMS = _kinds(spec.Term, presets, spec)
 _PARTS = _kinds(projections.Projection, projections) | _kinds(norms.Phi, norms)
 
 
@@ -28,27 +26,30 @@ def _plain(owner: str, value: Any) -> Any:
     if isinstance(value, projections.Projection | norms.Phi):
         return _fields(value)
     if isinstance(value, tuple):
-        return [_plain(owner, each) for each in value]
+        return [_plain(owner, item) for item in value]
     if callable(value):
         raise SpecError(f"{owner}: a weight schedule is a function and cannot be written to a dict; use a number.")
     return value
 
 
 def _fields(value: Any) -> dict[str, Any]:
+    """The kind of `value`, and its fields that differ from their defaults."""
     kind = type(value).__name__
-    written = [
-        each
-        for each in fields(value)
-        if each.init and not (each.name in _LATER and getattr(value, each.name) == each.default)
-    ]
-    return {"kind": kind, **{each.name: _plain(kind, getattr(value, each.name)) for each in written}}
+    chosen = {
+        field.name: getattr(value, field.name)
+        for field in fields(value)
+        if field.init and getattr(value, field.name) != field.default
+    }
+    return {"kind": kind, **{name: _plain(kind, chosen[name]) for name in chosen}}
 
 
 def to_dict(regularizer: spec.Regularizer) -> dict[str, Any]:
-    """`regularizer` as a dict of JSON values: ``{"schema": 1, "kind": "DataGrad", "weight": 50.0, ...}``.
+    """`regularizer` as a dict of JSON values: ``{"schema": 1, "kind": "DataGrad", "weight": 50.0}``.
+
+    Fields that have their defaults are left out; the schema version stands for the defaults.
 
     Raises:
-        SpecError: a weight is a function, or the regularizer is none of gradreg's.
+        SpecError: a weight is a function, or the regularizer is not one of gradreg's.
     """
     if isinstance(regularizer, spec.Sum):
         return {"schema": SCHEMA_VERSION, "kind": "Sum", "terms": [_fields(term) for term in regularizer.terms]}
@@ -58,16 +59,16 @@ def to_dict(regularizer: spec.Regularizer) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _build(data: Any, kinds: dict[str, type]) -> Any:
     if not isinstance(data, dict) or "kind" not in data:
         raise SpecError(f"from_dict: expected a dict with a 'kind', got {data!r}.")
-    kind = kinds.get(data["kind"])
+    kind = kinds.get(data["kind"]) if isinstance(data["kind"], str) else None
     if kind is None:
         raise SpecError(f"from_dict: unknown kind {data['kind']!r}; known are {', '.join(sorted(kinds))}.")
-    known = {each.name for each in fields(kind) if each.init}
+    known = {field.name for field in fields(kind) if field.init}
     given = {name: value for name, value in data.items() if name != "kind"}
     unknown = sorted(set(given) - known)
     if unknown:

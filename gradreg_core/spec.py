@@ -1,7 +1,7 @@
-"""The specification of a regularizer: frozen values, validated when they are made, that add up and compare.
+"""The specification of a regularizer: frozen values, validated at construction, that add up and compare.
 
-A :class:`Term` has a weight; a :class:`JacobianTerm` is any of the family and lowers to one
-:class:`JacobianPenalty`, the general form that the engine evaluates:
+A :class:`Term` has a weight. A :class:`JacobianTerm` is a member of the gradient regularization family and lowers to
+one :class:`JacobianPenalty`, the general form that the engine evaluates:
 
     penalty = weight(step) * scale * mean_i phi(||J_i^T W_i||),   W_i = projection(z_i, y_i, draw_i)
 
@@ -11,17 +11,19 @@ The named members of the family are in :mod:`gradreg_core.presets`.
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any, ClassVar, Protocol
 
+from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import SpecError
-from gradreg_core.fields import require_bool, require_choice, require_integer, require_number
+from gradreg_core.fields import Boolean, Checked, Choice, Instance, Integer, Number, Schedule, require_integer
 from gradreg_core.norms import NORMS, Phi, identity
+from gradreg_core.outputs import OUTPUTS
 from gradreg_core.projections import Projection, exact, gaussian
 
 __all__ = [
     "METHODS",
-    "OUTPUTS",
     "SIDES",
+    "Batch",
     "JacobianPenalty",
     "JacobianTerm",
     "Regularizer",
@@ -34,16 +36,38 @@ __all__ = [
 Weight = float | Callable[[Any], Any]
 """A number >= 0, or a schedule step -> weight. A schedule may be given a traced step and return a traced weight."""
 
-OUTPUTS = ("logits", "probabilities", "log_probabilities", "loss")
 SIDES = ("output", "input")
 METHODS = ("jvp", "difference")
 _DRAWS = ("per_sample", "per_batch")
-_H = 0.01
 _MAX_EVERY = 2**31 - 1
+_DEFAULT_H = 0.01
+_GAUSSIAN, _EXACT, _IDENTITY = gaussian(), exact(), identity()
 LAZY_EVERY = 8
 LAZY_EVERY_OF_LOSS = 2
 """Of :meth:`Regularizer.lazy`: what kept the whole gain of SpectReg, and of DataGrad (docs/performance.md)."""
-_GAUSSIAN, _EXACT, _IDENTITY = gaussian(), exact(), identity()
+
+
+class Batch(Protocol):
+    """The batch that a term is evaluated on; see :mod:`gradreg_core.evaluation`."""
+
+    call: str
+    ops: Backend
+
+    @property
+    def forward(self) -> Any:
+        """The forward pass over the whole batch, a :class:`gradreg_core.forward.Forward`."""
+
+    def mean(self, values: Array) -> Array:
+        """The weighted mean of values (B,) of the whole batch."""
+
+    def mean_penalty(self, term: "JacobianPenalty") -> Array:
+        """mean_i phi(||J_i^T W_i||), over the part of the batch that the term penalises."""
+
+    def parameters(self, owner: str) -> list[Array]:
+        """The parameters of the model, or those of the call; `owner` is the term, for messages."""
+
+    def zero(self) -> Array:
+        """0 in the dtype of the penalties."""
 
 
 class Regularizer:
@@ -64,31 +88,30 @@ class Regularizer:
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def lazy(self, every: int | None = None) -> "Regularizer":
-        """The same regularizer, its Jacobian terms charged at each `every`-th step, `every` times as much.
+        """The same regularizer, its Jacobian terms charged at every `every`-th step, `every` times as much.
 
-        Weight decay and confidence penalties, which cost nothing, stay as they are.
+        Weight decay and confidence penalties cost nothing and stay as they are.
 
         Args:
-            every: steps from one charge to the next; None for what kept the whole gain in accuracy in the paper's
-                protocol, see docs/performance.md: 8 for penalties on logits or probabilities (1.14 times a plain step
-                on average), 2 for those on the loss, whose larger weights upset the optimizer if charged more rarely.
+            every: steps from one charge to the next. None takes what kept the whole gain in accuracy in the paper's
+                protocol (docs/performance.md): 8 for penalties on logits or probabilities (1.14 times a plain step on
+                average), 2 for those on the loss, whose larger weights upset the optimizer if charged more rarely.
 
         Raises:
-            SpecError: `every` is no positive integer.
+            SpecError: `every` is not a positive integer.
         """
 
-        def charged(term: JacobianTerm) -> JacobianTerm:
-            default = LAZY_EVERY_OF_LOSS if term.lower().output == "loss" else LAZY_EVERY
+        def charged(term: Term) -> Term:
+            lowered = term.lower()
+            if lowered is None:
+                return term
+            default = LAZY_EVERY_OF_LOSS if lowered.output == "loss" else LAZY_EVERY
             return replace(term, every=default if every is None else every)
 
-        changed = [charged(term) if isinstance(term, JacobianTerm) else term for term in self.terms]
-        return changed[0] if len(changed) == 1 else Sum(tuple(changed))
-
-    def to_dict(self) -> dict[str, Any]:
-        """A plain dict of JSON values with a schema version; see :func:`gradreg_core.schema.to_dict`."""
-        from gradreg_core.schema import to_dict
-
-        return to_dict(self)
+        if every is not None:
+            require_integer("lazy", "every", every, minimum=1, maximum=_MAX_EVERY)
+        changed = tuple(charged(term) for term in self.terms)
+        return changed[0] if len(changed) == 1 else Sum(changed)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,8 +135,8 @@ class Sum(Regularizer):
 
 
 @dataclass(frozen=True, repr=False)
-class Term(Regularizer):
-    """Something with a weight that is added to the loss.
+class Term(Checked, Regularizer):
+    """A weighted value that is added to the loss.
 
     Args:
         weight: a number >= 0, or a schedule `step -> weight`.
@@ -121,24 +144,36 @@ class Term(Regularizer):
             is unchanged. Lazy regularization: Karras et al. 2020 (StyleGAN2), section 3.1.
     """
 
-    weight: Weight
+    weight: Annotated[Weight, Schedule(minimum=0)]
     _: KW_ONLY
-    every: int = 1
+    every: Annotated[int, Integer(minimum=1, maximum=_MAX_EVERY)] = 1
+
+    abstract: ClassVar[bool] = True
+    """Whether the class is a common base and cannot be constructed itself."""
+    needs_outputs: ClassVar[bool] = False
+    """Whether its value is of the outputs of the whole batch."""
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        super().__init_subclass__()
+        cls.abstract = abstract
 
     def __post_init__(self) -> None:
-        self._validate()
+        if self.abstract:
+            raise SpecError(
+                f"{type(self).__name__} is the base class of regularizers and has no value of its own; use a named one "
+                f"such as SpectReg(0.01), or the general form JacobianPenalty(weight, projection=...)."
+            )
+        super().__post_init__()
+        self._check_together()
+        # Made once, here, so that a compiler that traces a call finds it ready.
+        object.__setattr__(self, "_lowered", self._lower())
 
-    def _validate(self) -> None:
-        """Check the fields and bring them to their own types.
+    def _check_together(self) -> None:
+        """Refuse fields that do not go with each other.
 
         Raises:
-            SpecError: a field is invalid.
+            SpecError: they do not.
         """
-        if not callable(self.weight):
-            weight = require_number(type(self).__name__, "weight", self.weight, minimum=0)
-            object.__setattr__(self, "weight", weight)
-        every = require_integer(type(self).__name__, "every", self.every, minimum=1, maximum=_MAX_EVERY)
-        object.__setattr__(self, "every", every)
 
     @property
     def terms(self) -> tuple["Term", ...]:
@@ -146,12 +181,30 @@ class Term(Regularizer):
 
     def __repr__(self) -> str:
         """The call that makes the term, defaults left out."""
-        chosen = [
-            f"{each.name}={getattr(self, each.name)!r}"
-            for each in fields(self)
-            if each.name != "weight" and getattr(self, each.name) != each.default
-        ]
+        chosen = [f"{name}={value!r}" for name, value in self.chosen().items()]
         return f"{type(self).__name__}({', '.join([repr(self.weight), *chosen])})"
+
+    def chosen(self) -> dict[str, Any]:
+        """The fields, but for the weight, that differ from their defaults."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if name != "weight" and value != default}
+
+    def lower(self) -> "JacobianPenalty | None":
+        """The term in the general form, or None if it is not a penalty on a Jacobian."""
+        lowered: JacobianPenalty | None = self.__dict__["_lowered"]
+        return lowered
+
+    def _lower(self) -> "JacobianPenalty | None":
+        return None
+
+    def value(self, batch: Batch) -> Array:
+        """The penalty without weight and the convention's constant, a scalar."""
+        raise NotImplementedError
+
+    @property
+    def factor(self) -> float:
+        """The convention's constant that multiplies the value, such as one half; 1 unless the formula has one."""
+        return 1.0
 
     def weight_at(self, step: Any) -> Any:
         """The weight at `step`; a Python number is checked, a traced one is taken as it is.
@@ -167,13 +220,21 @@ class Term(Regularizer):
             )
         return value
 
+    def is_due(self, step: Any) -> bool:
+        """Whether the term may cost anything at `step`; of a traced step it always may."""
+        weight = self.weight_at(step)
+        if isinstance(weight, int | float) and weight == 0:
+            return False
+        return self.every == 1 or not isinstance(step, int) or step % self.every == 0
+
 
 @dataclass(frozen=True, repr=False)
-class JacobianTerm(Term):
+class JacobianTerm(Term, abstract=True):
     """A member of the gradient regularization family.
 
     Args:
-        weight, every: see :class:`Term`.
+        weight: see :class:`Term`.
+        every: see :class:`Term`.
         fraction: penalise a random part of the batch of this share, drawn anew at each step; unbiased. The model is
             called on the part and on the rest, so batch normalisation in training sees two smaller batches.
         seed: of the draws, in [0, 2**64); equal seeds give equal draws in all frameworks.
@@ -182,28 +243,15 @@ class JacobianTerm(Term):
     """
 
     _: KW_ONLY
-    fraction: float = 1.0
-    seed: int = 0
-    draw: str = "per_sample"
-    at: str | None = None
-
-    def _validate(self) -> None:
-        super()._validate()
-        owner = type(self).__name__
-        fraction = require_number(owner, "fraction", self.fraction, minimum=0, maximum=1, open_minimum=True)
-        object.__setattr__(self, "fraction", fraction)
-        object.__setattr__(self, "seed", require_integer(owner, "seed", self.seed, minimum=0, maximum=2**64 - 1))
-        require_choice(owner, "draw", self.draw, _DRAWS)
-        if self.at is not None and (not isinstance(self.at, str) or not self.at):
-            raise SpecError(f"{owner}: at must be the name of a layer or None, got {self.at!r}.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # Made once, here, so that a compiler that traces a call finds it ready.
-        object.__setattr__(self, "_lowered", self._lower())
+    fraction: Annotated[float, Number(minimum=0, maximum=1, open_minimum=True)] = 1.0
+    seed: Annotated[int, Integer(minimum=0, maximum=2**64 - 1)] = 0
+    draw: Annotated[str, Choice(_DRAWS)] = "per_sample"
+    at: Annotated[
+        str | None,
+        Instance(lambda name: name is None or (isinstance(name, str) and name != ""), "the name of a layer or None"),
+    ] = None
 
     def lower(self) -> "JacobianPenalty":
-        """The same penalty in the general form."""
         lowered: JacobianPenalty = self.__dict__["_lowered"]
         return lowered
 
@@ -214,10 +262,17 @@ class JacobianTerm(Term):
         shared = {name: getattr(self, name) for name in ("every", "fraction", "seed", "draw", "at")}
         return JacobianPenalty(self.weight, **shared, **chosen)
 
+    def value(self, batch: Batch) -> Array:
+        return batch.mean_penalty(self.lower())
+
+    @property
+    def factor(self) -> float:
+        return self.lower().scale
+
 
 @dataclass(frozen=True, repr=False)
-class SidedTerm(JacobianTerm):
-    """A term whose directions may lie in the space of the input instead of the output.
+class SidedTerm(JacobianTerm, abstract=True):
+    """A term whose directions may lie in input space instead of output space.
 
     Args:
         side: ``"output"``: ||J_i^T w_i||, by a backward pass. ``"input"``: ||J_i v_i||, without one, so that no layer
@@ -225,29 +280,30 @@ class SidedTerm(JacobianTerm):
             Frobenius norm, and so is the variance, since tr((J J^T)^2) = tr((J^T J)^2).
         method: of the input side. ``"jvp"``: the exact product by forward-mode differentiation. ``"difference"``:
             (g(x + h v) - g(x)) / h from two forward passes with the same random masks, for models that can be
-            differentiated only once. For smooth models: it is a penalty of its own, which at kinks feels the change of
-            slope over the distance h ||v||, and through ReLU and max pooling its gradient is several times as large as
-            the product's, and mostly noise. `check` tells.
+            differentiated only once. Use it on smooth models. It is a penalty of its own: at kinks it feels the change
+            of slope over the distance h ||v||, and through ReLU and max pooling its gradient is several times as large
+            as the product's, and mostly noise. `check` warns of that.
         h: the step of the difference, in units of v: each component of the input moves by about h for Gaussian v.
-            Too large a step measures another function, too small a one only the rounding of the outputs, which enters
+            Too large a step measures another function, too small a step the rounding of the outputs, which enters
             divided by h. The default, 0.01, suits float32 and standardised inputs.
-        weight, every, fraction, seed, draw, at: see :class:`JacobianTerm`.
+        weight: see :class:`Term`.
+        every: see :class:`Term`.
+        fraction: see :class:`JacobianTerm`.
+        seed: see :class:`JacobianTerm`.
+        draw: see :class:`JacobianTerm`.
+        at: see :class:`JacobianTerm`.
     """
 
     _: KW_ONLY
-    side: str = "output"
-    method: str = "jvp"
-    h: float = _H
+    side: Annotated[str, Choice(SIDES)] = "output"
+    method: Annotated[str, Choice(METHODS)] = "jvp"
+    h: Annotated[float, Number(minimum=0, open_minimum=True)] = _DEFAULT_H
 
-    def _validate(self) -> None:
-        super()._validate()
+    def _check_together(self) -> None:
         owner = type(self).__name__
-        require_choice(owner, "side", self.side, SIDES)
-        require_choice(owner, "method", self.method, METHODS)
-        object.__setattr__(self, "h", require_number(owner, "h", self.h, minimum=0, open_minimum=True))
         if self.side == "output" and self.method != "jvp":
             raise SpecError(f"{owner}: method={self.method!r} is of side='input'; pass that too.")
-        if self.method != "difference" and self.h != _H:
+        if self.method != "difference" and self.h != _DEFAULT_H:
             raise SpecError(f"{owner}: h={self.h!r} is the step of method='difference'; pass that too.")
         if self.side == "input" and self.at is not None:
             raise SpecError(
@@ -265,46 +321,46 @@ class JacobianPenalty(SidedTerm):
 
     Args:
         projection: the rows of W, such as ``gaussian(k)`` or ``exact()``; see :mod:`gradreg_core.projections`.
-        output: what is differentiated: the logits, the probabilities f = softmax(z), log f, or the loss. For the loss
-            there is one output, so on the output side the projection is ``exact()``; W is dM/dz, f - y for
-            cross-entropy.
+        output: what is differentiated: the logits, the probabilities f = softmax(z), log f, or the loss. The loss is
+            one output, so on the output side its projection is ``exact()``; W is dM/dz, f - y for cross-entropy.
         norm: ``"l2"``, ``"l1"`` or ``"linf"``, over all components of J^T W of one sample, all rows together.
         squared: whether n is the squared norm (the paper's footnote 2).
         phi: ``identity()``, ``target(t)`` or ``hinge(t)``.
         scale: a convention's constant, such as one half.
-        weight, every, fraction, seed, draw, at, side, method, h: see :class:`SidedTerm`.
+        weight: see :class:`Term`.
+        every: see :class:`Term`.
+        fraction: see :class:`JacobianTerm`.
+        seed: see :class:`JacobianTerm`.
+        draw: see :class:`JacobianTerm`.
+        at: see :class:`JacobianTerm`.
+        side: see :class:`SidedTerm`.
+        method: see :class:`SidedTerm`.
+        h: see :class:`SidedTerm`.
 
     A single logit counts as binary: f is the logistic function of it.
     """
 
     _: KW_ONLY
-    projection: Projection = _GAUSSIAN
-    output: str = "logits"
-    norm: str = "l2"
-    squared: bool = True
-    phi: Phi = _IDENTITY
-    scale: float = 1.0
+    projection: Annotated[
+        Projection,
+        Instance(lambda value: isinstance(value, Projection), "a projection such as gaussian(1) or exact()"),
+    ] = _GAUSSIAN
+    output: Annotated[str, Choice(tuple(OUTPUTS))] = "logits"
+    norm: Annotated[str, Choice(tuple(NORMS))] = "l2"
+    squared: Annotated[bool, Boolean()] = True
+    phi: Annotated[Phi, Instance(lambda value: isinstance(value, Phi), "identity(), target(t) or hinge(t)")] = _IDENTITY
+    scale: Annotated[float, Number(minimum=0, open_minimum=True)] = 1.0
 
-    def _validate(self) -> None:
-        super()._validate()
-        owner = "JacobianPenalty"
-        if not isinstance(self.projection, Projection):
-            raise SpecError(f"{owner}: projection must be one such as gaussian(1) or exact(), got {self.projection!r}.")
-        if not isinstance(self.phi, Phi):
-            raise SpecError(f"{owner}: phi must be identity(), target(t) or hinge(t), got {self.phi!r}.")
-        require_choice(owner, "output", self.output, OUTPUTS)
-        require_choice(owner, "norm", self.norm, NORMS)
-        require_bool(owner, "squared", self.squared)
-        scale = require_number(owner, "scale", self.scale, minimum=0, open_minimum=True)
-        object.__setattr__(self, "scale", scale)
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.side == "input" and not self.projection.on_input_side:
             raise SpecError(
-                f"{owner}: {self.projection!r} is a direction in the space of the output; side='input' takes "
+                f"JacobianPenalty: {self.projection!r} is a direction in output space; side='input' takes "
                 f"gaussian, rademacher, sphere, orthonormal, random_onehot, exact or direction."
             )
         if self.side == "output" and self.output == "loss" and self.projection != _EXACT:
             raise SpecError(
-                f"{owner}: the loss is one number per sample, so output='loss' takes projection=exact(), "
+                f"JacobianPenalty: the loss is one number per sample, so output='loss' takes projection=exact(), "
                 f"got {self.projection!r}."
             )
 

@@ -1,10 +1,11 @@
-"""The words of a specification: every name that users write in all frameworks alike, and nothing that needs one."""
+"""The words of a specification: the names that users write alike in all frameworks. None of them needs a framework."""
 
 from gradreg_core.norms import (
     hinge,
     identity,
     target,
 )
+from gradreg_core.outputs import OUTPUTS
 from gradreg_core.presets import (
     R1,
     ConfidencePenalty,
@@ -35,7 +36,6 @@ from gradreg_core.projections import (
 )
 from gradreg_core.spec import (
     METHODS,
-    OUTPUTS,
     SIDES,
     JacobianPenalty,
     JacobianTerm,
