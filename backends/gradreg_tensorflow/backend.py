@@ -12,20 +12,20 @@ from tensorflow.python.autograph.pyct import error_utils
 from gradreg_core import errors
 from gradreg_core.backend import Backend, Model, Pullback
 from gradreg_core.errors import InputError
-from gradreg_core.host_draws import HostPrimitives
-from gradreg_tensorflow.activations import named_outputs
-from gradreg_tensorflow.batch_norm import batch_norm_policy
 from gradreg_tensorflow.diagnose import diagnose, explain, lacks_gradient
-from gradreg_tensorflow.models import aside, both, parameters, repeatable
+from gradreg_tensorflow.kinks import smoothed
+from gradreg_tensorflow.model.activations import named_outputs
+from gradreg_tensorflow.model.batch_norm import batch_norm_policy
+from gradreg_tensorflow.model.replay import call_twice, repeatable, without_state_changes
+from gradreg_tensorflow.model.variables import parameters
 from gradreg_tensorflow.second_order import second_order_safe
-from gradreg_tensorflow.smooth import smoothed
 
 __all__ = ["TensorFlowBackend"]
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
-# AutoGraph is told two things: gradreg's own code needs no conversion, which takes seconds at the first trace (`vjp`
-# converts the user's model), and gradreg's errors keep their types on the way out of converted code.
+# Two settings of AutoGraph. It does not convert gradreg's own code, which would take seconds at the first trace (`vjp`
+# converts the user's model). And gradreg's errors keep their types when they leave converted code.
 autograph.CONVERSION_RULES = (
     *(autograph.DoNotConvert(package) for package in ("gradreg_core", "gradreg_tensorflow")),
     *autograph.CONVERSION_RULES,
@@ -41,7 +41,21 @@ class TensorFlowBackend(Backend):
 
     name = "tensorflow"
     capabilities = frozenset({"host_checks", "named_activations", "traced_branch"})
-    default_chunk: int | None = 1
+
+    # These are TensorFlow's own.
+    astype = staticmethod(tf.cast)
+    broadcast_to = staticmethod(tf.broadcast_to)
+    concat = staticmethod(tf.concat)
+    eigvalsh = staticmethod(tf.linalg.eigvalsh)
+    log_softmax = staticmethod(tf.nn.log_softmax)
+    matmul = staticmethod(tf.matmul)
+    reshape = staticmethod(tf.reshape)
+    sigmoid = staticmethod(tf.sigmoid)
+    softmax = staticmethod(tf.nn.softmax)
+    softplus = staticmethod(tf.math.softplus)
+    sqrt = staticmethod(tf.sqrt)
+    stop_gradient = staticmethod(tf.stop_gradient)
+    sum = staticmethod(tf.reduce_sum)
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, tf.Tensor | tf.Variable) or hasattr(value, "__tf_tensor__")
@@ -68,6 +82,12 @@ class TensorFlowBackend(Backend):
             return None
         return (tf.cast(array, tf.float32) if array.dtype == tf.bfloat16 else array).numpy()
 
+    def static_int(self, value: Any) -> int | None:
+        if not self.is_array(value):
+            return super().static_int(value)
+        tensor = tf.convert_to_tensor(value)
+        return int(tensor) if _is_eager(tensor) and tensor.dtype.is_integer and tensor.shape.rank == 0 else None
+
     def constant(self, values: Any, dtype: str, like: tf.Tensor) -> tf.Tensor:
         return tf.constant(values, dtype)
 
@@ -77,26 +97,14 @@ class TensorFlowBackend(Backend):
     def arange(self, stop: int, like: tf.Tensor) -> tf.Tensor:
         return tf.range(stop, dtype=tf.int32)
 
-    def astype(self, array: tf.Tensor, dtype: str) -> tf.Tensor:
-        return tf.cast(array, dtype)
-
-    def reshape(self, array: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-        return tf.reshape(array, tuple(shape))
-
     def moveaxis(self, array: tf.Tensor, source: int, destination: int) -> tf.Tensor:
         axes = list(range(len(array.shape)))
         axis = axes.pop(source)
         axes.insert(destination % (len(axes) + 1), axis)
         return tf.transpose(array, axes)
 
-    def broadcast_to(self, array: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-        return tf.broadcast_to(array, tuple(shape))
-
-    def concat(self, arrays: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
-        return tf.concat(list(arrays), axis)
-
     def take(self, array: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-        # Along a second axis, because the gradient along the first is no tensor but tf.IndexedSlices.
+        # Along a second axis, because the gradient along the first one is tf.IndexedSlices instead of a tensor.
         return tf.gather(array[tf.newaxis], indices, axis=1)[0]
 
     def bitwise_left_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
@@ -105,26 +113,14 @@ class TensorFlowBackend(Backend):
     def bitwise_right_shift(self, array: tf.Tensor, bits: Any) -> tf.Tensor:
         return tf.bitwise.right_shift(array, tf.cast(bits, array.dtype))
 
+    @tf.function(autograph=False)
     def threefry2x32(self, key: Pair, counter: Pair) -> Pair:
-        """The generator's rounds: in NumPy where the tensors are at hand, else as one traced function of their shapes.
-
-        See :func:`gradreg_core.random.threefry2x32`; hundreds of small operations cost more in dispatch than in work.
-        """
-        values = [self.values_if_free(each) for each in (*key, *counter)]
-        if any(each is None for each in values):
-            return _rounds(*key, *counter)
-        words = HostPrimitives().threefry2x32((values[0], values[1]), (values[2], values[3]))
-        return tf.constant(words[0]), tf.constant(words[1])
+        """The default as a function, traced once per set of shapes: that halves the time to trace a training step."""
+        return super().threefry2x32(key, counter)
 
     def where(self, condition: tf.Tensor, if_true: Any, if_false: Any) -> tf.Tensor:
-        dtype = next(each.dtype for each in (if_true, if_false) if tf.is_tensor(each))
-        return tf.where(condition, *(tf.convert_to_tensor(each, dtype) for each in (if_true, if_false)))
-
-    def sum(self, array: tf.Tensor, axis: int | tuple[int, ...], keepdims: bool = False) -> tf.Tensor:
-        return tf.reduce_sum(array, axis, keepdims)
-
-    def sqrt(self, array: tf.Tensor) -> tf.Tensor:
-        return tf.sqrt(array)
+        dtype = if_true.dtype if tf.is_tensor(if_true) else if_false.dtype
+        return tf.where(condition, tf.convert_to_tensor(if_true, dtype), tf.convert_to_tensor(if_false, dtype))
 
     def sign(self, array: tf.Tensor) -> tf.Tensor:
         return tf.stop_gradient(tf.sign(array))
@@ -138,37 +134,11 @@ class TensorFlowBackend(Backend):
     def cumulative_sum(self, array: tf.Tensor) -> tf.Tensor:
         return tf.cumsum(array, axis=-1)
 
-    def softmax(self, array: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(array)
-
-    def log_softmax(self, array: tf.Tensor) -> tf.Tensor:
-        return tf.nn.log_softmax(array)
-
-    def sigmoid(self, array: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(array)
-
-    def softplus(self, array: tf.Tensor) -> tf.Tensor:
-        return tf.math.softplus(array)
-
-    def eigvalsh(self, array: tf.Tensor) -> tf.Tensor:
-        return tf.linalg.eigvalsh(array)
-
-    def matmul(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(left, right)
-
     def vjp(self, fn: Model, x: tf.Tensor) -> tuple[tf.Tensor, Pullback]:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
-            outputs = _as_called(fn)(x)
+            outputs = _converted(fn)(x)
         return outputs, _pullback(tape, outputs, x, "x")
-
-    def call_twice(self, model: Any, x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(model(x), model(moved)), Keras layers drawing the same in both; their state ends as after model(x)."""
-        return both(_as_called(model), model, x, moved)
-
-    def without_state_changes(self, model: Any) -> Model:
-        """The model without what a pass changes in its state."""
-        return aside(_as_called(model), model)
 
     def named_vjp(
         self, model: Any, x: tf.Tensor, names: Sequence[str | None]
@@ -176,50 +146,37 @@ class TensorFlowBackend(Backend):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             if None in names:
                 tape.watch(x)
-            with named_outputs([name for name in names if name is not None], tape.watch) as kept:
-                outputs = _as_called(model)(x)
-        sources = {None: x} | kept
+            with named_outputs([name for name in names if name is not None], tape.watch) as activations:
+                outputs = _converted(model)(x)
+        sources = {None: x} | activations
         return outputs, {
             name: _pullback(tape, outputs, sources[name], f"at={name!r}" if name else "x") for name in names
         }
 
-    def pull_rows(self, pullback: Pullback, rows: tf.Tensor) -> tf.Tensor:
-        return tf.stack([pullback(row) for row in tf.unstack(rows)])
-
-    def stop_gradient(self, array: tf.Tensor) -> tf.Tensor:
-        return tf.stop_gradient(array)
-
     def cond(self, predicate: tf.Tensor, branch: Callable[[], tf.Tensor]) -> tf.Tensor:
-        # The engine keeps what several terms share, so the branch is called here first: a tensor made inside a traced
-        # branch could not be used again outside of it. Nothing of this call is run: its result is not used.
+        # The engine shares arrays between terms, and a tensor made inside a traced branch cannot be used outside of it.
+        # So the branch is called here first, which makes those arrays. The result is unused, so it is never computed.
         value = branch()
         return tf.cond(predicate, branch, lambda: tf.zeros(value.shape, value.dtype))
-
-    def static_int(self, value: Any) -> int | None:
-        if self.is_array(value):
-            tensor = tf.convert_to_tensor(value)
-            return int(tensor) if _is_eager(tensor) and tensor.dtype.is_integer and tensor.shape.rank == 0 else None
-        return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else None
 
     @contextmanager
     def enter(self, call: str, model: Any, x: tf.Tensor, batch_norm: str) -> Iterator[tf.Tensor]:
         with second_order_safe(), batch_norm_policy(call, batch_norm):
             yield tf.convert_to_tensor(x)
 
-    def require_gradient(self, call: str, model: Any, value: tf.Tensor) -> None:
-        pass  # the tape that could tell is the caller's own
+    def repeatable(self, model: Any) -> AbstractContextManager[None]:
+        return repeatable(model)
 
-    def finish(self, value: tf.Tensor) -> tf.Tensor:
-        return value
+    def call_twice(self, model: Any, x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return call_twice(_converted(model), model, x, moved)
+
+    def without_state_changes(self, model: Any) -> Model:
+        return without_state_changes(_converted(model), model)
 
     @contextmanager
     def smoothed(self, model: Any, x: tf.Tensor) -> Iterator[Any]:
-        """The model with its kinks rounded off, for the check's finite differences."""
         with smoothed():
             yield model
-
-    def repeatable(self, model: Any) -> AbstractContextManager[None]:
-        return repeatable(model)
 
     def diagnose(self, calls: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> Any:
         return diagnose(calls, model, x, y, reg, options)
@@ -228,11 +185,11 @@ class TensorFlowBackend(Backend):
         return parameters(model)
 
     def tree_leaves(self, params: Any) -> list[tf.Tensor]:
-        return [tf.convert_to_tensor(each) for each in tf.nest.flatten(params)]
+        return [tf.convert_to_tensor(leaf) for leaf in super().tree_leaves(params)]
 
 
 def _pullback(tape: tf.GradientTape, outputs: Any, x: tf.Tensor, name: str) -> Pullback:
-    """The map w -> J^T w on what the tape recorded; an outer tape records it in turn."""
+    """The map w -> J^T w on what the tape recorded. An outer tape records the map in turn."""
 
     def pullback(w: tf.Tensor) -> tf.Tensor:
         try:
@@ -251,16 +208,11 @@ def _pullback(tape: tf.GradientTape, outputs: Any, x: tf.Tensor, name: str) -> P
     return pullback
 
 
-@tf.function(autograph=False)
-def _rounds(*words: tf.Tensor) -> Pair:
-    return Backend.threefry2x32(TensorFlowBackend(), words[:2], words[2:])
-
-
 def _is_eager(tensor: tf.Tensor) -> bool:
     return isinstance(tensor, tf.__internal__.EagerTensor)
 
 
-def _as_called(fn: Model) -> Model:
+def _converted(fn: Model) -> Model:
     """`fn`, converted by AutoGraph if the code that called gradreg is being traced and converted."""
     status = tf.__internal__.autograph.control_status_ctx()
     if tf.executing_eagerly() or status.status.name != "ENABLED":

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from gradreg_core.errors import DoubleBackwardError, InputError
 from gradreg_core.preflight import _smooth, compare
-from gradreg_tensorflow.models import repeatable, trainable_variables
+from gradreg_tensorflow.model.replay import repeatable
+from gradreg_tensorflow.model.variables import trainable_variables
 
 __all__ = ["diagnose", "explain", "lacks_gradient"]
 

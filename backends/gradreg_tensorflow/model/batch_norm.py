@@ -1,4 +1,4 @@
-"""Finds batch normalisation in training mode where it happens: in the call of the layer."""
+"""Batch normalisation in training mode couples the samples of a batch: notice it in the layer's own call."""
 
 import sys
 import warnings
@@ -13,20 +13,21 @@ from gradreg_tensorflow.replace import Function, replaced
 
 __all__ = ["batch_norm_policy"]
 
-_NOT_THE_CALLER = frozenset({"contextlib", "gradreg_core", "gradreg_tensorflow", "keras", "tensorflow"})
+_LIBRARIES = frozenset({"contextlib", "gradreg_core", "gradreg_tensorflow", "keras", "tensorflow"})
 _policy: "ContextVar[tuple[str, str]]" = ContextVar("gradreg_batch_norm_policy")
+"""The name of the gradreg call and its policy, "told" after the warning."""
 
 
 @contextmanager
 def batch_norm_policy(call: str, policy: str) -> Iterator[None]:
-    """Raise or warn when a Keras BatchNormalization layer is called in training mode by this thread.
+    """Raise or warn when this thread calls a Keras BatchNormalization layer in training mode.
 
-    The layer's own call is watched, so it makes no difference how it is reached: `lambda x: model(x, training=True)`,
-    a functools.partial, a layer inside a tf.Module.
+    It makes no difference how the layer is reached: by `lambda x: model(x, training=True)`, a functools.partial, or a
+    tf.Module that holds it.
 
     Args:
-        call: the name of the call, for messages.
-        policy: "error", "warn" (once a context) or "allow".
+        call: the name of the gradreg call, for messages.
+        policy: "error", "warn" (once per context) or "allow".
     """
     layers = getattr(sys.modules.get("keras"), "layers", None)
     if policy == "allow" or layers is None:
@@ -34,13 +35,13 @@ def batch_norm_policy(call: str, policy: str) -> Iterator[None]:
         return
     token = _policy.set((call, policy))
     try:
-        with replaced(f"batch_norm_{policy}", [(layers.BatchNormalization, "call", _watched)]):
+        with replaced(f"batch_norm_{policy}", [(layers.BatchNormalization, "call", _observed)]):
             yield
     finally:
         _policy.reset(token)
 
 
-def _watched(original: Function) -> Function:
+def _observed(original: Function) -> Function:
     def call(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         if layer.trainable and training is not None and training is not False:
             _report(layer)
@@ -64,7 +65,7 @@ def _report(layer: Any) -> None:
 
 
 def _levels_to_caller() -> int:
-    """How far up the stack the user's code is."""
+    """The number of frames between this function's caller and the user's code."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and _is_passed(frame):
         frame, level = frame.f_back, level + 1
@@ -72,6 +73,6 @@ def _levels_to_caller() -> int:
 
 
 def _is_passed(frame: FrameType) -> bool:
-    """Whether the frame is of a library, or of code that AutoGraph made."""
+    """Whether the frame belongs to a library, or to code that AutoGraph made."""
     package = frame.f_globals.get("__name__", "").partition(".")[0]
-    return package in _NOT_THE_CALLER or "__autograph_generated_file" in frame.f_code.co_filename
+    return package in _LIBRARIES or "__autograph_generated_file" in frame.f_code.co_filename

@@ -1,4 +1,4 @@
-"""Keras layers seen where they are called, however a function comes to call them."""
+"""Keras layers observed when they are called, however a function comes to call them."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,37 +10,37 @@ from gradreg_tensorflow.replace import Function, replaced
 
 __all__ = ["layer_calls"]
 
-_Watcher = tuple[Callable[[Any], None], Callable[[Any, Any], None]]
-_watchers: "ContextVar[tuple[_Watcher, ...]]" = ContextVar("gradreg_layer_calls", default=())
+_Observer = tuple[Callable[[Any], None], Callable[[Any, Any], None]]
+_observers: "ContextVar[tuple[_Observer, ...]]" = ContextVar("gradreg_layer_calls", default=())
 
 
 @contextmanager
 def layer_calls(
     before: Callable[[Any], None] = lambda layer: None, after: Callable[[Any, Any], None] = lambda layer, output: None
 ) -> Iterator[None]:
-    """Pass each Keras layer that is called inside to `before`, and with its output to `after`.
+    """Pass each Keras layer that this thread calls inside to `before`, and with its output to `after`.
 
-    Nested contexts see each call all of them.
+    If contexts are nested, each of them sees each call.
     """
     layers = getattr(sys.modules.get("keras"), "layers", None)
     if layers is None:
         yield
         return
-    token = _watchers.set((*_watchers.get(), (before, after)))
+    token = _observers.set((*_observers.get(), (before, after)))
     try:
-        with replaced("layer_calls", [(layers.Layer, "__call__", _watched)]):
+        with replaced("layer_calls", [(layers.Layer, "__call__", _observed)]):
             yield
     finally:
-        _watchers.reset(token)
+        _observers.reset(token)
 
 
-def _watched(original: Function) -> Function:
+def _observed(original: Function) -> Function:
     def call(layer: Any, *args: Any, **keywords: Any) -> Any:
-        watchers = _watchers.get()
-        for before, _ in watchers:
+        observers = _observers.get()
+        for before, _ in observers:
             before(layer)
         output = original(layer, *args, **keywords)
-        for _, after in watchers:
+        for _, after in observers:
             after(layer, output)
         return output
 

@@ -1,4 +1,4 @@
-"""Names for hidden activations: the outputs of Keras layers, seen where the layers are called."""
+"""Activations by the names of the Keras layers that give them."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from gradreg_core.errors import InputError
-from gradreg_tensorflow.layer_calls import layer_calls
+from gradreg_tensorflow.model.layer_calls import layer_calls
 
 __all__ = ["named_outputs"]
 
@@ -23,7 +23,7 @@ def named_outputs(names: Sequence[str], watch: Callable[[tf.Tensor], None]) -> I
     outputs: dict[str, tf.Tensor] = {}
     called: list[str] = []
 
-    def seen(layer: Any, output: Any) -> None:
+    def keep(layer: Any, output: Any) -> None:
         name = layer.name
         called.append(name)
         if name not in names:
@@ -31,15 +31,17 @@ def named_outputs(names: Sequence[str], watch: Callable[[tf.Tensor], None]) -> I
         if name in outputs:
             raise InputError(f"at={name!r}: the layer is called more than once in a forward pass.")
         if not tf.is_tensor(output) or not output.dtype.is_floating:
-            raise InputError(f"at={name!r}: the layer's output is no differentiable tensor.")
+            raise InputError(f"at={name!r}: the layer's output is not a differentiable tensor.")
         watch(output)
         outputs[name] = output
 
     if "keras" not in sys.modules:
         raise InputError(f"at={names[0]!r}: only Keras layers have names, and Keras is not in use.")
-    with layer_calls(after=seen):
+    with layer_calls(after=keep):
         yield outputs
     missing = [name for name in names if name not in outputs]
     if missing:
         known = ", ".join(dict.fromkeys(called))
-        raise InputError(f"at={missing[0]!r}: no layer of that name is called in the forward pass; there are {known}.")
+        raise InputError(
+            f"at={missing[0]!r}: no layer of that name is called in the forward pass. The names there are: {known}."
+        )

@@ -1,0 +1,1 @@
+"""What a Keras model has besides its function: named layers, variables, random masks, batch normalisation."""

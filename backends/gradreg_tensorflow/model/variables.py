@@ -1,0 +1,92 @@
+"""The variables of a model: the trained ones, and the state that a forward pass changes."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops import stateful_random_ops
+
+from gradreg_core.errors import InputError
+
+__all__ = ["parameters", "state", "trainable_variables", "variables_of"]
+
+
+def parameters(model: Any) -> list[tf.Tensor] | None:
+    """The trainable variables of a Keras model or layer, or of a tf.Module, as tensors; None for other callables.
+
+    Raises:
+        InputError: a Keras model that has no variables yet.
+    """
+    owner = _unwrapped(model)
+    if not _has_variables(owner):
+        return None
+    if not all(getattr(layer, "built", True) for layer in (owner, *_keras_layers(owner))):
+        raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
+    return [tf.convert_to_tensor(variable) for variable in variables_of([owner], trainable=True)]
+
+
+def trainable_variables(model: Any) -> list[tf.Variable]:
+    """The trainable variables of a model, or of the objects that a function refers to."""
+    return variables_of(_owners(model), trainable=True)
+
+
+def state(model: Any) -> list[Any]:
+    """The variables that a forward pass may change, as far as they can be found: moving statistics, seeds."""
+    variables: list[Any] = variables_of(_owners(model), trainable=False)
+    if stateful_random_ops.global_generator is not None:
+        variables.append(stateful_random_ops.global_generator.state)
+    if _layer_types():
+        variables.append(sys.modules["keras"].src.random.seed_generator.global_seed_generator().state.value)
+    return variables
+
+
+def variables_of(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
+    """The variables among `owners` and those of the models and layers among them, each once."""
+    variables: list[Any] = []
+    for owner in owners:
+        if isinstance(owner, tf.Variable):
+            variables += [owner] if owner.trainable is trainable else []
+        elif _has_variables(owner):
+            for layer in (owner, *_keras_layers(owner)):
+                variables += layer.trainable_variables if trainable else layer.non_trainable_variables
+    # A variable of Keras holds one of TensorFlow.
+    natives = [variable if isinstance(variable, tf.Variable) else variable.value for variable in variables]
+    return list({id(native): native for native in natives}.values())
+
+
+def _layer_types() -> tuple[type, ...]:
+    """Keras' class of layers and models, if Keras is in use."""
+    keras = sys.modules.get("keras")
+    return (keras.layers.Layer,) if keras is not None and keras.config.backend() == "tensorflow" else ()
+
+
+def _has_variables(value: Any) -> bool:
+    return isinstance(value, (tf.Module, *_layer_types()))
+
+
+def _keras_layers(owner: Any) -> list[Any]:
+    """The Keras layers in a tf.Module, which the module's own list of variables leaves out."""
+    layers = _layer_types()
+    return list(owner._flatten(predicate=lambda leaf: isinstance(leaf, layers))) if isinstance(owner, tf.Module) else []
+
+
+def _unwrapped(model: Any) -> Any:
+    """The object that a functools.partial or a bound method calls."""
+    while not _has_variables(model):
+        inner = model.func if isinstance(model, functools.partial) else getattr(model, "__self__", None)
+        if inner is None:
+            break
+        model = inner
+    return model
+
+
+def _owners(model: Any) -> list[Any]:
+    """The model, and if it is a function, the objects that it refers to."""
+    owner = _unwrapped(model)
+    if not inspect.isfunction(owner):
+        return [owner]
+    names = inspect.getclosurevars(owner)
+    return [owner, *names.nonlocals.values(), *names.globals.values()]
