@@ -14,11 +14,11 @@ from gradreg_core.projections import fisher, gaussian, top_k, top_singular
 from gradreg_core.random import STREAM_START, make_draws
 from gradreg_core.spec import JacobianPenalty, Regularizer, Sum
 
-__all__ = ["CheckReport", "Finding", "compare", "run_check"]
+__all__ = ["AGREEMENT", "CheckReport", "Finding", "compare", "run_check", "smooth_terms"]
 
 _RELATIVE_STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 """Relative steps of the central differences: some step suits the curvature and the roundoff of any usual model."""
-_AGREEMENT = 5e-3
+AGREEMENT = 5e-3
 """A right gradient agrees with the best of these differences to about 1e-3 in float32; the errors that frameworks make
 in second derivatives are of 1e-2 and more."""
 _SETTLED = 0.1
@@ -105,11 +105,6 @@ class _Subject:
     def ops(self) -> Backend:
         return self.calls.backend
 
-    def jacobian_terms(self) -> list[JacobianPenalty]:
-        """The Jacobian terms in the general form, charged at this step for all samples with weight 1."""
-        lowered = [term.lower() for term in self.reg.terms]
-        return [replace(term, weight=1.0, every=1, fraction=1.0) for term in lowered if term is not None]
-
     def penalty(self, x: Array, reg: Regularizer, model: Any = None) -> Array:
         """The penalty of `reg` at x."""
         model = self.model if model is None else model
@@ -146,7 +141,7 @@ def run_check(calls: _Calls, model: Any, x: Array, y: Any, reg: Regularizer, opt
         findings += _probabilities(subject, outputs)
     empty = _empty_terms(subject)
     findings += empty
-    all_empty = bool(empty) and len(empty) == len(subject.jacobian_terms())
+    all_empty = bool(empty) and len(empty) == len(_jacobian_terms(subject.reg))
     if not all_empty and is_floating(ops.dtype(x)):
         disagreement, settled = _against_differences(subject)
         findings += _wrong_gradient(disagreement, settled)
@@ -156,7 +151,7 @@ def run_check(calls: _Calls, model: Any, x: Array, y: Any, reg: Regularizer, opt
 
 def _wrong_gradient(disagreement: float | None, settled: bool) -> list[Finding]:
     """What the finite differences say of the gradient."""
-    if disagreement is None or disagreement <= _AGREEMENT:
+    if disagreement is None or disagreement <= AGREEMENT:
         return []
     if not settled:
         return [
@@ -229,11 +224,11 @@ def _empty_terms(subject: _Subject) -> list[Finding]:
 def _random_pairs(subject: _Subject) -> list[Finding]:
     """Whether the two passes of a difference are of two random functions, whose difference is divided by h."""
     ops, model, x = subject.ops, subject.model, subject.x
-    if not any(term.method == "difference" for term in subject.jacobian_terms()):
+    if not any(term.method == "difference" for term in _jacobian_terms(subject.reg)):
         return []
     with ops.repeatable(model):
         first, second = map(ops.stop_gradient, ops.call_twice(model, x, x))
-    if subject.length(first - second) <= _AGREEMENT * subject.length(first):
+    if subject.length(first - second) <= AGREEMENT * subject.length(first):
         return []
     return [
         Finding(
@@ -248,7 +243,7 @@ def _random_pairs(subject: _Subject) -> list[Finding]:
 def _kinks(subject: _Subject) -> list[Finding]:
     """Whether a penalty by difference has a gradient that depends on h, as it has on networks with kinks alone."""
     ops, model, x = subject.ops, subject.model, subject.x
-    terms = [term for term in subject.jacobian_terms() if term.method == "difference"]
+    terms = [term for term in _jacobian_terms(subject.reg) if term.method == "difference"]
     if not terms:
         return []
 
@@ -273,13 +268,19 @@ def _kinks(subject: _Subject) -> list[Finding]:
     ]
 
 
-def _smooth(subject: _Subject) -> Regularizer | None:
+def _jacobian_terms(reg: Regularizer) -> list[JacobianPenalty]:
+    """The Jacobian terms in the general form, charged at this step for all samples with weight 1."""
+    lowered = [term.lower() for term in reg.terms]
+    return [replace(term, weight=1.0, every=1, fraction=1.0) for term in lowered if term is not None]
+
+
+def smooth_terms(reg: Regularizer) -> Regularizer | None:
     """The Jacobian terms at the input, with directions that do not themselves depend on the input."""
     terms = tuple(
         JacobianPenalty(1.0, projection=gaussian(), seed=term.seed)
         if isinstance(term.projection, top_singular | top_k | fisher)
         else term
-        for term in subject.jacobian_terms()
+        for term in _jacobian_terms(reg)
         if term.at is None
     )
     return Sum(terms) if terms else None
@@ -291,7 +292,7 @@ def _against_differences(subject: _Subject) -> tuple[float | None, bool]:
     Returns:
         (relative difference, whether the differences settle); see :func:`compare`.
     """
-    smooth = _smooth(subject)
+    smooth = smooth_terms(subject.reg)
     if smooth is None:
         return None, True
     with subject.ops.smoothed(subject.model, subject.x) as rounded:

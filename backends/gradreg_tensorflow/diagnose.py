@@ -1,4 +1,4 @@
-"""What only TensorFlow can tell before training: which operation lacks a second derivative or has a wrong one."""
+"""The part of `check` that needs TensorFlow: which operation lacks a second derivative or has a wrong one."""
 
 import math
 import re
@@ -9,13 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from gradreg_core.errors import DoubleBackwardError, InputError
-from gradreg_core.preflight import _smooth, compare
+from gradreg_core.preflight import AGREEMENT, compare, smooth_terms
 from gradreg_tensorflow.model.replay import repeatable
 from gradreg_tensorflow.model.variables import trainable_variables
 
 __all__ = ["diagnose", "explain", "lacks_gradient"]
 
-Rows = list[tuple[str, str, str]]
+Findings = list[tuple[str, str, str]]
+"""(level, problem, remedy)."""
 
 _REMEDIES = (
     ("MaxPool", "Use tf.nn.max_pool or keras.layers.MaxPooling2D, which gradreg makes differentiable."),
@@ -24,22 +25,22 @@ _REMEDIES = (
     ("CTCLoss", "Penalise the logits before the loss: SpectReg needs no labels."),
     ("LRN", "Write the normalisation with tf.nn.avg_pool and arithmetic, or use LayerNormalization."),
 )
-_OTHERWISE = (
+_GENERAL_REMEDY = (
     "Replace it by differentiable operations, or penalise an activation behind it: pass the head of the network."
 )
+_REMEDY_FOR_WRONG = (
+    "Operations that gradreg replaces by right ones are listed in docs/tensorflow.md. It cannot replace them if they "
+    "were traced before, in a SavedModel or a ConcreteFunction, or are called through tf.raw_ops."
+)
 _FAILURES = (LookupError, NotImplementedError, tf.errors.OpError)
-_STEPS = (1e-2, 3e-3, 1e-3)
-"""Relative steps of the central differences over the parameters."""
-_DIRECTIONS, _CANDIDATES = 2, 4
+_RELATIVE_STEPS = (1e-2, 3e-3, 1e-3)
+"""Steps of the central differences, relative to the size of the variables."""
+_TRIALS, _CANDIDATES = 2, 4
+"""Directions that are compared, and random directions from which each is chosen."""
 _NAMED = 3
+"""Variables that a message names."""
 _FLOOR = 1e-2
 """A derivative below this share of the penalty (steps are relative) counts as this share: roundoff hides it."""
-_WRONG = (
-    "Operations that gradreg can mend are listed in docs/tensorflow.md; it cannot where they were traced before, in a "
-    "SavedModel or a ConcreteFunction, or are called through tf.raw_ops."
-)
-_AGREEMENT = 5e-3
-"""As in gradreg_core.preflight: right gradients agree to about 1e-3 in float32, wrong ones are off by 1e-2 and more."""
 
 
 def lacks_gradient(error: BaseException) -> bool:
@@ -49,27 +50,29 @@ def lacks_gradient(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> DoubleBackwardError:
-    """TensorFlow's complaint as gradreg's, with a remedy."""
-    problem, remedy = _explained(error)
+    """TensorFlow's error as gradreg's, with a remedy."""
+    problem, remedy = _explanation(error)
     return DoubleBackwardError(f"{problem} {remedy} check(model, x, y, reg) looks at all of a model.")
 
 
-def _explained(error: BaseException) -> tuple[str, str]:
+def _explanation(error: BaseException) -> tuple[str, str]:
+    """(problem, remedy)."""
     text = str(error).strip().splitlines()[0][:200]
     if "recompute_grad" in text:
         return "tf.recompute_grad has no second derivative in TensorFlow.", "Call the function without it."
     operation = re.search(r"(?:entry for|operation '[^']*' \(op type): *(\w+)", text)
     name = operation.group(1) if operation else text
     derivative = "second derivative" if re.search("Grad|Backprop", name) else "derivative"
-    remedy = next((remedy for mark, remedy in _REMEDIES if mark in name), _OTHERWISE)
+    remedy = next((remedy for mark, remedy in _REMEDIES if mark in name), _GENERAL_REMEDY)
     return f"an operation of the model has no {derivative} in TensorFlow ({name}).", remedy
 
 
-def diagnose(calls: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> tuple[Rows, bool]:
+def diagnose(calls: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> tuple[Findings, bool]:
     """Differentiate the penalty with respect to the variables, and compare with finite differences over them.
 
     Returns:
-        (level, problem, remedy) for each finding, and whether finite differences over x make no sense.
+        The findings, and whether the penalty does not depend on x or has no derivative, so that finite differences over
+        x make no sense.
 
     Raises:
         InputError: a tf.function is being traced.
@@ -81,107 +84,109 @@ def diagnose(calls: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: An
     def penalty(reg: Any) -> tf.Tensor:
         return calls.penalty(model, x, y, reg, batch_norm="allow", **options)
 
-    def smooth_penalty() -> tf.Tensor:
-        with calls.backend.smoothed(model, x), repeatable(model):
-            return penalty(smooth)
-
     try:
         with repeatable(model), tf.GradientTape() as tape:
             tape.watch(x)
             value = penalty(reg)
         variables = [*tape.watched_variables(), *trainable_variables(model)]
-        variables = list({id(each): each for each in variables}.values())
+        variables = list({id(variable): variable for variable in variables}.values())
         *gradients, of_x = tape.gradient(value, [*variables, x])
     except _FAILURES as error:
         if not isinstance(error, DoubleBackwardError) and not lacks_gradient(error):
             raise
-        return [("error", *_explained(error))], True
+        return [("error", *_explanation(error))], True
     unconnected = of_x is None
-    found: Rows = []
-    reached = [tf.convert_to_tensor(each) for each in gradients if each is not None]
+    reached = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
     if variables and not reached and float(value) != 0:
         problem = "the penalty's gradient is None for every variable: training would not change the penalty."
-        found.append(("error", problem, "Look for tf.stop_gradient, NumPy or tf.numpy_function in the model."))
-    elif any(not bool(tf.reduce_all(tf.math.is_finite(each))) for each in reached):
-        found.append(("error", "the penalty's gradient is NaN or infinite.", "Look for sqrt, norm or log at 0."))
-    smooth = _smooth(reg)
-    if not found and variables and smooth is not None:
-        found += _against_differences(smooth_penalty, variables)
-    return found, unconnected
+        return [("error", problem, "Look for tf.stop_gradient, NumPy or tf.numpy_function in the model.")], unconnected
+    if any(not bool(tf.reduce_all(tf.math.is_finite(gradient))) for gradient in reached):
+        problem = "the penalty's gradient is NaN or infinite."
+        return [("error", problem, "Look for sqrt, norm or log at 0.")], unconnected
+    smooth = smooth_terms(reg)
+    if not variables or smooth is None:
+        return [], unconnected
+
+    def smooth_penalty() -> tf.Tensor:
+        with calls.backend.smoothed(model, x), repeatable(model):
+            return penalty(smooth)
+
+    return _Differences(smooth_penalty, variables).findings(), unconnected
 
 
-def _against_differences(penalty: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> Rows:
-    """Findings where the penalty's gradient disagrees with finite differences over the variables."""
-    with tf.GradientTape() as tape:
-        value = penalty()
-    slopes = dict(enumerate(tape.gradient(value, variables)))
-    given = [index for index, slope in slopes.items() if slope is not None]
-    missing = [index for index, slope in slopes.items() if slope is None]
-    generator = np.random.default_rng(0)
+class _Differences:
+    """The penalty's gradient with respect to the variables, beside finite differences."""
 
-    def disagreement(chosen: Sequence[int]) -> float:
-        """Relative difference of the derivative along a direction of the chosen variables."""
-        starts = [variables[index].numpy().astype(np.float64) for index in chosen]
-        claimed = [
-            np.zeros(start.shape) if slopes[index] is None else tf.convert_to_tensor(slopes[index]).numpy()
-            for index, start in zip(chosen, starts, strict=True)
-        ]
-        slope, directions = _steep(starts, claimed, generator)
+    def __init__(self, penalty: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> None:
+        self.penalty, self.variables = penalty, variables
+        with tf.GradientTape() as tape:
+            value = penalty()
+        self.gradients = tape.gradient(value, variables)
+        self.floor = _FLOOR * abs(float(value))
+        self.generator = np.random.default_rng(0)
 
-        def move(step: float) -> None:
-            for index, start, direction in zip(chosen, starts, directions, strict=True):
-                variables[index].assign(start + step * direction)
+    def findings(self) -> Findings:
+        """The variables whose gradient is wrong, or is None although the penalty depends on them."""
+        indices = range(len(self.variables))
+        given = [index for index in indices if self.gradients[index] is not None]
+        missing = [index for index in indices if self.gradients[index] is None]
+        findings: Findings = []
+        worst = max(self._disagreement(given) for _ in range(_TRIALS)) if given else 0.0
+        if not worst <= AGREEMENT:
+            problem = (
+                f"the penalty's gradient with respect to the variables differs from finite differences by {worst:.1%}, "
+                f"most for {self._names(given)}: some operation has a wrong second derivative in TensorFlow."
+            )
+            findings.append(("error", problem, _REMEDY_FOR_WRONG))
+        if missing and not self._disagreement(missing) <= AGREEMENT:
+            problem = (
+                f"the penalty depends on {self._names(missing)}, but its gradient there is None: some operation has no "
+                f"second derivative in TensorFlow, which drops it silently."
+            )
+            findings.append(("error", problem, _REMEDY_FOR_WRONG))
+        return findings
 
-        def at(step: float) -> float:
-            move(step)
-            return float(penalty())
+    def _names(self, indices: Sequence[int]) -> str:
+        """The names of the first few variables whose own gradient disagrees."""
+        names = [self.variables[index].name for index in indices if not self._disagreement([index]) <= AGREEMENT]
+        return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+    def _disagreement(self, indices: Sequence[int]) -> float:
+        """Relative difference between the derivative along a direction of some variables and finite differences."""
+        starts = [self.variables[index].numpy().astype(np.float64) for index in indices]
+        slope, directions = self._steep(starts, [self.gradients[index] for index in indices])
+
+        def penalty_at(step: float) -> float:
+            self._move(indices, starts, directions, step)
+            return float(self.penalty())
 
         try:
-            differences = [(at(step) - at(-step)) / (2 * step) for step in _STEPS]
+            differences = [(penalty_at(step) - penalty_at(-step)) / (2 * step) for step in _RELATIVE_STEPS]
         finally:
-            move(0.0)
-        nearest, settled = compare(slope, differences, _STEPS, _FLOOR * abs(float(value)))
-        return nearest if settled or nearest <= _AGREEMENT else 0.0  # over unknown kinks they say nothing
+            self._move(indices, starts, directions, 0.0)
+        nearest, settled = compare(slope, differences, _RELATIVE_STEPS, self.floor)
+        return nearest if settled or nearest <= AGREEMENT else 0.0  # over unknown kinks the differences say nothing
 
-    found: Rows = []
-    worst = max((disagreement(given) for _ in range(_DIRECTIONS)), default=0.0) if given else 0.0
-    if not worst <= _AGREEMENT:
-        named = [index for index in given if not disagreement([index]) <= _AGREEMENT]
-        problem = (
-            f"the penalty's gradient with respect to the variables differs from finite differences by {worst:.1%}, "
-            f"most for {_names(variables, named)}: some operation has a wrong second derivative in TensorFlow."
-        )
-        found.append(("error", problem, _WRONG))
-    if missing and not disagreement(missing) <= _AGREEMENT:
-        named = [index for index in missing if not disagreement([index]) <= _AGREEMENT]
-        problem = (
-            f"the penalty depends on {_names(variables, named)}, but its gradient there is None: some operation has no "
-            f"second derivative in TensorFlow, which drops it silently."
-        )
-        found.append(("error", problem, _WRONG))
-    return found
+    def _move(
+        self, indices: Sequence[int], starts: Sequence[np.ndarray], directions: Sequence[np.ndarray], step: float
+    ) -> None:
+        for index, start, direction in zip(indices, starts, directions, strict=True):
+            self.variables[index].assign(start + step * direction)
 
+    def _steep(self, starts: Sequence[np.ndarray], gradients: Sequence[Any]) -> tuple[float, list[np.ndarray]]:
+        """The steepest of a few random directions, relative to the variables' own size, and the slope along it.
 
-def _steep(
-    starts: Sequence[np.ndarray], claimed: Sequence[np.ndarray], generator: np.random.Generator
-) -> tuple[float, list[np.ndarray]]:
-    """The steepest of a few random directions, relative to the variables' own size, and the slope claimed for it.
-
-    Along a random direction an error shows in its full proportion; a flat one would drown in roundoff.
-    """
-    lengths = [math.sqrt(np.mean(start**2)) or 0.1 for start in starts]
-    best: tuple[float, list[np.ndarray]] = (0.0, [])
-    for _ in range(_CANDIDATES):
-        directions = [
-            length * generator.standard_normal(each.shape) for each, length in zip(starts, lengths, strict=True)
-        ]
-        slope = sum(float(np.sum(each * along)) for each, along in zip(claimed, directions, strict=True))
-        if not best[1] or abs(slope) > abs(best[0]):
-            best = (slope, directions)
-    return best
-
-
-def _names(variables: Sequence[tf.Variable], chosen: Sequence[int]) -> str:
-    """The names of the first few."""
-    names = [variables[index].name for index in chosen]
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        Along a random direction an error shows in its full proportion; a flat one would drown in roundoff.
+        """
+        lengths = [math.sqrt(np.mean(start**2)) or 0.1 for start in starts]
+        claimed = [0.0 if gradient is None else tf.convert_to_tensor(gradient).numpy() for gradient in gradients]
+        best: tuple[float, list[np.ndarray]] = (0.0, [])
+        for _ in range(_CANDIDATES):
+            directions = [
+                length * self.generator.standard_normal(start.shape)
+                for start, length in zip(starts, lengths, strict=True)
+            ]
+            slope = sum(float(np.sum(array * along)) for array, along in zip(claimed, directions, strict=True))
+            if not best[1] or abs(slope) > abs(best[0]):
+                best = slope, directions
+        return best

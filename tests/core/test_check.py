@@ -101,7 +101,7 @@ def jax_check(model: Any, reg: Any) -> CheckReport:
 
 
 def agrees(report: CheckReport) -> bool:
-    """Whether nothing was found; 5e-3 is what the check itself allows, see `preflight._AGREEMENT`."""
+    """Whether nothing was found; 5e-3 is what the check itself allows, see `preflight.AGREEMENT`."""
     return not report.findings and report.disagreement is not None and report.disagreement < 5e-3
 
 
