@@ -11,12 +11,15 @@ def gradreg_backends() -> list[BackendDescription]:
     return [
         BackendDescription(
             name="jax",
+            title="JAX",
             factory="gradreg_jax.backend:JaxBackend",
             modules=("jax",),
             array_modules=("jax", "jaxlib"),
+            model_modules=("flax", "equinox", "jax", "jaxlib"),
             capabilities=("batched_pullback", "host_checks", "traced_branch"),
             spec_version=1,
             install='pip install "gradreg[jax]"',
             harness="gradreg_jax.harness:JaxHarness",
+            devices="gradreg_jax.devices:devices",
         )
     ]

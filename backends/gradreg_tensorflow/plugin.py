@@ -11,12 +11,15 @@ def gradreg_backends() -> list[BackendDescription]:
     return [
         BackendDescription(
             name="tensorflow",
+            title="TensorFlow",
             factory="gradreg_tensorflow.backend:TensorFlowBackend",
             modules=("tensorflow",),
             array_modules=("tensorflow",),
+            model_modules=("tensorflow", "keras"),
             capabilities=("host_checks", "named_activations", "traced_branch"),
             spec_version=1,
             install='pip install "gradreg[tensorflow]"',
             harness="gradreg_tensorflow.harness:TensorFlowHarness",
+            devices="gradreg_tensorflow.devices:devices",
         )
     ]

@@ -3,25 +3,46 @@
 import difflib
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from gradreg_core.errors import BackendImportError, BackendNotFoundError, GradregError, InputTypeError, PluginError
+from gradreg_core.backend import Backend
+from gradreg_core.calls import Calls
+from gradreg_core.errors import (
+    BackendImportError,
+    BackendNotFoundError,
+    GradregError,
+    InputTypeError,
+    PluginError,
+    UnsupportedError,
+)
+from gradreg_core.plugins.discovery import DISABLE_VARIABLE, BackendRecord, backends, missing_modules, plugins_disabled
+from gradreg_core.plugins.hookspecs import BackendDescription, Component
 from gradreg_core.plugins.lazy import import_heavy
 
-if TYPE_CHECKING:
-    from gradreg_core.calls import Calls
-    from gradreg_core.plugins.discovery import BackendRecord
-    from gradreg_core.plugins.hookspecs import BackendDescription
-
-__all__ = ["BACKEND_VARIABLE", "backend_of", "check", "find_backend", "load_backend", "loss", "measure", "penalty"]
+__all__ = [
+    "BACKEND_VARIABLE",
+    "backend_of",
+    "check",
+    "find_backend",
+    "load_backend",
+    "load_component",
+    "loss",
+    "measure",
+    "penalty",
+]
 
 BACKEND_VARIABLE = "GRADREG_BACKEND"
 _CALLS = ("loss", "penalty", "measure", "check")
-_instances: "dict[BackendDescription, Calls]" = {}
+_instances: dict[BackendDescription, Calls] = {}
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 
-def load_backend(name: str | None = None) -> "Calls":
+def load_backend(name: str | None = None) -> Calls:
     """The calls `loss`, `penalty`, `measure` and `check` of one backend; loaded once.
 
     Args:
@@ -39,18 +60,16 @@ def load_backend(name: str | None = None) -> "Calls":
     description = record.description
     assert description is not None
     if description not in _instances:
-        _instances[description] = _make(description, record, _call(name, record.name))
+        _instances[description] = _make(record, description.factory, _call(name, record.name))
     return _instances[description]
 
 
-def find_backend(name: str | None = None) -> "BackendRecord":
+def find_backend(name: str | None = None) -> BackendRecord:
     """The record of the backend that :func:`load_backend` would load, without importing it.
 
     Raises:
         BackendNotFoundError, BackendImportError, PluginError: as :func:`load_backend`.
     """
-    from gradreg_core.plugins.discovery import backends, missing_modules
-
     wanted = _wanted(name)
     named = [record for record in backends() if record.name == wanted]
     usable = [record for record in named if record.status != "broken"]
@@ -59,9 +78,8 @@ def find_backend(name: str | None = None) -> "BackendRecord":
         raise BackendNotFoundError(f"{call}: no backend of this name is registered. {_known(wanted)}")
     if not usable:
         record = named[0]
-        if record.description is not None and record.plugin.status != "broken":
-            remedy = "Uninstall one of them, or set GRADREG_DISABLE_PLUGINS=1 to use the built-in backends only."
-            raise PluginError(f"{call}: {record.reason}. {remedy}")
+        if record.description is not None:
+            raise PluginError(f"{call}: {record.reason}.")
         remedy = f"Fix or uninstall {record.plugin.distribution}; 'gradreg backends' lists every plugin."
         raise PluginError(f"{call}: its plugin is broken: {record.plugin}: {record.reason}. {remedy}") from (
             record.plugin.error
@@ -74,6 +92,30 @@ def find_backend(name: str | None = None) -> "BackendRecord":
     return usable[0]
 
 
+def load_component(name: str, component: Component) -> Any:
+    """What a backend brings besides its calls, such as its harness; its module is imported.
+
+    Args:
+        name: of the backend.
+        component: the field of :class:`BackendDescription` that names it, such as ``"trainer"``.
+
+    Raises:
+        UnsupportedError: the backend declares no such component.
+        BackendNotFoundError, BackendImportError, PluginError: as :func:`load_backend`, or it cannot be imported.
+    """
+    call = f"load_component({name!r}, {component!r})"
+    record = find_backend(name)
+    assert record.description is not None
+    if not (target := getattr(record.description, component)):
+        usable = [other for other in backends() if other.status == "ok" and getattr(other.description, component)]
+        names = ", ".join(other.name for other in usable) or "none"
+        raise UnsupportedError(
+            f"{call}: the backend {name!r} declares no {component}. Give its BackendDescription {component}="
+            f"'module:attribute', or choose a backend that has one: {names}."
+        )
+    return _attribute(call, record, target)
+
+
 def backend_of(array: Any) -> str:
     """The name of the backend that `array` belongs to, by its type; no framework is imported to find out.
 
@@ -83,17 +125,14 @@ def backend_of(array: Any) -> str:
     Raises:
         InputTypeError: no backend has arrays of this type.
     """
-    from gradreg_core.plugins.discovery import backends
-
     chosen = os.environ.get(BACKEND_VARIABLE, "").strip()
     leaf = array
     while isinstance(leaf, list | tuple) and leaf:
         leaf = leaf[0]
     owners: dict[str, list[str]] = {}
     for record in backends():
-        if record.description is not None and record.plugin.status != "broken":
-            for module in record.description.array_modules:
-                owners.setdefault(module, []).append(record.name)
+        for module in () if record.description is None else record.description.array_modules:
+            owners.setdefault(module, []).append(record.name)
     for cls in type(leaf).__mro__:
         module = str(cls.__module__).partition(".")[0]
         if module == "numpy":
@@ -102,47 +141,35 @@ def backend_of(array: Any) -> str:
             return chosen if chosen in owners[module] else owners[module][0]
     if isinstance(leaf, bool | int | float | complex | list | tuple):
         return chosen or "numpy"
-    names = ", ".join(dict.fromkeys(name for each in owners.values() for name in each))
+    names = ", ".join(dict.fromkeys(name for claimants in owners.values() for name in claimants))
     raise InputTypeError(
         f"backend_of: expected an array of one of the backends ({names}), got {type(leaf).__module__}."
         f"{type(leaf).__qualname__}. Convert it, or call load_backend(name) and use its calls."
     )
 
 
-def loss(model: Any, x: Any, y: Any, reg: Any, **options: Any) -> Any:
-    """:meth:`gradreg_core.calls.Calls.loss` of the backend that `x` belongs to.
+def _by_input(method: Callable[Concatenate[Calls, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
+    """A function with the signature of a method of :class:`Calls`, which calls it on the backend of its input `x`."""
+    whole = signature(method)
+    own = whole.replace(parameters=list(whole.parameters.values())[1:])
 
-    Raises:
-        GradregError: as :func:`backend_of`, :func:`load_backend` and the call itself.
-    """
-    return load_backend(backend_of(x)).loss(model, x, y, reg, **options)
+    @wraps(method)
+    def dispatched(*args: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        if len(args) < 2 and "x" not in options:
+            own.bind(*args, **options)  # raises the TypeError of a call without x
+        x = args[1] if len(args) > 1 else options["x"]
+        call: Callable[_Parameters, _Result] = getattr(load_backend(backend_of(x)), method.__name__)
+        return call(*args, **options)
 
-
-def penalty(model: Any, x: Any, y: Any, reg: Any, **options: Any) -> Any:
-    """:meth:`gradreg_core.calls.Calls.penalty` of the backend that `x` belongs to.
-
-    Raises:
-        GradregError: as :func:`loss`.
-    """
-    return load_backend(backend_of(x)).penalty(model, x, y, reg, **options)
-
-
-def measure(model: Any, x: Any, y: Any = None, **options: Any) -> Any:
-    """:meth:`gradreg_core.calls.Calls.measure` of the backend that `x` belongs to.
-
-    Raises:
-        GradregError: as :func:`loss`.
-    """
-    return load_backend(backend_of(x)).measure(model, x, y, **options)
+    dispatched.__module__, dispatched.__qualname__ = __name__, method.__name__
+    dispatched.__signature__ = own  # type: ignore[attr-defined]
+    return dispatched
 
 
-def check(model: Any, x: Any, y: Any, reg: Any, **options: Any) -> Any:
-    """:meth:`gradreg_core.calls.Calls.check` of the backend that `x` belongs to.
-
-    Raises:
-        GradregError: as :func:`loss`.
-    """
-    return load_backend(backend_of(x)).check(model, x, y, reg, **options)
+loss = _by_input(Calls.loss)
+penalty = _by_input(Calls.penalty)
+measure = _by_input(Calls.measure)
+check = _by_input(Calls.check)
 
 
 def _wanted(name: str | None) -> str:
@@ -162,8 +189,6 @@ def _call(name: str | None, wanted: str) -> str:
 
 def _known(wanted: str) -> str:
     """What there is to ask for, the nearest first."""
-    from gradreg_core.plugins.discovery import DISABLE_VARIABLE, backends, plugins_disabled
-
     states: dict[str, str] = {}
     for record in backends():
         if states.get(record.name, "broken") == "broken":
@@ -175,25 +200,31 @@ def _known(wanted: str) -> str:
     return f"{hint}Available: {listed or 'none'}.{hidden} 'gradreg backends' says more."
 
 
-def _make(description: "BackendDescription", record: "BackendRecord", call: str) -> "Calls":
+def _make(record: BackendRecord, factory: str, call: str) -> Calls:
     """What the factory makes, wrapped unless it has the calls itself."""
-    from gradreg_core.calls import Calls
-
     owner = f"{call}: the backend of {record.plugin}"
-    path, _, attribute = description.factory.partition(":")
     try:
-        backend = attrgetter(attribute)(import_heavy(call, path, description.install))()
+        backend = _attribute(call, record, factory)()
     except GradregError:
         raise
     except Exception as error:
-        raise PluginError(
-            f"{owner} cannot be made: {description.factory} raised {type(error).__name__}: {error}"
-        ) from error
-    if all(callable(getattr(backend, each, None)) for each in _CALLS):
+        raise PluginError(f"{owner} cannot be made: {factory} raised {type(error).__name__}: {error}") from error
+    if all(callable(getattr(backend, name, None)) for name in _CALLS):
         return cast("Calls", backend)
-    if not callable(getattr(backend, "vjp", None)):
+    if not isinstance(backend, Backend):
         raise PluginError(
-            f"{owner} is broken: {description.factory} must return a gradreg_core.backend.Backend, or an object with "
+            f"{owner} is broken: {factory} must return a gradreg_core.backend.Backend, or an object with "
             f"{', '.join(_CALLS)}; it returned {backend!r}."
         )
     return Calls(backend)
+
+
+def _attribute(call: str, record: BackendRecord, target: str) -> Any:
+    """The attribute that ``"module:attribute"`` names, in a description of `record`."""
+    assert record.description is not None
+    path, _, attribute = target.partition(":")
+    module = import_heavy(call, path, record.description.install)
+    try:
+        return attrgetter(attribute)(module)
+    except AttributeError as error:
+        raise PluginError(f"{call}: {record.plugin} names {target}, which is not there: {error}.") from error

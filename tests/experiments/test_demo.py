@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 import numpy as np
 import torch
-from gradreg_core.cli import files
 from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputError, UnsupportedError
 from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg, WeightDecay
 from gradreg_experiments.demo import compare, runner
@@ -292,23 +291,6 @@ def test_evaluation_agrees_with_numpy(digits):
     np.testing.assert_allclose(torch_runner.jacobian_norms(plan.network, params, x), norms, rtol=1e-4)
     whole = torch_runner.logits(plan.network, params, evaluated.x)
     np.testing.assert_allclose(whole, apply(plan.network, plan.params, evaluated.x), rtol=1e-4, atol=1e-4)
-
-
-def write_half(path):
-    with files.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise OSError("disk full")
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "numbers.json"
-    files.write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        files.write_json(path, {"a": float("nan")})
-    with pytest.raises(OSError, match="disk full"):
-        write_half(path)
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_frameworks_draw_the_same_and_train_the_same(tmp_path):

@@ -44,7 +44,7 @@ def on_path(installed, monkeypatch):
     def put(*names):
         for name in names:
             monkeypatch.syspath_prepend(str(installed[name]))
-        plugins.discover(refresh=True)
+        plugins.backends(refresh=True)
 
     yield put
     monkeypatch.undo()
@@ -52,7 +52,7 @@ def on_path(installed, monkeypatch):
         if "acme" in name:
             del sys.modules[name]
     dispatch._instances.clear()
-    plugins.discover(refresh=True)
+    plugins.backends(refresh=True)
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +61,10 @@ def run():
 
     def run(*arguments, paths=()):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADREG_")}
-        backends = [Path(each).parent for each in find_spec("gradreg_torch").submodule_search_locations]
+        backends = [Path(folder).parent for folder in find_spec("gradreg_torch").submodule_search_locations]
         roots = [*paths, Path(gradreg_core.__file__).parents[1], *backends]
-        found = [*map(str, roots), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(found)
+        path = [*map(str, roots), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(path)
         command = [sys.executable, "-P", "-W", "error", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 

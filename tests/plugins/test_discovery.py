@@ -1,4 +1,4 @@
-"""Discovery and listing, with third-party packages that pip really installs."""
+"""The lists of backends and commands, with third-party packages that pip really installs."""
 
 import json
 import re
@@ -7,15 +7,13 @@ from importlib import metadata
 from importlib.util import find_spec
 
 import pytest
-from click.testing import CliRunner
 
-from gradreg_core.cli.main import main
-from gradreg_core.errors import BackendNotFoundError, PluginError
+from gradreg_core.errors import BackendNotFoundError
 from gradreg_core.plugins import discovery as plugins
 from gradreg_core.plugins import dispatch
 from gradreg_core.plugins.hookspecs import BackendDescription
 
-# --- listing -------------------------------------------------------------------------------------------------------
+# --- backends ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +22,9 @@ def listing(installed, run):
     done = run("-m", "gradreg_core.cli.main", "backends", "--json", paths=installed.values())
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    found = {(row["name"], row["distribution"]): row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    by_name = {(row["name"], row["distribution"]): row for row in rows}
+    assert len(by_name) == len(rows)
+    return by_name
 
 
 def test_a_working_plugin_is_listed_whatever_else_is_broken(listing):
@@ -63,9 +61,9 @@ BROKEN = {
     "acme-invalid": r"BackendDescription: modules must be a tuple of top-level module names, such as \('torch',\); "
     r"got 'torch'",
     "acme-argument": r"Plugin 'acme-argument' for hook 'gradreg_backends' .*Argument\(s\) \{'config'\} are declared in "
-    r"the hookimpl but can not be found in the hookspec; the hooks are: gradreg_backends",
+    r"the hookimpl but can not be found in the hookspec; the hooks are: gradreg_backends, gradreg_commands",
     "acme-misspelt": r"unknown hook 'gradreg_backend' in plugin <module 'gradreg_acme_misspelt' .*>; "
-    r"the hooks are: gradreg_backends",
+    r"the hooks are: gradreg_backends, gradreg_commands",
     "jax": r"backend 'jax' was written for spec_version 99, this gradreg knows 1; upgrade gradreg",
 }
 
@@ -88,47 +86,27 @@ def test_a_duplicate_name_is_broken_for_both_claimants(listing):
     assert ours["reason"] == theirs["reason"]
     assert re.fullmatch(
         r"duplicate name: 'torch' is claimed by gradreg .* \(entry point 'torch'\) "
-        r"and by gradreg-acme-duplicate 1\.2\.0 \(entry point 'torch'\)",
+        r"and by gradreg-acme-duplicate 1\.2\.0 \(entry point 'torch'\); uninstall one of them, or set "
+        r"GRADREG_DISABLE_PLUGINS=1 to use the built-in backends only",
         ours["reason"],
     )
 
 
-def test_the_table_has_every_backend_and_every_reason(on_path):
-    on_path("working", "broken")
-    result = CliRunner().invoke(main, ["backends"])
-    assert result.exit_code == 0
-    lines = result.output.splitlines()
-    assert re.fullmatch(
-        r"acme +ok +gradreg-acme 1\.2\.0 +numpy \S+ +linear_only *", lines[[*map(_head, lines)].index("acme")]
-    )
-    assert re.match(
-        r"acme-raises +BROKEN +gradreg-acme-broken 1\.2\.0", lines[[*map(_head, lines)].index("acme-raises")]
-    )
-    assert "acme-exits: importing 'gradreg_acme_broken.exits' failed: SystemExit: 3" in lines
-
-
-def _head(line):
-    return line.split(" ")[0]
-
-
-# --- discovery -----------------------------------------------------------------------------------------------------
-
-
-def test_discovery_is_kept_until_refreshed(on_path, installed, monkeypatch):
+def test_backends_are_kept_until_refreshed(on_path, installed, monkeypatch):
     on_path()
-    assert "acme" not in {each.name for each in plugins.backends()}
+    assert "acme" not in {record.name for record in [*plugins.backends(), *plugins.commands()]}
     monkeypatch.syspath_prepend(str(installed["working"]))
-    assert "acme" not in {each.name for each in plugins.backends()}
-    assert "acme" in {each.name for each in plugins.backends(refresh=True)}
-    assert "acme" in {each.entry_point for each in plugins.discover()}
+    assert "acme" not in {record.name for record in [*plugins.backends(), *plugins.commands()]}
+    assert "acme" in {record.name for record in plugins.backends(refresh=True)}
+    assert "acme" in {record.name for record in plugins.commands()}
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", " yes "])
 def test_third_parties_can_be_disabled(on_path, monkeypatch, value):
     on_path("working", "duplicate")
     monkeypatch.setenv(plugins.DISABLE_VARIABLE, value)
-    assert {each.distribution for each in plugins.discover()} == {"gradreg"}
-    (torch,) = [each for each in plugins.backends() if each.name == "torch"]
+    assert {record.plugin.distribution for record in [*plugins.backends(), *plugins.commands()]} == {"gradreg"}
+    (torch,) = [record for record in plugins.backends() if record.name == "torch"]
     assert torch.status != "broken"
     with pytest.raises(BackendNotFoundError, match=r"GRADREG_DISABLE_PLUGINS is set, so plugins are not considered"):
         dispatch.load_backend("acme")
@@ -138,36 +116,34 @@ def test_third_parties_can_be_disabled(on_path, monkeypatch, value):
 def test_other_values_disable_nothing(on_path, monkeypatch, value):
     on_path("working")
     monkeypatch.setenv(plugins.DISABLE_VARIABLE, value)
-    assert "acme" in {each.name for each in plugins.backends()}
+    assert "acme" in {record.name for record in plugins.backends()}
 
 
-def test_built_in_plugins_come_first_in_a_fixed_order(on_path):
+def test_built_in_backends_come_first_in_a_fixed_order(on_path):
     on_path("working", "broken")
-    names = [each.entry_point for each in plugins.discover()]
-    assert names[:4] == ["numpy", "torch", "jax", "tensorflow"]
-    others = [(each.distribution, each.entry_point) for each in plugins.discover()[4:]]
-    assert others == sorted(others)
-    assert len(others) == 11
+    entry_points = list(dict.fromkeys((r.plugin.distribution, r.plugin.entry_point) for r in plugins.backends()))
+    assert entry_points[:4] == [("gradreg", name) for name in ("numpy", "torch", "jax", "tensorflow")]
+    assert entry_points[4:] == sorted(entry_points[4:])
+    assert len(entry_points[4:]) == 11
 
 
-def test_an_uninstalled_checkout_has_the_built_in_backends(on_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(metadata, "entry_points", lambda **_: ())
-        found = plugins.discover(refresh=True)
-        assert [(each.entry_point, each.distribution, each.version) for each in found] == [
-            (name, "gradreg", None) for name in ("numpy", "torch", "jax", "tensorflow")
-        ]
-        assert [each.status for each in found if each.entry_point == "numpy"] == ["ok"]
+def test_a_new_built_in_backend_needs_no_line_here(on_path, monkeypatch):
+    on_path()
+    entry_points = metadata.entry_points
 
+    class Renamed:
+        """The distribution of gradreg, for an entry point that it does not have."""
 
-def test_a_malformed_entry_point_is_broken(on_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        odd = metadata.EntryPoint("odd", "no module: at all", plugins.GROUP)
-        patch.setattr(metadata, "entry_points", lambda **_: (odd,))
-        record = plugins.discover(refresh=True)[-1]
-    assert (record.entry_point, record.distribution, record.status) == ("odd", "unknown distribution", "broken")
-    assert record.reason.startswith("importing 'no module: at all' failed: ")
-    assert str(record) == "unknown distribution (not installed) (entry point 'odd')"
+        name, version = "gradreg", "0.1.0"
+
+    def with_another(*, group):
+        another = metadata.EntryPoint("another", "gradreg_numpy.plugin", group)
+        vars(another)["dist"] = Renamed
+        return [another, *entry_points(group=group)]
+
+    monkeypatch.setattr(metadata, "entry_points", with_another)
+    names = [record.plugin.entry_point for record in plugins.backends(refresh=True)]
+    assert names == ["numpy", "torch", "jax", "tensorflow", "another"]
 
 
 @pytest.mark.parametrize("finder", ["raises", "none"])
@@ -188,24 +164,36 @@ def test_a_module_that_cannot_be_found_is_missing(monkeypatch, finder):
     assert plugins.missing_modules(description) == ["acme_refused"]
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("name", "Acme", "name must be lower-case letters, digits, '-' and '_', starting with a letter, such as"),
-        ("name", None, "name must be lower-case letters"),
-        ("factory", "acme.backend", "factory must be 'module:callable', such as"),
-        ("factory", len, "factory must be 'module:callable', such as"),
-        ("modules", ("torch.nn",), r"modules must be a tuple of top-level module names, such as \('torch',\); got"),
-        ("array_modules", {"jax": 1}, "array_modules must be a tuple of top-level module names"),
-        ("capabilities", "named_activations", "capabilities must be a tuple of names"),
-        ("capabilities", (1,), "capabilities must be a tuple of names"),
-        ("spec_version", True, "spec_version must be an integer such as 1; got True"),
-        ("spec_version", "1", "spec_version must be an integer such as 1; got '1'"),
-        ("install", " ", "install must be a command, such as 'pip install acme-gradreg'; got ' '"),
-    ],
-)
-def test_a_description_is_validated(field, value, message):
-    right = {"name": "acme", "factory": "a.b:C", "spec_version": 1, "install": "pip install a"}
-    assert BackendDescription(**right, modules=["acme"]).modules == ("acme",)
-    with pytest.raises(PluginError, match=f"^BackendDescription: {message}"):
-        BackendDescription(**{**right, field: value})
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+def test_commands_come_from_all_plugins(on_path):
+    on_path("working")
+    records = {record.name: record for record in plugins.commands()}
+    assert {"acme", "acme-plot", "backends", "bench", "conformance", "demo", "doctor", "reproduce"} <= set(records)
+    assert {record.status for record in records.values()} == {"ok"}
+    assert records["acme"].plugin.distribution == "gradreg-acme"
+    assert all(record.description.summary.endswith(".") for record in records.values())
+
+
+def test_a_broken_command_plugin_leaves_the_others_alone(on_path):
+    on_path()
+    before = plugins.commands()
+    on_path("broken")
+    assert [record for record in plugins.commands() if record.status == "ok"][: len(before)] == before
+    broken = {record.name: record.reason for record in plugins.commands() if record.status == "broken"}
+    assert set(broken) == {"acme-none", "acme-raises", "doctor"}
+    assert broken["acme-none"].startswith("it has no hook gradreg_commands; mark the function with ")
+    assert broken["acme-raises"].startswith("importing 'gradreg_acme_broken.raises' failed: RuntimeError: ")
+
+
+def test_no_plugin_takes_a_command_away(on_path):
+    on_path("broken")
+    ours, theirs = (record for record in plugins.commands() if record.name == "doctor")
+    assert (ours.status, ours.plugin.distribution) == ("ok", "gradreg")
+    assert theirs.status == "broken"
+    assert re.fullmatch(
+        r"duplicate name: 'doctor' is a command of gradreg .* \(entry point 'installation'\); "
+        r"uninstall gradreg-acme-broken",
+        theirs.reason,
+    )

@@ -1,14 +1,18 @@
 """Loading backends by name, and dispatch by the type of the input."""
 
 import importlib
+import inspect
+import pydoc
 import sys
 
+import numpy as np
 import pytest
 
-import numpy as np
 from gradreg_core.calls import Calls
-from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputTypeError, PluginError
+from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputTypeError, PluginError, UnsupportedError
 from gradreg_core.plugins import dispatch
+from gradreg_core.plugins.discovery import backends
+from gradreg_core.plugins.hookspecs import COMPONENTS
 from gradreg_core.presets import FrobReg
 
 # --- loading -------------------------------------------------------------------------------------------------------
@@ -49,7 +53,7 @@ def test_a_backend_of_primitives_gets_the_calls(on_path):
             "torch",
             PluginError,
             r"duplicate name: 'torch' is claimed by gradreg .* and by gradreg-acme-duplicate 1\.2\.0 .*"
-            r"Uninstall one of them, or set GRADREG_DISABLE_PLUGINS=1 to use the built-in backends only\.$",
+            r"uninstall one of them, or set GRADREG_DISABLE_PLUGINS=1 to use the built-in backends only\.$",
         ),
         (
             "acme-absent",
@@ -71,7 +75,7 @@ def test_a_backend_of_primitives_gets_the_calls(on_path):
         (
             "acme-nowhere",
             PluginError,
-            r"the backend of gradreg-acme-broken .* cannot be made: \S+:no_such_name raised AttributeError: ",
+            r"gradreg-acme-broken 1\.2\.0 .* names \S+:no_such_name, which is not there: module .* has no attribute",
         ),
         (
             "acmee",
@@ -131,7 +135,7 @@ import gradreg_{framework} as gradreg
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.plugins.discovery import backends
 gradreg.SpectReg(0.1)
-print([each.status for each in backends() if each.name == {framework!r}])
+print([record.status for record in backends() if record.name == {framework!r}])
 for use in (lambda: load_backend({framework!r}), lambda: gradreg.loss):
     try:
         use()
@@ -152,6 +156,78 @@ for use in (lambda: load_backend({framework!r}), lambda: gradreg.loss):
     )
 
 
+# --- components ----------------------------------------------------------------------------------------------------
+
+
+def test_a_component_is_loaded(on_path):
+    on_path("working")
+    assert dispatch.load_component("acme", "devices")() == ["anvil:0"]
+    assert dispatch.load_component("numpy", "harness").__name__ == "NumpyHarness"
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "kind", "message"),
+    [
+        (
+            "acme",
+            "harness",
+            UnsupportedError,
+            r"the backend 'acme' declares no harness\. Give its BackendDescription harness='module:attribute', or "
+            r"choose a backend that has one: numpy.*\.$",
+        ),
+        (
+            "acme",
+            "trainer",
+            PluginError,
+            r"gradreg-acme 1\.2\.0 \(entry point 'acme'\) names gradreg_acme\.backend:no_such_trainer, which is not "
+            r"there: module .* has no attribute",
+        ),
+        (
+            "acme",
+            "sweep",
+            BackendImportError,
+            r"importing 'gradreg_acme\.absent' failed: .* Install what it needs with: pip install gradreg-acme$",
+        ),
+    ],
+)
+def test_a_component_that_is_not_there_says_why(on_path, name, component, kind, message):
+    on_path("working")
+    with pytest.raises(kind, match=rf"^load_component\('{name}', '{component}'\): {message}"):
+        dispatch.load_component(name, component)
+
+
+def test_what_the_built_in_backends_declare_is_there(on_path):
+    on_path()
+    for record in backends():
+        if record.status == "ok":
+            for component in COMPONENTS:
+                if getattr(record.description, component):
+                    assert dispatch.load_component(record.name, component) is not None
+
+
+# --- signatures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["loss", "penalty", "measure", "check"])
+def test_a_call_has_the_signature_of_the_method(name):
+    function, method = getattr(dispatch, name), getattr(Calls, name)
+    whole, own = inspect.signature(method), inspect.signature(function)
+    assert list(own.parameters.values()) == list(whole.parameters.values())[1:]
+    assert own.return_annotation == whole.return_annotation
+    assert (function.__name__, function.__qualname__, function.__module__) == (name, name, dispatch.__name__)
+    shown = pydoc.render_doc(function, renderer=pydoc.plaintext)
+    assert all(parameter in shown for parameter in own.parameters)
+    assert function.__doc__ == method.__doc__
+
+
+def test_a_call_without_x_or_with_a_misspelt_keyword_is_a_type_error():
+    model, x, y = lambda x: x, np.ones((2, 3)), np.zeros(2, int)
+    with pytest.raises(TypeError, match="missing a required argument: 'x'"):
+        dispatch.loss(model, y=y, reg=None)
+    with pytest.raises(TypeError, match="sample_wieght"):
+        dispatch.loss(model, x, y, None, sample_wieght=None)
+
+
 # --- dispatch by type ----------------------------------------------------------------------------------------------
 
 
@@ -162,6 +238,7 @@ def test_calls_go_where_their_input_belongs(on_path):
     assert dispatch.backend_of(x) == "acme"
     assert dispatch.penalty(weight, x, None, FrobReg(2.0)) == 50.0
     assert dispatch.loss(weight, x, np.array([[3.0, 3.0], [3.0, 3.0]]), FrobReg(2.0), step=1) == 50.5
+    assert dispatch.penalty(model=weight, x=x, y=None, reg=FrobReg(2.0)) == 50.0
     assert dispatch.measure(weight, x).tolist() == [5.0, 5.0]
     assert dispatch.check(weight, x, None, FrobReg(2.0)) == "linear: nothing to check"
 

@@ -3,9 +3,9 @@
 import re
 import sys
 
+import numpy as np
 from click.testing import CliRunner
 
-import numpy as np
 from gradreg_core.cli.doctor import probe
 from gradreg_core.cli.main import main
 from gradreg_core.plugins import discovery as plugins
@@ -26,7 +26,10 @@ def test_the_doctor_passes_what_works(on_path, monkeypatch):
     assert lines[0].startswith(f"python {sys.version.split()[0]} (")
     assert f"numpy {np.__version__}" in lines
     assert "GRADREG_BACKEND=acme" in lines
-    assert lines[-2:] == [f"acme: ok: numpy {np.__version__}", "acme-primitives: ok: no modules needed"]
+    assert lines[-2:] == [
+        f"acme: ok: numpy {np.__version__}; devices: anvil:0",
+        "acme-primitives: ok: no modules needed",
+    ]
 
 
 def test_the_doctor_reports_what_crashes(on_path):
@@ -36,14 +39,16 @@ def test_the_doctor_reports_what_crashes(on_path):
     assert status == 1
     assert "acme-crashing: FAILED: importing it was ended by SIGKILL" in lines
     assert "problem: acme-crashing: importing it was ended by SIGKILL" in lines
-    assert re.search(r"^acme-fails: FAILED: importing it failed with exit status 1: .*libacme\.so\.1", output, re.M)
+    assert re.search(r"^acme-fails: FAILED: importing it ended with exit status 1: .*libacme\.so\.1", output, re.M)
     assert re.search(r"^problem: load_backend\('acme-absent'\): .*pip install acme-absent-framework$", output, re.M)
     assert re.search(r"^problem: gradreg-acme-misspelt 1\.2\.0 \(entry point 'acme-misspelt'\): ", output, re.M)
+    assert re.search(r"^problem: doctor: duplicate name: 'doctor' is a command of gradreg .*", output, re.M)
+    assert re.search(r"^problem: gradreg-acme-broken 1\.2\.0 \(entry point 'acme-none'\): it has no hook", output, re.M)
 
 
 def test_the_doctor_does_not_wait_for_ever(on_path):
     on_path("broken")
-    (record,) = [each for each in plugins.backends() if each.name == "acme-hanging"]
+    (record,) = [record for record in plugins.backends() if record.name == "acme-hanging"]
     assert probe(record, timeout=0.5).problem == "importing it did not end within 0.5 seconds"
 
 

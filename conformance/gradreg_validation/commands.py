@@ -1,0 +1,18 @@
+"""Describes the command of the validation, without importing a framework."""
+
+from gradreg_core.plugins.hookspecs import CommandDescription, hookimpl
+
+__all__ = ["gradreg_commands"]
+
+
+@hookimpl
+def gradreg_commands() -> list[CommandDescription]:
+    """``gradreg validate``."""
+    return [
+        CommandDescription(
+            name="validate",
+            target="gradreg_validation.command:validate_command",
+            summary="Compare a model with its port to another framework.",
+            install="pip install gradreg",
+        )
+    ]
