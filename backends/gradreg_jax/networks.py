@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -44,13 +45,17 @@ def _windows(x: Array, size: int) -> list[Array]:
 def _max_pool(x: Array, size: int) -> Array:
     """Maximum over windows; among equals the first has the whole derivative, and a NaN stays one."""
     best, *others = _windows(x, size)
-    for each in others:
-        best = jnp.where((best >= each) | (best != best), best, each)
+    for other in others:
+        best = jnp.where((best >= other) | (best != best), best, other)
     return best
 
 
-def _normalize(x: Array, mean: Array, variance: Array, weight: Arrays, eps: float) -> Array:
-    return (x - mean) * lax.rsqrt(variance + eps) * weight["weight"] + weight["bias"]
+def _standardize(x: Array, mean: Array, variance: Array, eps: float) -> Array:
+    return (x - mean) * lax.rsqrt(variance + eps)
+
+
+def _scaled(x: Array, weight: Arrays) -> Array:
+    return x * weight["weight"] + weight["bias"]
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -58,9 +63,9 @@ def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     return mean, ((x - mean) ** 2).mean(axes, keepdims=True)
 
 
-def _attention(x: Array, weight: Arrays, heads: int) -> Array:
+def _attention(layer: portable.Attention, weight: Arrays, x: Array) -> Array:
     batch, time, channels = x.shape
-    size = channels // heads
+    heads, size = layer.heads, channels // layer.heads
 
     def split(name: str) -> Array:
         return _matmul(x, weight[name]).reshape(batch, time, heads, size).swapaxes(1, 2)
@@ -70,50 +75,42 @@ def _attention(x: Array, weight: Arrays, heads: int) -> Array:
     return _matmul(mixed.swapaxes(1, 2).reshape(batch, time, channels), weight["out"])
 
 
-def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: Array, convolve: Convolve) -> Array:
-    weight = {name[len(path) + 1 :]: value for name, value in params.items() if name.startswith(f"{path}.")}
-    match layer:
-        case portable.Dense():
-            x = _matmul(x, weight["weight"])
-            return x + weight["bias"] if layer.bias else x
-        case portable.Conv2D():
-            axes = ("NHWC", "HWIO", "NHWC")
-            padding = layer.padding.upper()
-            x = convolve(x, weight["weight"], (1, 1), padding, dimension_numbers=axes, precision=_HIGHEST)
-            return x + weight["bias"]
-        case portable.MaxPool():
-            return _max_pool(x, layer.size)
-        case portable.AvgPool():
-            return sum(_windows(x, layer.size)) / layer.size**2
-        case portable.Flatten():
-            return x.reshape(x.shape[0], -1)
-        case portable.Activation():
-            return _ACTIVATIONS[layer.kind](x)
-        case portable.BatchNorm():
-            moments = _moments(x, tuple(range(x.ndim - 1))) if layer.training else (weight["mean"], weight["variance"])
-            return _normalize(x, *moments, weight, layer.eps)
-        case portable.LayerNorm():
-            return _normalize(x, *_moments(x, (-1,)), weight, layer.eps)
-        case portable.GroupNorm():
-            grouped = x.reshape(len(x), -1, layer.groups, x.shape[-1] // layer.groups)
-            mean, variance = _moments(grouped, (1, 3))
-            normed = ((grouped - mean) * lax.rsqrt(variance + layer.eps)).reshape(x.shape)
-            return normed * weight["weight"] + weight["bias"]
-        case portable.Dropout():
-            return x * masks[path] if path in masks else x
-        case portable.Attention():
-            return _attention(x, weight, layer.heads)
-        case portable.Residual():
-            return x + _layers(layer.layers, f"{path}.", params, masks, x, convolve)
-    raise TypeError(f"{layer!r} is no portable layer.")
+def _dense(layer: portable.Dense, weight: Arrays, x: Array) -> Array:
+    product = _matmul(x, weight["weight"])
+    return product + weight["bias"] if layer.bias else product
 
 
-def _layers(
-    layers: tuple[portable.Layer, ...], prefix: str, params: Arrays, masks: Arrays, x: Array, convolve: Convolve
-) -> Array:
-    for index, layer in enumerate(layers):
-        x = _layer(layer, f"{prefix}{index}", params, masks, x, convolve)
-    return x
+def _convolution(convolve: Convolve, layer: portable.Conv2D, weight: Arrays, x: Array) -> Array:
+    axes, padding = ("NHWC", "HWIO", "NHWC"), layer.padding.upper()
+    product = convolve(x, weight["weight"], (1, 1), padding, dimension_numbers=axes, precision=_HIGHEST)
+    return product + weight["bias"]
+
+
+def _batch_norm(layer: portable.BatchNorm, weight: Arrays, x: Array) -> Array:
+    moments = _moments(x, tuple(range(x.ndim - 1))) if layer.training else (weight["mean"], weight["variance"])
+    return _scaled(_standardize(x, *moments, layer.eps), weight)
+
+
+def _layer_norm(layer: portable.LayerNorm, weight: Arrays, x: Array) -> Array:
+    return _scaled(_standardize(x, *_moments(x, (-1,)), layer.eps), weight)
+
+
+def _group_norm(layer: portable.GroupNorm, weight: Arrays, x: Array) -> Array:
+    grouped = x.reshape(len(x), -1, layer.groups, x.shape[-1] // layer.groups)
+    return _scaled(_standardize(grouped, *_moments(grouped, (1, 3)), layer.eps).reshape(x.shape), weight)
+
+
+_RULES: portable.Rules = {
+    portable.Dense: _dense,
+    portable.MaxPool: lambda layer, weight, x: _max_pool(x, layer.size),
+    portable.AvgPool: lambda layer, weight, x: sum(_windows(x, layer.size)) / layer.size**2,
+    portable.Flatten: lambda layer, weight, x: x.reshape(x.shape[0], -1),
+    portable.Activation: lambda layer, weight, x: _ACTIVATIONS[layer.kind](x),
+    portable.BatchNorm: _batch_norm,
+    portable.LayerNorm: _layer_norm,
+    portable.GroupNorm: _group_norm,
+    portable.Attention: _attention,
+}
 
 
 def apply(
@@ -123,13 +120,10 @@ def apply(
     masks: Arrays | None = None,
     convolve: Convolve = conv_general_dilated,
 ) -> Array:
-    """The network's outputs for inputs x of shape (B, *network.input_shape).
+    """The network's outputs for x; see :func:`gradreg_core.portable.networks.interpret`.
 
-    Args:
-        network: the description.
-        params: weights and statistics by path.
-        x: inputs, channels last.
-        masks: dropout masks by path, (B, *sample); without them dropout is the identity.
-        convolve: a function with the arguments of `jax.lax.conv_general_dilated`.
+    `convolve` is a function with the arguments of `jax.lax.conv_general_dilated`.
     """
-    return _layers(network.layers, "", params, masks or {}, jnp.asarray(x), convolve)
+    rules = {**_RULES, portable.Conv2D: partial(_convolution, convolve)}
+    outputs: Array = portable.interpret(rules, network, params, jnp.asarray(x), masks)
+    return outputs

@@ -50,9 +50,9 @@ def _normalise(x: tf.Tensor, axes: list[int], eps: float) -> tf.Tensor:
     return centred / tf.sqrt(tf.reduce_mean(centred * centred, axes, keepdims=True) + eps)
 
 
-def _attention(x: tf.Tensor, weight: dict[str, tf.Tensor], heads: int) -> tf.Tensor:
+def _attention(layer: portable.Attention, weight: Arrays, x: tf.Tensor) -> tf.Tensor:
     _, time, channels = x.shape
-    size = channels // heads
+    heads, size = layer.heads, channels // layer.heads
 
     def split(name: str) -> tf.Tensor:
         return tf.transpose(tf.reshape(x @ weight[name], (-1, time, heads, size)), (0, 2, 1, 3))
@@ -62,57 +62,48 @@ def _attention(x: tf.Tensor, weight: dict[str, tf.Tensor], heads: int) -> tf.Ten
     return tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (-1, time, channels)) @ weight["out"]
 
 
-def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: tf.Tensor) -> tf.Tensor:
-    weight = {name[len(path) + 1 :]: value for name, value in params.items() if name.startswith(f"{path}.")}
-    match layer:
-        case portable.Dense():
-            x = x @ weight["weight"]
-            return x + weight["bias"] if layer.bias else x
-        case portable.Conv2D():
-            return tf.nn.conv2d(x, weight["weight"], 1, layer.padding.upper()) + weight["bias"]
-        case portable.MaxPool():
-            return pool_axis(pool_axis(x, 2, layer.size, layer.size), 1, layer.size, layer.size)
-        case portable.AvgPool():
-            return tf.reduce_mean(_windows(x, layer.size), (2, 4))
-        case portable.Flatten():
-            return tf.reshape(x, (x.shape[0], -1))
-        case portable.Activation():
-            return _ACTIVATIONS[layer.kind](x)
-        case portable.BatchNorm():
-            if layer.training:
-                normed = _normalise(x, list(range(len(x.shape) - 1)), layer.eps)
-            else:
-                normed = (x - weight["mean"]) / tf.sqrt(weight["variance"] + layer.eps)
-            return normed * weight["weight"] + weight["bias"]
-        case portable.LayerNorm():
-            return _normalise(x, [-1], layer.eps) * weight["weight"] + weight["bias"]
-        case portable.GroupNorm():
-            channels = x.shape[-1]
-            grouped = tf.reshape(x, (x.shape[0], -1, layer.groups, channels // layer.groups))
-            normed = tf.reshape(_normalise(grouped, [1, 3], layer.eps), tf.shape(x))
-            return normed * weight["weight"] + weight["bias"]
-        case portable.Dropout():
-            return x * masks[path] if path in masks else x
-        case portable.Attention():
-            return _attention(x, weight, layer.heads)
-        case portable.Residual():
-            return x + _layers(layer.layers, f"{path}.", params, masks, x)
-    raise TypeError(f"{layer!r} is no portable layer.")
+def _dense(layer: portable.Dense, weight: Arrays, x: tf.Tensor) -> tf.Tensor:
+    product = x @ weight["weight"]
+    return product + weight["bias"] if layer.bias else product
 
 
-def _layers(layers: tuple[portable.Layer, ...], prefix: str, params: Arrays, masks: Arrays, x: tf.Tensor) -> tf.Tensor:
-    for index, layer in enumerate(layers):
-        x = _layer(layer, f"{prefix}{index}", params, masks, x)
-    return x
+def _convolution(layer: portable.Conv2D, weight: Arrays, x: tf.Tensor) -> tf.Tensor:
+    return tf.nn.conv2d(x, weight["weight"], 1, layer.padding.upper()) + weight["bias"]
+
+
+def _batch_norm(layer: portable.BatchNorm, weight: Arrays, x: tf.Tensor) -> tf.Tensor:
+    if layer.training:
+        normed = _normalise(x, list(range(len(x.shape) - 1)), layer.eps)
+    else:
+        normed = (x - weight["mean"]) / tf.sqrt(weight["variance"] + layer.eps)
+    return normed * weight["weight"] + weight["bias"]
+
+
+def _layer_norm(layer: portable.LayerNorm, weight: Arrays, x: tf.Tensor) -> tf.Tensor:
+    return _normalise(x, [-1], layer.eps) * weight["weight"] + weight["bias"]
+
+
+def _group_norm(layer: portable.GroupNorm, weight: Arrays, x: tf.Tensor) -> tf.Tensor:
+    grouped = tf.reshape(x, (x.shape[0], -1, layer.groups, x.shape[-1] // layer.groups))
+    return tf.reshape(_normalise(grouped, [1, 3], layer.eps), tf.shape(x)) * weight["weight"] + weight["bias"]
+
+
+_RULES: portable.Rules = {
+    portable.Dense: _dense,
+    portable.Conv2D: _convolution,
+    portable.MaxPool: lambda layer, weight, x: pool_axis(
+        pool_axis(x, 2, layer.size, layer.size), 1, layer.size, layer.size
+    ),
+    portable.AvgPool: lambda layer, weight, x: tf.reduce_mean(_windows(x, layer.size), (2, 4)),
+    portable.Flatten: lambda layer, weight, x: tf.reshape(x, (x.shape[0], -1)),
+    portable.Activation: lambda layer, weight, x: _ACTIVATIONS[layer.kind](x),
+    portable.BatchNorm: _batch_norm,
+    portable.LayerNorm: _layer_norm,
+    portable.GroupNorm: _group_norm,
+    portable.Attention: _attention,
+}
 
 
 def apply(network: portable.Network, params: Arrays, x: tf.Tensor, masks: Arrays | None = None) -> tf.Tensor:
-    """The network's outputs for inputs x of shape (B, *network.input_shape).
-
-    Args:
-        network: the description.
-        params: weights and statistics by path, tensors or variables.
-        x: inputs, channels last.
-        masks: dropout masks by path, (B, *sample); without them dropout is the identity.
-    """
-    return _layers(network.layers, "", params, masks or {}, x)
+    """The network's outputs for x; see :func:`gradreg_core.portable.networks.interpret`."""
+    return portable.interpret(_RULES, network, params, x, masks)

@@ -30,9 +30,9 @@ def _spatial(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def _attention(x: Tensor, weight: dict[str, Tensor], heads: int) -> Tensor:
+def _attention(layer: portable.Attention, weight: Arrays, x: Tensor) -> Tensor:
     batch, time, channels = x.shape
-    size = channels // heads
+    heads, size = layer.heads, channels // layer.heads
 
     def split(name: str) -> Tensor:
         return (x @ weight[name]).reshape(batch, time, heads, size).transpose(1, 2)
@@ -42,60 +42,49 @@ def _attention(x: Tensor, weight: dict[str, Tensor], heads: int) -> Tensor:
     return mixed.transpose(1, 2).reshape(batch, time, channels) @ weight["out"]
 
 
-def _layer(layer: portable.Layer, path: str, params: Arrays, masks: Arrays, x: Tensor) -> Tensor:
-    weight = {name[len(path) + 1 :]: value for name, value in params.items() if name.startswith(f"{path}.")}
-    match layer:
-        case portable.Dense():
-            x = x @ weight["weight"]
-            return x + weight["bias"] if layer.bias else x
-        case portable.Conv2D():
-            kernel = weight["weight"].permute(3, 2, 0, 1)
-            padding = layer.kernel // 2 if layer.padding == "same" else 0
-            return F.conv2d(_spatial(x), kernel, weight["bias"], padding=padding).permute(0, 2, 3, 1)
-        case portable.MaxPool():
-            return F.max_pool2d(_spatial(x), layer.size).permute(0, 2, 3, 1)
-        case portable.AvgPool():
-            return F.avg_pool2d(_spatial(x), layer.size).permute(0, 2, 3, 1)
-        case portable.Flatten():
-            return x.reshape(x.shape[0], -1)
-        case portable.Activation():
-            return _ACTIVATIONS[layer.kind](x)
-        case portable.BatchNorm():
-            moved = x.movedim(-1, 1)
-            mean, variance = weight.get("mean"), weight.get("variance")
-            scale, bias = weight["weight"], weight["bias"]
-            normed = F.batch_norm(moved, mean, variance, scale, bias, training=layer.training, eps=layer.eps)
-            return normed.movedim(1, -1)
-        case portable.LayerNorm():
-            return F.layer_norm(x, x.shape[-1:], weight["weight"], weight["bias"], layer.eps)
-        case portable.GroupNorm():
-            moved = x.movedim(-1, 1)
-            return F.group_norm(moved, layer.groups, weight["weight"], weight["bias"], layer.eps).movedim(1, -1)
-        case portable.Dropout():
-            return x * masks[path] if path in masks else x
-        case portable.Attention():
-            return _attention(x, weight, layer.heads)
-        case portable.Residual():
-            return x + _layers(layer.layers, f"{path}.", params, masks, x)
-    raise TypeError(f"{layer!r} is no portable layer.")
+def _dense(layer: portable.Dense, weight: Arrays, x: Tensor) -> Tensor:
+    product = x @ weight["weight"]
+    return product + weight["bias"] if layer.bias else product
 
 
-def _layers(layers: tuple[portable.Layer, ...], prefix: str, params: Arrays, masks: Arrays, x: Tensor) -> Tensor:
-    for index, layer in enumerate(layers):
-        x = _layer(layer, f"{prefix}{index}", params, masks, x)
-    return x
+def _convolution(layer: portable.Conv2D, weight: Arrays, x: Tensor) -> Tensor:
+    kernel = weight["weight"].permute(3, 2, 0, 1)
+    padding = layer.kernel // 2 if layer.padding == "same" else 0
+    return F.conv2d(_spatial(x), kernel, weight["bias"], padding=padding).permute(0, 2, 3, 1)
+
+
+def _batch_norm(layer: portable.BatchNorm, weight: Arrays, x: Tensor) -> Tensor:
+    moments = weight.get("mean"), weight.get("variance")
+    scale, bias = weight["weight"], weight["bias"]
+    normed = F.batch_norm(x.movedim(-1, 1), *moments, scale, bias, training=layer.training, eps=layer.eps)
+    return normed.movedim(1, -1)
+
+
+def _group_norm(layer: portable.GroupNorm, weight: Arrays, x: Tensor) -> Tensor:
+    normed = F.group_norm(x.movedim(-1, 1), layer.groups, weight["weight"], weight["bias"], layer.eps)
+    return normed.movedim(1, -1)
+
+
+_RULES: portable.Rules = {
+    portable.Dense: _dense,
+    portable.Conv2D: _convolution,
+    portable.MaxPool: lambda layer, weight, x: F.max_pool2d(_spatial(x), layer.size).permute(0, 2, 3, 1),
+    portable.AvgPool: lambda layer, weight, x: F.avg_pool2d(_spatial(x), layer.size).permute(0, 2, 3, 1),
+    portable.Flatten: lambda layer, weight, x: x.reshape(x.shape[0], -1),
+    portable.Activation: lambda layer, weight, x: _ACTIVATIONS[layer.kind](x),
+    portable.BatchNorm: _batch_norm,
+    portable.LayerNorm: lambda layer, weight, x: F.layer_norm(
+        x, x.shape[-1:], weight["weight"], weight["bias"], layer.eps
+    ),
+    portable.GroupNorm: _group_norm,
+    portable.Attention: _attention,
+}
 
 
 def apply(network: portable.Network, params: Arrays, x: Tensor, masks: Arrays | None = None) -> Tensor:
-    """The network's outputs for inputs x of shape (B, *network.input_shape).
-
-    Args:
-        network: the description.
-        params: weights and statistics by path.
-        x: inputs, channels last.
-        masks: dropout masks by path, (B, *sample); without them dropout is the identity.
-    """
-    return _layers(network.layers, "", params, masks or {}, x)
+    """The network's outputs for x; see :func:`gradreg_core.portable.networks.interpret`."""
+    outputs: Tensor = portable.interpret(_RULES, network, params, x, masks)
+    return outputs
 
 
 class Module(nn.Module):

@@ -1,8 +1,9 @@
 """Portable networks: one description of a network that every backend builds from the same weights.
 
 A description is a value: layers over channels-last arrays, weights in a flat dict of arrays named by path ("2.weight").
-Each backend has an interpreter (``gradreg_torch.networks``, ...); NumPy's has analytic Jacobians. They serve the tests,
-the conformance kit, the demo and the reproduction, wherever two frameworks must compute the same thing.
+Each backend has an interpreter (``gradreg_torch.networks``, ...): :func:`interpret` with a rule for each layer. NumPy's
+is its own, with analytic Jacobians. They serve the tests, the conformance kit, the demo and the reproduction, wherever
+two frameworks must compute the same thing.
 
 Conventions, the same in all frameworks: kernels are (height, width, in, out), dense weights (in, out). Pooling windows
 do not overlap, and an incomplete last one is left out. LayerNorm takes its moments over the last axis, BatchNorm over
@@ -10,10 +11,12 @@ all but the last, GroupNorm per sample over all positions and the channels of a 
 three. GELU is the exact form, "gelu_tanh" the approximation. A dropout mask is given, already scaled.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from gradreg_core.errors import SpecError
+from gradreg_core.errors import SpecError, UnsupportedError
 
 __all__ = [
     "ACTIVATIONS",
@@ -33,9 +36,16 @@ __all__ = [
     "MaxPool",
     "Network",
     "Residual",
+    "Rules",
+    "interpret",
 ]
 
 Shape = tuple[int, ...]
+Array = Any
+"""An array of whichever framework interprets the network."""
+Arrays = Mapping[str, Array]
+Rules = Mapping[type["Layer"], Callable[[Any, Arrays, Array], Array]]
+"""How a framework computes each layer: rule(layer, the layer's own arrays by name, x) -> the layer's output."""
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "gelu_tanh")
 LEAKY_SLOPE = 0.2
 
@@ -113,10 +123,7 @@ class Flatten(Layer):
     """All axes of a sample in one, in row-major order."""
 
     def output_shape(self, shape: Shape) -> Shape:
-        size = 1
-        for each in shape:
-            size *= each
-        return (size,)
+        return (math.prod(shape),)
 
 
 @dataclass(frozen=True)
@@ -267,3 +274,34 @@ def _walk(prefix: str, layers: tuple[Layer, ...], shape: Shape) -> Iterator[tupl
         if isinstance(layer, Residual):
             yield from _walk(f"{path}.", layer.layers, shape)
         shape = layer.output_shape(shape)
+
+
+def interpret(rules: Rules, network: Network, arrays: Arrays, x: Array, masks: Arrays | None = None) -> Array:
+    """The network's outputs for inputs x of shape (B, *network.input_shape), computed by a framework's rules.
+
+    Args:
+        rules: one for each class of layer; Residual and Dropout need none.
+        network: the description.
+        arrays: weights and statistics by path.
+        x: inputs, channels last.
+        masks: dropout masks by path, (B, *sample); without them dropout is the identity.
+
+    Raises:
+        UnsupportedError: a layer without a rule.
+    """
+    return _interpret(rules, network.layers, "", arrays, masks or {}, x)
+
+
+def _interpret(rules: Rules, layers: tuple[Layer, ...], prefix: str, arrays: Arrays, masks: Arrays, x: Array) -> Array:
+    for index, layer in enumerate(layers):
+        path = f"{prefix}{index}"
+        if isinstance(layer, Residual):
+            x = x + _interpret(rules, layer.layers, f"{path}.", arrays, masks, x)
+        elif isinstance(layer, Dropout):
+            x = x * masks[path] if path in masks else x
+        elif type(layer) in rules:
+            own = {name[len(path) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{path}.")}
+            x = rules[type(layer)](layer, own, x)
+        else:
+            raise UnsupportedError(f"there is no rule for the layer {layer!r} in this framework.")
+    return x

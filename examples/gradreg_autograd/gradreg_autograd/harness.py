@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from autograd import value_and_grad
 
-from gradreg_autograd.networks import LAYERS, apply
+from gradreg_autograd.networks import RULES, apply
 from gradreg_conformance.harness import Harness
 from gradreg_core.plugins.dispatch import load_backend
-from gradreg_core.portable.networks import Network
+from gradreg_core.portable.networks import Dropout, Network, Residual
 
 __all__ = ["AutogradHarness"]
 
@@ -24,7 +24,7 @@ class AutogradHarness(Harness):
     """See :class:`gradreg_conformance.harness.Harness`, whose methods these are."""
 
     modes = ("eager",)
-    layers = LAYERS
+    layers = frozenset(RULES) | {Dropout, Residual}
     dtypes = ("float64", "float32")
     devices = ("cpu",)
 

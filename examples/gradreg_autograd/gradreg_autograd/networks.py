@@ -10,27 +10,10 @@ from autograd.scipy.special import erf, expit
 from gradreg_autograd.backend import AutogradBackend
 from gradreg_core.portable import networks as portable
 
-__all__ = ["LAYERS", "apply"]
+__all__ = ["RULES", "apply"]
 
 Array = Any
 Arrays = Mapping[str, Array]
-
-LAYERS: frozenset[type[portable.Layer]] = frozenset(
-    {
-        portable.Dense,
-        portable.Conv2D,
-        portable.MaxPool,
-        portable.AvgPool,
-        portable.Flatten,
-        portable.Activation,
-        portable.LayerNorm,
-        portable.BatchNorm,
-        portable.GroupNorm,
-        portable.Dropout,
-        portable.Attention,
-        portable.Residual,
-    }
-)
 
 _softmax = AutogradBackend().softmax
 _ACTIVATIONS = {
@@ -66,8 +49,8 @@ def _windows(x: Array, size: int) -> list[Array]:
 def _max_pool(x: Array, size: int) -> Array:
     """Maximum over windows; among equals the first has the whole derivative."""
     best, *others = _windows(x, size)
-    for each in others:
-        best = anp.where(best >= each, best, each)
+    for other in others:
+        best = anp.where(best >= other, best, other)
     return best
 
 
@@ -76,13 +59,17 @@ def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     return mean, anp.mean((x - mean) * (x - mean), axis=axes, keepdims=True)
 
 
-def _normalize(x: Array, mean: Array, variance: Array, weight: Arrays, eps: float) -> Array:
-    return (x - mean) / anp.sqrt(variance + eps) * weight["weight"] + weight["bias"]
+def _standardize(x: Array, mean: Array, variance: Array, eps: float) -> Array:
+    return (x - mean) / anp.sqrt(variance + eps)
 
 
-def _attention(x: Array, weight: Arrays, heads: int) -> Array:
+def _scaled(x: Array, weight: Arrays) -> Array:
+    return x * weight["weight"] + weight["bias"]
+
+
+def _attention(layer: portable.Attention, weight: Arrays, x: Array) -> Array:
     batch, time, channels = x.shape
-    size = channels // heads
+    heads, size = layer.heads, channels // layer.heads
 
     def split(name: str) -> Array:
         return anp.swapaxes(anp.reshape(anp.matmul(x, weight[name]), (batch, time, heads, size)), 1, 2)
@@ -92,48 +79,41 @@ def _attention(x: Array, weight: Arrays, heads: int) -> Array:
     return anp.matmul(anp.reshape(mixed, (batch, time, channels)), weight["out"])
 
 
-def _layer(layer: portable.Layer, path: str, arrays: Arrays, x: Array) -> Array:
-    weight = {name[len(path) + 1 :]: value for name, value in arrays.items() if name.startswith(f"{path}.")}
-    match layer:
-        case portable.Dense():
-            x = anp.matmul(x, weight["weight"])
-            return x + weight["bias"] if layer.bias else x
-        case portable.Conv2D():
-            return _conv(x, weight["weight"], layer.padding) + weight["bias"]
-        case portable.MaxPool():
-            return _max_pool(x, layer.size)
-        case portable.AvgPool():
-            return sum(_windows(x, layer.size)) / layer.size**2
-        case portable.Flatten():
-            return anp.reshape(x, (x.shape[0], -1))
-        case portable.Activation():
-            return _ACTIVATIONS[layer.kind](x)
-        case portable.BatchNorm():
-            axes = tuple(range(x.ndim - 1))
-            moments = _moments(x, axes) if layer.training else (weight["mean"], weight["variance"])
-            return _normalize(x, *moments, weight, layer.eps)
-        case portable.LayerNorm():
-            return _normalize(x, *_moments(x, (-1,)), weight, layer.eps)
-        case portable.GroupNorm():
-            grouped = anp.reshape(x, (x.shape[0], -1, layer.groups, x.shape[-1] // layer.groups))
-            mean, variance = _moments(grouped, (1, 3))
-            normed = anp.reshape((grouped - mean) / anp.sqrt(variance + layer.eps), x.shape)
-            return normed * weight["weight"] + weight["bias"]
-        case portable.Dropout():
-            return x
-        case portable.Attention():
-            return _attention(x, weight, layer.heads)
-        case portable.Residual():
-            return x + _layers(layer.layers, f"{path}.", arrays, x)
-    raise TypeError(f"{layer!r} is no portable layer.")
+def _dense(layer: portable.Dense, weight: Arrays, x: Array) -> Array:
+    product = anp.matmul(x, weight["weight"])
+    return product + weight["bias"] if layer.bias else product
 
 
-def _layers(layers: tuple[portable.Layer, ...], prefix: str, arrays: Arrays, x: Array) -> Array:
-    for index, layer in enumerate(layers):
-        x = _layer(layer, f"{prefix}{index}", arrays, x)
-    return x
+def _batch_norm(layer: portable.BatchNorm, weight: Arrays, x: Array) -> Array:
+    axes = tuple(range(x.ndim - 1))
+    moments = _moments(x, axes) if layer.training else (weight["mean"], weight["variance"])
+    return _scaled(_standardize(x, *moments, layer.eps), weight)
+
+
+def _layer_norm(layer: portable.LayerNorm, weight: Arrays, x: Array) -> Array:
+    return _scaled(_standardize(x, *_moments(x, (-1,)), layer.eps), weight)
+
+
+def _group_norm(layer: portable.GroupNorm, weight: Arrays, x: Array) -> Array:
+    grouped = anp.reshape(x, (x.shape[0], -1, layer.groups, x.shape[-1] // layer.groups))
+    standardized = _standardize(grouped, *_moments(grouped, (1, 3)), layer.eps)
+    return _scaled(anp.reshape(standardized, x.shape), weight)
+
+
+RULES: portable.Rules = {
+    portable.Dense: _dense,
+    portable.Conv2D: lambda layer, weight, x: _conv(x, weight["weight"], layer.padding) + weight["bias"],
+    portable.MaxPool: lambda layer, weight, x: _max_pool(x, layer.size),
+    portable.AvgPool: lambda layer, weight, x: sum(_windows(x, layer.size)) / layer.size**2,
+    portable.Flatten: lambda layer, weight, x: anp.reshape(x, (x.shape[0], -1)),
+    portable.Activation: lambda layer, weight, x: _ACTIVATIONS[layer.kind](x),
+    portable.BatchNorm: _batch_norm,
+    portable.LayerNorm: _layer_norm,
+    portable.GroupNorm: _group_norm,
+    portable.Attention: _attention,
+}
 
 
 def apply(network: portable.Network, arrays: Arrays, x: Array) -> Array:
     """The network's outputs for inputs x of shape (B, *network.input_shape)."""
-    return _layers(network.layers, "", arrays, x)
+    return portable.interpret(RULES, network, arrays, x)
