@@ -12,19 +12,21 @@ if TYPE_CHECKING:
     from gradreg_conformance.check import Check, Disagreement, NotApplicable
     from gradreg_conformance.harness import Harness, load_harness
     from gradreg_conformance.parametrize import parametrize_with_checks
-    from gradreg_conformance.report import CheckReport, Report, read_reports
+    from gradreg_conformance.report import Report, Result, read_reports
+    from gradreg_conformance.reproduce import agreement
     from gradreg_conformance.runner import run_checks
     from gradreg_conformance.subject import Subject, load_subject
 
 __all__ = [
     "Case",
     "Check",
-    "CheckReport",
     "Disagreement",
     "Harness",
     "NotApplicable",
     "Report",
+    "Result",
     "Subject",
+    "agreement",
     "load_harness",
     "load_subject",
     "parametrize_with_checks",
@@ -35,12 +37,13 @@ __all__ = [
 _HOMES = {
     "Case": "cases",
     "Check": "check",
-    "CheckReport": "report",
     "Disagreement": "check",
     "Harness": "harness",
     "NotApplicable": "check",
     "Report": "report",
+    "Result": "report",
     "Subject": "subject",
+    "agreement": "reproduce",
     "load_harness": "harness",
     "load_subject": "subject",
     "parametrize_with_checks": "parametrize",

@@ -28,7 +28,7 @@ class Case:
         draw_seed: `seed` of the call, in place of the regularizer's own, or None.
         dtype: of the arithmetic; weights and inputs are rounded to it before anything is computed.
         ids: the samples' global numbers, or None for 0..B-1.
-        sample_weight: one number a sample, or None.
+        sample_weight: one number per sample, or None.
         normalizer: the divisor in place of the sum of the sample weights, or None.
         labels: "classes", "distribution" (probabilities of the outputs' shape), or "none".
         directions: the shape of the directions given in the call: None (none), "shared" (m,), "sample" (B, m) or
@@ -57,9 +57,9 @@ class Case:
     def __repr__(self) -> str:
         """The call that makes the case, defaults left out."""
         chosen = [
-            f"{each.name}={getattr(self, each.name)!r}"
-            for each in fields(self)
-            if each.name in ("network", "reg") or getattr(self, each.name) != each.default
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name in ("network", "reg") or getattr(self, field.name) != field.default
         ]
         return f"Case({', '.join(chosen)})"
 
@@ -159,7 +159,7 @@ def _data(
         y = rng.integers(0, max(2, classes), size=without)
     shapes = {"shared": (size,), "sample": (batch, size), "rows": (2, batch, size)}
     given = None if directions is None else rounded(rng.normal(size=shapes[directions]), dtype)
-    return Data({path: rounded(each, dtype) for path, each in params.items()}, rounded(x, dtype), y, given)
+    return Data({path: rounded(value, dtype) for path, value in params.items()}, rounded(x, dtype), y, given)
 
 
 @lru_cache(maxsize=4096)

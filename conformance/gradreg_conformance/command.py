@@ -4,15 +4,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from gradreg_conformance import console
 from gradreg_conformance.page import to_html
-from gradreg_conformance.processes import run_each
 from gradreg_conformance.report import Report, read_reports, to_json
 from gradreg_conformance.runner import run_checks, select
 from gradreg_core.cli.files import write_text
+from gradreg_core.cli.processes import run_python
+from gradreg_core.cli.terminal import out_option, progress_bar
 from gradreg_core.errors import InputError
 from gradreg_core.plugins.dispatch import find_backend
 
@@ -33,13 +35,14 @@ _WRITERS = {".json": to_json, ".html": to_html}
 @click.option("--device", default="", metavar="DEVICE", help="cpu or cuda; without it the backend's first.")
 @click.option("--check", "checks", multiple=True, metavar="CHECK", help="Run this check alone. Repeat it for several.")
 @click.option("--keep-going", is_flag=True, help="After a failure in one layer of checks, run the later ones too.")
-@click.option(
+@out_option(
     "--report",
     "files",
+    folder=False,
+    suffixes=tuple(_WRITERS),
     multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
     help="Write FILE.json or FILE.html. Repeat it for both.",
+    show_default=False,
 )
 @click.option(
     "--from", "reading", is_flag=True, help="The NAMEs are reports, FILE.json, to be put together; run nothing."
@@ -66,7 +69,6 @@ def conformance(
     if listing:
         console.print_checks()
         return
-    _expect_writable(files)
     if not names:
         raise InputError("conformance: name a backend, such as torch; 'gradreg backends' lists them.")
     names = tuple(dict.fromkeys(names))
@@ -87,35 +89,38 @@ def conformance(
 
 
 def _run(names: Sequence[str], profile: str, device: str, checks: Sequence[str], keep_going: bool) -> list[Report]:
-    """The reports of these backends, the only one's from this process."""
+    """The reports of these backends. A single one runs in this process, several in one process each."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greeting
     chosen = select(checks or None)
     for name in names:
         if ":" not in name:
             find_backend(name)
     if len(names) > 1:
-        options = [
-            *(part for check in checks for part in ("--check", check)),
-            *(["--keep-going"] if keep_going else []),
-        ]
-        return run_each(names, profile, device, options)
+        options = [f"--profile={profile}", f"--device={device}", *(f"--check={check}" for check in checks)]
+        options += ["--keep-going"] if keep_going else []
+        return [_run_apart(name, profile, device, options) for name in names]
     if ":" in names[0] and (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    with console.progress(names[0], len(chosen)) as calls:
-        report = run_checks(names[0], profile, checks or None, device, stop=not keep_going, **calls._asdict())
-    return [report]
+    with progress_bar(names[0], len(chosen)) as bar:
+        return [
+            run_checks(
+                names[0],
+                profile,
+                checks or None,
+                device,
+                stop=not keep_going,
+                starting=lambda check: bar.describe(f"{names[0]}: {check.name}"),
+                progress=lambda result: bar.advance(),
+            )
+        ]
 
 
-def _expect_writable(files: Sequence[Path]) -> None:
-    """Refuse a report that cannot be written before an hour is spent on what it would say.
-
-    Raises:
-        InputError: an unknown ending, or no such folder.
-    """
-    for file in files:
-        if file.suffix not in _WRITERS:
-            raise InputError(f"conformance: --report {file}: expected a name that ends in {' or '.join(_WRITERS)}.")
-        if not file.parent.is_dir():
-            raise InputError(f"conformance: --report {file}: there is no folder {file.parent}; make it first.")
-        if not os.access(file.parent, os.W_OK) or file.is_dir():
-            raise InputError(f"conformance: --report {file}: cannot be written; choose another name.")
+def _run_apart(name: str, profile: str, device: str, options: Sequence[str]) -> Report:
+    """The report of one backend, from a process of its own that prints its table: frameworks disturb each other."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "report.json"
+        command = ("-m", "gradreg_core.cli.main", "conformance", name, *options, "--part", f"--report={file}")
+        child = run_python(*command, capture=False)
+        if file.exists():
+            return read_reports(file)[0]
+    return Report.broken(name, profile, device, f"the process {child.ending}")

@@ -1,5 +1,6 @@
-"""The report as one HTML page that stands alone: no scripts, no files besides it; it prints as a certificate."""
+"""The report as one HTML page that needs no scripts and no other files, and prints as a certificate."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gradreg_conformance.check import LAYERS
-from gradreg_conformance.report import STATUSES, CheckReport, Report, counted, ratio
+from gradreg_conformance.report import STATUSES, Report, Result, counted, ratio
 
 __all__ = ["to_html"]
 
@@ -31,7 +32,7 @@ MARKS = {
     "not applicable": "○",
     "not run": "…",
 }
-"""Status -> a mark, so that no status is told by its colour alone."""
+"""Status -> a mark, so that colour is never the only sign of a status."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class _Layer:
     """The checks of one layer."""
 
     name: str
-    checks: tuple[CheckReport, ...]
+    checks: tuple[Result, ...]
 
     @property
     def title(self) -> str:
@@ -52,22 +53,22 @@ class _Layer:
     @property
     def counts(self) -> str:
         """Such as "5 passed, 1 not applicable"."""
-        found = ((sum(each.status == status for each in self.checks), status) for status in STATUSES)
-        return ", ".join(f"{count} {status}" for count, status in found if count)
+        counts = Counter(result.status for result in self.checks)
+        return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
     @property
     def status(self) -> str:
         """The gravest of its checks."""
         grave = ("failed", "unexpected pass", "expected failure", "passed", "not run", "not applicable")
-        return min((each.status for each in self.checks), key=grave.index)
+        return min((result.status for result in self.checks), key=grave.index)
 
     @property
     def worst(self) -> float | None:
-        return max((each.worst for each in self.checks if each.worst is not None), default=None)
+        return max((result.worst for result in self.checks if result.worst is not None), default=None)
 
     @property
     def seconds(self) -> float:
-        return sum(each.seconds for each in self.checks)
+        return sum(result.seconds for result in self.checks)
 
 
 def to_html(reports: Sequence[Report]) -> str:
@@ -80,7 +81,7 @@ def to_html(reports: Sequence[Report]) -> str:
         .render(
             reports=reports,
             title=_title(reports),
-            matrix=[(layer, found) for layer, found in rows if found] if len(reports) > 1 else [],
+            matrix=[(layer, checks) for layer, checks in rows if checks] if len(reports) > 1 else [],
             cells=[{check.name: check for check in report.checks} for report in reports],
         )
     )
@@ -117,8 +118,8 @@ def _title(reports: Sequence[Report]) -> str:
 
 
 def _layered(report: Report) -> list[_Layer]:
-    found = (_Layer(name, tuple(each for each in report.checks if each.layer == name)) for name in LAYERS)
-    return [layer for layer in found if layer.checks]
+    layers = (_Layer(name, tuple(result for result in report.checks if result.layer == name)) for name in LAYERS)
+    return [layer for layer in layers if layer.checks]
 
 
 def _share(worst: float) -> float:
@@ -127,7 +128,7 @@ def _share(worst: float) -> float:
 
 
 def _slug(text: str) -> str:
-    return "".join(each if each.isalnum() else "-" for each in text)
+    return "".join(letter if letter.isalnum() else "-" for letter in text)
 
 
 def _date(text: str) -> str:

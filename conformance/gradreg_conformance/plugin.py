@@ -2,7 +2,7 @@
 
     pytest -p gradreg_conformance.plugin --pyargs gradreg_conformance.suite --gradreg-backend NAME
 
-It is no entry point of pytest, which would load it in every run of every project on the machine.
+It is not an entry point of pytest, which would load it in every run of every project on the machine.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ __all__ = ["PROPERTY", "STOPPED"]
 pytest.register_assert_rewrite("gradreg_conformance.checks")
 
 PROPERTY = "gradreg_conformance"
-"""The user property of a test's report that says backend, device, versions, status and worst error of its check."""
+"""The user property of a test's report: backend, device, versions, status and worst error of its check."""
 STOPPED = pytest.StashKey[dict[str, int]]()
 """Backend -> the first layer in which a check failed."""
 
@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Summary:
-    """What became of the backends that were asked for; in the main process, also where xdist runs the tests."""
+    """The results of the requested backends; in the main process, also where xdist runs the tests."""
 
     def __init__(self, config: pytest.Config, backends: list[str]) -> None:
         self.config, self.backends = config, backends
@@ -72,14 +72,14 @@ class _Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
             properties: list[tuple[str, Any]] = report.user_properties
-            for found in (value for name, value in properties if name == PROPERTY):
-                self.results.setdefault(found["backend"], []).append(found)
+            for result in (value for name, value in properties if name == PROPERTY):
+                self.results.setdefault(result["backend"], []).append(result)
 
     @property
     def untested(self) -> list[str]:
         """The backends with no check that came to a result."""
         idle = ("not applicable", "not run")
-        return [name for name, found in self.results.items() if all(each["status"] in idle for each in found)]
+        return [name for name, results in self.results.items() if all(result["status"] in idle for result in results)]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -92,11 +92,13 @@ class _Summary:
         if self.config.getoption("collectonly"):
             return
         terminalreporter.section("gradreg conformance")
-        for name, found in self.results.items():
+        for name, results in self.results.items():
             if name in self.untested:
                 terminalreporter.write_line(f"{name}: FAILED, no check ran", red=True)
                 continue
-            counts = Counter(each["status"] for each in found)
-            worst = max((each["worst"] for each in found if each["worst"] is not None), default=None)
-            line = f"{name} ({found[0]['about']}): {', '.join(f'{count} {status}' for status, count in counts.items())}"
+            counts = Counter(result["status"] for result in results)
+            worst = max((result["worst"] for result in results if result["worst"] is not None), default=None)
+            line = (
+                f"{name} ({results[0]['about']}): {', '.join(f'{count} {status}' for status, count in counts.items())}"
+            )
             terminalreporter.write_line(line + (f"; worst error {worst:.2g} of what rounding allows" if worst else ""))

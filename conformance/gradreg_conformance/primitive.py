@@ -1,4 +1,4 @@
-"""Calls one primitive of a backend with NumPy arrays and compares what comes with what NumPy says."""
+"""Calls one primitive of a backend with NumPy arrays and compares the result with NumPy's."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def widest(subject: Subject) -> str:
 
 def floating(subject: Subject) -> st.SearchStrategy[str]:
     """The names of the floating-point types of NumPy's that the backend computes in, widest first."""
-    return st.sampled_from([each for each in ("float64", "float32") if each in subject.harness.dtypes])
+    return st.sampled_from([dtype for dtype in ("float64", "float32") if dtype in subject.harness.dtypes])
 
 
 def floats(seed: int, shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
@@ -41,7 +41,7 @@ def to_numpy(subject: Subject, array: Any) -> np.ndarray:
     """An array of the framework as NumPy array.
 
     Raises:
-        Disagreement: it is none.
+        Disagreement: it is not one.
     """
     if not subject.ops.is_array(array):
         raise Disagreement(f"expected an array of the framework, got {type(array).__name__}: {array!r}")
@@ -49,8 +49,8 @@ def to_numpy(subject: Subject, array: Any) -> np.ndarray:
 
 
 def call(subject: Subject, name: str, *arguments: Any, **keywords: Any) -> np.ndarray:
-    """What the primitive `name` gives; arguments that are NumPy arrays go in as the framework's, of their dtype."""
-    given = [subject.array(each, str(each.dtype)) if isinstance(each, np.ndarray) else each for each in arguments]
+    """The result of the primitive `name`; arguments that are NumPy arrays go in as the framework's, of their dtype."""
+    given = [subject.array(value, str(value.dtype)) if isinstance(value, np.ndarray) else value for value in arguments]
     return to_numpy(subject, getattr(subject.ops, name)(*given, **keywords))
 
 
@@ -63,7 +63,7 @@ def equal(
     allowed: Any = 0.0,
     **keywords: Any,
 ) -> None:
-    """Compare a primitive with what NumPy says.
+    """Compare a primitive with NumPy's result.
 
     Args:
         subject: the backend.
@@ -76,14 +76,14 @@ def equal(
     Raises:
         Disagreement: with the call, what was expected and what came.
     """
-    found = call(subject, name, *arguments, **keywords)
+    result = call(subject, name, *arguments, **keywords)
     wanted = np.asarray(wanted)
-    if found.shape != wanted.shape:
-        raise Disagreement(f"{_shown(name, arguments, keywords)}: expected shape {wanted.shape}, got {found.shape}")
-    wide = np.int64 if wanted.dtype.kind in "biu" and found.dtype.kind in "biu" else np.float64
+    if result.shape != wanted.shape:
+        raise Disagreement(f"{_shown(name, arguments, keywords)}: expected shape {wanted.shape}, got {result.shape}")
+    wide = np.int64 if wanted.dtype.kind in "biu" and result.dtype.kind in "biu" else np.float64
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        error = np.abs(found.astype(wide) - wanted.astype(wide)).astype(np.float64)
-        error = np.where(found == wanted, 0.0, error)  # infinities of one sign
+        error = np.abs(result.astype(wide) - wanted.astype(wide)).astype(np.float64)
+        error = np.where(result == wanted, 0.0, error)  # infinities of one sign
         limit = subject.harness.tolerance * np.broadcast_to(np.asarray(allowed, np.float64), wanted.shape)
         ratio = np.where(error == 0, 0.0, np.where(limit > 0, error / limit, np.inf))
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
@@ -92,12 +92,13 @@ def equal(
     if not worst <= 1:
         at = np.unravel_index(int(ratio.argmax()), ratio.shape)
         raise Disagreement(
-            f"{_shown(name, arguments, keywords)}: expected {wanted[at]!r} at {tuple(map(int, at))}, got {found[at]!r}"
+            f"{_shown(name, arguments, keywords)}: expected {wanted[at]!r} at {tuple(map(int, at))}, got {result[at]!r}"
         )
 
 
 def _shown(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:
     given = [
-        f"array({each.tolist()}, {each.dtype})" if isinstance(each, np.ndarray) else repr(each) for each in arguments
+        f"array({value.tolist()}, {value.dtype})" if isinstance(value, np.ndarray) else repr(value)
+        for value in arguments
     ]
     return f"{name}({', '.join([*given, *(f'{key}={value!r}' for key, value in keywords.items())])})"

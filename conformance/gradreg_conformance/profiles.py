@@ -41,6 +41,6 @@ class Profile:
 
 
 PROFILES = {
-    each.name: each
-    for each in (Profile("quick", 5), Profile("default", 25), Profile("thorough", 200, deterministic=False))
+    profile.name: profile
+    for profile in (Profile("quick", 5), Profile("default", 25), Profile("thorough", 200, deterministic=False))
 }

@@ -23,8 +23,10 @@ from gradreg_conformance.cases import Case, Squared
 __all__ = [
     "CONSTANT",
     "UNIT_ROUNDOFF",
+    "Comparison",
     "Expected",
     "distance",
+    "error_ratio",
     "expected_gradient",
     "expected_measures",
     "expected_value",
@@ -57,16 +59,47 @@ class Expected:
         return CONSTANT * multiplier * UNIT_ROUNDOFF[dtype] * max(self.condition, self.norm)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A backend's result beside the reference's."""
+
+    result: Mapping[str, np.ndarray]
+    expected: Expected
+    allowed: float
+    """The absolute error, in norm, that rounding explains."""
+
+    @property
+    def error(self) -> float:
+        """The absolute error, in norm."""
+        return distance(self.result, self.expected.arrays)
+
+    @property
+    def relative(self) -> float:
+        """The error as a part of the norm."""
+        return self.error / self.expected.norm if self.expected.norm else np.inf
+
+    @property
+    def ratio(self) -> float:
+        """The error as a multiple of what rounding allows: more than 1 is wrong."""
+        return error_ratio(self.error, self.allowed)
+
+
+def error_ratio(error: float, allowed: float) -> float:
+    """`error` as a multiple of `allowed`. Where nothing is allowed, only 0 is right."""
+    ratio = error / allowed if allowed else (np.inf if error else 0.0)
+    return ratio if np.isfinite(ratio) else np.inf
+
+
 def _norm(arrays: Mapping[str, np.ndarray]) -> float:
-    return float(sum(float((np.asarray(each) ** 2).sum()) for each in arrays.values()) ** 0.5)
+    return float(sum(float((np.asarray(array) ** 2).sum()) for array in arrays.values()) ** 0.5)
 
 
-def distance(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
-    """||found - wanted|| over all arrays together; NaN counts as infinite.
+def distance(result: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """||result - wanted|| over all arrays together; NaN counts as infinite.
 
     Single elements and single tensors may be zero but for rounding and mean nothing by themselves.
     """
-    total = sum(float(((np.asarray(found[name], np.float64) - wanted[name]) ** 2).sum()) for name in wanted)
+    total = sum(float(((np.asarray(result[name], np.float64) - wanted[name]) ** 2).sum()) for name in wanted)
     return float(total**0.5) if np.isfinite(total) else np.inf
 
 
@@ -93,7 +126,7 @@ def measured(
     changes = []
     for index in range(moves):
         rng = np.random.default_rng([case.seed, index])
-        params = {path: _moved(each, rng) for path, each in data.params.items()}
+        params = {path: _moved(array, rng) for path, array in data.params.items()}
         moved = compute(gradreg_numpy.Model(case.network, params), _moved(data.x, rng))
         changes.append(distance(moved, wanted) / _MOVE)
     return Expected(wanted, float(np.mean(np.square(changes)) ** 0.5))
@@ -116,11 +149,11 @@ def expected_value(case: Case, of: str = "penalty") -> Expected:
 @lru_cache(maxsize=8192)
 def expected_measures(case: Case) -> Expected:
     """The norms that `measure` gives for each sample: "frobenius", "spectral" and, with labels, "loss_gradient"."""
-    y, options = case.data.y, {"class_axis": case.class_axis}
+    y = case.data.y
 
     def compute(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
-        found = gradreg_numpy.measure(model, x, y, **options)
-        return {name: each for name, each in found._asdict().items() if each is not None}
+        measures = gradreg_numpy.measure(model, x, y, class_axis=case.class_axis)._asdict()
+        return {name: norms for name, norms in measures.items() if norms is not None}
 
     return measured(case, compute)
 

@@ -1,13 +1,15 @@
 """Hypothesis strategies that draw the terms of the specification, with weight 1."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
 from gradreg_core.norms import NORMS, Phi, hinge, identity, target
+from gradreg_core.outputs import OUTPUTS
 from gradreg_core.presets import (
     R1,
     ConfidencePenalty,
@@ -37,10 +39,13 @@ from gradreg_core.projections import (
     top_k,
     top_singular,
 )
-from gradreg_core.spec import OUTPUTS, JacobianPenalty, Term
+from gradreg_core.spec import JacobianPenalty, Term
 
 __all__ = [
+    "PHIS",
     "PRESETS",
+    "PROJECTIONS",
+    "Drawn",
     "Ramp",
     "general_terms",
     "input_terms",
@@ -64,47 +69,110 @@ class Ramp:
 
 
 seeds = st.integers(0, 99)
-"""Small seeds; that of 64 bits all count has a check of its own."""
+"""Small seeds; that all 64 bits count has a check of its own."""
 
-phis: st.SearchStrategy[Phi] = st.one_of(
-    st.just(identity()),
-    st.sampled_from([0.0, 0.5, 1.0, 3.0]).map(target),
-    st.sampled_from([0.0, 0.5, 3.0]).map(hinge),
-)
+PHIS: dict[str, st.SearchStrategy[Phi]] = {
+    "identity": st.just(identity()),
+    "target": st.sampled_from([0.0, 0.5, 1.0, 3.0]).map(target),
+    "hinge": st.sampled_from([0.0, 0.5, 3.0]).map(hinge),
+}
+"""How every phi of the vocabulary is drawn, by name."""
+phis: st.SearchStrategy[Phi] = st.one_of(*PHIS.values())
+
+
+class Drawn(NamedTuple):
+    """How the kit draws one projection."""
+
+    of: Callable[[int, int], st.SearchStrategy[Projection]]
+    """(classes, positions) -> every choice of it."""
+    claim: str = ""
+    """What its own check of values says; empty where the checks of gradients have one of it, with values."""
+    own: tuple[st.SearchStrategy[Projection], ...] = ()
+    """What that check draws, for four classes."""
+
+
+_few, _flags = st.integers(1, 3), st.booleans()
+_rows = st.integers(2, 3)
+_of_four = st.tuples(*[st.sampled_from([-1.0, 0.25, 2.0])] * 4)
+
+
+def _both(kind: Callable[..., Projection]) -> tuple[st.SearchStrategy[Projection], ...]:
+    return tuple(st.builds(kind, _rows, st.just(unbiased)) for unbiased in (False, True))
+
+
+def _vectors(classes: int, positions: int) -> st.SearchStrategy[tuple[float, ...]]:
+    return st.tuples(*[st.sampled_from([-1.0, -0.25, 0.5, 2.0])] * (classes * positions))
+
+
+PROJECTIONS: dict[str, Drawn] = {
+    "exact": Drawn(
+        lambda classes, positions: st.just(exact()),
+        "exact() gives the squared Frobenius norm of the whole Jacobian.",
+        (st.just(exact()),),
+    ),
+    "gaussian": Drawn(
+        lambda classes, positions: st.builds(gaussian, _few),
+        "gaussian(k): normal directions, divided by sqrt(k).",
+        (st.builds(gaussian, _rows),),
+    ),
+    "rademacher": Drawn(
+        lambda classes, positions: st.builds(rademacher, _few),
+        "rademacher(k): random signs, divided by sqrt(k).",
+        (st.builds(rademacher, _rows),),
+    ),
+    "sphere": Drawn(
+        lambda classes, positions: st.builds(sphere, _few, _flags),
+        "sphere(k): unit vectors, divided by sqrt(k), times sqrt(m) if unbiased.",
+        _both(sphere),
+    ),
+    "orthonormal": Drawn(
+        lambda classes, positions: st.builds(orthonormal, st.integers(1, min(3, classes * positions)), _flags),
+        "orthonormal(k): rows of a frame, divided by sqrt(k), times sqrt(m) if unbiased.",
+        _both(orthonormal),
+    ),
+    "random_onehot": Drawn(
+        lambda classes, positions: st.builds(random_onehot, _few, _flags),
+        "random_onehot(k): uniform over all classes, divided by sqrt(k), times sqrt(m) if unbiased.",
+        _both(random_onehot),
+    ),
+    "onehot": Drawn(
+        lambda classes, positions: st.just(onehot()), "onehot(): the logit of the true class.", (st.just(onehot()),)
+    ),
+    "top_k": Drawn(
+        lambda classes, positions: st.builds(top_k, st.integers(1, classes)),
+        "top_k(k): the sum of the k largest logits.",
+        (st.builds(top_k, _rows),),
+    ),
+    "fisher": Drawn(lambda classes, positions: st.just(fisher())),
+    "direction": Drawn(
+        lambda classes, positions: st.one_of(
+            st.builds(direction, _vectors(classes, positions)),
+            st.builds(direction, st.tuples(_vectors(classes, positions), _vectors(classes, positions))),
+        ),
+        "direction(v): one vector, or the rows of a matrix, as they are in the specification.",
+        (st.builds(direction, _of_four), st.builds(direction, st.tuples(_of_four, _of_four))),
+    ),
+    "top_singular": Drawn(lambda classes, positions: st.builds(top_singular, st.integers(1, 4))),
+}
+"""How every projection of the vocabulary is drawn, by name. A projection with a claim has a check of its values."""
 
 
 def projections(classes: int, positions: int = 1) -> st.SearchStrategy[Projection]:
-    """Every projection, for so many classes at so many positions."""
-    size = classes * positions
-    rows, unbiased = st.integers(1, 3), st.booleans()
-    vectors = st.tuples(*[st.sampled_from([-1.0, -0.25, 0.5, 2.0])] * size)
-    return st.one_of(
-        st.just(exact()),
-        st.builds(gaussian, rows),
-        st.builds(rademacher, rows),
-        st.builds(sphere, rows, unbiased),
-        st.builds(orthonormal, st.integers(1, min(3, size)), unbiased),
-        st.builds(random_onehot, rows, unbiased),
-        st.just(onehot()),
-        st.builds(top_k, st.integers(1, classes)),
-        st.just(fisher()),
-        st.builds(direction, vectors),
-        st.builds(direction, st.tuples(vectors, vectors)),
-        st.builds(top_singular, st.integers(1, 4)),
-    )
+    """Every projection, for that many classes at that many positions."""
+    return st.one_of(*(drawn.of(classes, positions) for drawn in PROJECTIONS.values()))
 
 
 @st.composite
 def general_terms(draw: Any, classes: int, positions: int = 1) -> JacobianPenalty:
     """The general form: every valid choice of projection, output, norm, phi and scale."""
-    output = draw(st.sampled_from(OUTPUTS))
+    output = draw(st.sampled_from(list(OUTPUTS)))
     projection = exact() if output == "loss" else draw(projections(classes, positions))
     assume(not _vanishes(projection, output, classes))
     return JacobianPenalty(
         1.0,
         projection=projection,
         output=output,
-        norm=draw(st.sampled_from(NORMS)),
+        norm=draw(st.sampled_from(list(NORMS))),
         squared=draw(st.booleans()),
         phi=draw(phis),
         scale=draw(st.sampled_from([1.0, 0.5, 2.5])),
@@ -114,13 +182,13 @@ def general_terms(draw: Any, classes: int, positions: int = 1) -> JacobianPenalt
 @st.composite
 def input_terms(draw: Any, inputs: int) -> JacobianPenalty:
     """The general form with directions in the space of the input, of so many components, by exact products."""
-    every = projections(inputs).filter(lambda each: each.on_input_side and each != direction())
+    sided = projections(inputs).filter(lambda one: one.on_input_side and one != direction())
     return JacobianPenalty(
         1.0,
         side="input",
-        projection=draw(every),
-        output=draw(st.sampled_from(OUTPUTS)),
-        norm=draw(st.sampled_from(NORMS)),
+        projection=draw(sided),
+        output=draw(st.sampled_from(list(OUTPUTS))),
+        norm=draw(st.sampled_from(list(NORMS))),
         squared=draw(st.booleans()),
         phi=draw(phis),
     )
@@ -156,6 +224,6 @@ def _vanishes(projection: Projection, output: str, classes: int) -> bool:
     """Whether J^T W is zero but for rounding: probabilities sum to 1, and the sum over all classes has no gradient."""
     if output != "probabilities" or classes == 1:
         return False
-    if isinstance(projection, direction):
+    if isinstance(projection, direction) and projection.v is not None:
         return not np.ptp(np.reshape(projection.v, (-1, classes)), axis=1).any()
     return projection == top_k(classes)

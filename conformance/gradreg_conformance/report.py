@@ -1,4 +1,4 @@
-"""What became of a backend under test, as a value that goes to and from JSON."""
+"""The report on a backend under test, as a value that goes to and from JSON."""
 
 import json
 import math
@@ -13,14 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradreg_conformance.check import LAYERS
+from gradreg_conformance.check import LAYERS, Check
 from gradreg_core.errors import DataFileError
 
 if TYPE_CHECKING:
-    from gradreg_conformance.runner import Result
     from gradreg_conformance.subject import Subject
 
-__all__ = ["FAILURES", "SCHEMA", "STATUSES", "CheckReport", "Report", "counted", "ratio", "read_reports", "to_json"]
+__all__ = ["FAILURES", "SCHEMA", "STATUSES", "Report", "Result", "counted", "ratio", "read_reports", "to_json"]
 
 SCHEMA = 1
 """The version of the JSON file; a file of a later one is refused."""
@@ -32,16 +31,16 @@ _RAN = ("passed", "failed", "expected failure", "unexpected pass")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckReport:
+class Result:
     """What became of one check."""
 
     name: str
     layer: str
     """One of :data:`gradreg_conformance.check.LAYERS`."""
     summary: str
-    """What the check claims, in a line."""
+    """The claim of the check, in a line."""
     status: str
-    """One of STATUSES."""
+    """One of STATUSES; "failed" and "unexpected pass" are failures."""
     message: str = ""
     """Why it failed, with code that reproduces it; why it was expected to; why it was not applicable or not run."""
     examples: int = 0
@@ -49,9 +48,21 @@ class CheckReport:
     """The largest error as a multiple of what rounding allows; None where the check compares no numbers."""
     seconds: float = 0.0
 
+    @classmethod
+    def of(cls, check: Check, status: str, message: str = "", **measured: Any) -> "Result":
+        """The result of `check`."""
+        return cls(
+            name=check.name,
+            layer=LAYERS[check.layer],
+            summary=check.summary,
+            status=status,
+            message=message,
+            **measured,
+        )
+
     @property
     def ok(self) -> bool:
-        """Whether it is no failure."""
+        """Whether it is not a failure."""
         return self.status not in FAILURES
 
     @property
@@ -66,55 +77,42 @@ class Report:
 
     backend: str
     versions: Mapping[str, str]
-    """Of what computes, of Python, NumPy, hypothesis and gradreg."""
+    """Of the framework, Python, NumPy, hypothesis and gradreg."""
     platform: str
     device: str
-    modes: tuple[str, ...]
-    dtypes: tuple[str, ...]
-    capabilities: tuple[str, ...]
-    layers: tuple[str, ...]
+    modes: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     """The portable layers that the harness can build."""
-    tolerance: float
+    tolerance: float = 1.0
     """The harness's multiplier of all tolerances; 1 unless it asks for more."""
     profile: str
     date: str
     """Of the run, in UTC, ISO 8601."""
-    checks: tuple[CheckReport, ...] = ()
+    checks: tuple[Result, ...] = ()
     left_out: tuple[str, ...] = ()
     """The checks of the kit that were not asked for."""
     error: str = ""
     """Why there are no checks, where the run ended before its end."""
 
     @classmethod
-    def of(cls, subject: "Subject", results: "Iterable[Result]", left_out: Sequence[str] = ()) -> "Report":
+    def of(cls, subject: "Subject", results: Iterable[Result], left_out: Sequence[str] = ()) -> "Report":
         """The report of these results."""
         harness = subject.harness
-        checks = tuple(
-            CheckReport(
-                name=each.check.name,
-                layer=LAYERS[each.check.layer],
-                summary=each.check.summary,
-                status=each.status,
-                message=each.message,
-                examples=each.examples,
-                worst=None if each.worst is None else float(each.worst),
-                seconds=round(each.seconds, 3),
-            )
-            for each in results
-        )
         return cls(
             backend=subject.name,
             versions={**harness.versions, **_versions()},
-            platform=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            platform=_platform(),
             device=subject.device,
             modes=tuple(harness.modes),
             dtypes=tuple(harness.dtypes),
             capabilities=tuple(sorted(subject.capabilities)),
-            layers=tuple(sorted(each.__name__ for each in harness.layers)),
+            layers=tuple(sorted(layer.__name__ for layer in harness.layers)),
             tolerance=float(harness.tolerance),
             profile=subject.profile.name,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-            checks=checks,
+            date=_now(),
+            checks=tuple(results),
             left_out=tuple(left_out),
         )
 
@@ -124,33 +122,28 @@ class Report:
         return cls(
             backend=backend,
             versions=_versions(),
-            platform=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            platform=_platform(),
             device=device,
-            modes=(),
-            dtypes=(),
-            capabilities=(),
-            layers=(),
-            tolerance=1.0,
             profile=profile,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            date=_now(),
             error=error,
         )
 
     @property
     def totals(self) -> dict[str, int]:
         """Status -> number of checks, all of STATUSES."""
-        found = Counter(each.status for each in self.checks)
-        return {status: found[status] for status in STATUSES}
+        counts = Counter(result.status for result in self.checks)
+        return {status: counts[status] for status in STATUSES}
 
     @property
     def ran(self) -> int:
         """The number of checks that came to a result."""
-        return sum(each.ran for each in self.checks)
+        return sum(result.ran for result in self.checks)
 
     @property
-    def failures(self) -> tuple[CheckReport, ...]:
+    def failures(self) -> tuple[Result, ...]:
         """The checks that failed, or passed though they were expected to fail."""
-        return tuple(each for each in self.checks if not each.ok)
+        return tuple(result for result in self.checks if not result.ok)
 
     @property
     def ok(self) -> bool:
@@ -160,19 +153,18 @@ class Report:
     @property
     def examples(self) -> int:
         """Of all checks."""
-        return sum(each.examples for each in self.checks)
+        return sum(result.examples for result in self.checks)
 
     @property
     def seconds(self) -> float:
         """Of all checks."""
-        return sum(each.seconds for each in self.checks)
+        return sum(result.seconds for result in self.checks)
 
     @property
     def worst(self) -> float | None:
         """The largest error of the checks that passed, as a multiple of what rounding allows."""
-        return max(
-            (each.worst for each in self.checks if each.status == "passed" and each.worst is not None), default=None
-        )
+        passed = (result.worst for result in self.checks if result.status == "passed")
+        return max((worst for worst in passed if worst is not None), default=None)
 
     @property
     def verdict(self) -> str:
@@ -191,25 +183,25 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, with totals and verdict, which are not read back."""
-        found = asdict(self) | {"versions": dict(self.versions), "checks": [_plain(each) for each in self.checks]}
-        return found | {"totals": self.totals, "ok": self.ok, "verdict": self.verdict}
+        values = asdict(self) | {"versions": dict(self.versions), "checks": [_plain(result) for result in self.checks]}
+        return values | {"totals": self.totals, "ok": self.ok, "verdict": self.verdict}
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> "Report":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Report":
         """The report that :meth:`to_dict` wrote.
 
         Raises:
             KeyError, TypeError, ValueError: it did not.
         """
-        own = {each.name: found[each.name] for each in fields(cls)}
+        own = {field.name: values[field.name] for field in fields(cls)}
         for name, value in own.items():
             if isinstance(value, list) and name != "checks":
                 own[name] = tuple(map(str, value))
-        return cls(**own | {"checks": tuple(_check(each) for each in found["checks"])})
+        return cls(**own | {"checks": tuple(_result(result) for result in values["checks"])})
 
 
 def counted(number: int, noun: str) -> str:
-    """The number and the noun, in the plural but for 1."""
+    """The number and the noun, in the plural unless the number is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -222,8 +214,8 @@ def ratio(worst: float | None) -> str:
 
 def to_json(reports: Sequence[Report]) -> str:
     """One JSON text of all reports."""
-    found = {"kind": _KIND, "schema": SCHEMA, "reports": [each.to_dict() for each in reports]}
-    return json.dumps(found, indent=1, allow_nan=False) + "\n"
+    content = {"kind": _KIND, "schema": SCHEMA, "reports": [report.to_dict() for report in reports]}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def read_reports(path: str | os.PathLike[str]) -> list[Report]:
@@ -233,34 +225,42 @@ def read_reports(path: str | os.PathLike[str]) -> list[Report]:
         DataFileError: it cannot be read, or is no such file.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataFileError(f"conformance: {path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict) or found.get("kind") != _KIND:
-        raise DataFileError(f"conformance: {path} is no report; expected a file that --report FILE.json wrote.")
-    if found.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("kind") != _KIND:
+        raise DataFileError(f"conformance: {path} is not a report; expected a file that --report FILE.json wrote.")
+    if content.get("schema") != SCHEMA:
         raise DataFileError(
-            f"conformance: {path} has schema {found.get('schema')!r}, this gradreg reads {SCHEMA}; upgrade gradreg."
+            f"conformance: {path} has schema {content.get('schema')!r}, this gradreg reads {SCHEMA}; upgrade gradreg."
         )
     try:
-        return [Report.from_dict(each) for each in found["reports"]]
+        return [Report.from_dict(report) for report in content["reports"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise DataFileError(f"conformance: {path} is damaged: {what}. Write it anew with --report.") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise DataFileError(f"conformance: {path} is damaged: {reason}. Write it again with --report.") from error
 
 
-def _plain(check: CheckReport) -> dict[str, Any]:
+def _plain(result: Result) -> dict[str, Any]:
     """A check as JSON values; JSON has no infinity, so an infinite error is a string."""
-    worst = check.worst
-    return asdict(check) | {"worst": "infinity" if worst is not None and not math.isfinite(worst) else worst}
+    worst = result.worst
+    return asdict(result) | {"worst": "infinity" if worst is not None and not math.isfinite(worst) else worst}
 
 
-def _check(found: Mapping[str, Any]) -> CheckReport:
-    if found["layer"] not in LAYERS or found["status"] not in STATUSES:
-        raise ValueError(f"layer {found['layer']!r}, status {found['status']!r}")
-    worst = found["worst"]
-    own = {each.name: found[each.name] for each in fields(CheckReport)}
-    return CheckReport(**own | {"worst": None if worst is None else float(worst)})
+def _result(values: Mapping[str, Any]) -> Result:
+    if values["layer"] not in LAYERS or values["status"] not in STATUSES:
+        raise ValueError(f"layer {values['layer']!r}, status {values['status']!r}")
+    worst = values["worst"]
+    own = {field.name: values[field.name] for field in fields(Result)}
+    return Result(**own | {"worst": None if worst is None else float(worst)})
+
+
+def _platform() -> str:
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _versions() -> dict[str, str]:

@@ -1,21 +1,19 @@
-"""Runs checks over a subject, layer by layer, and says of each what became of it."""
+"""Runs checks over a subject, layer by layer."""
 
 import difflib
 import textwrap
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gradreg_conformance.check import CHECKS, LAYERS, Check, Disagreement, NotApplicable
 from gradreg_conformance.harness import Harness
-from gradreg_conformance.report import FAILURES, STATUSES, Report
+from gradreg_conformance.report import Report, Result
 from gradreg_conformance.subject import Measured, Subject, load_subject
 from gradreg_core.errors import InputError, PluginError
 
 __all__ = [
-    "STATUSES",
-    "Result",
     "all_checks",
     "describe",
     "expect_known",
@@ -26,27 +24,6 @@ __all__ = [
     "run_subject",
     "select",
 ]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one check."""
-
-    check: Check
-    status: str
-    """One of STATUSES; "failed" and "unexpected pass" are failures."""
-    message: str = ""
-    """Why it failed, was not applicable, or was not run."""
-    examples: int = 0
-    worst: float | None = None
-    """The largest error as a multiple of what rounding allows, where the check compares numbers."""
-    seconds: float = 0.0
-    error: BaseException | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether it is no failure."""
-        return self.status not in FAILURES
 
 
 def run_checks(
@@ -90,7 +67,7 @@ def all_checks() -> Mapping[str, Check]:
     """All checks by name, in the order of their layers."""
     import gradreg_conformance.checks  # noqa: F401 - fills CHECKS
 
-    return {each.name: each for each in sorted(CHECKS.values(), key=lambda each: each.layer)}
+    return {check.name: check for check in sorted(CHECKS.values(), key=lambda check: check.layer)}
 
 
 def select(checks: Sequence[str | Check] | None = None) -> list[Check]:
@@ -104,14 +81,14 @@ def select(checks: Sequence[str | Check] | None = None) -> list[Check]:
         return list(known.values())
     if isinstance(checks, str) or not checks:
         raise InputError(f"run_checks: expected a list of names of checks, or None for all of them, got {checks!r}.")
-    for each in checks:
-        if isinstance(each, str) and each not in known:
+    for name in checks:
+        if isinstance(name, str) and name not in known:
             raise InputError(
-                f"run_checks: there is no check {each!r}.{_similar(each, known)} "
+                f"run_checks: there is no check {name!r}.{_similar(name, known)} "
                 "'gradreg conformance --list' lists them all."
             )
-    chosen = {str(each): known[each] if isinstance(each, str) else each for each in checks}
-    return sorted(chosen.values(), key=lambda each: each.layer)
+    chosen = {str(check): known[check] if isinstance(check, str) else check for check in checks}
+    return sorted(chosen.values(), key=lambda check: check.layer)
 
 
 def find_subject(backend: str | Harness | Subject, profile: str = "quick", device: str = "") -> Subject:
@@ -134,7 +111,7 @@ def find_subject(backend: str | Harness | Subject, profile: str = "quick", devic
 
 
 def expect_known(subject: Subject, chosen: Sequence[Check] = ()) -> None:
-    """Refuse expected failures that are no checks: they would expect nothing.
+    """Refuse expected failures that are not checks: they would expect nothing.
 
     Raises:
         PluginError: such a name.
@@ -148,7 +125,7 @@ def expect_known(subject: Subject, chosen: Sequence[Check] = ()) -> None:
             )
         if not reason.strip():
             raise PluginError(
-                f"conformance: the harness of {subject.name} expects {name!r} to fail, and says no reason."
+                f"conformance: the harness of {subject.name} expects {name!r} to fail, and gives no reason."
             )
 
 
@@ -158,23 +135,24 @@ def _similar(name: str, known: Sequence[str] | Mapping[str, Check]) -> str:
 
 
 def run_check(check: Check, subject: Subject) -> Result:
-    """Run one check. Whatever it raises is its result; nothing but an interrupt gets out."""
+    """Run one check. Whatever it raises becomes its result; only an interrupt gets out."""
     measured = Measured()
     subject = replace(subject, measured=measured)
     reason = subject.harness.expected_failures.get(check.name)
     start = time.perf_counter()
-    status, message, error = "passed", "", None
+    status, message = "passed", ""
     try:
         check.run(subject)
     except NotApplicable as lacks:
         status, message = "not applicable", str(lacks)
     except Exception as raised:
-        status, message, error = "failed", describe(raised), raised
+        status, message = "failed", describe(raised)
     if reason is not None and status in ("passed", "failed"):
         status = "expected failure" if status == "failed" else "unexpected pass"
         message = reason if status == "expected failure" else f"expected to fail, and passed: {reason}"
-    seconds = time.perf_counter() - start
-    return Result(check, status, message, measured.examples, measured.worst, seconds, error)
+    seconds = round(time.perf_counter() - start, 3)
+    worst = None if measured.worst is None else float(measured.worst)
+    return Result.of(check, status, message, examples=measured.examples, worst=worst, seconds=seconds)
 
 
 def run_subject(
@@ -196,9 +174,9 @@ def run_subject(
     """
     results: list[Result] = []
     broken: int | None = None
-    for check in sorted(all_checks().values() if checks is None else checks, key=lambda each: each.layer):
+    for check in sorted(all_checks().values() if checks is None else checks, key=lambda check: check.layer):
         if stop and broken is not None and check.layer > broken:
-            result = Result(check, "not run", not_run(broken))
+            result = Result.of(check, "not run", not_run(broken))
         else:
             if starting is not None:
                 starting(check)
@@ -223,9 +201,9 @@ def describe(error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
         if frames := traceback.extract_tb(error.__traceback__):
             text += f"\n  at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
-        for each in getattr(error, "exceptions", ()):
-            text += f"\n{textwrap.indent(describe(each), '  ')}"
+        for inner in getattr(error, "exceptions", ()):
+            text += f"\n{textwrap.indent(describe(inner), '  ')}"
     if "To reproduce:" not in text:
         notes = getattr(error, "__notes__", [])
-        text = "\n".join([text, *([each for each in notes if each.startswith("To reproduce:")] or notes)])
+        text = "\n".join([text, *([note for note in notes if note.startswith("To reproduce:")] or notes)])
     return text

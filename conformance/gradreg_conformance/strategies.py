@@ -14,13 +14,13 @@ from gradreg_core.spec import Regularizer
 __all__ = ["KINK_MARGIN", "NORM_EPS", "SMALL", "cases", "classifiers", "smooth_activations"]
 
 NORM_EPS = 1.0
-"""Of the norms: with little, that of two numbers is always near 1 and -1, and its derivatives are lost in rounding, as
-no perturbation of the inputs shows."""
+"""eps of the norms. With a small one, two normalised numbers are always near 1 and -1, and the derivatives are lost in
+rounding, which no perturbation of the inputs shows."""
 KINK_MARGIN = 1e-3
 """Inputs of rectifiers and maxima stay this far from the kink: far more than any rounding moves them."""
 
 SMALL = Network((3,), (nets.Dense(3), nets.Activation("tanh"), nets.Dense(4)))
-"""For checks of all that does not depend on the network: one, so that compilers see few shapes."""
+"""For all checks that do not depend on the network: a single one, so that compilers see few shapes."""
 TINY = Network((2,), (nets.Dense(2), nets.Activation("tanh"), nets.Dense(3)))
 """The same for gradients: those of the reference cost a pass over the network for every number in it."""
 
@@ -50,8 +50,9 @@ def classifiers(draw: Any, layers: frozenset[type[Layer]] | None = None, *, clas
     if kind == "conv":
         padding = draw(st.sampled_from(["valid", "same"]))
         body: list[Layer] = [nets.Conv2D(2, 3, padding), draw(activations)]
-        pools = [(), *((each(2),) for each in (nets.MaxPool, nets.AvgPool) if has(each))]
-        body += draw(st.sampled_from(pools))
+        norms: list[tuple[Layer, ...]] = [(), *([(nets.GroupNorm(2, NORM_EPS),)] if has(nets.GroupNorm) else [])]
+        pools = [(), *((kind(2),) for kind in (nets.MaxPool, nets.AvgPool) if has(kind))]
+        body += draw(st.sampled_from([(*norm, *pool) for pool in pools for norm in norms]))
         return Network((4, 4, 1), (*body, nets.Flatten(), nets.Dense(m)))
     if kind == "attention":
         attention: Layer = nets.Attention(draw(st.sampled_from([1, 2])))
@@ -59,7 +60,7 @@ def classifiers(draw: Any, layers: frozenset[type[Layer]] | None = None, *, clas
         return Network((2, 2), (block, draw(smooth_activations), nets.Flatten(), nets.Dense(m)))
     inputs, width = draw(st.sampled_from([(1, 2), (2, 2), (3, 2), (1, 3), (2, 3), (3, 3)]))
     activation = draw(activations)
-    norms = [(), *((each(NORM_EPS),) for each in (nets.LayerNorm, nets.BatchNorm) if has(each))]
+    norms = [(), *((kind(NORM_EPS),) for kind in (nets.LayerNorm, nets.BatchNorm) if has(kind))]
     ends = [(), (nets.Residual((nets.Dense(width), activation)),)] if has(nets.Residual) else [()]
     norm, end = draw(st.sampled_from([(norm, end) for end in ends for norm in norms]))
     return Network((inputs,), (nets.Dense(width), activation, *norm, *end, nets.Dense(m)))
@@ -68,6 +69,7 @@ def classifiers(draw: Any, layers: frozenset[type[Layer]] | None = None, *, clas
 @st.composite
 def cases(
     draw: Any,
+    /,
     harness: Harness,
     regs: st.SearchStrategy[Regularizer],
     networks: st.SearchStrategy[Network] | None = None,
@@ -88,5 +90,5 @@ def cases(
     network = draw(classifiers(harness.layers) if networks is None else networks)
     size, seed = draw(st.integers(*batch)), draw(st.integers(0, 999))
     assume(kink_margin(network, size, seed) > KINK_MARGIN)
-    chosen = {"dtype": harness.dtypes[0], **{name: draw(each) for name, each in options.items()}}
+    chosen = {"dtype": harness.dtypes[0], **{name: draw(option) for name, option in options.items()}}
     return Case(network, draw(regs), size, seed, **chosen)

@@ -1,13 +1,13 @@
 """A backend under test: its harness, the profile, the mode and device, and a record of what was measured."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from hypothesis import given
-from hypothesis.strategies import SearchStrategy, tuples
+from hypothesis.strategies import SearchStrategy, just, tuples
 
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case, squared
@@ -15,9 +15,12 @@ from gradreg_conformance.check import Disagreement, NotApplicable
 from gradreg_conformance.draws import same_draws
 from gradreg_conformance.harness import Arrays, Function, Harness, load_harness
 from gradreg_conformance.profiles import PROFILES, Profile
+from gradreg_conformance.strategies import SMALL, cases
+from gradreg_core.backend import Backend
 from gradreg_core.plugins.discovery import backends
 from gradreg_core.plugins.hookspecs import BackendDescription
 from gradreg_core.portable.networks import Network
+from gradreg_core.spec import Regularizer
 
 __all__ = ["Measured", "Subject", "load_subject"]
 
@@ -59,36 +62,37 @@ class Subject:
         object.__setattr__(self, "device", self.device or self.harness.devices[0])
 
     @property
+    def backend(self) -> Backend | None:
+        """The backend, or None if the calls are its own and not the engine's over primitives."""
+        backend: Backend | None = getattr(self.harness.calls, "backend", None)
+        return backend
+
+    @property
     def ops(self) -> Any:
         """The primitives.
 
         Raises:
             NotApplicable: the calls are the backend's own, not the engine's over primitives.
         """
-        backend = getattr(self.harness.calls, "backend", None)
-        if backend is None:
+        if self.backend is None:
             raise NotApplicable("the backend has calls of its own and no primitives")
-        return backend
+        return self.backend
 
     @property
     def dtype(self) -> str:
-        """What checks compute in that are not about dtypes: the first that the harness declares."""
+        """The dtype of all checks that are not about dtypes: the first that the harness declares."""
         return self.harness.dtypes[0]
 
     @property
     def description(self) -> BackendDescription | None:
-        """The plugin's description, found by the subject's name or by the backend's own; None if there is none."""
-        backend = getattr(self.harness.calls, "backend", None)
-        names = (self.name, getattr(backend, "name", ""))
-        found = (each.description for name in names for each in backends() if each.name == name and each.description)
-        return next(found, None)
+        """The plugin's description, by the subject's name or by the backend's own; None if there is none."""
+        names = (self.name, "" if self.backend is None else self.backend.name)
+        records = (record for name in names for record in backends() if record.name == name)
+        return next((record.description for record in records if record.description), None)
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the backend declares, by itself or in its description; see :class:`gradreg_core.backend.Backend`."""
-        backend = getattr(self.harness.calls, "backend", None)
-        if backend is not None:
-            return frozenset(backend.capabilities)
+        """What the description declares; see :class:`gradreg_core.plugins.hookspecs.BackendDescription`."""
         return frozenset(self.description.capabilities if self.description is not None else ())
 
     def in_mode(self, mode: str) -> "Subject":
@@ -128,8 +132,7 @@ class Subject:
 
     def model(self, network: Network, arrays: Arrays) -> Any:
         """The portable network with these arrays, as the model of a call."""
-        own = getattr(self.harness, "model", None)
-        return (lambda x: self.harness.apply(network, arrays, x)) if own is None else own(network, arrays)
+        return self.harness.model(network, arrays)
 
     def need_any_callable(self) -> None:
         """For checks that pass functions of their own as models.
@@ -137,13 +140,26 @@ class Subject:
         Raises:
             NotApplicable: the calls take no such models.
         """
-        if hasattr(self.harness, "model"):
+        if not self.harness.any_callable:
             raise NotApplicable("the calls take models of the backend's own kind only, not any callable")
 
+    def need_layers(self, network: Network) -> None:
+        """For checks of one network.
+
+        Raises:
+            NotApplicable: the harness lacks a layer of it.
+        """
+        missing = {type(layer) for _, layer, _ in network.walk()} - set(self.harness.layers)
+        if missing:
+            raise NotApplicable(f"the harness has no {', '.join(sorted(kind.__name__ for kind in missing))}")
+
     def session(self) -> AbstractContextManager[Any]:
-        """What the harness wants to hold while a check runs."""
-        session: AbstractContextManager[Any] = getattr(self.harness, "session", nullcontext)()
-        return session
+        """The context to hold while a check runs."""
+        return self.harness.session()
+
+    def numbers(self, array: Any) -> np.ndarray:
+        """An array of the framework as a NumPy array in float64."""
+        return np.asarray(self.harness.numpy(array), np.float64)
 
     def function(self, case: Case, of: str = "penalty") -> Function:
         """The penalty, or with ``of="total"`` loss plus penalty, of the case as a function of its arrays."""
@@ -182,60 +198,87 @@ class Subject:
 
     def value(self, case: Case, of: str = "penalty") -> np.ndarray:
         """The value of the case, in float64."""
-        found = self.harness.value(self.function(case, of), self.arrays(case), self.mode)
-        return np.asarray(self.harness.numpy(found), np.float64)
+        return self.numbers(self.harness.value(self.function(case, of), self.arrays(case), self.mode))
 
     def gradients(self, case: Case, of: str = "penalty") -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The value of the case, and its gradients with respect to every weight, by path, and to the input ("x")."""
         arrays, function = self.arrays(case), self.function(case, of)
         fixed = {path: arrays.pop(path) for path in case.network.statistics()}
-        value, found = self.harness.value_and_gradients(lambda free: function({**fixed, **free}), arrays, self.mode)
+        value, gradients = self.harness.value_and_gradients(lambda free: function({**fixed, **free}), arrays, self.mode)
         names = [*case.network.weights(), "x"]
-        missing = [name for name in names if found.get(name) is None]
+        missing = [name for name in names if gradients.get(name) is None]
         if missing:
             raise Disagreement(f"the gradients with respect to {', '.join(missing)} are missing.{self.reproduce(case)}")
-        numbers = {name: np.asarray(self.harness.numpy(found[name]), np.float64) for name in names}
-        return np.asarray(self.harness.numpy(value), np.float64), numbers
+        return self.numbers(value), {name: self.numbers(gradients[name]) for name in names}
 
     # --- comparing --------------------------------------------------------------------------------------------------
+    def agree(
+        self,
+        regs: SearchStrategy[Regularizer] | Regularizer,
+        network: Network = SMALL,
+        *,
+        batch: int = 3,
+        of: str = "penalty",
+        values: bool = True,
+        gradients: bool = False,
+        cost: int = 2,
+        **options: SearchStrategy[Any],
+    ) -> None:
+        """Draw cases, and compare their values, their gradients or both with the reference's.
+
+        Args:
+            regs: the regularizers, or one.
+            network: the network.
+            batch: the number of samples.
+            of: "penalty", or "total" for loss plus penalty.
+            values: whether to compare values.
+            gradients: whether to compare gradients.
+            cost: see :meth:`given`.
+            options: strategies for further fields of :class:`Case`.
+        """
+        regs = just(regs) if isinstance(regs, Regularizer) else regs
+
+        @self.given(cases(self.harness, regs, just(network), batch=(batch, batch), **options), cost=cost)
+        def _(case: Case) -> None:
+            if values:
+                self.agree_in_value(case, of)
+            if gradients:
+                self.agree_in_gradients(case, of)
+
     def agree_in_value(self, case: Case, of: str = "penalty") -> None:
         """Compare the value of the case with the reference's."""
         self.compare(case, f"the {of}", {"value": self.value(case, of)}, reference.expected_value(case, of))
 
     def agree_in_gradients(self, case: Case, of: str = "penalty") -> None:
         """Compare the gradients of the case with the reference's."""
-        _, found = self.gradients(case, of)
-        self.compare(case, f"the gradients of the {of}", found, reference.expected_gradient(case, of))
+        _, gradients = self.gradients(case, of)
+        self.compare(case, f"the gradients of the {of}", gradients, reference.expected_gradient(case, of))
 
-    def compare(self, case: Case, what: str, found: dict[str, np.ndarray], wanted: reference.Expected) -> None:
-        """Raise where `found` is further from `wanted` than rounding allows.
+    def compare(self, case: Case, label: str, result: Mapping[str, np.ndarray], wanted: reference.Expected) -> None:
+        """Raise where `result` is further from `wanted` than rounding allows; `label` says what it is.
 
         Raises:
             Disagreement: with the error, what is allowed, and code that reproduces it.
         """
         for name, array in wanted.arrays.items():
-            if np.shape(found[name]) != np.shape(array):
-                self.disagree(case, f"{what}: {name} has shape {np.shape(found[name])}, expected {np.shape(array)}")
-        error = reference.distance(found, wanted.arrays)
-        allowed = wanted.allowed(case.dtype, self.harness.tolerance)
-        # Where everything is exactly zero, so must the result be.
-        ratio = error / allowed if allowed else (np.inf if error else 0.0)
-        self.measured.ratio(ratio)
-        if not ratio <= 1:
-            relative = error / wanted.norm if wanted.norm else np.inf
+            if np.shape(result[name]) != np.shape(array):
+                self.disagree(case, f"{label}: {name} has shape {np.shape(result[name])}, expected {np.shape(array)}")
+        comparison = reference.Comparison(result, wanted, wanted.allowed(case.dtype, self.harness.tolerance))
+        self.measured.ratio(comparison.ratio)
+        if not comparison.ratio <= 1:
             self.disagree(
                 case,
-                f"{what} of {case.dtype} in mode {self.mode!r} differ from the reference by {relative:.1e} of the "
-                f"norm, {ratio:.3g} times what rounding allows",
+                f"{label} of {case.dtype} in mode {self.mode!r} differ from the reference by {comparison.relative:.1e} "
+                f"of the norm, {comparison.ratio:.3g} times what rounding allows",
             )
 
-    def close(self, case: Case, what: str, found: Any, wanted: Any, allowed: float) -> None:
+    def close(self, case: Case, label: str, result: Any, wanted: Any, allowed: float) -> None:
         """Raise where two numbers differ by more than `allowed`, an absolute error."""
-        error = float(np.max(np.abs(np.asarray(found, np.float64) - np.asarray(wanted, np.float64)), initial=0.0))
-        ratio = error / allowed if allowed else (np.inf if error else 0.0)
-        self.measured.ratio(ratio if np.isfinite(ratio) else np.inf)
+        error = float(np.max(np.abs(np.asarray(result, np.float64) - np.asarray(wanted, np.float64)), initial=0.0))
+        ratio = reference.error_ratio(error, allowed)
+        self.measured.ratio(ratio)
         if not ratio <= 1:
-            self.disagree(case, f"{what}: expected {wanted!r}, got {found!r}, {ratio:.3g} times what rounding allows")
+            self.disagree(case, f"{label}: expected {wanted!r}, got {result!r}, {ratio:.3g} times what rounding allows")
 
     def disagree(self, case: Case, message: str) -> None:
         """Raise :class:`Disagreement` with code that reproduces it."""

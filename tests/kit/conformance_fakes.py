@@ -1,13 +1,14 @@
-"""Harnesses and checks for the tests of the conformance kit's fronts: quick, and with results that are known."""
+"""Harnesses and checks for the tests of the conformance kit: quick, with known results."""
 
 import os
 import signal
 
 from gradreg_conformance import runner
 from gradreg_conformance.check import LAYERS, Check, Disagreement, NotApplicable
+from gradreg_conformance.harness import Harness
 
 
-class FakeHarness:
+class FakeHarness(Harness):
     """Computes nothing; says of the check `weak` that it fails."""
 
     calls = None
@@ -42,7 +43,7 @@ def wrong():
     class Wrong(TorchHarness):
         def value_and_gradients(self, function, arrays, mode):
             value, gradients = super().value_and_gradients(function, arrays, mode)
-            return value, {name: 0.5 * each for name, each in gradients.items()}
+            return value, {name: 0.5 * gradient for name, gradient in gradients.items()}
 
     return Wrong()
 
@@ -79,7 +80,8 @@ LATE = made("late", "laws", _good)
 
 
 def install(*names):
-    """Put fakes, all or these, in the place of the kit's checks; give the kit's back."""
+    """Replace the kit's checks by fakes, all or these, and return the kit's."""
     before = runner.CHECKS
-    runner.CHECKS = {each.name: each for each in (LATE, GOOD, LACKING, BAD, WEAK) if not names or each.name in names}
+    fakes = (LATE, GOOD, LACKING, BAD, WEAK)
+    runner.CHECKS = {fake.name: fake for fake in fakes if not names or fake.name in names}
     return before

@@ -91,7 +91,7 @@ def test_reports_are_written_whole(fakes, tmp_path):
         (["conformance_fakes:absent"], "cannot be made"),
         ([BRAVE, "--check", "god"], "there is no check 'god'. Did you mean 'good'? 'gradreg conformance --list'"),
         ([BRAVE, "--device", "tpu"], "no device 'tpu' here; at hand: cpu, npu"),
-        ([BRAVE, "--report", "absent/report.json"], "there is no folder absent; make it first"),
+        ([BRAVE, "--report", "absent/report.json"], "there is no folder absent. Make it first"),
         ([BRAVE, "--report", "report.txt"], "expected a name that ends in .json or .html"),
         (["--from", "absent.json"], "absent.json cannot be read as JSON"),
         ([BRAVE, "torch", "tohrc"], "Did you mean 'torch'"),
@@ -152,7 +152,7 @@ def test_several_backends_run_in_processes_of_their_own(second, tmp_path):
     reports = read_reports(file)
     assert [report.backend for report in reports] == names
     # The fakes' expected failure names none of the kit's checks.
-    assert reports[0].verdict == "not tested: the process ended with exit status 2 and no report"
+    assert reports[0].verdict == "not tested: the process ended with exit status 2"
     assert "expects 'weak' to fail, and there is no such check" in found.stderr
     if second == "die":
         assert reports[1].error == "the process was ended by SIGKILL"

@@ -48,7 +48,7 @@ def test_it_says_what_was_tested_where_and_how(failed):
 def test_capabilities_are_those_of_the_description():
     pytest.importorskip("torch")
     report = run_checks("torch", checks=[made("a", "loads", lambda subject: None)])
-    assert report.capabilities == ("named_activations",)
+    assert report.capabilities == ("host_checks", "named_activations")
     assert {"Dense", "LayerNorm"} < set(report.layers)
 
 
@@ -89,8 +89,8 @@ def test_json_there_and_back(failed, passed, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: [], "is no report"),
-        (lambda found: found | {"kind": "other"}, "is no report"),
+        (lambda found: [], "is not a report"),
+        (lambda found: found | {"kind": "other"}, "is not a report"),
         (
             lambda found: found | {"schema": SCHEMA + 1},
             f"schema {SCHEMA + 1}, this gradreg reads {SCHEMA}; upgrade",

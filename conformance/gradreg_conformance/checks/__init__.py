@@ -1,49 +1,7 @@
-"""The checks, one family a module; importing this registers them all."""
+"""The checks, one family per module; importing this registers them all."""
 
-from gradreg_conformance.checks import (
-    arithmetic,
-    autodiff,
-    capabilities,
-    conversions,
-    draws,
-    dtypes,
-    errors,
-    gradients,
-    input_side,
-    kinks,
-    laws,
-    layers,
-    loads,
-    measuring,
-    modes,
-    norms,
-    options,
-    outputs,
-    projections,
-    terms,
-    unbiased,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "arithmetic",
-    "autodiff",
-    "capabilities",
-    "conversions",
-    "draws",
-    "dtypes",
-    "errors",
-    "gradients",
-    "input_side",
-    "kinks",
-    "laws",
-    "layers",
-    "loads",
-    "measuring",
-    "modes",
-    "norms",
-    "options",
-    "outputs",
-    "projections",
-    "terms",
-    "unbiased",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

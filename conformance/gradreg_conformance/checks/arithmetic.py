@@ -18,13 +18,13 @@ def _unit(dtype: str) -> float:
 
 @check("primitives")
 def integers_wrap_around(subject: Subject) -> None:
-    """int32 arithmetic wraps around, and shifts do not care for the sign on the left and copy it on the right."""
+    """int32 arithmetic wraps around; a left shift ignores the sign bit, a right shift copies it."""
 
     @subject.given(seeds, st.integers(1, 31))
     def _(seed, bits):  # type: ignore[no-untyped-def]
         a, b = integers(seed, SHAPE), integers(seed + 1, SHAPE)[::-1, ::-1, ::-1].copy()
         left, right = subject.array(a, "int32"), subject.array(b, "int32")
-        for what, found, wanted in (
+        for formula, result, wanted in (
             ("a + b", left + right, a + b),
             ("a - b", left - right, a - b),
             ("a * b", left * right, a * b),
@@ -34,12 +34,12 @@ def integers_wrap_around(subject: Subject) -> None:
             ("a + 5", left + 5, a + np.int32(5)),
             ("a & 0xFFFF", left & 0xFFFF, a & np.int32(0xFFFF)),
         ):
-            numbers = to_numpy(subject, found)
+            numbers = to_numpy(subject, result)
             if numbers.dtype != np.int32 or not np.array_equal(numbers, wanted):
-                raise Disagreement(f"{what} of int32 a = {a!r}, b = {b!r}: expected {wanted!r}, got {numbers!r}")
-        for each in (bits, 1, 31):
-            equal(subject, "bitwise_left_shift", (a, each), np.left_shift(a, np.int32(each)))
-            equal(subject, "bitwise_right_shift", (a, each), np.right_shift(a, np.int32(each)))
+                raise Disagreement(f"{formula} of int32 a = {a!r}, b = {b!r}: expected {wanted!r}, got {numbers!r}")
+        for count in (bits, 1, 31):
+            equal(subject, "bitwise_left_shift", (a, count), np.left_shift(a, np.int32(count)))
+            equal(subject, "bitwise_right_shift", (a, count), np.right_shift(a, np.int32(count)))
         counts = np.arange(32, dtype=np.int32)
         spread = a.reshape(-1, 1)
         equal(subject, "bitwise_right_shift", (spread, counts), np.right_shift(spread, counts))
@@ -48,7 +48,7 @@ def integers_wrap_around(subject: Subject) -> None:
 
 @check("primitives")
 def arithmetic_equals_numpy(subject: Subject) -> None:
-    """where, sum, sqrt, sign, cumsum, matmul and eigvalsh give NumPy's numbers, over every axis, to rounding."""
+    """where, sum, sqrt, sign, cumulative_sum, matmul and eigvalsh give NumPy's numbers over every axis."""
 
     @subject.given(seeds, floating(subject))
     def _(seed, dtype):  # type: ignore[no-untyped-def]

@@ -6,21 +6,22 @@ import numpy as np
 
 from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.primitive import floats, seeds, to_numpy, widest
+from gradreg_conformance.reference import error_ratio
 from gradreg_conformance.subject import Subject
 
 _SHAPE = (2, 3)
 
 
-def _close(subject: Subject, what: str, found: Any, wanted: np.ndarray, dtype: str) -> None:
+def _close(subject: Subject, label: str, result: Any, wanted: np.ndarray, dtype: str) -> None:
     """Within the rounding of a dozen operations on numbers of moderate size."""
-    numbers = to_numpy(subject, found)
+    numbers = to_numpy(subject, result)
     if numbers.shape != wanted.shape:
-        raise Disagreement(f"{what}: expected shape {wanted.shape}, got {numbers.shape}")
+        raise Disagreement(f"{label}: expected shape {wanted.shape}, got {numbers.shape}")
     allowed = 16 * float(np.finfo(dtype).eps) * subject.harness.tolerance * (1 + np.abs(wanted).max(initial=0.0))
-    ratio = float(np.abs(numbers.astype(np.float64) - wanted).max(initial=0.0)) / allowed
+    ratio = error_ratio(float(np.abs(numbers.astype(np.float64) - wanted).max(initial=0.0)), allowed)
     subject.measured.ratio(ratio)
     if not ratio <= 1:
-        raise Disagreement(f"{what}: expected {wanted!r}, got {numbers!r}")
+        raise Disagreement(f"{label}: expected {wanted!r}, got {numbers!r}")
 
 
 @check("primitives")
@@ -36,8 +37,8 @@ def constants_carry_no_gradient(subject: Subject) -> None:
             value = arrays["x"]
             return ops.sum(ops.stop_gradient(value) * value + 3.0 * ops.sign(value), (0, 1))
 
-        _, found = subject.harness.value_and_gradients(function, {"x": subject.array(x, dtype)}, subject.mode)
-        _close(subject, "the gradient of sum(stop_gradient(x) * x + 3 sign(x))", found["x"], x, dtype)
+        _, slopes = subject.harness.value_and_gradients(function, {"x": subject.array(x, dtype)}, subject.mode)
+        _close(subject, "the gradient of sum(stop_gradient(x) * x + 3 sign(x))", slopes["x"], x, dtype)
 
 
 @check("primitives")
@@ -50,53 +51,43 @@ def pullbacks_are_transposed_jacobians(subject: Subject) -> None:
 
     @subject.given(seeds)
     def _(seed):  # type: ignore[no-untyped-def]
-        matrix, x, other = (floats(seed + k, shape, dtype) for k, shape in enumerate(((3, 2), _SHAPE, _SHAPE)))
-        w, v = floats(seed + 3, (2, 2), dtype), floats(seed + 4, (2, 2), dtype)
-        a, here, there = (subject.array(each, dtype) for each in (matrix, x, other))
+        shapes = ((3, 2), _SHAPE, _SHAPE, (2, 2), (2, 2), (3, 2, 2))
+        given = [floats(seed + index, shape, dtype) for index, shape in enumerate(shapes)]
+        a, here, there, *framework = (subject.array(array, dtype) for array in given)
+        matrix, point, other, *cotangents = (array.astype(np.float64) for array in given)
 
         def fn(value: Any) -> Any:
             return ops.matmul(value * value, a)
 
-        wide, point = matrix.astype(np.float64), x.astype(np.float64)
         value, pullback = ops.vjp(fn, here)
-        _close(subject, "the value of vjp", value, (point * point) @ wide, dtype)
-        later, _ = ops.vjp(fn, there)
-        _close(subject, "the value of a second vjp", later, (other.astype(np.float64) ** 2) @ wide, dtype)
+        _close(subject, "the value of vjp", value, (point * point) @ matrix, dtype)
+        ops.vjp(fn, there)
         later, second = ops.vjp(fn, there)
-        for name, pull, at in (("its own", pullback, point), ("the second", second, other.astype(np.float64))):
-            for times, cotangent in enumerate((w, v), 1):
-                wanted = 2 * at * (cotangent.astype(np.float64) @ wide.T)
-                found = pull(subject.array(cotangent, dtype))
-                _close(
-                    subject, f"call {times} of the pullback at {name} point, after a second vjp", found, wanted, dtype
-                )
+        _close(subject, "the value of a later vjp", later, (other * other) @ matrix, dtype)
+        for name, pull, at in (("its own", pullback, point), ("the second", second, other)):
+            for times in (0, 1):
+                label = f"call {times + 1} of the pullback at {name} point, after a second vjp"
+                _close(subject, label, pull(framework[times]), 2 * at * (cotangents[times] @ matrix.T), dtype)
+        _close(
+            subject, "pull_rows", ops.pull_rows(pullback, framework[2]), 2 * point * (cotangents[2] @ matrix.T), dtype
+        )
 
-        rows = floats(seed + 5, (3, 2, 2), dtype)
-        wanted = 2 * point * (rows.astype(np.float64) @ wide.T)
-        _close(subject, "pull_rows of three rows", ops.pull_rows(pullback, subject.array(rows, dtype)), wanted, dtype)
+        for name, pull, index in (("pullback(w)", lambda pullback, w: pullback(w), 0), ("pull_rows", ops.pull_rows, 2)):
+            rows = cotangents[index]
 
-        def function(arrays: Any) -> Any:
-            pulled = ops.vjp(fn, arrays["x"])[1](arrays["w"])
-            return ops.sum(pulled * pulled, (0, 1))
+            def function(arrays: Any, pull: Any = pull, axes: Any = tuple(range(rows.ndim))) -> Any:
+                pulled = pull(ops.vjp(fn, arrays["x"])[1], arrays["w"])
+                return ops.sum(pulled * pulled, axes)
 
-        arrays = {"x": subject.array(x, dtype), "w": subject.array(w, dtype)}
-        _, found = subject.harness.value_and_gradients(function, arrays, subject.mode)
-        back = w.astype(np.float64) @ wide.T
-        pulled = 2 * point * back
-        _close(subject, "d/dx of the squared norm of a pullback", found["x"], 4 * pulled * back, dtype)
-        _close(subject, "d/dw of the squared norm of a pullback", found["w"], (4 * pulled * point) @ wide, dtype)
-
-        def of_rows(arrays: Any) -> Any:
-            pulled = ops.pull_rows(ops.vjp(fn, arrays["x"])[1], arrays["rows"])
-            return ops.sum(pulled * pulled, (0, 1, 2))
-
-        arrays = {"x": subject.array(x, dtype), "rows": subject.array(rows, dtype)}
-        _, found = subject.harness.value_and_gradients(of_rows, arrays, subject.mode)
-        back = rows.astype(np.float64) @ wide.T
-        slope = (8 * point * back * back).sum(0)
-        _close(subject, "d/dx of the squared norm of three rows pulled back", found["x"], slope, dtype)
-        slope = (8 * point * point * back) @ wide
-        _close(subject, "d/drows of the squared norm of three rows pulled back", found["rows"], slope, dtype)
+            arrays = {"x": here, "w": framework[index]}
+            _, slopes = subject.harness.value_and_gradients(function, arrays, subject.mode)
+            back = rows @ matrix.T
+            wanted = {
+                "x": (8 * point * back * back).reshape(-1, *_SHAPE).sum(0),
+                "w": (8 * point * point * back) @ matrix,
+            }
+            for variable, slope in wanted.items():
+                _close(subject, f"d/d{variable} of the squared norm of {name}", slopes[variable], slope, dtype)
 
 
 @check("primitives")
@@ -110,11 +101,11 @@ def a_branch_not_taken_is_zero(subject: Subject) -> None:
         array = subject.array(x, dtype)
         for holds in (True, False):
             predicate = subject.array(np.array(int(holds)), "int32") == 1
-            found = ops.cond(predicate, lambda: array * array)
+            result = ops.cond(predicate, lambda: array * array)
             wanted = (x * x if holds else 0 * x).astype(np.float64)
-            _close(subject, f"cond({holds}, branch)", found, wanted, dtype)
-            if ops.dtype(found) != dtype:
-                raise Disagreement(f"cond({holds}, branch): the branch gives {dtype}, cond {ops.dtype(found)}")
+            _close(subject, f"cond({holds}, branch)", result, wanted, dtype)
+            if ops.dtype(result) != dtype:
+                raise Disagreement(f"cond({holds}, branch): the branch gives {dtype}, cond {ops.dtype(result)}")
 
             def function(arrays: Any, predicate: Any = predicate) -> Any:
                 return ops.cond(predicate, lambda: arrays["x"] * arrays["x"])

@@ -1,6 +1,5 @@
 """L1: random draws through the backend's primitives, bit for bit."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.primitive import to_numpy
 from gradreg_conformance.subject import Subject
-from gradreg_core.random import STREAM_DIRECTION, STREAM_START, STREAM_SUBSET, Draws, make_draws, threefry2x32
+from gradreg_core.random import STREAM_DIRECTION, STREAM_START, STREAM_SUBSET, Draws, make_draws
 from gradreg_numpy.draws import draws as reference
 
 # Random123 1.14, tests/kat_vectors: threefry2x32 with 20 rounds (counter, key, result).
@@ -23,10 +22,10 @@ _seeds = st.integers(2**32, 2**64 - 1)
 _ids = st.lists(st.integers(-(2**31), 2**31 - 1), min_size=3, max_size=3)
 
 
-def _same(what: str, found: np.ndarray, wanted: np.ndarray) -> None:
-    if found.dtype != wanted.dtype or found.shape != wanted.shape or found.tobytes() != wanted.tobytes():
+def _same(label: str, result: np.ndarray, wanted: np.ndarray) -> None:
+    if result.dtype != wanted.dtype or result.shape != wanted.shape or result.tobytes() != wanted.tobytes():
         raise Disagreement(
-            f"{what}: expected, bit for bit, {wanted.dtype} {wanted.tolist()}, got {found.dtype} {found.tolist()}"
+            f"{label}: expected, bit for bit, {wanted.dtype} {wanted.tolist()}, got {result.dtype} {result.tolist()}"
         )
 
 
@@ -34,22 +33,22 @@ def _words(values: Any) -> np.ndarray:
     return np.asarray(values, np.uint32).view(np.int32)
 
 
-def _draws(subject: Subject, seed: int, step: int, ids: list[int]) -> tuple[Draws, Draws]:
-    """The backend's draws and the reference's."""
+def _draws(subject: Subject, seed: int, step: int, ids: list[int]) -> tuple[list[Draws], Draws]:
+    """The backend's draws, by its own operations and as a call makes them, and the reference's."""
     given = np.array(ids, np.int32)
-    return make_draws(subject.ops, seed, step, subject.array(given, "int32")), reference(seed, step, given)
+    array = subject.array(given, "int32")
+    ours = [Draws(subject.ops, seed, step, array), make_draws(subject.ops, seed, step, array)]
+    return ours, reference(seed, step, given)
 
 
 @check("primitives")
 def random_words_are_the_references(subject: Subject) -> None:
     """Threefry's known answers, and the words of every seed, stream, step, sample, projection and block."""
     ops = subject.ops
-    plain = partial(threefry2x32, ops)
-    for rounds in (plain, getattr(ops, "threefry2x32", None) or plain):
-        for counter, key, wanted in _KNOWN:
-            given = [tuple(subject.array(_words([each]), "int32") for each in pair) for pair in (key, counter)]
-            found = np.concatenate([to_numpy(subject, each) for each in rounds(*given)])
-            _same(f"threefry2x32(key={key}, counter={counter})", found, _words(wanted))
+    for counter, key, wanted in _KNOWN:
+        given = [tuple(subject.array(_words([word]), "int32") for word in pair) for pair in (key, counter)]
+        words = np.concatenate([to_numpy(subject, word) for word in ops.threefry2x32(*given)])
+        _same(f"threefry2x32(key={key}, counter={counter})", words, _words(wanted))
 
     @subject.given(_seeds, st.integers(2**31, 2**32 - 1), _ids, st.integers(0, 2**31 - 3))
     def _(seed, step, ids, projection):  # type: ignore[no-untyped-def]
@@ -57,9 +56,10 @@ def random_words_are_the_references(subject: Subject) -> None:
         projections = (projection, 2, 2**17 + 2)
         for stream in _STREAMS:
             ours, theirs = _draws(subject, seed, step, ids)
-            found, wanted = ours.words(stream, projections, 2), theirs.words(stream, projections, 2)
-            what = f"the words of seed {seed}, stream {stream}, step {step}, samples {ids}, projections {projections}"
-            _same(what, to_numpy(subject, found), np.asarray(wanted))
+            wanted = np.asarray(theirs.words(stream, projections, 2))
+            label = f"the words of seed {seed}, stream {stream}, step {step}, samples {ids}, projections {projections}"
+            for draws in ours:
+                _same(label, to_numpy(subject, draws.words(stream, projections, 2)), wanted)
 
 
 @check("primitives")
@@ -70,6 +70,7 @@ def random_numbers_are_the_references(subject: Subject) -> None:
     def _(seed, bound):  # type: ignore[no-untyped-def]
         ours, theirs = _draws(subject, seed, 0, [0, 1, 2])
         for kind, number in (("signs", 130), ("gaussians", 5), ("uniforms", 5), ("integers", bound)):
-            found = getattr(ours, kind)(STREAM_DIRECTION, range(2), number)
-            wanted = getattr(theirs, kind)(STREAM_DIRECTION, range(2), number)
-            _same(f"{kind} of seed {seed}, size {number}", to_numpy(subject, found), np.asarray(wanted))
+            wanted = np.asarray(getattr(theirs, kind)(STREAM_DIRECTION, range(2), number))
+            for draws in ours:
+                drawn = getattr(draws, kind)(STREAM_DIRECTION, range(2), number)
+                _same(f"{kind} of seed {seed}, size {number}", to_numpy(subject, drawn), wanted)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, NotApplicable, check
-from gradreg_conformance.reference import UNIT_ROUNDOFF
+from gradreg_conformance.reference import UNIT_ROUNDOFF, error_ratio
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.norms import hinge, target
@@ -25,10 +25,10 @@ _SMOOTH = (DataGrad(1.0), SpectReg(1.0), JacobianPenalty(1.0, squared=False, phi
 
 
 def _halves(subject: Subject) -> list[str]:
-    found = [each for each in _HALVES if each in subject.harness.dtypes]
-    if not found:
+    halves = [dtype for dtype in _HALVES if dtype in subject.harness.dtypes]
+    if not halves:
         raise NotApplicable("the harness declares no half precision")
-    return found
+    return halves
 
 
 @check("values")
@@ -39,21 +39,20 @@ def results_are_scalars_in_float32_or_better(subject: Subject) -> None:
         for of, reg in _REGS.items():
             case = Case(_CHOOSING, reg, dtype=dtype)
             arrays = subject.arrays(case)
-            found = subject.harness.value(subject.function(case, of), arrays, subject.mode)
-            came = _dtype(subject, found)
+            result = subject.harness.value(subject.function(case, of), arrays, subject.mode)
+            came = _dtype(subject, result)
             if came != wanted:
                 subject.disagree(case, f"the {of} of {dtype} arrays is in {came}, expected {wanted}")
-            if np.shape(subject.harness.numpy(found)) != ():
-                subject.disagree(case, f"the {of} has shape {np.shape(subject.harness.numpy(found))}, expected ()")
-            devices = [str(getattr(each, "device", "")) for each in (found, arrays["x"])]
+            if (shape := np.shape(subject.harness.numpy(result))) != ():
+                subject.disagree(case, f"the {of} has shape {shape}, expected ()")
+            devices = [str(getattr(array, "device", "")) for array in (result, arrays["x"])]
             if devices[0] != devices[1]:
                 subject.disagree(case, f"the {of} is on {devices[0]}, the input on {devices[1]}")
 
 
 def _dtype(subject: Subject, array: Any) -> str:
-    backend = getattr(subject.harness.calls, "backend", None)
     # bfloat16 comes out of the harness as float32, so the backend is asked where there is one.
-    return str(subject.harness.numpy(array).dtype) if backend is None else str(backend.dtype(array))
+    return str(subject.harness.numpy(array).dtype) if subject.backend is None else subject.backend.dtype(array)
 
 
 @check("gradients")
@@ -81,11 +80,11 @@ def small_gradients_do_not_underflow(subject: Subject) -> None:
     for dtype in _halves(subject):
         case = Case(network, FrobReg(1.0), dtype=dtype)
         weight = subject.array(np.full((3, 2), 1e-4), dtype)
-        kept = np.asarray(subject.harness.numpy(weight), np.float64)
+        kept = subject.numbers(weight)
         arrays = {**subject.arrays(case), "0.weight": weight}
-        found = subject.harness.value(subject.function(case), arrays, subject.mode)
-        wanted, number = float((kept**2).sum()), float(subject.harness.numpy(found))
-        ratio = abs(number - wanted) / (8 * subject.harness.tolerance * UNIT_ROUNDOFF[dtype] * wanted)
+        wanted = float((kept**2).sum())
+        number = float(subject.numbers(subject.harness.value(subject.function(case), arrays, subject.mode)))
+        ratio = error_ratio(abs(number - wanted), 8 * subject.harness.tolerance * UNIT_ROUNDOFF[dtype] * wanted)
         subject.measured.ratio(ratio)
         if not ratio <= 1:
             raise Disagreement(

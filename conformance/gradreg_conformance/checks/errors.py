@@ -26,14 +26,14 @@ def _penalty(subject: Subject, **changed: Any) -> Any:
     return subject.harness.calls.penalty(changed.pop("model", model), x, y, reg, params=weights, **changed)
 
 
-def _refused(subject: Subject, what: str, kind: type[GradregError], **changed: Any) -> None:
+def _refused(subject: Subject, misuse: str, kind: type[GradregError], **changed: Any) -> None:
     try:
-        found = _penalty(subject, **changed)
+        result = _penalty(subject, **changed)
     except kind:
         return
     except Exception as error:
-        raise Disagreement(f"{what}: expected {kind.__name__}, got {type(error).__name__}: {error}") from error
-    raise Disagreement(f"{what}: expected {kind.__name__}, got the value {subject.harness.numpy(found)!r}")
+        raise Disagreement(f"{misuse}: expected {kind.__name__}, got {type(error).__name__}: {error}") from error
+    raise Disagreement(f"{misuse}: expected {kind.__name__}, got the value {subject.harness.numpy(result)!r}")
 
 
 @check("values")
@@ -41,7 +41,7 @@ def misuse_is_refused(subject: Subject) -> None:
     """What cannot be meant is refused by InputTypeError or InputError, whatever the framework would make of it."""
     dtype = subject.harness.dtypes[0]
     whole = subject.array(np.ones((2, *SMALL.input_shape)), "int32")
-    if not hasattr(subject.harness, "model"):  # where models are of the backend's own kind, any numbers will do
+    if subject.harness.any_callable:  # where models are of the backend's own kind, any numbers will do
         _refused(subject, "an integer input", InputTypeError, x=whole, model=lambda x: x)
         _refused(subject, "a list as input", InputTypeError, x=[[1.0, 2.0]])
     _refused(subject, "a number as regularizer", InputTypeError, reg=1.0)
@@ -70,22 +70,19 @@ def wrong_values_are_refused(subject: Subject) -> None:
         ("a label of 9", {"y": subject.array(np.array([0, 9]), "int64")}),
         ("a label of -1", {"y": subject.array(np.array([-1, 0]), "int64")}),
     ]
-    for what, arguments in changed:
+    for mistake, arguments in changed:
         try:
-            found = _penalty(subject, **arguments)
+            result = _penalty(subject, **arguments)
         except InputError:
             continue
         except Exception as error:
-            raise Disagreement(f"{what}: expected InputError, got {type(error).__name__}: {error}") from error
-        number = float(subject.harness.numpy(found))
+            raise Disagreement(f"{mistake}: expected InputError, got {type(error).__name__}: {error}") from error
+        number = float(subject.harness.numpy(result))
         if _reads(subject) or not np.isnan(number):
-            raise Disagreement(f"{what}: expected InputError{'' if _reads(subject) else ' or NaN'}, got {number}")
+            raise Disagreement(f"{mistake}: expected InputError{'' if _reads(subject) else ' or NaN'}, got {number}")
 
 
 def _reads(subject: Subject) -> bool:
     """Whether the backend reads values of eager arrays on this device."""
-    backend = getattr(subject.harness.calls, "backend", None)
-    return (
-        backend is not None
-        and backend.values_if_free(subject.array(np.zeros(1), subject.harness.dtypes[0])) is not None
-    )
+    zeros = subject.array(np.zeros(1), subject.dtype)
+    return subject.backend is not None and subject.backend.values_if_free(zeros) is not None

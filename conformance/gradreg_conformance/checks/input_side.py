@@ -10,28 +10,23 @@ from gradreg_conformance.check import check
 from gradreg_conformance.regularizers import input_terms
 from gradreg_conformance.strategies import cases
 from gradreg_conformance.subject import Subject
+from gradreg_core.outputs import OUTPUTS
 from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.projections import gaussian
-from gradreg_core.spec import OUTPUTS, JacobianPenalty
+from gradreg_core.spec import JacobianPenalty
 
 _NETWORK = Network((3,), (Dense(2), Activation("tanh"), Dense(3)))
-
-
-def _agree(subject: Subject, regs: st.SearchStrategy[JacobianPenalty], cost: int = 5) -> None:
-    @subject.given(cases(subject.harness, regs, st.just(_NETWORK), batch=(2, 2)), cost=cost)
-    def _(case):  # type: ignore[no-untyped-def]
-        subject.agree_in_value(case)
-        subject.agree_in_gradients(case)
 
 
 @check("gradients")
 def input_side(subject: Subject) -> None:
     """side="input": the exact product J v, of every output, differentiated."""
     for output in OUTPUTS:
-        _agree(subject, st.just(JacobianPenalty(1.0, projection=gaussian(), output=output, side="input")))
-    # How several random rows are averaged is a matter of the projection, which has a check of its own, as norms have.
+        reg = JacobianPenalty(1.0, projection=gaussian(), output=output, side="input")
+        subject.agree(reg, _NETWORK, batch=2, gradients=True, cost=5)
+    # Projections have checks of their own for the mean over several random rows, and so have norms.
     single = input_terms(3).filter(lambda reg: getattr(reg.projection, "k", 1) == 1)
-    _agree(subject, single.map(lambda reg: replace(reg, norm="l2")), cost=2)
+    subject.agree(single.map(lambda reg: replace(reg, norm="l2")), _NETWORK, batch=2, gradients=True)
 
 
 @check("gradients")

@@ -1,4 +1,4 @@
-"""L3: the kinks, where frameworks disagree and gradreg has one convention (docs/mathematics.md, "Norms and shapes").
+"""L3: the kinks, where frameworks disagree and gradreg has one convention (docs/mathematics.md).
 
 Everything else keeps away from them. hinge(t) needs none: its derivative at t is 0.
 """
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_conformance.cases import Case
-from gradreg_conformance.check import Disagreement, NotApplicable, check
+from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.subject import Subject
 from gradreg_core.norms import target
 from gradreg_core.portable.networks import Activation, Conv2D, Dense, Flatten, Layer, MaxPool, Network
@@ -20,25 +20,23 @@ _SUM = direction((1.0, 1.0))
 
 
 def _expect(
-    subject: Subject, case: Case, what: str, given: dict[str, Any], value: float, gradients: dict[str, Any]
+    subject: Subject, case: Case, label: str, given: dict[str, Any], value: float, gradients: dict[str, Any]
 ) -> None:
     """Compare value and gradients of a case whose arrays are partly `given`; all numbers are small and exact."""
     dtype = subject.harness.dtypes[0]
-    missing = {type(each) for each in case.network.layers} - set(subject.harness.layers)
-    if missing:
-        raise NotApplicable(f"the harness has no {', '.join(each.__name__ for each in missing)}")
-    data = {path: np.asarray(given.get(path, each)) for path, each in [*case.data.params.items(), ("x", case.data.x)]}
-    arrays = {path: subject.array(each, dtype) for path, each in data.items()}
-    found, pulled = subject.harness.value_and_gradients(subject.function(case), arrays, subject.mode)
-    results = {"the value": (found, value)}
-    results |= {f"the gradient with respect to {path}": (pulled[path], each) for path, each in gradients.items()}
+    subject.need_layers(case.network)
+    data = {**case.data.params, "x": case.data.x, **given}
+    arrays = {path: subject.array(np.asarray(array), dtype) for path, array in data.items()}
+    total, pulled = subject.harness.value_and_gradients(subject.function(case), arrays, subject.mode)
+    results = {"the value": (total, value)}
+    results |= {f"the gradient with respect to {path}": (pulled[path], wanted) for path, wanted in gradients.items()}
     for name, (came, wanted) in results.items():
-        number = np.asarray(subject.harness.numpy(came), np.float64)
+        number = subject.numbers(came)
         if not np.allclose(number, np.asarray(wanted, np.float64), rtol=1e-2, atol=1e-6):
             raise Disagreement(
-                f"{what}: {name} is expected to be {np.asarray(wanted).tolist()}, got {number.tolist()}.\n"
+                f"{label}: {name} is expected to be {np.asarray(wanted).tolist()}, got {number.tolist()}.\n"
                 f"    {case!r} with "
-                + ", ".join(f"{path} = {np.asarray(each).tolist()}" for path, each in given.items())
+                + ", ".join(f"{path} = {np.asarray(array).tolist()}" for path, array in given.items())
             )
 
 
@@ -46,12 +44,12 @@ def _expect(
 def kink_of_the_l2_norm(subject: Subject) -> None:
     """The L2 norm of a zero gradient is 0 and has gradient 0, where sqrt alone would give NaN."""
     network = Network((2,), (Dense(2), Activation("tanh"), Dense(2)))
-    zero = {"0.weight": np.zeros((2, 2)), "2.weight": np.ones((2, 2))}
-    nothing = {path: np.zeros(shape) for path, shape in network.weights().items()} | {"x": np.zeros((2, 2))}
+    given = {"0.weight": np.zeros((2, 2)), "2.weight": np.ones((2, 2))}
+    zeros = {path: np.zeros(shape) for path, shape in network.weights().items()} | {"x": np.zeros((2, 2))}
     norm = JacobianPenalty(1.0, projection=exact(), squared=False)
-    _expect(subject, Case(network, norm), "the L2 norm at 0", zero, 0.0, nothing)
+    _expect(subject, Case(network, norm), "the L2 norm at 0", given, 0.0, zeros)
     aimed = JacobianPenalty(1.0, projection=exact(), squared=False, phi=target(1.0))
-    _expect(subject, Case(network, aimed), "(n - 1)^2 of the L2 norm n at 0", zero, 1.0, nothing)
+    _expect(subject, Case(network, aimed), "(n - 1)^2 of the L2 norm n at 0", given, 1.0, zeros)
 
 
 @check("gradients")

@@ -35,7 +35,7 @@ def _few_roundings(subject: Subject) -> float:
 
 
 def _number(subject: Subject, value: Any) -> float:
-    return float(np.asarray(subject.harness.numpy(value), np.float64))
+    return float(subject.numbers(value))
 
 
 @check("laws")
@@ -74,14 +74,14 @@ def calls_leave_no_trace(subject: Subject) -> None:
         def penalty(model: Callable[[Any], Any]) -> float:
             return _number(subject, subject.harness.calls.penalty(model, x, y, case.reg, **options))
 
-        found = [penalty(one)]
+        penalties = [penalty(one)]
         now.update(second)
-        found.append(penalty(one))
+        penalties.append(penalty(one))
         now.update(first)
-        found.append(penalty(one))
-        wanted = [penalty(subject.model(case.network, each)) for each in (first, second, first)]
-        if found != wanted:
-            subject.disagree(case, f"three calls, the second with other weights: expected {wanted}, got {found}")
+        penalties.append(penalty(one))
+        wanted = [penalty(subject.model(case.network, arrays)) for arrays in (first, second, first)]
+        if penalties != wanted:
+            subject.disagree(case, f"three calls, the second with other weights: expected {wanted}, got {penalties}")
 
 
 @check("laws")
@@ -96,11 +96,11 @@ def arguments_are_left_alone(subject: Subject) -> None:
         passed = {**arrays, "y": y, **{name: options[name] for name in ("sample_ids", "sample_weight", "directions")}}
 
         def numbers() -> dict[str, np.ndarray]:
-            return {name: np.array(subject.harness.numpy(each)) for name, each in passed.items()}
+            return {name: np.array(subject.harness.numpy(array)) for name, array in passed.items()}
 
         before = numbers()
         subject.harness.calls.loss(subject.model(case.network, arrays), arrays["x"], y, case.reg, **options)
-        written = [name for name, each in numbers().items() if not np.array_equal(each, before[name])]
+        written = [name for name, array in numbers().items() if not np.array_equal(array, before[name])]
         if written:
             subject.disagree(case, f"loss changed the caller's {', '.join(written)}")
 
@@ -114,11 +114,11 @@ def a_large_batch_is_the_sum_of_its_parts(subject: Subject) -> None:
     def _(seed, reg):  # type: ignore[no-untyped-def]
         case = Case(SMALL, reg, sum(sizes), seed, dtype=subject.dtype)
         data, harness = case.data, subject.harness
-        assert data.y is not None
+        labels = np.asarray(data.y)
         arrays = subject.arrays(case)
 
         def penalty(start: int, stop: int, **options: Any) -> float:
-            x, y = subject.array(data.x[start:stop], subject.dtype), subject.array(data.y[start:stop], "int64")
+            x, y = subject.array(data.x[start:stop], subject.dtype), subject.array(labels[start:stop], "int64")
 
             def function(given: Any) -> Any:
                 return harness.calls.penalty(subject.model(SMALL, given), given["x"], y, reg, **options)
@@ -148,9 +148,9 @@ def units_of_the_input(subject: Subject) -> None:
             plain = _number(subject, calls.penalty(bare, arrays["x"], y, case.reg, **options))
             for s in (2.0**-60, 2.0**60):
                 u = subject.array(case.data.x / s, case.dtype)
-                found = _number(subject, calls.penalty(lambda u, s=s: bare(u * s), u, y, case.reg, **options))
+                result = _number(subject, calls.penalty(lambda u, s=s: bare(u * s), u, y, case.reg, **options))
                 wanted = plain * s ** (2 if case.reg.lower().squared else 1)
-                subject.close(case, f"the penalty in units of {s}", found, wanted, _few_roundings(subject) * wanted)
+                subject.close(case, f"the penalty in units of {s}", result, wanted, _few_roundings(subject) * wanted)
 
 
 @check("laws")
@@ -191,7 +191,7 @@ def logits_far_apart(subject: Subject) -> None:
         one = replace(case, reg=reg)
         allowed = _few_roundings(subject) * apart.sum()
         subject.close(one, "with logits far apart, the penalty", _number(subject, value), wanted, allowed)
-        lost = [name for name, each in gradients.items() if not np.isfinite(subject.harness.numpy(each)).all()]
+        lost = [name for name, array in gradients.items() if not np.isfinite(subject.harness.numpy(array)).all()]
         if lost:
             subject.disagree(
                 one, f"with logits far apart, the gradients with respect to {', '.join(lost)} are not finite"

@@ -3,10 +3,8 @@
 A nonlinearity comes before each norm, because behind linear layers alone a wrong second derivative of it hides.
 """
 
-from hypothesis import strategies as st
-
-from gradreg_conformance.check import NotApplicable, check
-from gradreg_conformance.strategies import NORM_EPS, cases
+from gradreg_conformance.check import check
+from gradreg_conformance.strategies import NORM_EPS
 from gradreg_conformance.subject import Subject
 from gradreg_core.portable import networks as nets
 from gradreg_core.portable.networks import Activation, Dense, Flatten, Layer, Network
@@ -18,15 +16,8 @@ _TANH = Activation("tanh")
 
 
 def _agree(subject: Subject, network: Network, batch: int = 2, cost: int = 2) -> None:
-    missing = sorted(
-        {type(layer).__name__ for _, layer, _ in network.walk() if type(layer) not in subject.harness.layers}
-    )
-    if missing:
-        raise NotApplicable(f"the harness has no {', '.join(missing)}")
-
-    @subject.given(cases(subject.harness, st.just(_REG), st.just(network), batch=(batch, batch)), cost=cost)
-    def _(case):  # type: ignore[no-untyped-def]
-        subject.agree_in_gradients(case)
+    subject.need_layers(network)
+    subject.agree(_REG, network, batch=batch, values=False, gradients=True, cost=cost)
 
 
 def _between(*layers: Layer) -> Network:
@@ -56,6 +47,12 @@ def through_batch_norm_with_given_statistics(subject: Subject) -> None:
 def through_batch_norm_in_training(subject: Subject) -> None:
     """BatchNorm with the batch's own moments: they are differentiated twice, and the samples are coupled."""
     _agree(subject, _between(nets.BatchNorm(NORM_EPS, training=True)), batch=3)
+
+
+@check("gradients")
+def through_group_norm(subject: Subject) -> None:
+    """GroupNorm over positions and neighbouring channels: mean and variance of a group are differentiated twice."""
+    _agree(subject, Network((2, 2), (Dense(4), _TANH, nets.GroupNorm(2, NORM_EPS), _TANH, Flatten(), Dense(2))))
 
 
 @check("gradients")

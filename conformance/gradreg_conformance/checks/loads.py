@@ -1,4 +1,4 @@
-"""L0: the backend and its harness are what they say."""
+"""L0: the backend and its harness are as they say."""
 
 import inspect
 import math
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_conformance.check import Disagreement, NotApplicable, check
+from gradreg_conformance.checks.capabilities import CAPABILITIES
 from gradreg_conformance.subject import Subject
 from gradreg_core.backend import Backend
 from gradreg_core.plugins.hookspecs import SPEC_VERSIONS
@@ -18,16 +19,18 @@ _DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 @check("loads")
 def description_fits_the_backend(subject: Subject) -> None:
-    """The plugin's description has the backend's own name and capabilities, a known spec version and a harness."""
-    backend, described = getattr(subject.harness.calls, "backend", None), subject.description
+    """The plugin's description has the backend's own name, known capabilities, a known spec version and a harness."""
+    described = subject.description
     if described is None:
         raise NotApplicable("no plugin describes this backend")
-    if backend is not None and described.name != backend.name:
-        raise Disagreement(f"the description names the backend {described.name!r}, it calls itself {backend.name!r}")
-    if backend is not None and set(described.capabilities) != set(backend.capabilities):
+    if subject.backend is not None and described.name != subject.backend.name:
         raise Disagreement(
-            f"the description declares the capabilities {sorted(described.capabilities)}, the backend "
-            f"{sorted(backend.capabilities)}; make them equal"
+            f"the description names the backend {described.name!r}, it calls itself {subject.backend.name!r}"
+        )
+    unknown = set(described.capabilities) - set(CAPABILITIES)
+    if unknown:
+        raise Disagreement(
+            f"the description declares {', '.join(sorted(unknown))}; known are {', '.join(CAPABILITIES)}"
         )
     if described.spec_version not in SPEC_VERSIONS:
         raise Disagreement(
@@ -39,24 +42,23 @@ def description_fits_the_backend(subject: Subject) -> None:
 
 @check("loads")
 def backend_has_every_primitive(subject: Subject) -> None:
-    """Every attribute and method of the protocol is there, and each method takes the protocol's arguments."""
+    """The backend inherits from Backend, and each of its methods takes the arguments of the base class's."""
     ops = subject.ops
-    for name in Backend.__annotations__:
-        if not hasattr(ops, name):
-            raise Disagreement(f"the backend lacks the attribute {name!r} of gradreg_core.backend.Backend")
+    if not isinstance(ops, Backend):
+        raise Disagreement(f"{type(ops).__name__} does not inherit from gradreg_core.backend.Backend")
     for name, wanted in inspect.getmembers(Backend, inspect.isfunction):
         if name.startswith("_"):
             continue
-        method = getattr(ops, name, None)
+        method = getattr(ops, name)
         if not callable(method):
-            raise Disagreement(f"the backend lacks the method {name!r} of gradreg_core.backend.Backend")
+            raise Disagreement(f"the backend's {name} is not a method, but {method!r}")
         parameters = list(inspect.signature(wanted).parameters.values())[1:]
-        required = [each for each in parameters if each.default is inspect.Parameter.empty]
+        required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
         for given in (required, parameters):
             try:
                 inspect.signature(method).bind(*given)
             except TypeError as error:
-                shown = ", ".join(each.name for each in given)
+                shown = ", ".join(parameter.name for parameter in given)
                 raise Disagreement(f"the backend's {name} does not take the arguments ({shown}): {error}") from error
 
 
@@ -73,7 +75,7 @@ def harness_is_complete(subject: Subject) -> None:
     unknown = set(harness.dtypes) - set(_DTYPES)
     if unknown:
         raise Disagreement(f"harness.dtypes has {sorted(unknown)}; known are {', '.join(_DTYPES)}")
-    if not all(isinstance(each, type) and issubclass(each, Layer) for each in harness.layers):
+    if not all(isinstance(kind, type) and issubclass(kind, Layer) for kind in harness.layers):
         raise Disagreement(f"harness.layers must be classes of gradreg_core.portable.networks, got {harness.layers!r}")
     if not (math.isfinite(harness.tolerance) and harness.tolerance >= 1):
         raise Disagreement(f"harness.tolerance must be a finite number of at least 1, got {harness.tolerance!r}")
@@ -85,9 +87,9 @@ def harness_is_complete(subject: Subject) -> None:
 
 
 def _came_back(subject: Subject, given: np.ndarray, dtype: str) -> None:
-    found: Any = subject.harness.numpy(subject.array(given, dtype))
+    returned: Any = subject.harness.numpy(subject.array(given, dtype))
     kind = "float32" if dtype == "bfloat16" else dtype
     # 64-bit integers may be narrowed by a framework that has none.
     kinds = ("int32", "int64") if dtype == "int64" else (kind,)
-    if str(np.asarray(found).dtype) not in kinds or not np.array_equal(found, given):
-        raise Disagreement(f"harness.numpy(harness.array(values, {dtype!r})): expected {given!r}, got {found!r}")
+    if str(np.asarray(returned).dtype) not in kinds or not np.array_equal(returned, given):
+        raise Disagreement(f"harness.numpy(harness.array(values, {dtype!r})): expected {given!r}, got {returned!r}")

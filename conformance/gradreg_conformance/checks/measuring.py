@@ -29,11 +29,10 @@ def _only(expected: reference.Expected, name: str) -> reference.Expected:
 
 
 def _measured(subject: Subject, case: Case, **options: Any) -> dict[str, np.ndarray]:
-    harness, arrays = subject.harness, subject.arrays(case)
+    arrays = subject.arrays(case)
     model = subject.model(case.network, arrays)
-    found = harness.calls.measure(model, arrays["x"], subject.labels(case), batch_norm="allow", **options)
-    named = found._asdict().items()
-    return {name: np.asarray(harness.numpy(value), np.float64) for name, value in named if value is not None}
+    measures = subject.harness.calls.measure(model, arrays["x"], subject.labels(case), batch_norm="allow", **options)
+    return {name: subject.numbers(norms) for name, norms in measures._asdict().items() if norms is not None}
 
 
 @check("values")
@@ -43,10 +42,10 @@ def measure_exact(subject: Subject) -> None:
     @_given(subject, labels=st.just("none"))
     def _(case):  # type: ignore[no-untyped-def]
         wanted = reference.expected_measures(case)
-        found = _measured(subject, case)
-        if "loss_gradient" in found:
+        measures = _measured(subject, case)
+        if "loss_gradient" in measures:
             subject.disagree(case, "measure without labels gives a norm of the loss's gradient")
-        subject.compare(case, "the norms of measure", found, wanted)
+        subject.compare(case, "the norms of measure", measures, wanted)
 
 
 @check("values")
@@ -69,9 +68,9 @@ def measure_by_projections(subject: Subject) -> None:
     @_given(subject, labels=st.just("none"))
     def _(case):  # type: ignore[no-untyped-def]
         wanted = reference.expected_measures(case)
-        found = _measured(subject, case, projections=case.network.output_shape[0])
-        subject.compare(case, "the Frobenius norm of measure", found, _only(wanted, "frobenius"))
-        share = found["spectral"] / wanted.arrays["spectral"]
+        measures = _measured(subject, case, projections=case.network.output_shape[0])
+        subject.compare(case, "the Frobenius norm of measure", measures, _only(wanted, "frobenius"))
+        share = measures["spectral"] / wanted.arrays["spectral"]
         if not (share.min() >= _POWER_ITERATION and share.max() <= 1 + wanted.allowed(case.dtype) / wanted.norm):
             subject.disagree(case, f"the spectral norm of measure is {share} times the true one")
         spherical = float(subject.value(replace(case, reg=SpectReg(1.0, spherical=True))))
@@ -86,7 +85,7 @@ def check_reports_on_a_model(subject: Subject) -> None:
     case = Case(SMALL, SpectReg(1.0), batch=3, dtype=subject.dtype)
     arrays = subject.arrays(case)
     report = subject.harness.calls.check(subject.model(SMALL, arrays), arrays["x"], subject.labels(case), case.reg)
-    own = getattr(subject.harness.calls, "backend", None) is None  # calls of its own may check in another way
+    own = subject.backend is None  # calls of its own may check in another way
     disagreement = getattr(report, "disagreement", None)
     # The verdict may be that nothing is trained: the weights are the harness's arrays.
     told = isinstance(getattr(report, "ok", None), bool) and str(report).startswith("gradreg check")

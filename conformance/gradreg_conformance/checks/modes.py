@@ -4,7 +4,8 @@ The same as the plain way, which the earlier layers compare with the reference.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from gradreg_conformance.subject import Subject
 from gradreg_core.portable.networks import Activation, AvgPool, Conv2D, Dense, Flatten, LayerNorm, MaxPool, Network
 from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.projections import direction
-from gradreg_core.spec import JacobianPenalty
+from gradreg_core.spec import JacobianPenalty, Regularizer
 
 _CONVOLUTIONAL = Network(
     (4, 4, 1), (Conv2D(2, 3, "same"), Activation("tanh"), MaxPool(2), AvgPool(2), Flatten(), LayerNorm(0.1), Dense(3))
@@ -38,21 +39,19 @@ def _passed(subject: Subject, case: Case, of: str = "total") -> tuple[Function, 
         if "seed" in arrays:
             chosen["seed"] = arrays["seed"]
         call = calls.penalty if of == "penalty" else calls.loss
-        found = call(subject.model(case.network, arrays), arrays["x"], arrays["y"], case.reg, **chosen)
-        return found if of == "penalty" else found[0]
+        result = call(subject.model(case.network, arrays), arrays["x"], arrays["y"], case.reg, **chosen)
+        return result if of == "penalty" else result[0]
 
     return function, arrays
 
 
-def _numbers(subject: Subject, found: Mapping[str, Any], case: Case) -> dict[str, np.ndarray]:
-    names = [*case.network.weights(), "x"]
-    return {name: np.asarray(subject.harness.numpy(found[name]), np.float64) for name in names}
+def _numbers(subject: Subject, slopes: Mapping[str, Any], case: Case) -> dict[str, np.ndarray]:
+    return {name: subject.numbers(slopes[name]) for name in (*case.network.weights(), "x")}
 
 
 def _dtype(subject: Subject, mode: str) -> str:
     """The most precise of the dtypes that the mode is tested in."""
-    dtypes: Mapping[str, tuple[str, ...]] = getattr(subject.harness, "dtypes_of_mode", {})
-    return dtypes.get(mode, tuple(subject.harness.dtypes))[0]
+    return subject.harness.dtypes_of_mode.get(mode, subject.harness.dtypes)[0]
 
 
 def _plain_value(subject: Subject, case: Case, of: str = "penalty") -> reference.Expected:
@@ -76,7 +75,7 @@ def every_mode_equals_the_first(subject: Subject) -> None:
     further = subject.harness.modes[1:]
     if not further:
         raise NotApplicable(f"there is one mode only, {subject.mode!r}")
-    networks = [(SMALL, SpectReg(0.3, seed=1)), (SMALL, SpectReg(0.3, side="input"))]
+    networks: list[tuple[Network, Regularizer]] = [(SMALL, SpectReg(0.3, seed=1)), (SMALL, SpectReg(0.3, side="input"))]
     if {type(layer) for layer in _CONVOLUTIONAL.layers} <= subject.harness.layers:
         networks.append((_CONVOLUTIONAL, DataGrad(1.5)))
     for network, reg in networks:
@@ -86,34 +85,34 @@ def every_mode_equals_the_first(subject: Subject) -> None:
             for mode in further:
                 one, chosen = subject.in_mode(mode), replace(case, dtype=_dtype(subject, mode))
                 function, arrays = _passed(one, chosen)
-                value, found = subject.harness.value_and_gradients(function, arrays, mode)
-                total = {"value": np.asarray(subject.harness.numpy(value), np.float64)}
-                one.compare(chosen, "the total", total, _plain_value(subject, chosen, "total"))
+                value, slopes = subject.harness.value_and_gradients(function, arrays, mode)
+                one.compare(
+                    chosen, "the total", {"value": subject.numbers(value)}, _plain_value(subject, chosen, "total")
+                )
                 wanted = _plain_gradient(subject, chosen, "total")
-                one.compare(chosen, "the gradients of the total", _numbers(one, found, case), wanted)
+                one.compare(chosen, "the gradients of the total", _numbers(one, slopes, case), wanted)
 
 
 def _at_steps(subject: Subject, case: Case, steps: tuple[int, ...]) -> None:
     _as_arrays(subject, "step", steps, [replace(case, step=step) for step in steps])
 
 
-def _as_arrays(subject: Subject, what: str, values: tuple[int, ...], wanted: list[Case]) -> None:
-    """Compare the penalty at `values` of an option, which come as arrays, with the cases that have them as numbers.
+def _as_arrays(subject: Subject, option: str, values: tuple[int, ...], wanted: list[Case]) -> None:
+    """Compare the penalty at `values` of an option, passed as arrays, with the cases that have them as numbers.
 
-    Compiled once for all, where compiling is done.
+    In compiled modes the function is compiled once for all values.
     """
     cases = [replace(case, dtype=_dtype(subject, subject.mode)) for case in wanted]
     function, arrays = _passed(subject, replace(cases[0], draw_seed=None), "penalty")
-    compiled: Callable[..., Any] = getattr(subject.harness, "compiled", lambda function, mode: None)
-    ready = compiled(function, subject.mode)
+    ready = subject.harness.compiled(function, subject.mode)
     for value, case in zip(values, cases, strict=True):
-        given = {**arrays, what: subject.array(value, "int32")}
-        found = subject.harness.value(function, given, subject.mode) if ready is None else ready[0](given)
-        numbers = {"value": np.asarray(subject.harness.numpy(found), np.float64)}
-        subject.compare(case, f"the penalty, its {what} an array,", numbers, _plain_value(subject, case))
+        given = {**arrays, option: subject.array(value, "int32")}
+        result = subject.harness.value(function, given, subject.mode) if ready is None else ready[0](given)
+        numbers = {"value": subject.numbers(result)}
+        subject.compare(case, f"the penalty, its {option} an array,", numbers, _plain_value(subject, case))
     if ready is not None and (count := ready[1]()) != 1:
         raise Disagreement(
-            f"in mode {subject.mode!r} the penalty was compiled {count} times for {what} = {values}, which came as "
+            f"in mode {subject.mode!r} the penalty was compiled {count} times for {option} = {values}, which came as "
             f"arrays: their values should not matter to the compiler.{subject.reproduce(cases[0])}"
         )
 
@@ -124,8 +123,8 @@ def draws_at_a_traced_step(subject: Subject) -> None:
 
     @subject.given(cases(subject.harness, st.just(SpectReg(1.0, seed=2)), st.just(SMALL), batch=(2, 2)), cost=5)
     def _(case):  # type: ignore[no-untyped-def]
-        for each in _modes(subject):
-            _at_steps(each, case, (0, 1, 2**31 - 1))
+        for one in _modes(subject):
+            _at_steps(one, case, (0, 1, 2**31 - 1))
 
 
 @check("modes")
@@ -134,9 +133,9 @@ def draws_of_a_traced_seed(subject: Subject) -> None:
 
     @subject.given(cases(subject.harness, st.just(SpectReg(1.0, fraction=0.5)), st.just(SMALL), batch=(2, 2)), cost=5)
     def _(case):  # type: ignore[no-untyped-def]
-        for each in _modes(subject):
+        for one in _modes(subject):
             values = (0, 1, 2**31 - 1)
-            _as_arrays(each, "seed", values, [replace(case, draw_seed=value) for value in values])
+            _as_arrays(one, "seed", values, [replace(case, draw_seed=value) for value in values])
 
 
 @check("modes")
@@ -145,8 +144,8 @@ def every_at_a_traced_step(subject: Subject) -> None:
 
     @subject.given(cases(subject.harness, st.just(DataGrad(1.0, every=3)), st.just(SMALL), batch=(2, 2)), cost=5)
     def _(case):  # type: ignore[no-untyped-def]
-        for each in _modes(subject):
-            _at_steps(each, case, (3, 4))
+        for one in _modes(subject):
+            _at_steps(one, case, (3, 4))
 
 
 @check("modes")
@@ -159,8 +158,8 @@ def schedules_at_a_traced_step(subject: Subject) -> None:
 
     @subject.given(cases(subject.harness, st.just(DataGrad(1.0)), st.just(SMALL), batch=(2, 2)), cost=5)
     def _(case):  # type: ignore[no-untyped-def]
-        for each in _modes(subject):
-            _at_steps(each, replace(case, reg=DataGrad(schedule)), (0, 5))
+        for one in _modes(subject):
+            _at_steps(one, replace(case, reg=DataGrad(schedule)), (0, 5))
 
 
 @check("modes")
@@ -180,8 +179,8 @@ def arguments_that_are_read_only(subject: Subject) -> None:
             "directions": np.array(case.data.directions, case.dtype),
             "y": np.array(case.data.y, case.dtype),
         }
-        for each in fixed.values():
-            each.setflags(write=False)
+        for array in fixed.values():
+            array.setflags(write=False)
 
         def function(arrays: Arrays) -> Any:
             model = subject.model(case.network, arrays)
@@ -189,8 +188,8 @@ def arguments_that_are_read_only(subject: Subject) -> None:
 
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            found = subject.harness.value(function, subject.arrays(case), subject.mode)
-        numbers = {"value": np.asarray(subject.harness.numpy(found), np.float64)}
+            result = subject.harness.value(function, subject.arrays(case), subject.mode)
+        numbers = {"value": subject.numbers(result)}
         subject.compare(case, "the penalty with read-only arguments", numbers, _plain_value(subject, case))
 
 
@@ -209,8 +208,8 @@ def inputs_in_any_order_of_memory(subject: Subject) -> None:
         def moved(arrays: Arrays) -> Any:
             return function({**arrays, "x": ops.moveaxis(arrays["x"], -1, 0)})
 
-        _, found = subject.harness.value_and_gradients(moved, arrays, subject.mode)
-        numbers = _numbers(subject, found, case)
+        _, slopes = subject.harness.value_and_gradients(moved, arrays, subject.mode)
+        numbers = _numbers(subject, slopes, case)
         numbers["x"] = np.moveaxis(numbers["x"], -1, 0)
         wanted = _plain_gradient(subject, case)
         subject.compare(case, "the gradients with respect to a transposed input", numbers, wanted)
@@ -219,8 +218,7 @@ def inputs_in_any_order_of_memory(subject: Subject) -> None:
 @check("modes")
 def values_where_nothing_is_differentiated(subject: Subject) -> None:
     """The loss with its penalty has its value, and measure works, in the framework's mode without gradients."""
-    no_gradient = getattr(subject.harness, "no_gradient", None)
-    if no_gradient is None:
+    if subject.harness.no_gradient() is None:
         raise NotApplicable("the harness has no mode without gradients")
 
     @subject.given(cases(subject.harness, st.just(DataGrad(1.0)), st.just(SMALL), batch=(2, 2)), cost=2)
@@ -228,15 +226,11 @@ def values_where_nothing_is_differentiated(subject: Subject) -> None:
         arrays, y = subject.arrays(case), subject.labels(case)
 
         def measured() -> dict[str, np.ndarray]:
-            found = subject.harness.calls.measure(subject.model(case.network, arrays), arrays["x"], y)
-            return {name: np.asarray(subject.harness.numpy(each), np.float64) for name, each in _named(found)}
+            measures = subject.harness.calls.measure(subject.model(case.network, arrays), arrays["x"], y)
+            return {name: subject.numbers(norms) for name, norms in measures._asdict().items() if norms is not None}
 
-        with no_gradient():
+        with subject.harness.no_gradient() or nullcontext():
             value, norms = subject.value(case, "total"), measured()
         subject.compare(case, "the total", {"value": value}, _plain_value(subject, case, "total"))
         wanted = replace(reference.expected_measures(case), arrays=measured())
-        subject.compare(case, "what measure gives", norms, wanted)
-
-
-def _named(measured: Any) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in measured._asdict().items() if value is not None]
+        subject.compare(case, "the norms of measure", norms, wanted)

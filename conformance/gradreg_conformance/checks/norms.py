@@ -1,11 +1,11 @@
-"""Values of the penalty for every norm, shape and scale, against the reference."""
+"""Values of the penalty for every norm, phi and scale, against the reference."""
 
 from typing import Any
 
 from hypothesis import strategies as st
 
 from gradreg_conformance.check import check
-from gradreg_conformance.strategies import SMALL, cases
+from gradreg_conformance.strategies import SMALL
 from gradreg_conformance.subject import Subject
 from gradreg_core.norms import hinge, target
 from gradreg_core.portable.networks import Activation, Dense, Flatten, Network
@@ -18,10 +18,7 @@ _ROWS = direction(((0.5, -1.0, 0.25, 2.0), (1.0, 0.5, -2.0, 0.0)))
 def _agree(subject: Subject, network: Network = SMALL, cost: int = 2, **chosen: Any) -> None:
     projection = st.just(_ROWS if network is SMALL else gaussian())
     regs = st.builds(JacobianPenalty, st.just(1.0), projection=projection, **chosen)
-
-    @subject.given(cases(subject.harness, regs, st.just(network), batch=(3, 3)), cost=cost)
-    def _(case):  # type: ignore[no-untyped-def]
-        subject.agree_in_value(case)
+    subject.agree(regs, network, cost=cost)
 
 
 @check("values")
@@ -39,11 +36,11 @@ def norm_linf(subject: Subject) -> None:
 
 
 @check("values")
-def shapes(subject: Subject) -> None:
+def phis(subject: Subject) -> None:
     """target(t) charges (n - t)^2, hinge(t) what is above t, of the norm and of its square."""
-    for shape in (target(1.5), hinge(0.5), hinge(100.0)):
+    for phi in (target(1.5), hinge(0.5), hinge(100.0)):
         for squared in (False, True):
-            _agree(subject, cost=5, shape=st.just(shape), squared=st.just(squared))
+            _agree(subject, cost=5, phi=st.just(phi), squared=st.just(squared))
 
 
 @check("values")

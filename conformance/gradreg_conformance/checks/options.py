@@ -1,6 +1,6 @@
 """Every option of a call and of a term that is not the projection, against the reference.
 
-Each has its gradients compared too: an option that detaches the penalty would train nothing.
+The gradients are compared too: an option that detaches the penalty would train nothing.
 """
 
 from collections.abc import Callable
@@ -37,10 +37,10 @@ def _agree(
 ) -> None:
     @subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), **options), cost=cost)
     def _(case):  # type: ignore[no-untyped-def]
-        for each in change(case):
-            subject.agree_in_value(each)
+        for variant in change(case):
+            subject.agree_in_value(variant)
             if gradients:
-                subject.agree_in_gradients(replace(each, network=TINY))
+                subject.agree_in_gradients(replace(variant, network=TINY))
 
 
 @check("values")
@@ -95,8 +95,8 @@ def draw_per_batch(subject: Subject) -> None:
 def sample_weight(subject: Subject) -> None:
     """Means are weighted, and 0 where all weights are 0."""
     weights = st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.5, 3.0]), st.sampled_from([0.25, 2.0]))
-    nothing = (0.0, 0.0, 0.0)
-    _agree(subject, _FIXED, lambda case: [case, replace(case, sample_weight=nothing)], sample_weight=weights)
+    zeros = (0.0, 0.0, 0.0)
+    _agree(subject, _FIXED, lambda case: [case, replace(case, sample_weight=zeros)], sample_weight=weights)
 
 
 @check("values")
@@ -113,7 +113,7 @@ def chunk_size(subject: Subject) -> None:
     regs = [reg, replace(reg, norm="linf")]
 
     def sizes(case: Case) -> list[Case]:
-        return [replace(case, reg=each, chunk_size=size) for each in regs for size in (2, 3, 9)]
+        return [replace(case, reg=one, chunk_size=size) for one in regs for size in (2, 3, 9)]
 
     _agree(subject, st.just(reg), sizes, cost=5)
 

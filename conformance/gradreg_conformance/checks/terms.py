@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from hypothesis import strategies as st
 
 from gradreg_conformance import reference
@@ -69,9 +68,8 @@ def _called(subject: Subject, case: Case) -> tuple[Any, Any]:
     return harness.calls.loss(model, arrays["x"], subject.labels(case), case.reg, params=weights, **options)
 
 
-def _compare(subject: Subject, case: Case, what: str, found: Any, of: str) -> None:
-    numbers = np.asarray(subject.harness.numpy(found), np.float64)
-    subject.compare(case, what, {"value": numbers}, reference.expected_value(case, of))
+def _compare(subject: Subject, case: Case, label: str, result: Any, of: str) -> None:
+    subject.compare(case, label, {"value": subject.numbers(result)}, reference.expected_value(case, of))
 
 
 @check("values")
@@ -97,7 +95,7 @@ def parts_of_a_sum(subject: Subject) -> None:
         JacobianPenalty(1.0, projection=rademacher()),
         ConfidencePenalty(1.0),
     ]
-    sums = st.permutations(terms).map(lambda each: each[0] + each[1] + each[2])
+    sums = st.permutations(terms).map(lambda order: order[0] + order[1] + order[2])
 
     @subject.given(cases(subject.harness, sums, st.just(SMALL), batch=(3, 3)), cost=2)
     def _(case):  # type: ignore[no-untyped-def]

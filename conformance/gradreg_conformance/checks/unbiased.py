@@ -10,7 +10,7 @@ from gradreg_conformance.check import check
 from gradreg_conformance.reference import UNIT_ROUNDOFF
 from gradreg_conformance.subject import Subject
 from gradreg_core.portable.networks import Dense, Network
-from gradreg_core.projections import fisher, gaussian, orthonormal, rademacher, random_onehot, sphere
+from gradreg_core.projections import Projection, fisher, gaussian, orthonormal, rademacher, random_onehot, sphere
 from gradreg_core.spec import JacobianPenalty
 
 _STANDARD_ERRORS = 6.0
@@ -40,13 +40,13 @@ def random_projections_are_unbiased(subject: Subject) -> None:
                 return subject.harness.calls.penalty(subject.model(_NETWORK, given), given["x"], None, reg)
 
             value = subject.harness.value(function, arrays, subject.mode)
-            found = float(np.asarray(subject.harness.numpy(value), np.float64))
+            average = float(subject.numbers(value))
             allowed = _STANDARD_ERRORS * (variance / _SAMPLES) ** 0.5 + 16 * UNIT_ROUNDOFF[subject.dtype] * mean
             case = Case(_NETWORK, reg, _SAMPLES, dtype=subject.dtype, labels="none")
-            subject.close(case, f"the mean of {_SAMPLES} draws, whose expectation is known,", found, mean, allowed)
+            subject.close(case, f"the mean of {_SAMPLES} draws, whose expectation is known,", average, mean, allowed)
 
 
-def _moments(J: np.ndarray, z: np.ndarray) -> dict[object, tuple[float, float]]:
+def _moments(J: np.ndarray, z: np.ndarray) -> dict[Projection, tuple[float, float]]:
     """Mean and variance of ||J^T W||^2 for each projection, J of shape (m, d); docs/mathematics.md has the formulas."""
     A, m = J @ J.T, len(J)
     trace, square, diagonal = np.trace(A), (A * A).sum(), (np.diagonal(A) ** 2).sum()

@@ -1,10 +1,11 @@
-"""One test a check and backend; the command line is in :mod:`gradreg_conformance.plugin`, whose options these are."""
+"""One test per check and backend; :mod:`gradreg_conformance.plugin` has the options."""
 
 import pytest
 
 from gradreg_conformance.check import Check
 from gradreg_conformance.plugin import PROPERTY, STOPPED
-from gradreg_conformance.runner import Result, expect_known, find_subject, not_run, run_check, select
+from gradreg_conformance.report import Result
+from gradreg_conformance.runner import expect_known, find_subject, not_run, run_check, select
 from gradreg_conformance.subject import Subject
 from gradreg_core.errors import GradregError
 
@@ -12,7 +13,7 @@ __all__ = ["pytest_generate_tests", "test_conformance"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test a check and backend, in the order of the layers."""
+    """One test per check and backend, in the order of the layers."""
     config = metafunc.config
     names = dict.fromkeys(config.getoption("gradreg_backend", None) or ())
     if not names:
@@ -33,16 +34,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_conformance(check: Check, subject: Subject, request: pytest.FixtureRequest) -> None:
-    """The subject does what the check says."""
+    """The claim of the check holds for the subject."""
     stopped = request.config.stash[STOPPED]
     broken = stopped.get(subject.name)
     if broken is not None and check.layer > broken and not request.config.getoption("gradreg_keep_going"):
-        result = Result(check, "not run", not_run(broken))
+        result = Result.of(check, "not run", not_run(broken))
     else:
         result = run_check(check, subject)
     if not result.ok:
         stopped.setdefault(subject.name, check.layer)
-    worst = None if result.worst is None or result.status != "passed" else float(result.worst)
+    worst = result.worst if result.status == "passed" else None
     request.node.user_properties.append(
         (PROPERTY, {"backend": subject.name, "about": _about(subject), "status": result.status, "worst": worst})
     )
