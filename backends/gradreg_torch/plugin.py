@@ -16,10 +16,11 @@ def gradreg_backends() -> list[BackendDescription]:
             modules=("torch",),
             array_modules=("torch",),
             model_modules=("torch",),
-            capabilities=("named_activations",),
+            capabilities=("host_checks", "named_activations"),
             spec_version=1,
             install='pip install "gradreg[torch]"',
             harness="gradreg_torch.harness:TorchHarness",
+            trainer="gradreg_experiments.trainers.torch:TorchTrainer",
             devices="gradreg_torch.devices:devices",
         )
     ]
