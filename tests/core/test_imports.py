@@ -1,112 +1,139 @@
-"""What importing gradreg does not import, measured in other processes."""
+"""Which modules may import which, and what importing gradreg does not import."""
 
-import os
 import pkgutil
-import subprocess
 import sys
-from importlib.util import find_spec
+import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
+from importlinter.cli import lint_imports
 
 import gradreg_core
-from gradreg_core import norms, presets, projections, spec, vocabulary
+from child import HEAVY, imported, packages
 
-FRAMEWORKS = {"torch", "jax", "jaxlib", "tensorflow", "keras"}
-HEAVY = FRAMEWORKS | {"matplotlib", "sklearn"}
-PACKAGES = ("gradreg_torch", "gradreg_jax", "gradreg_tensorflow")
-CALLS = {"check", "loss", "measure", "penalty"}
+ROOT = Path(gradreg_core.__file__).parents[1]
+PACKAGES = [
+    *("gradreg_core", "gradreg_numpy", "gradreg_torch", "gradreg_jax", "gradreg_tensorflow"),
+    *("gradreg_conformance", "gradreg_validation", "gradreg_sweep", "gradreg_bench", "gradreg_experiments"),
+]
 
-
-def python(code, *options, path=()):
-    """Another Python, which finds gradreg as this one does."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADREG_")}
-    backends = [Path(each).parent for each in find_spec("gradreg_torch").submodule_search_locations]
-    found = [*path, Path(gradreg_core.__file__).parents[1], *backends, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, found))
-    command = [sys.executable, "-P", *options, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done
+# --- the contracts in pyproject.toml -------------------------------------------------------------------------------
 
 
-def imported(code, **options):
-    """The top-level modules that `code` imports, as -X importtime reports them."""
-    lines = python(code, "-X", "importtime", **options).stderr.splitlines()
-    names = [line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")]
-    return {name.partition(".")[0] for name in names}
+def circle(*names):
+    """A circle of imports in these packages, those for types and those inside functions included; None without one."""
+    graph = grimp.build_graph(*names, cache_dir=None)
+    try:
+        TopologicalSorter({m: graph.find_modules_directly_imported_by(m) for m in graph.modules}).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
 
 
-def test_the_core_imports_no_framework_and_no_terminal_library():
-    found = imported("import gradreg_core")
-    assert "gradreg_core" in found
-    assert found & (HEAVY | {"click", "rich"}) == set()
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(*PACKAGES) is None
+
+
+def test_the_contracts_are_kept(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert status == 0, capsys.readouterr().out
+
+
+def test_the_contracts_cover_every_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    shipped = [Path(folder).name for folder in settings["hatch"]["build"]["targets"]["wheel"]["packages"]]
+    assert sorted(settings["importlinter"]["root_packages"]) == sorted(PACKAGES) == sorted(shipped)
+
+
+@pytest.fixture
+def made_up(tmp_path, monkeypatch):
+    """A function that makes a package of `plugins` and `engine` with a contract like ours, for the text of `engine`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "setup.toml").write_text(
+        """
+        [tool.importlinter]
+        root_packages = ["acme_made_up"]
+        [[tool.importlinter.contracts]]
+        name = "layers"
+        type = "layers"
+        containers = ["acme_made_up"]
+        exhaustive = true
+        layers = ["plugins", "engine"]
+        """
+    )
+
+    def make(engine, **others):
+        package = tmp_path / "acme_made_up"
+        package.mkdir()
+        modules = {"__init__": "", "plugins": "import acme_made_up.engine", "engine": engine, **others}
+        for name, text in modules.items():
+            (package / f"{name}.py").write_text(text)
+
+    yield make
+    sys.modules.pop("acme_made_up", None)
+
+
+FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import acme_made_up.plugins"
+IN_A_FUNCTION = "def call():\n    from acme_made_up import plugins"
+
+
+@pytest.mark.parametrize("engine", ["import acme_made_up.plugins", FOR_TYPES, IN_A_FUNCTION])
+def test_these_checks_can_fail(made_up, engine, capsys):
+    made_up(engine)
+    assert set(circle("acme_made_up")) == {"acme_made_up.plugins", "acme_made_up.engine"}
+    assert lint_imports(config_filename="setup.toml", no_cache=True) == 1
+    assert "acme_made_up.engine is not allowed to import acme_made_up.plugins" in capsys.readouterr().out
+
+
+def test_these_checks_can_pass(made_up):
+    made_up("import numpy")
+    assert circle("acme_made_up") is None
+    assert lint_imports(config_filename="setup.toml", no_cache=True) == 0
+
+
+def test_a_new_module_needs_a_place(made_up, capsys):
+    made_up("import numpy", draws="")
+    assert lint_imports(config_filename="setup.toml", no_cache=True) == 1
+    assert "acme_made_up.draws" in capsys.readouterr().out
+
+
+# --- what is imported, measured in other processes -----------------------------------------------------------------
+
+
+def test_the_core_imports_no_framework_no_command_and_no_terminal_library():
+    modules = imported("import gradreg_core")
+    assert "gradreg_core" in modules
+    assert packages(modules) & (HEAVY | {"click", "rich", "gradreg_validation"}) == set()
+    assert not any(module.startswith(("gradreg_core.cli", "gradreg_core.portable")) for module in modules)
 
 
 def test_this_check_can_fail(tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax" / "__init__.py").write_text("import torch\n")
     (tmp_path / "torch.py").write_text("")
-    found = imported("import gradreg_core, jax", path=[tmp_path])
-    assert found & HEAVY == {"jax", "torch"}
+    modules = imported("import gradreg_core, jax", paths=[tmp_path])
+    assert packages(modules) & HEAVY == {"jax", "torch"}
 
 
 def test_no_module_of_the_core_imports_a_framework():
-    names = [each.name for each in pkgutil.walk_packages(gradreg_core.__path__, "gradreg_core.")]
-    assert {
-        "gradreg_core.cli.main",
-        "gradreg_core.plugins.dispatch",
-        "gradreg_core.plugins.discovery",
-    } <= set(names)
-    assert imported(f"import {', '.join(names)}") & HEAVY == set()
+    names = {module.name for module in pkgutil.walk_packages(gradreg_core.__path__, "gradreg_core.")}
+    assert {"gradreg_core.cli.main", "gradreg_core.plugins.dispatch", "gradreg_core.plugins.discovery"} <= names
+    assert packages(imported(f"import {', '.join(sorted(names))}")) & HEAVY == set()
 
 
-@pytest.mark.parametrize("call", ["backends()", "backends(refresh=True)", "discover()"])
+@pytest.mark.parametrize("call", ["backends()", "backends(refresh=True)", "commands()"])
 def test_listing_imports_no_framework(call):
-    code = f"from gradreg_core.plugins.discovery import backends, discover\nassert len({call}) >= 4"
-    assert imported(code) & HEAVY == set()
+    code = f"from gradreg_core.plugins.discovery import backends, commands\nassert len({call}) >= 4"
+    assert packages(imported(code)) & HEAVY == set()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["backends", "--json"]])
 def test_the_command_imports_no_framework(arguments):
     code = f"from gradreg_core.cli.main import main\nmain({arguments}, standalone_mode=False)"
-    found = imported(code)
-    assert "click" in found
-    assert found & (HEAVY | {"rich"}) == set()
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_backend_package_imports_its_framework_only_when_it_is_used(package):
-    code = f"""
-import {package} as gradreg
-from gradreg_core import vocabulary
-reg = gradreg.SpectReg(0.1) + gradreg.JacobianPenalty(1.0, projection=gradreg.sphere(2), phi=gradreg.hinge(1.0))
-assert all(getattr(gradreg, name) is getattr(vocabulary, name) for name in vocabulary.__all__)
-assert set(gradreg.__all__) <= set(dir(gradreg))
-try:
-    gradreg.SpctReg
-except AttributeError as error:
-    assert str(error) == "module '{package}' has no attribute 'SpctReg'", error
-else:
-    raise AssertionError("a name that does not exist was found")
-print(*gradreg.__all__)
-"""
-    assert imported(code) & HEAVY == set()
-    public = python(code).stdout.split()
-    assert public == sorted(public)
-    assert set(public) - set(vocabulary.__all__) == CALLS | ({"Criterion"} if package == "gradreg_torch" else set())
-
-
-def test_the_vocabulary_is_the_specification():
-    words = {name for name in projections.__all__ if name.islower()}
-    shapes = {name for name in norms.__all__ if name.islower() and issubclass_of_shape(getattr(norms, name))}
-    expected = {*spec.__all__, *presets.__all__, *words, *shapes}
-    assert set(vocabulary.__all__) == expected
-    assert len(vocabulary.__all__) == len(expected)
-    modules = {"spec": spec, "presets": presets, "projections": projections, "norms": norms}
-    for name in vocabulary.__all__:
-        assert any(getattr(module, name, None) is getattr(vocabulary, name) for module in modules.values()), name
-
-
-def issubclass_of_shape(value):
-    return isinstance(value, type) and issubclass(value, norms.Phi)
+    modules = packages(imported(code))
+    assert "click" in modules
+    assert modules & (HEAVY | {"rich"}) == set()

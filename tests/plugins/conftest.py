@@ -1,15 +1,14 @@
 """Fixtures: the third-party packages of this folder, really installed by pip."""
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-import gradreg_core
+import child
 from gradreg_core.plugins import discovery as plugins
 from gradreg_core.plugins import dispatch
 
@@ -57,15 +56,5 @@ def on_path(installed, monkeypatch):
 
 @pytest.fixture(scope="session")
 def run():
-    """A function that runs another Python, which finds gradreg as this one does."""
-
-    def run(*arguments, paths=()):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADREG_")}
-        backends = [Path(folder).parent for folder in find_spec("gradreg_torch").submodule_search_locations]
-        roots = [*paths, Path(gradreg_core.__file__).parents[1], *backends]
-        path = [*map(str, roots), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(path)
-        command = [sys.executable, "-P", "-W", "error", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-
-    return run
+    """A function that runs another Python, in which warnings are errors."""
+    return partial(child.run, "-W", "error")
