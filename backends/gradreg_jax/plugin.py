@@ -21,5 +21,9 @@ def gradreg_backends() -> list[BackendDescription]:
             install='pip install "gradreg[jax]"',
             harness="gradreg_jax.harness:JaxHarness",
             devices="gradreg_jax.devices:devices",
+            trainer="gradreg_experiments.trainers.jax:JaxTrainer",
+            validation="gradreg_jax.side:JaxSide",
+            benchmark="gradreg_bench.jax_steps:JaxSteps",
+            sweep="gradreg_sweep.jax:FRAMEWORK",
         )
     ]

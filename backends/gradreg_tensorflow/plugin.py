@@ -21,5 +21,9 @@ def gradreg_backends() -> list[BackendDescription]:
             install='pip install "gradreg[tensorflow]"',
             harness="gradreg_tensorflow.harness:TensorFlowHarness",
             devices="gradreg_tensorflow.devices:devices",
+            trainer="gradreg_experiments.trainers.tensorflow:TensorFlowTrainer",
+            validation="gradreg_tensorflow.side:TensorFlowSide",
+            benchmark="gradreg_bench.tensorflow_steps:TensorFlowSteps",
+            sweep="gradreg_sweep.tensorflow:FRAMEWORK",
         )
     ]

@@ -20,7 +20,10 @@ def gradreg_backends() -> list[BackendDescription]:
             spec_version=1,
             install='pip install "gradreg[torch]"',
             harness="gradreg_torch.harness:TorchHarness",
-            trainer="gradreg_experiments.trainers.torch:TorchTrainer",
             devices="gradreg_torch.devices:devices",
+            trainer="gradreg_experiments.trainers.torch:TorchTrainer",
+            validation="gradreg_torch.side:TorchSide",
+            benchmark="gradreg_bench.torch_steps:TorchSteps",
+            sweep="gradreg_sweep.torch:FRAMEWORK",
         )
     ]
