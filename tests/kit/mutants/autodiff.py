@@ -4,6 +4,7 @@ Left out: pull_rows without a batched pass (slower, and equal), and a pullback t
 """
 
 import torch
+
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
 from mutants.mutant import harness_of, mutant
@@ -85,8 +86,8 @@ def a_branch_not_taken_in_another_dtype() -> TorchHarness:
 def several_rows_without_a_gradient() -> TorchHarness:
     class Wrong(TorchBackend):
         def pull_rows(self, pullback, rows):  # type: ignore[no-untyped-def]
-            found = super().pull_rows(pullback, rows)
-            return found if len(rows) == 1 else found.detach()
+            pulled = super().pull_rows(pullback, rows)
+            return pulled if len(rows) == 1 else pulled.detach()
 
     return harness_of(Wrong())
 

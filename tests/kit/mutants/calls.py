@@ -1,23 +1,25 @@
-"""Mutants whose calls are wrong: options, weights, sums of terms, forward passes, what is given back.
+"""Mutants whose calls are wrong: options, weights, sums of terms, forward passes, results.
 
 Left out, because they are equal: terms added in another order (but for rounding), and a term whose weight is 0 computed
 all the same.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import torch
+
 from gradreg_core import calls, engine, evaluation
 from gradreg_core.calls import Calls
-from gradreg_core.engine import Call
 from gradreg_core.evaluation import _Mean
+from gradreg_core.forward import Call
 from gradreg_core.presets import HoffmanReg
 from gradreg_core.spec import JacobianTerm, Sum, Term
 from gradreg_torch.harness import TorchHarness
-from mutants.mutant import harness_of, mutant, patched
+from mutants.mutant import harness_of, mutant, patched, per_sample
 
 __all__: list[str] = []
 
@@ -83,7 +85,8 @@ def difference_over_a_step_of_its_own() -> TorchHarness:
 
 @mutant("seed_of_the_call")
 def seed_of_the_call_ignored() -> Made:
-    return patched(Call, "seed_of", lambda call, term: term.seed)
+    plain = Calls._call
+    return patched(Calls, "_call", lambda *args, **options: replace(plain(*args, **options), seed=None))
 
 
 # --- means ------------------------------------------------------------------------------------------------------------
@@ -91,9 +94,9 @@ def _mean(change: Callable[[Any, Any, Any], Any]) -> Made:
     """`change(call, the weights' sum or None, normalizer)` in place of the normalizer."""
 
     def of(cls, call, batch, like):  # type: ignore[no-untyped-def]
-        found = plain(call, batch, like)
-        total = None if found.weight is None else found.weight.sum()
-        return replace(found, normalizer=change(call, total, found.normalizer))
+        mean = plain(call, batch, like)
+        total = None if mean.weight is None else mean.weight.sum()
+        return replace(mean, normalizer=change(call, total, mean.normalizer))
 
     plain = _Mean.of
     return patched(_Mean, "of", classmethod(of))
@@ -131,8 +134,8 @@ def sum_for_the_mean() -> Made:
 @mutant("parts_of_the_batch", "gradients_with_fraction", "seed_of_the_call")
 def fraction_without_its_factor() -> Made:
     def mean(self, values, indices=None):  # type: ignore[no-untyped-def]
-        found = plain(self, values, indices)
-        return found if indices is None else found * (len(indices) / self.batch)
+        average = plain(self, values, indices)
+        return average if indices is None else average * (len(indices) / self.batch)
 
     plain = _Mean.__call__
     return patched(_Mean, "__call__", mean)
@@ -152,12 +155,11 @@ def last_incomplete_chunk_dropped() -> Made:
 
 # --- penalties without a gradient -------------------------------------------------------------------------------------
 def _detached(when: Callable[[JacobianTerm, Call], bool]) -> Made:
-    def per_sample(term, forward):  # type: ignore[no-untyped-def]
-        found = plain(term, forward)
-        return found.detach() if when(term, forward.call) else found
+    def change(plain, term, forward):  # type: ignore[no-untyped-def]
+        values = plain(term, forward)
+        return values.detach() if when(term, forward.call) else values
 
-    plain = evaluation._per_sample
-    return patched(evaluation, "_per_sample", per_sample)
+    return per_sample(change)
 
 
 @mutant("sample_weight", "normalizer")
@@ -209,7 +211,7 @@ def check_that_gives_nothing() -> TorchHarness:
     return harness_of(calls=Wrong)
 
 
-# --- sums of terms, and what is given back ----------------------------------------------------------------------------
+# --- sums of terms, and results ---------------------------------------------------------------------------------------
 @mutant("parts_of_a_sum")
 def penalties_in_another_order() -> TorchHarness:
     class Wrong(Calls):
@@ -223,8 +225,9 @@ def penalties_in_another_order() -> TorchHarness:
 @mutant("gradients_of_sums")
 def gradient_of_the_second_term_dropped() -> TorchHarness:
     class Wrong(Calls):
-        def _penalty(self, call, model, penalties):  # type: ignore[no-untyped-def]
-            return super()._penalty(call, model, (penalties[0], *(each.detach() for each in penalties[1:])))
+        def _total_penalty(self, call, model, penalties):  # type: ignore[no-untyped-def]
+            rest = (penalty.detach() for penalty in penalties[1:])
+            return super()._total_penalty(call, model, (penalties[0], *rest))
 
     return harness_of(calls=Wrong)
 
@@ -315,12 +318,12 @@ def sample_weights_normalised_in_place() -> TorchHarness:
 
 @mutant("a_large_batch_is_the_sum_of_its_parts")
 def default_sample_numbers_of_eight_bits() -> Made:
-    def ids(call, batch, x):  # type: ignore[no-untyped-def]
-        found = plain(call, batch, x)
-        return torch.arange(batch, dtype=torch.int32) & 0xFF if found is None else found
+    def checked(call, x):  # type: ignore[no-untyped-def]
+        ids = plain(call, x)
+        return torch.arange(len(x), dtype=torch.int32) & 0xFF if ids is None else ids
 
-    plain = evaluation._ids
-    return patched(evaluation, "_ids", ids)
+    plain = evaluation._checked_ids
+    return patched(evaluation, "_checked_ids", checked)
 
 
 # --- measure ----------------------------------------------------------------------------------------------------------
@@ -336,25 +339,28 @@ def _measured(change: Callable[[Any, Any], Any]) -> TorchHarness:
 
 @mutant("measure_exact")
 def root_mean_square_for_the_frobenius_norm() -> Made:
-    def norms(ops, forward, size):  # type: ignore[no-untyped-def]
-        frobenius, spectral = plain(ops, forward, size)
-        return frobenius / size**0.5, spectral
+    def norms(forward, projections):  # type: ignore[no-untyped-def]
+        frobenius, spectral = plain(forward, projections)
+        return frobenius / math.prod(
+            forward.layout.canonical[1:]
+        ) ** 0.5 if projections is None else frobenius, spectral
 
-    plain = calls._exact_norms
-    return patched(calls, "_exact_norms", norms)
+    plain = calls._norms
+    return patched(calls, "_norms", norms)
 
 
 @mutant("measure_the_loss")
 def loss_gradient_squared() -> TorchHarness:
-    def change(found: Any, projections: Any) -> Any:
-        return found if found.loss_gradient is None else found._replace(loss_gradient=found.loss_gradient**2)
+    def change(measures: Any, projections: Any) -> Any:
+        slope = measures.loss_gradient
+        return measures if slope is None else measures._replace(loss_gradient=slope**2)
 
     return _measured(change)
 
 
 @mutant("measure_by_projections")
 def estimate_without_its_factor() -> TorchHarness:
-    def change(found: Any, projections: Any) -> Any:
-        return found if projections is None else found._replace(frobenius=found.frobenius / projections**0.5)
+    def change(measures: Any, projections: Any) -> Any:
+        return measures if projections is None else measures._replace(frobenius=measures.frobenius / projections**0.5)
 
     return _measured(change)

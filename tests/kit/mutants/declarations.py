@@ -1,10 +1,16 @@
-"""Mutants that are not what they say, and that take what they ought to refuse."""
+"""Mutants that are not as they say, and that accept what they should refuse."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from gradreg_core import engine
+
+from gradreg_conformance.subject import Subject
+from gradreg_core import forward
+from gradreg_core.plugins.dispatch import find_backend
 from gradreg_core.portable.networks import LayerNorm
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
@@ -13,10 +19,58 @@ from mutants.mutant import harness_of, mutant, patched
 __all__: list[str] = []
 
 
+def _declaring(*capabilities: str) -> Any:
+    """The backend as it is, with these capabilities in its description."""
+    described = find_backend("torch").description
+    assert described is not None
+    wrong = replace(described, capabilities=capabilities)
+    return patched(Subject, "description", property(lambda subject: wrong))
+
+
 @mutant("description_fits_the_backend")
-def a_capability_that_is_not_described() -> TorchHarness:
+def a_capability_that_nobody_knows() -> Any:
+    return _declaring("host_checks", "named_activations", "batched_pulback")
+
+
+@mutant("capabilities_are_those_declared")
+def rows_that_are_not_pulled_at_once() -> Any:
+    return _declaring("host_checks", "named_activations", "batched_pullback")
+
+
+@mutant("capabilities_are_those_declared")
+def values_that_are_read_but_not_declared() -> Any:
+    return _declaring("named_activations")
+
+
+@mutant("named_activations")
+def names_that_are_not_declared() -> Any:
+    return _declaring("host_checks")
+
+
+@mutant("capabilities_are_those_declared")
+@contextmanager
+def branches_that_are_not_skipped() -> Iterator[TorchHarness]:
+    with _declaring("host_checks", "named_activations", "traced_branch") as harness:
+        harness.compiled = lambda function, mode: (function, lambda: 1) if mode == "func" else None
+        yield harness
+
+
+@mutant("capabilities_are_those_declared")
+def values_that_are_declared_and_not_read() -> TorchHarness:
     class Wrong(TorchBackend):
-        capabilities = TorchBackend.capabilities | {"batched_pullback"}
+        def values_if_free(self, array):  # type: ignore[no-untyped-def]
+            return None
+
+    return harness_of(Wrong())
+
+
+@mutant("capabilities_are_those_declared")
+def rows_pulled_at_once_and_not_declared() -> TorchHarness:
+    class Wrong(TorchBackend):
+        def pull_rows(self, pullback, rows):  # type: ignore[no-untyped-def]
+            if len(rows) < 8:
+                return super().pull_rows(pullback, rows)
+            return torch.stack([pullback(rows[0])] * len(rows))
 
     return harness_of(Wrong())
 
@@ -77,7 +131,7 @@ def a_name_whose_penalty_has_no_gradient() -> TorchHarness:
 
 @mutant("misuse_is_refused")
 def errors_of_no_class_of_ours() -> Any:
-    return patched(engine, "InputTypeError", TypeError)
+    return patched(forward, "InputTypeError", TypeError)
 
 
 @mutant("wrong_values_are_refused")

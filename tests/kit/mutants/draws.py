@@ -1,13 +1,15 @@
 """Mutants whose draws are wrong.
 
 Left out: a word's bits taken in another order for signs of one logit, which is another generator of equal quality and
-differs from ours in every check; one mutant a mistake is enough.
+differs from ours in every check; one mutant per mistake is enough.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
 from gradreg_torch.backend import TorchBackend
@@ -18,9 +20,10 @@ __all__: list[str] = []
 
 
 class _OwnDraws(TorchBackend):
-    """Draws by PyTorch's operations, which can be changed for it alone."""
+    """Draws by PyTorch's own operations, not by NumPy, so that they can be changed for it alone."""
 
-    draws = None  # type: ignore[assignment]
+    def values_if_free(self, array: Any) -> Any:
+        return None if array.dtype == torch.int32 else super().values_if_free(array)
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def _changed(name: str, change: Callable[..., Any]) -> Iterator[TorchHarness]:
     original = getattr(Draws, name)
 
     def method(self: Draws, stream: int, projections: Any, size: int) -> Any:
-        if self.ops.name != "torch":
+        if not isinstance(self.ops, TorchBackend):
             return original(self, stream, projections, size)
         return change(original, self, stream, projections, size)
 
@@ -40,7 +43,7 @@ def _changed(name: str, change: Callable[..., Any]) -> Iterator[TorchHarness]:
 @mutant("random_words_are_the_references")
 def projections_in_16_bits() -> Any:
     def words(original: Any, draws: Draws, stream: int, projections: Any, blocks: int) -> Any:
-        return original(draws, stream, [each & 0xFFFF for each in projections], blocks)
+        return original(draws, stream, [row & 0xFFFF for row in projections], blocks)
 
     return _changed("_words", words)
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+
 from gradreg_core import engine
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness

@@ -6,12 +6,12 @@ Left out: hinge(t) with >= for >, whose value and derivative at t are 0 either w
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
-import torch
-from gradreg_core import evaluation, norms
+from gradreg_core import norms
 from gradreg_torch import networks
-from mutants.mutant import mutant, patched
+from mutants.mutant import mutant, patched, per_sample
 
 __all__: list[str] = []
 
@@ -24,15 +24,14 @@ def square_root_without_a_guard() -> Any:
 @mutant("kink_of_the_l2_norm")
 def gradient_penalty_without_a_guard() -> Any:
     """As in many a WGAN-GP: (sqrt(sum of squares) - 1)^2."""
-    plain = evaluation._per_sample
 
-    def per_sample(term: Any, forward: Any) -> Any:
+    def change(plain: Any, term: Any, forward: Any) -> Any:
         if not isinstance(term.phi, norms.target) or term.norm != "l2" or term.squared:
             return plain(term, forward)
         squares = plain(replace(term, squared=True, phi=norms.identity()), forward)
         return term.phi.apply(forward.call.ops, squares.sqrt())
 
-    return patched(evaluation, "_per_sample", per_sample)
+    return per_sample(change)
 
 
 @mutant("kink_of_the_l1_norm")

@@ -7,9 +7,9 @@ derivative is set to zero, which it is.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
-import torch
 from gradreg_core.portable import networks as nets
 from gradreg_torch import networks
 from gradreg_torch.harness import TorchHarness
@@ -29,9 +29,9 @@ def _harness(kind: type[nets.Layer], change: Change) -> TorchHarness:
         def apply(self, network, arrays, x):  # type: ignore[no-untyped-def]
             for index, layer in enumerate(network.layers):
                 weights = {
-                    name.partition(".")[2]: each for name, each in arrays.items() if name.startswith(f"{index}.")
+                    name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{index}.")
                 }
-                renamed = {f"0.{name}": each for name, each in weights.items()}
+                renamed = {f"0.{name}": array for name, array in weights.items()}
                 outputs = networks.apply(nets.Network(x.shape[1:], (layer,)), renamed, x)
                 x = change(layer, weights, x, outputs) if type(layer) is kind else outputs
             return x
@@ -87,6 +87,18 @@ def gradient_stopped_inside_the_variance() -> TorchHarness:
     return _harness(nets.LayerNorm, change)
 
 
+@mutant("through_group_norm")
+def variance_of_a_group_as_a_constant() -> TorchHarness:
+    def change(layer, weights, x, outputs):  # type: ignore[no-untyped-def]
+        if x.ndim != 3:
+            return outputs
+        groups = x.unflatten(-1, (layer.groups, -1)).transpose(1, 2)
+        weights = {name: array.unflatten(-1, (layer.groups, 1, -1)) for name, array in weights.items()}
+        return _normed(layer, weights, groups, (-2, -1), "variance").transpose(1, 2).flatten(-2)
+
+    return _harness(nets.GroupNorm, change)
+
+
 @mutant("through_batch_norm_in_training")
 def batch_moments_as_constants() -> TorchHarness:
     def change(layer, weights, x, outputs):  # type: ignore[no-untyped-def]
@@ -103,7 +115,7 @@ def scale_of_a_sequence_detached() -> TorchHarness:
             return outputs
         return networks.apply(
             nets.Network(x.shape[1:], (layer,)),
-            {f"0.{name}": each.detach() if name == "weight" else each for name, each in weights.items()},
+            {f"0.{name}": array.detach() if name == "weight" else array for name, array in weights.items()},
             x,
         )
 
@@ -113,7 +125,7 @@ def scale_of_a_sequence_detached() -> TorchHarness:
 @mutant("through_residuals")
 def inner_shortcut_detached() -> TorchHarness:
     def change(layer, weights, x, outputs):  # type: ignore[no-untyped-def]
-        inner = any(isinstance(each, nets.Residual) for each in layer.layers)
+        inner = any(isinstance(inner, nets.Residual) for inner in layer.layers)
         return outputs - x + x.detach() if inner else outputs
 
     return _harness(nets.Residual, change)
@@ -156,7 +168,7 @@ def attention_weights_detached() -> TorchHarness:
         scores = {name: weights[name].detach() for name in ("query", "key")} | {
             name: weights[name] for name in ("value", "out")
         }
-        renamed = {f"0.{name}": each for name, each in scores.items()}
+        renamed = {f"0.{name}": array for name, array in scores.items()}
         return networks.apply(nets.Network(x.shape[1:], (layer,)), renamed, x)
 
     return _harness(nets.Attention, change)

@@ -6,17 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from gradreg_core import engine
 from gradreg_core.backend import Model, Pullback
-from gradreg_core.random import Draws
+from gradreg_core.random import Draws, make_draws
 from gradreg_core.spec import Term
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
 from mutants.mutant import harness_of, mutant, patched
-from torch import Tensor
 
 
 def _in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _drawn(change: Callable[..., Draws]) -> Any:
+    return patched(engine, "make_draws", change)
 
 
 @mutant("every_mode_equals_the_first")
@@ -32,25 +38,17 @@ def detached_inside_transforms() -> TorchHarness:
 
 
 @mutant("draws_at_a_traced_step")
-def traced_step_is_lost_in_the_draws() -> TorchHarness:
+def traced_step_is_lost_in_the_draws() -> Any:
     """A step that cannot be read draws as step 0."""
 
-    class Wrong(TorchBackend):
-        def draws(self, seed: Any, step: Any, sample_ids: Tensor) -> Draws:
-            return super().draws(seed, step if isinstance(step, int) else 0, sample_ids)
-
-    return harness_of(Wrong())
+    return _drawn(lambda ops, seed, step, ids: make_draws(ops, seed, step if isinstance(step, int) else 0, ids))
 
 
 @mutant("draws_of_a_traced_seed")
-def traced_seed_is_lost() -> TorchHarness:
+def traced_seed_is_lost() -> Any:
     """A seed that cannot be read draws as seed 0."""
 
-    class Wrong(TorchBackend):
-        def draws(self, seed: Any, step: Any, sample_ids: Tensor) -> Draws:
-            return super().draws(seed if isinstance(seed, int) else 0, step, sample_ids)
-
-    return harness_of(Wrong())
+    return _drawn(lambda ops, seed, step, ids: make_draws(ops, seed if isinstance(seed, int) else 0, step, ids))
 
 
 @mutant("every_mode_equals_the_first")

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from gradreg_core import engine
 from gradreg_core.calls import Calls
+from gradreg_core.forward import Forward
+from gradreg_core.outputs import OUTPUTS
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
 
-__all__ = ["MUTANTS", "Mutant", "harness_of", "mutant", "patched"]
+__all__ = ["MUTANTS", "Mutant", "harness_of", "mutant", "output", "patched", "per_sample"]
 
 MUTANTS: "dict[str, Mutant]" = {}
 
@@ -21,7 +24,7 @@ class Mutant:
     """A wrong backend.
 
     Args:
-        name: what is wrong, in a few words.
+        name: the mistake, in a few words.
         killed_by: the names of the checks that fail in the quick profile, every check run.
         make: a context that gives the harness of the wrong backend.
         exactly: whether no others fail. A mistake at the root fails more of them than are worth a list.
@@ -47,6 +50,34 @@ def patched(target: Any, name: str, replacement: Any) -> Iterator[TorchHarness]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, name, replacement)
         yield harness_of()
+
+
+@contextmanager
+def output(name: str, *, pull: Any = None, push: Any = None) -> Iterator[TorchHarness]:
+    """A harness while one output's maps are replaced: `pull(forward, w, pulled)` and `push(forward, t, pushed)`.
+
+    The pullback and the push-forward are changed apart, though one may be made of the other.
+    """
+    plain = OUTPUTS[name]
+
+    class Wrong(type(plain)):  # type: ignore[misc]
+        def pull(self, forward: Forward, w: Any) -> Any:
+            pulled = plain.pull(forward, w)
+            return pulled if pull is None else pull(forward, w, pulled)
+
+        def push(self, forward: Forward, t: Any) -> Any:
+            pushed = plain.push(forward, t)
+            return pushed if push is None else push(forward, t, pushed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OUTPUTS, name, Wrong())
+        yield harness_of()
+
+
+def per_sample(change: Callable[..., Any]) -> AbstractContextManager[TorchHarness]:
+    """A harness while `change(plain, term, forward)` stands in for the engine's values (B,) of a term."""
+    plain = engine.per_sample
+    return patched(engine, "per_sample", lambda term, forward: change(plain, term, forward))
 
 
 def mutant(*killed_by: str, exactly: bool = True) -> Callable[[Callable[[], Any]], Callable[[], Any]]:

@@ -4,9 +4,9 @@ Left out, because nothing that a backend is for shows them: an unstable argsort 
 right shift inside the random numbers alone (they mask what comes in), a library's other algorithm for the same sum.
 """
 
+import torch
 import torch.nn.functional as F
 
-import torch
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
 from mutants.mutant import harness_of, mutant

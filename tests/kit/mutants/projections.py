@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from gradreg_core import engine, evaluation, projections
+
+from gradreg_core import engine, projections
 from gradreg_core.random import STREAM_DIRECTION, Draws, make_draws
 from gradreg_torch.harness import TorchHarness
-from mutants.mutant import mutant, patched
+from mutants.mutant import mutant, patched, per_sample
 
 __all__: list[str] = []
 
@@ -34,19 +35,17 @@ def _changed(kind: type[projections.Projection], change: Callable[[Any, Any, Any
 
 @mutant("projection_exact")
 def whole_jacobian_estimated_from_three_rows() -> Made:
-    per_sample = evaluation._per_sample
-
-    def estimated(term, forward):  # type: ignore[no-untyped-def]
-        values = per_sample(term, forward)
+    def estimated(plain, term, forward):  # type: ignore[no-untyped-def]
+        values = plain(term, forward)
         size = math.prod(forward.layout.canonical[1:])
         whole = term.projection == projections.exact() and term.norm == "l2" and term.squared
         if not whole or term.output == "loss" or size <= 3:
             return values
         first = torch.eye(size, dtype=torch.float64)[:3].tolist()
         three = replace(term, projection=projections.direction(first))
-        return per_sample(three, forward) * (size / 3)
+        return plain(three, forward) * (size / 3)
 
-    return patched(evaluation, "_per_sample", estimated)
+    return per_sample(estimated)
 
 
 @mutant("projection_gaussian")
