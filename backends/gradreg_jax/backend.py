@@ -1,4 +1,4 @@
-"""The primitives in JAX: pure functions, traced or not; a second derivative is reverse mode over jax.vjp."""
+"""The primitives in JAX: pure functions, traced or not. A second derivative is reverse mode over jax.vjp."""
 
 import math
 import operator
@@ -14,17 +14,18 @@ from jax.extend.random import threefry2x32_p
 from jax.sharding import PartitionSpec
 
 from gradreg_core.backend import Backend, Model, Pullback
-from gradreg_core.errors import UnsupportedError
-from gradreg_jax import models
 from gradreg_jax.diagnose import diagnose, explain
-from gradreg_jax.smooth import smoothed
+from gradreg_jax.kinks import smoothed
+from gradreg_jax.model import functional, parameters, refuse_batch_norm, repeatable, without_state_changes
 
 __all__ = ["JaxBackend"]
 
 Array = jax.Array
 _HIGHEST = lax.Precision.HIGHEST
 _FEW_WORDS = 1024
+"""Random words up to which JAX's own Threefry primitive is the faster one."""
 _FEW_ROWS = 16
+"""Rows up to which a program that repeats the pullback is the faster one on the CPU."""
 
 
 def _dtype(name: Any) -> Any:
@@ -36,7 +37,6 @@ class JaxBackend(Backend):
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "jax"
-    capabilities = frozenset({"host_checks", "traced_branch", "batched_pullback"})
     default_chunk: int | None = None
 
     def is_array(self, value: Any) -> bool:
@@ -141,7 +141,7 @@ class JaxBackend(Backend):
         return jnp.matmul(left, right, precision=_HIGHEST)
 
     def vjp(self, fn: Model, x: Array) -> tuple[Array, Pullback]:
-        pure, keep = models.functional(fn)
+        pure, keep = functional(fn)
         outputs, pull, changes = jax.vjp(pure, x, has_aux=True)
         keep(changes)
 
@@ -153,15 +153,13 @@ class JaxBackend(Backend):
         return outputs, pullback
 
     def jvp(self, fn: Model, x: Array, v: Array) -> tuple[Array, Array]:
-        """(fn(x), J v) by forward-mode differentiation."""
-        pure, keep = models.functional(fn)
+        pure, keep = functional(fn)
         outputs, tangent, changes = jax.jvp(pure, (x,), (v,), has_aux=True)
         keep(changes)
         return outputs, tangent
 
     def call_twice(self, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
-        """(model(x), model(moved)) from the same state; that after model(x) stays."""
-        pure, keep = models.functional(model)
+        pure, keep = functional(model)
         with suppress(jax.errors.ConcretizationTypeError):  # a model that looks at values may
             jax.eval_shape(pure, x)  # a hidden random state would draw anew in the second pass: this raises
         (outputs, changes), (other, _) = pure(x), pure(moved)
@@ -169,16 +167,12 @@ class JaxBackend(Backend):
         return outputs, other
 
     def without_state_changes(self, model: Any) -> Model:
-        """The model without what a pass changes in its state."""
-        return models.aside(model)
-
-    def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> Any:
-        raise UnsupportedError("the jax backend has no names for activations.")
+        return without_state_changes(model)
 
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
         on_cpu = jax.default_backend() == "cpu"
         if len(rows) > 1 and on_cpu and _is_traced_program():
-            # One after the other, rows stay in the processor's caches, and a loop takes the memory of one.
+            # Rows that are pulled back in turn stay in the processor's caches, and a loop takes the memory of one.
             pullback(rows[0])  # makes what the engine keeps, see `cond`
             if not _convolves(jax.make_jaxpr(pullback)(rows[0]).jaxpr):
                 return lax.map(pullback, rows)
@@ -204,22 +198,22 @@ class JaxBackend(Backend):
             return None
 
     def threefry2x32(self, key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
-        """The words of :func:`gradreg_core.random.threefry2x32`, a few of them by JAX's own primitive.
+        """The same words; a few of them by JAX's own primitive.
 
-        The primitive makes a smaller program, which compiles in two thirds of the time; on the CPU it is slow for many.
+        The primitive makes a smaller program, which compiles in two thirds of the time. On the CPU it is slow for many.
         """
-        given = (*key, *counter)
-        if math.prod(jnp.broadcast_shapes(*(each.shape for each in given))) > _FEW_WORDS:
+        words = (*key, *counter)
+        if math.prod(jnp.broadcast_shapes(*(word.shape for word in words))) > _FEW_WORDS:
             return super().threefry2x32(key, counter)
-        zero = sum(each * 0 for each in given)  # brings all four to one shape and one layout over devices
-        first, second = threefry2x32_p.bind(*(lax.bitcast_convert_type(each + zero, jnp.uint32) for each in given))
+        zero = sum(word * 0 for word in words)  # brings all four to one shape and one layout over devices
+        first, second = threefry2x32_p.bind(*(lax.bitcast_convert_type(word + zero, jnp.uint32) for word in words))
         # The primitive forgets over which devices of a shard_map its arguments vary; adding the zero again restores it.
         return lax.bitcast_convert_type(first, jnp.int32) + zero, lax.bitcast_convert_type(second, jnp.int32) + zero
 
     @contextmanager
     def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> Iterator[Array]:
         if batch_norm != "allow":
-            models.refuse_batch_norm(call, model, batch_norm)
+            refuse_batch_norm(call, model, batch_norm)
         try:
             yield jnp.asarray(x)
         except Exception as error:
@@ -228,29 +222,22 @@ class JaxBackend(Backend):
                 raise
             raise explained from error
 
-    def require_gradient(self, call: str, model: Any, value: Array) -> None:
-        pass
-
-    def finish(self, value: Array) -> Array:
-        return value
-
     def smoothed(self, model: Any, x: Array) -> AbstractContextManager[Any]:
-        """The model with its kinks rounded off, for the check's finite differences."""
-        return nullcontext(smoothed(models.aside(model), jnp.asarray(x)))
+        return nullcontext(smoothed(without_state_changes(model), jnp.asarray(x)))
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
-        return models.repeatable(model)
+        return repeatable(model)
 
     def diagnose(self, calls: Any, model: Any, x: Array, y: Any, reg: Any, options: Any) -> Any:
         return diagnose(calls, model, x, y, reg, options)
 
     def parameters(self, model: Any) -> list[Array] | None:
-        found = models.parameters(model)
-        return None if found is None else self.tree_leaves(found)
+        tree = parameters(model)
+        return None if tree is None else self.tree_leaves(tree)
 
     def tree_leaves(self, params: Any) -> list[Array]:
-        arrays = [each for each in jax.tree.leaves(params) if isinstance(each, jax.Array | np.ndarray)]
-        return [each for each in arrays if jnp.issubdtype(each.dtype, jnp.inexact)]
+        arrays = [leaf for leaf in jax.tree.leaves(params) if self.is_array(leaf)]
+        return [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
 
 
 def _is_traced_program() -> bool:
@@ -259,11 +246,11 @@ def _is_traced_program() -> bool:
 
 
 def _convolves(jaxpr: Any) -> bool:
-    """Whether there is a convolution of XLA's, which inside a loop on the CPU takes two to three times as long."""
-    inner = [each for equation in jaxpr.eqns for each in jax.tree.leaves(list(equation.params.values()))]
-    programs = [getattr(each, "jaxpr", each) for each in inner if hasattr(getattr(each, "jaxpr", each), "eqns")]
+    """Whether there is one of XLA's convolutions, which take two to three times as long in a loop on the CPU."""
+    options = [leaf for equation in jaxpr.eqns for leaf in jax.tree.leaves(list(equation.params.values()))]
+    programs = [getattr(option, "jaxpr", option) for option in options]
     return any(equation.primitive.name == "conv_general_dilated" for equation in jaxpr.eqns) or any(
-        _convolves(each) for each in programs
+        _convolves(program) for program in programs if hasattr(program, "eqns")
     )
 
 

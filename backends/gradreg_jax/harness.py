@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ _UNOPTIMISED = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_llvm_disable_expensive_passes": True,
 }
-"""Options that make XLA compile a small program in a fifth of the time, by which nearly all of it goes otherwise."""
+"""Options that make XLA compile a small program in a fifth of the time. Compiling takes nearly all of it otherwise."""
 
 
 class JaxHarness(Harness):
@@ -44,10 +45,11 @@ class JaxHarness(Harness):
 
     def __init__(self) -> None:
         self.calls = load_backend("jax")
-        self.devices = tuple(dict.fromkeys(_NAMES.get(each.platform, each.platform) for each in jax.devices()))
+        platforms = [device.platform for device in jax.devices()]
+        self.devices = tuple(dict.fromkeys(_NAMES.get(platform, platform) for platform in platforms))
         self.devices += ("cpu",) if "cpu" not in self.devices else ()
         self.modes = ("unoptimised", "jit", "eager", "vmap", "scan", *(("sharded",) if jax.device_count() > 1 else ()))
-        self.versions = {"jax": jax.__version__, "jaxlib": jax.lib.__version__}
+        self.versions = {name: version(name) for name in ("jax", "jaxlib")}
 
     def session(self) -> AbstractContextManager[Any]:
         """64-bit types on."""
@@ -61,8 +63,8 @@ class JaxHarness(Harness):
             return array if device == self.devices[0] else jax.device_put(array, _device(device))
 
     def numpy(self, array: jax.Array) -> np.ndarray:
-        found = np.asarray(array)
-        return found.astype(np.float32) if found.dtype == jnp.bfloat16 else found
+        values = np.asarray(array)
+        return values.astype(np.float32) if values.dtype == jnp.bfloat16 else values
 
     def apply(self, network: nets.Network, arrays: Arrays, x: jax.Array) -> jax.Array:
         return apply(network, arrays, x)
@@ -74,7 +76,7 @@ class JaxHarness(Harness):
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[jax.Array, dict[str, Any]]:
         def both(arrays: Arrays) -> Any:
-            floats = {name: each for name, each in arrays.items() if jnp.issubdtype(each.dtype, jnp.floating)}
+            floats = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.floating)}
             return jax.value_and_grad(lambda floats: function({**arrays, **floats}))(floats)
 
         with self.session():
@@ -113,7 +115,7 @@ def _placed(arrays: Arrays, mode: str) -> Arrays:
         split = name in ("x", "y") and array.ndim > 0 and array.shape[0] % jax.device_count() == 0
         return jax.device_put(array, NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec()))
 
-    return {name: put(name, each) for name, each in arrays.items()}
+    return {name: put(name, array) for name, array in arrays.items()}
 
 
 def _in_mode(function: Callable[[Arrays], Any], mode: str) -> Any:
@@ -127,24 +129,24 @@ def _in_mode(function: Callable[[Arrays], Any], mode: str) -> Any:
 
 
 def _first(results: Any) -> Any:
-    return jax.tree.map(lambda each: each[0], results)
+    return jax.tree.map(lambda stacked: stacked[0], results)
 
 
 def _batched(function: Callable[[Arrays], Any]) -> Callable[[Arrays], Any]:
-    """The first result of two functions' with the same arrays."""
+    """The first result of a batch of two equal sets of arrays."""
 
     def run(arrays: Arrays) -> Any:
-        return _first(jax.vmap(function)({name: jnp.stack([each, each]) for name, each in arrays.items()}))
+        return _first(jax.vmap(function)({name: jnp.stack([array, array]) for name, array in arrays.items()}))
 
     return run
 
 
 def _looped(function: Callable[[Arrays], Any]) -> Callable[[Arrays], Any]:
-    """The result of the only turn of a loop."""
+    """The result of a loop's only turn."""
 
     def run(arrays: Arrays) -> Any:
-        once = {name: each[None] for name, each in arrays.items()}
-        return _first(jax.lax.scan(lambda carry, given: (carry, function(given)), (), once)[1])
+        once = {name: array[None] for name, array in arrays.items()}
+        return _first(jax.lax.scan(lambda carry, arrays: (carry, function(arrays)), (), once)[1])
 
     return run
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradreg_core.portable import networks as portable
-from gradreg_jax.layers import conv_general_dilated
+from gradreg_jax.convolution import conv_general_dilated
 
 __all__ = ["apply"]
 
@@ -87,8 +87,8 @@ def _convolution(convolve: Convolve, layer: portable.Conv2D, weight: Arrays, x: 
 
 
 def _batch_norm(layer: portable.BatchNorm, weight: Arrays, x: Array) -> Array:
-    moments = _moments(x, tuple(range(x.ndim - 1))) if layer.training else (weight["mean"], weight["variance"])
-    return _scaled(_standardize(x, *moments, layer.eps), weight)
+    mean, variance = _moments(x, tuple(range(x.ndim - 1))) if layer.training else (weight["mean"], weight["variance"])
+    return _scaled(_standardize(x, mean, variance, layer.eps), weight)
 
 
 def _layer_norm(layer: portable.LayerNorm, weight: Arrays, x: Array) -> Array:
@@ -124,6 +124,6 @@ def apply(
 
     `convolve` is a function with the arguments of `jax.lax.conv_general_dilated`.
     """
-    rules = {**_RULES, portable.Conv2D: partial(_convolution, convolve)}
+    rules: portable.Rules = {**_RULES, portable.Conv2D: partial(_convolution, convolve)}
     outputs: Array = portable.interpret(rules, network, params, jnp.asarray(x), masks)
     return outputs

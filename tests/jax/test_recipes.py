@@ -16,7 +16,7 @@ import gradreg_jax as gradreg
 from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError
 from gradreg_core.presets import DataGrad, SpectReg, WeightDecay
 from gradreg_jax.backend import JaxBackend
-from gradreg_jax.models import Stateful
+from gradreg_jax.model import Stateful
 
 DOCS = Path(__file__).parents[2] / "docs" / "jax.md"
 SECTIONS = {part.partition("\n")[0].strip("# "): part for part in re.split(r"^(?=##? )", DOCS.read_text(), flags=re.M)}

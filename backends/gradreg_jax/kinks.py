@@ -1,14 +1,14 @@
-"""Smooth stand-ins for piecewise linear functions, for the check alone.
+"""Smooth stand-ins for piecewise linear functions, for `check` alone.
 
-A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge
-to its derivative, however right that is. With the switches rounded off they do, and whatever else the model consists of
-is tested as it stands. The model is traced, and its program carried out with these operations replaced:
+A penalty on the gradient jumps where a rectifier switches. Finite differences over many rectifiers therefore do not
+converge to its derivative, even where that is right. With the switches rounded off they do, and the rest of the model
+is tested as it stands. The model is traced, and its program run with these operations replaced:
 
 - `max`, `min`, `abs`, `clamp`, `reduce_max`, and so `jax.nn.relu` and `relu6`;
 - `jax.nn.leaky_relu`, `hard_tanh`, `celu` and `elu`, and so `selu`;
 - the maximum over windows, and so max pooling.
 
-Not inside loops and branches, and no other rectifier that is written with `where`.
+Operations inside loops and branches, and other rectifiers that are written with `where`, stay as they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Array = jax.Array
 
 
 def smoothed(fn: Callable[[Any], Any], x: Array) -> Callable[[Any], Any]:
-    """`fn` for inputs like x with rectifiers, maxima and absolute values smooth; as it is where it cannot be traced."""
+    """`fn` for inputs like x, with smooth rectifiers, maxima and absolute values; as it is if it cannot be traced."""
     try:
         traced, shape = jax.make_jaxpr(fn, return_shape=True)(x)
     except jax.errors.JAXTypeError:  # it looks at values
@@ -44,24 +44,26 @@ def _run(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[
         return variable.val if isinstance(variable, core.Literal) else values[variable]
 
     for equation in program.eqns:
-        results = _apply(program, equation, [read(each) for each in equation.invars])
+        results = _apply(program, equation, [read(variable) for variable in equation.invars])
         values |= zip(equation.outvars, results, strict=True)
-    return [read(each) for each in program.outvars]
+    return [read(variable) for variable in program.outvars]
 
 
-def _apply(program: Any, equation: Any, given: list[Any]) -> Sequence[Any]:
+def _apply(program: Any, equation: Any, inputs: list[Any]) -> Sequence[Any]:
+    """The results of one equation, smooth where it has a kink."""
     name, options = equation.primitive.name, equation.params
     smooth = _NAMED.get(options.get("name", "")) or _SMOOTH.get(name)
     if smooth is not None and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating):
-        found = smooth(*given, **options)
-        if found is not None:
-            return [found]
+        rounded = smooth(*inputs, **options)
+        if rounded is not None:
+            return [rounded]
     inner = options.get("jaxpr", options.get("call_jaxpr"))
     rectifier = name == "custom_jvp_call" and _rectifies(inner.jaxpr)
     if rectifier or name in ("jit", "pjit", "closed_call", "checkpoint", "remat2"):
         closed = hasattr(inner, "consts")
-        return _run(inner.jaxpr if closed else inner, inner.consts if closed else (), given)
-    variables = {each: value for each, value in zip(equation.invars, given, strict=True) if isinstance(each, core.Var)}
+        return _run(inner.jaxpr if closed else inner, inner.consts if closed else (), inputs)
+    pairs = zip(equation.invars, inputs, strict=True)
+    variables = {variable: value for variable, value in pairs if isinstance(variable, core.Var)}
     alone = program.replace(
         constvars=(), invars=list(variables), outvars=equation.outvars, eqns=[equation], effects=equation.effects
     )
@@ -70,8 +72,8 @@ def _apply(program: Any, equation: Any, given: list[Any]) -> Sequence[Any]:
 
 def _rectifies(program: Any) -> bool:
     """Whether the program is nothing but a maximum or minimum with a number, as jax.nn.relu is."""
-    names = {each.primitive.name for each in program.eqns}
-    inner = [each.params["jaxpr"].jaxpr for each in program.eqns if each.primitive.name in ("jit", "pjit")]
+    names = {equation.primitive.name for equation in program.eqns}
+    inner = [equation.params["jaxpr"].jaxpr for equation in program.eqns if equation.primitive.name in ("jit", "pjit")]
     plain = {"max", "min", "jit", "pjit", "convert_element_type", "broadcast_in_dim"}
     return bool(names) and names <= plain and all(map(_rectifies, inner))
 
@@ -131,7 +133,7 @@ def _window_maximum(
     base_dilation: Sequence[int],
     window_dilation: Sequence[int],
 ) -> Array | None:
-    if any(each != 1 for each in (*base_dilation, *window_dilation)):
+    if any(dilation != 1 for dilation in (*base_dilation, *window_dilation)):
         return None
     x = jnp.pad(x, padding, mode="edge")  # the edge repeated, which is in the window with its copies
     ends = [

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import gradreg_jax as gradreg
-from gradreg_jax.layers import conv_general_dilated
+from gradreg_jax.convolution import conv_general_dilated
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = [

@@ -1,9 +1,11 @@
-"""A convolution as one matrix product on the CPU, for models that are penalised there.
+"""A convolution as one matrix product on the CPU.
 
-    layer = flax.nnx.Conv(1, 6, (5, 5), conv_general_dilated=gradreg_jax.layers.conv_general_dilated, rngs=nnx.Rngs(0))
+    from gradreg_jax.convolution import conv_general_dilated
 
-On the CPU, XLA convolves images of few channels slowly, and takes the gradient with respect to them several times as
-slowly again. A penalty needs that gradient and its derivatives.
+    layer = flax.nnx.Conv(1, 6, (5, 5), conv_general_dilated=conv_general_dilated, rngs=nnx.Rngs(0))
+
+On the CPU, XLA's convolution of images with few channels is slow, and its gradient with respect to them is several
+times slower still. A penalty needs that gradient and its derivatives.
 """
 
 from collections.abc import Sequence
@@ -18,9 +20,9 @@ __all__ = ["conv_general_dilated"]
 Array = jax.Array
 
 _FEW_CHANNELS = 8
-"""Inputs of more channels are left to XLA, whose kernels are the faster ones there."""
+"""Inputs with more channels are left to XLA, whose kernels are faster there."""
 _TILE = 8
-"""Output columns of one product. Of its multiplications by the band (tile + k - 1) / k times as many as needed."""
+"""Output columns per product. It multiplies (tile + k - 1) / k times as often as the convolution needs."""
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -33,12 +35,12 @@ def conv_general_dilated(
 ) -> Array:
     """`jax.lax.conv_general_dilated`, as a matrix product where that is faster, with all its derivatives.
 
-    That is on the CPU, for images (B, H, W, C) with at most 8 channels and a kernel (k, l, C, F),
-    ``dimension_numbers=("NHWC", "HWIO", "NHWC")``, strides of 1, and neither dilation nor groups. Everything else is
-    handed on to JAX.
+    It is faster on the CPU, for images (B, H, W, C) with at most 8 channels and a kernel (k, l, C, F),
+    ``dimension_numbers=("NHWC", "HWIO", "NHWC")``, strides of 1, and neither dilation nor groups. Everything else goes
+    to JAX's own.
 
-    Windows of equal values, such as an image's background, give equal outputs to the last bit, as from JAX's own: a
-    maximum over them has a tie, of which the first has the derivative.
+    Windows of equal values, such as an image's background, give outputs that are equal to the last bit, as JAX's own
+    does. A maximum over them is a tie, whose first element takes the derivative.
 
     Args:
         lhs: inputs.
@@ -65,8 +67,8 @@ def _pads_of_product(
     """Rows and columns to add before and after the image, or None where the convolution is left to JAX."""
     if lhs.ndim != 4 or dimension_numbers is None or jax.default_backend() != "cpu" or lhs.dtype != rhs.dtype:
         return None
-    numbers = [lax.conv_dimension_numbers(lhs.shape, rhs.shape, each) for each in (dimension_numbers, _NHWC)]
-    plain = tuple(strides) == (1, 1) and all(each in (None, 1, (1, 1), [1, 1]) for each in others.values())
+    numbers = [lax.conv_dimension_numbers(lhs.shape, rhs.shape, layout) for layout in (dimension_numbers, _NHWC)]
+    plain = tuple(strides) == (1, 1) and all(option in (None, 1, (1, 1), [1, 1]) for option in others.values())
     if numbers[0] != numbers[1] or not plain or not 0 < lhs.shape[-1] == rhs.shape[2] <= _FEW_CHANNELS:
         return None
     image, kernel = lhs.shape[1:3], rhs.shape[:2]
@@ -78,9 +80,10 @@ def _pads_of_product(
 def _banded(x: Array, kernel: Array, pads: Sequence[tuple[int, int]], precision: Any) -> Array:
     """The convolution as one product: a tile of output columns is a row of windows times a band of the kernel.
 
-    A window of k rows and tile + l - 1 columns holds all that a tile of output columns depends on. Column j of the band
-    holds the kernel shifted by j columns, zeros around it. Zeros change no sum, but XLA adds the even and the odd terms
-    of a product apart: a column of the window is padded to an even length, so that all outputs are summed alike.
+    A window of k rows and tile + l - 1 columns holds everything that a tile of output columns depends on. Column j of
+    the band holds the kernel shifted by j columns, with zeros around it. Zeros change no sum, but XLA adds the even and
+    the odd terms of a product separately. A column of the window is therefore padded to an even length, so that all
+    outputs are summed alike.
     """
     height, width, channels, filters = kernel.shape
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))

@@ -1,6 +1,6 @@
-"""What JAX's model libraries need: state that a call changes is threaded through a pure function.
+"""Models with state: what a call changes is threaded through a pure function.
 
-None of them is imported here: a model of one of them comes with it imported.
+No model library is imported here: whoever passes a model of one has imported it.
 """
 
 import sys
@@ -13,7 +13,15 @@ from typing import Any
 from gradreg_core.backend import Model
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
 
-__all__ = ["Stateful", "aside", "batch_norms", "functional", "parameters", "refuse_batch_norm", "repeatable"]
+__all__ = [
+    "Stateful",
+    "batch_norms",
+    "functional",
+    "parameters",
+    "refuse_batch_norm",
+    "repeatable",
+    "without_state_changes",
+]
 
 _frozen: ContextVar[bool] = ContextVar("gradreg_frozen", default=False)
 
@@ -48,7 +56,7 @@ class Stateful:
 
 
 def functional(model: Model) -> tuple[Callable[[Any], tuple[Any, Any]], Callable[[Any], None]]:
-    """A pure function x -> (outputs, changes), and what puts the changes into the model."""
+    """A pure function x -> (outputs, changes), and a function that puts the changes into the model."""
     if isinstance(model, Stateful):
         before = model.state
         return lambda x: model.fn(x, before), model._keep
@@ -59,9 +67,9 @@ def functional(model: Model) -> tuple[Callable[[Any], tuple[Any, Any]], Callable
 
     def pure(x: Any) -> tuple[Any, Any]:
         copy = nnx.merge(graph, variables, copy=True)
-        old = {path: each.get_raw_value() for path, each in nnx.to_flat_state(nnx.state(copy))}
+        old = {path: variable.get_raw_value() for path, variable in nnx.to_flat_state(nnx.state(copy))}
         outputs = copy(x)
-        changed = nnx.state(copy, lambda path, each: path in old and each.get_raw_value() is not old[path])
+        changed = nnx.state(copy, lambda path, value: path in old and value.get_raw_value() is not old[path])
         return outputs, nnx.as_pure(changed)
 
     def keep(changes: Any) -> None:
@@ -71,7 +79,7 @@ def functional(model: Model) -> tuple[Callable[[Any], tuple[Any, Any]], Callable
     return pure, keep
 
 
-def aside(model: Model) -> Callable[[Any], Any]:
+def without_state_changes(model: Model) -> Callable[[Any], Any]:
     """The model as a function that leaves its state as it is."""
     pure, _ = functional(model)
     return lambda x: pure(x)[0]
@@ -81,8 +89,8 @@ def aside(model: Model) -> Callable[[Any], Any]:
 def repeatable(model: Any) -> Iterator[None]:
     """Calls inside leave the model's state as it was, random counters included."""
     token = _frozen.set(True)
-    variables = [each for _, each in _nnx_state(model)]
-    before = [each.get_raw_value() for each in variables]
+    variables = _nnx_variables(model)
+    before = [variable.get_raw_value() for variable in variables]
     try:
         yield
     finally:
@@ -107,23 +115,24 @@ def batch_norms(model: Any) -> list[str]:
     nnx = sys.modules["flax.nnx"]
     return [
         ".".join(map(str, path)) or "the model"
-        for path, each in nnx.iter_modules(model)
-        if isinstance(each, nnx.BatchNorm) and not each.use_running_average
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, nnx.BatchNorm) and not module.use_running_average
     ]
 
 
 def refuse_batch_norm(call: str, model: Any, policy: str) -> None:
-    """Raise or warn if the model is seen to normalise over the batch.
+    """Raise or warn if a batch normalisation of the model is in training mode.
 
     Raises:
-        BatchNormError: it does, and the policy is "error".
+        BatchNormError: one is, and the policy is "error".
     """
-    for name in batch_norms(model):
-        message = batch_norm_message(call, f"{name} (BatchNorm)", "GroupNorm or LayerNorm, call model.eval()")
-        if policy == "error":
-            raise BatchNormError(message)
-        warnings.warn(message, BatchNormWarning, stacklevel=5)
+    names = batch_norms(model)
+    if not names:
         return
+    message = batch_norm_message(call, f"{names[0]} (BatchNorm)", "GroupNorm or LayerNorm, call model.eval()")
+    if policy == "error":
+        raise BatchNormError(message)
+    warnings.warn(message, BatchNormWarning, stacklevel=5)
 
 
 def _is_nnx(model: Any) -> bool:
@@ -131,9 +140,9 @@ def _is_nnx(model: Any) -> bool:
     return nnx is not None and isinstance(model, nnx.Module)
 
 
-def _nnx_state(model: Any) -> list[Any]:
-    """(path, variable) of every variable of an NNX module."""
+def _nnx_variables(model: Any) -> list[Any]:
+    """Every variable of an NNX module."""
     if not _is_nnx(model):
         return []
     nnx = sys.modules["flax.nnx"]
-    return list(nnx.to_flat_state(nnx.state(model)))
+    return [variable for _, variable in nnx.to_flat_state(nnx.state(model))]
