@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from gradreg_core import engine
@@ -89,22 +90,9 @@ class Calls:
             InputError: shapes or values do not fit; the message says which and what was expected.
             InputTypeError: a dtype or type does not fit, such as an integer input.
         """
-        call = self._call(
-            "loss",
-            x,
-            reg,
-            batch_norm,
-            step=step,
-            seed=seed,
-            loss_fn=loss_fn,
-            sample_ids=sample_ids,
-            sample_weight=sample_weight,
-            normalizer=normalizer,
-            class_axis=class_axis,
-            directions=directions,
-            params=params,
-            chunk_size=chunk_size,
-        )
+        batch = (sample_ids, sample_weight, normalizer, class_axis)
+        call = Call(self.backend, "loss", step, seed, loss_fn, *batch, directions, params, chunk_size)
+        call = _checked(call, x, reg, batch_norm)
         ops = self.backend
         with ops.enter(call.name, model, x, batch_norm) as x:
             evaluation = evaluate(call, model, x, y, reg, with_loss=True)
@@ -144,22 +132,9 @@ class Calls:
         """
         if reg is None:
             raise InputTypeError("penalty: expected a regularizer such as SpectReg(0.01), got None.")
-        call = self._call(
-            "penalty",
-            x,
-            reg,
-            batch_norm,
-            step=step,
-            seed=seed,
-            loss_fn=loss_fn,
-            sample_ids=sample_ids,
-            sample_weight=sample_weight,
-            normalizer=normalizer,
-            class_axis=class_axis,
-            directions=directions,
-            params=params,
-            chunk_size=chunk_size,
-        )
+        batch = (sample_ids, sample_weight, normalizer, class_axis)
+        call = Call(self.backend, "penalty", step, seed, loss_fn, *batch, directions, params, chunk_size)
+        call = _checked(call, x, reg, batch_norm)
         with self.backend.enter(call.name, model, x, batch_norm) as x:
             evaluation = evaluate(call, model, x, y, reg, with_loss=False)
         return self._total_penalty(call, model, evaluation.due or evaluation.penalties)
@@ -201,18 +176,8 @@ class Calls:
             InputError: as `loss`.
             InputTypeError: as `loss`.
         """
-        call = self._call(
-            "measure",
-            x,
-            None,
-            batch_norm,
-            step=step,
-            seed=seed,
-            loss_fn=loss_fn,
-            sample_ids=sample_ids,
-            class_axis=class_axis,
-            chunk_size=chunk_size,
-        )
+        call = Call(self.backend, "measure", step, seed, loss_fn, sample_ids, None, None, class_axis)
+        call = _checked(replace(call, chunk_size=chunk_size), x, None, batch_norm)
         ops = self.backend
         with ops.enter(call.name, model, x, batch_norm) as x:
             ids = None if call.sample_ids is None else ops.int32(ops.asarray(call.sample_ids, x), x)
@@ -260,20 +225,12 @@ class Calls:
         Raises:
             InputTypeError: an argument is of a type that no call takes.
         """
-        options = {
-            "step": 0 if step is None else step,
-            "seed": seed,
-            "loss_fn": loss_fn,
-            "sample_ids": sample_ids,
-            "sample_weight": sample_weight,
-            "normalizer": normalizer,
-            "class_axis": class_axis,
-            "directions": directions,
-            "params": params,
-            "chunk_size": chunk_size,
-        }
-        self._call("check", x, reg, "allow", **options)
-        return run_check(self, model, x, y, reg, options)
+        batch = (sample_ids, sample_weight, normalizer, class_axis)
+        call = Call(
+            self.backend, "check", 0 if step is None else step, seed, loss_fn, *batch, directions, params, chunk_size
+        )
+        _checked(call, x, reg, "allow")
+        return run_check(self, model, x, y, reg, call.options())
 
     def _total_penalty(self, call: Call, model: Any, penalties: tuple[Array, ...]) -> Array:
         total = penalties[0]
@@ -282,30 +239,34 @@ class Calls:
         self.backend.require_gradient(call.name, model, total)
         return self.backend.finish(total)
 
-    def _call(self, name: str, x: Any, reg: Any, batch_norm: str, **options: Any) -> Call:
-        """The call's arguments, checked as far as that needs no forward pass."""
-        if reg is not None and not isinstance(reg, Regularizer):
-            raise InputTypeError(f"{name}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
-        if batch_norm not in BATCH_NORM_POLICIES:
-            raise InputError(f"{name}: batch_norm must be one of {BATCH_NORM_POLICIES}, got {batch_norm!r}.")
-        chunk, loss_fn = options["chunk_size"], options["loss_fn"]
-        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-            raise InputError(f"{name}: chunk_size must be an integer of at least 1, got {chunk!r}.")
-        if loss_fn is not None and not callable(loss_fn):
-            raise InputTypeError(f"{name}: loss_fn must be a function of (outputs, y), got {loss_fn!r}.")
-        if options["step"] is None:
-            _require_no_step(name, reg)
-            options["step"] = 0
-        options["seed"] = _checked_seed(self.backend, name, options["seed"])
-        if not self.backend.is_array(x):
-            raise InputTypeError(
-                f"{name}: x must be an array of the {self.backend.name} backend, got {type(x).__module__}."
-                f"{type(x).__qualname__}. Convert it, or import the backend of its framework."
-            )
-        shape = self.backend.shape(x)
-        if not shape or shape[0] == 0:
-            raise InputError(f"{name}: x must have a batch axis with at least one sample, got shape {shape}.")
-        return Call(self.backend, name, **options)
+
+def _checked(call: Call, x: Any, reg: Any, batch_norm: str) -> Call:
+    """The call with its step and seed as numbers where that costs nothing, checked as far as no forward pass is needed.
+
+    Raises:
+        InputError: a value does not fit.
+        InputTypeError: a type does not fit.
+    """
+    name, ops, chunk = call.name, call.ops, call.chunk_size
+    if reg is not None and not isinstance(reg, Regularizer):
+        raise InputTypeError(f"{name}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
+    if batch_norm not in BATCH_NORM_POLICIES:
+        raise InputError(f"{name}: batch_norm must be one of {BATCH_NORM_POLICIES}, got {batch_norm!r}.")
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise InputError(f"{name}: chunk_size must be an integer of at least 1, got {chunk!r}.")
+    if call.loss_fn is not None and not callable(call.loss_fn):
+        raise InputTypeError(f"{name}: loss_fn must be a function of (outputs, y), got {call.loss_fn!r}.")
+    if not ops.is_array(x):
+        raise InputTypeError(
+            f"{name}: x must be an array of the {ops.name} backend, got {type(x).__module__}.{type(x).__qualname__}. "
+            f"Convert it, or import the backend of its framework."
+        )
+    shape = ops.shape(x)
+    if not shape or shape[0] == 0:
+        raise InputError(f"{name}: x must have a batch axis with at least one sample, got shape {shape}.")
+    if call.step is None:
+        _require_no_step(name, reg)
+    return replace(call, step=0 if call.step is None else call.step, seed=_checked_seed(ops, name, call.seed))
 
 
 def _require_no_step(name: str, reg: Regularizer | None) -> None:

@@ -2,80 +2,43 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 from gradreg_core.errors import SpecError
 
-__all__ = [
-    "Boolean",
-    "Checked",
-    "Choice",
-    "Instance",
-    "Integer",
-    "Number",
-    "OptionalInteger",
-    "Schedule",
-    "require_integer",
-    "require_number",
-]
-
-
-def require_number(
-    owner: str, name: str, value: Any, *, minimum: float, maximum: float = math.inf, open_minimum: bool = False
-) -> float:
-    """Return `value` as a float in [minimum, maximum], or (minimum, maximum] with `open_minimum`.
-
-    Raises:
-        SpecError: it is not a real number, is NaN or infinite, or lies outside the range.
-    """
-    bound = f"greater than {minimum:g}" if open_minimum else f"at least {minimum:g}"
-    expected = f"a finite number {bound}" + (f" and at most {maximum:g}" if maximum < math.inf else "")
-    number: float | None = None
-    if not isinstance(value, bool | str | bytes | complex):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = None
-    good = number is not None and math.isfinite(number) and minimum <= number <= maximum
-    if number is None or not good or (open_minimum and number == minimum):
-        raise SpecError(f"{owner}: {name} must be {expected}, got {value!r}.")
-    return number
-
-
-def require_integer(owner: str, name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
-    """Return `value` as an int in [minimum, maximum].
-
-    Raises:
-        SpecError: it is not an integer, or lies outside the range.
-    """
-    top = "" if maximum is None else f" and at most {maximum}"
-    index = getattr(value, "__index__", None)
-    number = None if index is None or isinstance(value, bool) else int(index())
-    if number is None or number < minimum or (maximum is not None and number > maximum):
-        raise SpecError(f"{owner}: {name} must be an integer of at least {minimum}{top}, got {value!r}.")
-    return number
+__all__ = ["Boolean", "Checked", "Choice", "Instance", "Integer", "Number", "OptionalInteger", "Schedule"]
 
 
 @dataclass(frozen=True, repr=False)
 class Number:
-    """A finite number in [minimum, maximum], or (minimum, maximum] with `open_minimum`; stored as a float."""
+    """A finite number in [minimum, maximum], or (minimum, maximum] with `open_minimum`; converted to a float."""
 
     minimum: float
     maximum: float = math.inf
     open_minimum: bool = False
 
     def __repr__(self) -> str:
-        top = f" and <= {self.maximum:g}" if self.maximum < math.inf else ""
-        return f"{type(self).__name__} {'>' if self.open_minimum else '>='} {self.minimum:g}{top}"
+        top = f" and at most {self.maximum:g}" if self.maximum < math.inf else ""
+        return f"a finite number {'greater than' if self.open_minimum else 'at least'} {self.minimum:g}{top}"
 
-    def __call__(self, owner: str, name: str, value: Any) -> float:
-        return require_number(
-            owner, name, value, minimum=self.minimum, maximum=self.maximum, open_minimum=self.open_minimum
-        )
+    def __call__(self, owner: str, name: str, value: Any) -> Any:
+        """`value` as a float; `owner` and `name` say in the message whose it is.
+
+        Raises:
+            SpecError: it is not a real number, is NaN or infinite, or lies outside the range.
+        """
+        number = math.nan
+        if not isinstance(value, bool | str | bytes | complex):
+            with suppress(TypeError, ValueError):
+                number = float(value)
+        inside = self.minimum < number if self.open_minimum else self.minimum <= number
+        if not (math.isfinite(number) and inside and number <= self.maximum):
+            raise SpecError(f"{owner}: {name} must be {self!r}, got {value!r}.")
+        return number
 
 
-@dataclass(frozen=True, repr=False)
 class Schedule(Number):
     """A number, or a function of the step that returns one."""
 
@@ -85,48 +48,33 @@ class Schedule(Number):
 
 @dataclass(frozen=True, repr=False)
 class Integer:
-    """An integer in [minimum, maximum]; stored as an int."""
+    """An integer in [minimum, maximum]; converted to an int."""
 
     minimum: int
     maximum: int | None = None
 
     def __repr__(self) -> str:
-        top = "" if self.maximum is None else f" and <= {self.maximum}"
-        return f"{type(self).__name__} >= {self.minimum}{top}"
+        top = "" if self.maximum is None else f" and at most {self.maximum}"
+        return f"an integer of at least {self.minimum}{top}"
 
-    def __call__(self, owner: str, name: str, value: Any) -> int | None:
-        return require_integer(owner, name, value, minimum=self.minimum, maximum=self.maximum)
+    def __call__(self, owner: str, name: str, value: Any) -> Any:
+        """`value` as an int; `owner` and `name` say in the message whose it is.
+
+        Raises:
+            SpecError: it is not an integer, or lies outside the range.
+        """
+        index = getattr(value, "__index__", None)
+        number = None if index is None or isinstance(value, bool) else int(index())
+        if number is None or number < self.minimum or (self.maximum is not None and number > self.maximum):
+            raise SpecError(f"{owner}: {name} must be {self!r}, got {value!r}.")
+        return number
 
 
-@dataclass(frozen=True, repr=False)
 class OptionalInteger(Integer):
     """An integer in [minimum, maximum], or None."""
 
-    def __call__(self, owner: str, name: str, value: Any) -> int | None:
+    def __call__(self, owner: str, name: str, value: Any) -> Any:
         return None if value is None else super().__call__(owner, name, value)
-
-
-@dataclass(frozen=True)
-class Boolean:
-    """True or False."""
-
-    def __call__(self, owner: str, name: str, value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise SpecError(f"{owner}: {name} must be True or False, got {value!r}.")
-        return value
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several strings."""
-
-    choices: tuple[str, ...]
-
-    def __call__(self, owner: str, name: str, value: Any) -> str:
-        if not isinstance(value, str) or value not in self.choices:
-            listed = ", ".join(map(repr, self.choices))
-            raise SpecError(f"{owner}: {name} must be one of {listed}, got {value!r}.")
-        return value
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,6 +91,18 @@ class Instance:
         if not self.accepts(value):
             raise SpecError(f"{owner}: {name} must be {self.expected}, got {value!r}.")
         return value
+
+
+def Boolean() -> Instance:  # noqa: N802 - a check, as the classes beside it
+    """True or False."""
+    return Instance(lambda value: isinstance(value, bool), "True or False")
+
+
+def Choice(choices: tuple[str, ...]) -> Instance:  # noqa: N802
+    """One of several strings."""
+    return Instance(
+        lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(map(repr, choices))}"
+    )
 
 
 class Checked:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gradreg_core.backend import Array, Backend, Pullback
@@ -28,6 +28,11 @@ class Call:
     directions: Any = None
     params: Any = None
     chunk_size: int | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the call, for another call with the same."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        return {name: value for name, value in values.items() if name not in ("ops", "name")}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gradreg_core.backend import Array, Backend
 from gradreg_core.fields import Checked, Number
 from gradreg_core.layout import one_hot
 
-__all__ = ["NORMS", "Norm", "Phi", "hinge", "identity", "safe_sqrt", "target"]
+__all__ = ["NORMS", "hinge", "identity", "target"]
 
 
 def _absolute(ops: Backend, array: Array) -> Array:

@@ -13,7 +13,7 @@ from gradreg_core.errors import InputError
 from gradreg_core.forward import Forward
 from gradreg_core.layout import widened
 
-__all__ = ["OUTPUTS", "Output", "losses"]
+__all__ = ["OUTPUTS"]
 
 
 class Output(ABC):

@@ -21,8 +21,6 @@ from gradreg_core.layout import Target, one_hot
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
 
 __all__ = [
-    "DirectionContext",
-    "Projection",
     "direction",
     "exact",
     "fisher",

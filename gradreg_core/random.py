@@ -102,7 +102,11 @@ class Draws:
 
     def words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
         """Random 32-bit words as int32, shape (len(projections), B, 2 * blocks)."""
-        return self._words(stream, projections, blocks)
+        return self._finished(self._words(stream, projections, blocks))
+
+    def _finished(self, drawn: Array) -> Array:
+        """`drawn` as an array of the caller's framework."""
+        return drawn
 
     def _words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
         ops, like = self.ops, self.sample_ids
@@ -152,7 +156,7 @@ class Draws:
         leading = ops.shape(words)[:2]
         bits = ops.bitwise_right_shift(ops.reshape(words, (*leading, 2 * blocks, 1)), ops.arange(32, words)) & 1
         bits = ops.reshape(bits, (*leading, 64 * blocks))[:, :, :size]
-        return 1.0 - 2.0 * ops.astype(bits, "float32")
+        return self._finished(1.0 - 2.0 * ops.astype(bits, "float32"))
 
     def gaussians(self, stream: int, projections: Sequence[int], size: int) -> Array:
         """Independent normal deviates, shape (len(projections), B, size); one word each, see `gaussian_table`."""
@@ -162,7 +166,7 @@ class Draws:
         fraction = ops.astype(_logical_right_shift(ops, words, 9) & ((1 << _FRACTION_BITS) - 1), "float32")
         offsets, slopes = self._lines(words)
         half = ops.take(offsets, cell) + ops.take(slopes, cell) * fraction
-        return ops.where(words < 0, -half, half)
+        return self._finished(ops.where(words < 0, -half, half))
 
     def _lines(self, like: Array) -> tuple[Array, Array]:
         return self.ops.constant(_OFFSETS, "float32", like), self.ops.constant(_SLOPES, "float32", like)
@@ -176,13 +180,14 @@ class Draws:
         # The upper half of a 32 x 32 bit product from 16-bit limbs (Knuth, TAOCP 2, 4.3.1 M): int32 holds each sum.
         middle = high * bound_low + _logical_right_shift(ops, low * bound_low, 16)
         lower = low * bound_high + (middle & 0xFFFF)
-        return high * bound_high + _logical_right_shift(ops, middle, 16) + _logical_right_shift(ops, lower, 16)
+        carries = _logical_right_shift(ops, middle, 16) + _logical_right_shift(ops, lower, 16)
+        return self._finished(high * bound_high + carries)
 
     def uniforms(self, stream: int, projections: Sequence[int], size: int) -> Array:
         """Independent multiples of 2**-24 in [0, 1), shape (len(projections), B, size)."""
         ops = self.ops
         words = self._words(stream, projections, -(-size // 2))[:, :, :size]
-        return ops.astype(_logical_right_shift(ops, words, 8), "float32") * 2.0**-24
+        return self._finished(ops.astype(_logical_right_shift(ops, words, 8), "float32") * 2.0**-24)
 
 
 @dataclass(frozen=True)
@@ -194,20 +199,8 @@ class _HostDraws(Draws):
     def _lines(self, like: Array) -> tuple[Array, Array]:
         return _HOST_LINES
 
-    def words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
-        return self.native(super().words(stream, projections, blocks))
-
-    def signs(self, stream: int, projections: Sequence[int], size: int) -> Array:
-        return self.native(super().signs(stream, projections, size))
-
-    def gaussians(self, stream: int, projections: Sequence[int], size: int) -> Array:
-        return self.native(super().gaussians(stream, projections, size))
-
-    def integers(self, stream: int, projections: Sequence[int], bound: int) -> Array:
-        return self.native(super().integers(stream, projections, bound))
-
-    def uniforms(self, stream: int, projections: Sequence[int], size: int) -> Array:
-        return self.native(super().uniforms(stream, projections, size))
+    def _finished(self, drawn: Array) -> Array:
+        return self.native(drawn)
 
 
 def make_draws(ops: Backend, seed: Any, step: Any, sample_ids: Array) -> Draws:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import SpecError
-from gradreg_core.fields import Boolean, Checked, Choice, Instance, Integer, Number, Schedule, require_integer
+from gradreg_core.fields import Boolean, Checked, Choice, Instance, Integer, Number, Schedule
 from gradreg_core.norms import NORMS, Phi, identity
 from gradreg_core.outputs import OUTPUTS
 from gradreg_core.projections import Projection, exact, gaussian
@@ -23,7 +23,6 @@ from gradreg_core.projections import Projection, exact, gaussian
 __all__ = [
     "METHODS",
     "SIDES",
-    "Batch",
     "JacobianPenalty",
     "JacobianTerm",
     "Regularizer",
@@ -109,7 +108,7 @@ class Regularizer:
             return replace(term, every=default if every is None else every)
 
         if every is not None:
-            require_integer("lazy", "every", every, minimum=1, maximum=_MAX_EVERY)
+            Integer(minimum=1, maximum=_MAX_EVERY)("lazy", "every", every)
         changed = tuple(charged(term) for term in self.terms)
         return changed[0] if len(changed) == 1 else Sum(changed)
 
@@ -233,8 +232,7 @@ class JacobianTerm(Term, abstract=True):
     """A member of the gradient regularization family.
 
     Args:
-        weight: see :class:`Term`.
-        every: see :class:`Term`.
+        weight, every: see :class:`Term`.
         fraction: penalise a random part of the batch of this share, drawn anew at each step; unbiased. The model is
             called on the part and on the rest, so batch normalisation in training sees two smaller batches.
         seed: of the draws, in [0, 2**64); equal seeds give equal draws in all frameworks.
@@ -286,12 +284,7 @@ class SidedTerm(JacobianTerm, abstract=True):
         h: the step of the difference, in units of v: each component of the input moves by about h for Gaussian v.
             Too large a step measures another function, too small a step the rounding of the outputs, which enters
             divided by h. The default, 0.01, suits float32 and standardised inputs.
-        weight: see :class:`Term`.
-        every: see :class:`Term`.
-        fraction: see :class:`JacobianTerm`.
-        seed: see :class:`JacobianTerm`.
-        draw: see :class:`JacobianTerm`.
-        at: see :class:`JacobianTerm`.
+        weight, every, fraction, seed, draw, at: see :class:`JacobianTerm`.
     """
 
     _: KW_ONLY
@@ -327,15 +320,7 @@ class JacobianPenalty(SidedTerm):
         squared: whether n is the squared norm (the paper's footnote 2).
         phi: ``identity()``, ``target(t)`` or ``hinge(t)``.
         scale: a convention's constant, such as one half.
-        weight: see :class:`Term`.
-        every: see :class:`Term`.
-        fraction: see :class:`JacobianTerm`.
-        seed: see :class:`JacobianTerm`.
-        draw: see :class:`JacobianTerm`.
-        at: see :class:`JacobianTerm`.
-        side: see :class:`SidedTerm`.
-        method: see :class:`SidedTerm`.
-        h: see :class:`SidedTerm`.
+        weight, every, fraction, seed, draw, at, side, method, h: see :class:`SidedTerm`.
 
     A single logit counts as binary: f is the logistic function of it.
     """

@@ -1,87 +1,15 @@
 """The words of a specification: the names that users write alike in all frameworks. None of them needs a framework."""
 
-from gradreg_core.norms import (
-    hinge,
-    identity,
-    target,
-)
-from gradreg_core.outputs import OUTPUTS
-from gradreg_core.presets import (
-    R1,
-    ConfidencePenalty,
-    DataGrad,
-    FrobReg,
-    GradientPenalty,
-    HoffmanReg,
-    InputFisher,
-    JacReg,
-    OneHot,
-    RandomOneHot,
-    SpectralNormReg,
-    SpectReg,
-    WeightDecay,
-)
-from gradreg_core.projections import (
-    direction,
-    exact,
-    fisher,
-    gaussian,
-    onehot,
-    orthonormal,
-    rademacher,
-    random_onehot,
-    sphere,
-    top_k,
-    top_singular,
-)
-from gradreg_core.spec import (
-    METHODS,
-    SIDES,
-    JacobianPenalty,
-    JacobianTerm,
-    Regularizer,
-    SidedTerm,
-    Sum,
-    Term,
-    Weight,
-)
+from gradreg_core import norms, outputs, presets, projections, spec
+from gradreg_core.norms import *  # noqa: F403
+from gradreg_core.outputs import *  # noqa: F403
+from gradreg_core.presets import *  # noqa: F403
+from gradreg_core.projections import *  # noqa: F403
+from gradreg_core.spec import *  # noqa: F403
 
-__all__ = [
-    "METHODS",
-    "OUTPUTS",
-    "R1",
-    "SIDES",
-    "ConfidencePenalty",
-    "DataGrad",
-    "FrobReg",
-    "GradientPenalty",
-    "HoffmanReg",
-    "InputFisher",
-    "JacReg",
-    "JacobianPenalty",
-    "JacobianTerm",
-    "OneHot",
-    "RandomOneHot",
-    "Regularizer",
-    "SidedTerm",
-    "SpectReg",
-    "SpectralNormReg",
-    "Sum",
-    "Term",
-    "Weight",
-    "WeightDecay",
-    "direction",
-    "exact",
-    "fisher",
-    "gaussian",
-    "hinge",
-    "identity",
-    "onehot",
-    "orthonormal",
-    "rademacher",
-    "random_onehot",
-    "sphere",
-    "target",
-    "top_k",
-    "top_singular",
-]
+__all__: list[str] = []
+__all__ += norms.__all__
+__all__ += outputs.__all__
+__all__ += presets.__all__
+__all__ += projections.__all__
+__all__ += spec.__all__

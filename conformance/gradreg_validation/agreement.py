@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_core.errors import GradregError, InputError, InputTypeError
-from gradreg_core.fields import require_integer, require_number
+from gradreg_core.fields import Integer, Number
 from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.spec import Regularizer
 from gradreg_validation.arrays import Match, Names, Pair, align, pairs, relative
@@ -96,8 +96,8 @@ def validate(
         UnsupportedError: a model is of another framework, or in half precision.
     """
     x, y = _batch(x, y)
-    require_integer("validate", "repeats", repeats, minimum=1)
-    require_number("validate", "tolerance", tolerance, minimum=0, open_minimum=True)
+    Integer(minimum=1)("validate", "repeats", repeats)
+    Number(minimum=0, open_minimum=True)("validate", "tolerance", tolerance)
     reg = _regularizer(reg, y)
     axes = class_axis if isinstance(class_axis, tuple) else (class_axis, class_axis)
     losses = loss_fn if isinstance(loss_fn, tuple | list) else (loss_fn, loss_fn)
