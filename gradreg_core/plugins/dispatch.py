@@ -101,7 +101,8 @@ def load_component(name: str, component: Component) -> Any:
 
     Raises:
         UnsupportedError: the backend declares no such component.
-        BackendNotFoundError, BackendImportError, PluginError: as :func:`load_backend`, or it cannot be imported.
+        BackendImportError: something that the component imports is not installed.
+        BackendNotFoundError, PluginError: as :func:`load_backend`; also if the component is not where it should be.
     """
     call = f"load_component({name!r}, {component!r})"
     record = find_backend(name)
@@ -177,8 +178,8 @@ def _wanted(name: str | None) -> str:
         raise InputTypeError(f"load_backend: name must be a string such as 'torch', got {name!r}.")
     wanted = os.environ.get(BACKEND_VARIABLE, "").strip() if name is None else name
     if not wanted:
-        what = "no backend was named and GRADREG_BACKEND is not set" if name is None else "the name is empty"
-        raise BackendNotFoundError(f"load_backend: {what}. {_known('')}")
+        reason = "no backend was named and GRADREG_BACKEND is not set" if name is None else "the name is empty"
+        raise BackendNotFoundError(f"load_backend: {reason}. {_known('')}")
     return wanted
 
 
@@ -188,7 +189,7 @@ def _call(name: str | None, wanted: str) -> str:
 
 
 def _known(wanted: str) -> str:
-    """What there is to ask for, the nearest first."""
+    """The names that can be asked for, the nearest first."""
     states: dict[str, str] = {}
     for record in backends():
         if states.get(record.name, "broken") == "broken":

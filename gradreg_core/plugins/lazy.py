@@ -6,6 +6,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from gradreg_core import vocabulary
 from gradreg_core.errors import BackendImportError
 
 __all__ = ["attach", "import_heavy"]
@@ -35,8 +36,6 @@ def attach(
         install: the command that installs what `source` needs, for the error.
         submodules: modules of the package that load as attributes too; not in `__all__`.
     """
-    from gradreg_core import vocabulary
-
     public = sorted({*vocabulary.__all__, *names})
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - it becomes the package's

@@ -1,13 +1,17 @@
 """Loading backends by name, and dispatch by the type of the input."""
 
+import ast
 import importlib
 import inspect
 import pydoc
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gradreg_core
 from gradreg_core.calls import Calls
 from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputTypeError, PluginError, UnsupportedError
 from gradreg_core.plugins import dispatch
@@ -196,13 +200,28 @@ def test_a_component_that_is_not_there_says_why(on_path, name, component, kind, 
         dispatch.load_component(name, component)
 
 
+def defined(module):
+    """The names that a module defines, read without importing it or its framework."""
+    tree = ast.parse(Path(find_spec(module).origin).read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            yield target.id
+
+
 def test_what_the_built_in_backends_declare_is_there(on_path):
     on_path()
-    for record in backends():
-        if record.status == "ok":
-            for component in COMPONENTS:
-                if getattr(record.description, component):
-                    assert dispatch.load_component(record.name, component) is not None
+    targets = [
+        getattr(record.description, component)
+        for record in backends()
+        for component in ("factory", *COMPONENTS)
+        if record.plugin.builtin and getattr(record.description, component)
+    ]
+    assert len(targets) >= 4 + 3 * len(COMPONENTS)
+    for target in targets:
+        module, _, name = target.partition(":")
+        assert name in defined(module), target
 
 
 # --- signatures ----------------------------------------------------------------------------------------------------
@@ -226,6 +245,30 @@ def test_a_call_without_x_or_with_a_misspelt_keyword_is_a_type_error():
         dispatch.loss(model, y=y, reg=None)
     with pytest.raises(TypeError, match="sample_wieght"):
         dispatch.loss(model, x, y, None, sample_wieght=None)
+
+
+def test_a_type_checker_sees_every_keyword(tmp_path, monkeypatch):
+    mypy = pytest.importorskip("mypy.api")
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from gradreg_core import SpectReg, check, loss, measure, penalty\n"
+        "x = y = [0.0]\n"
+        "total, parts = loss(sum, x, y, SpectReg(0.1), step=1, sample_weight=y)\n"
+        "reveal_type(parts.penalty)\n"
+        "reveal_type(check(sum, x, y, SpectReg(0.1)).ok)\n"
+        "penalty(sum, x, y, SpectReg(0.1), sample_wieght=y)\n"
+        "measure(sum, x, projections='two')\n"
+    )
+    monkeypatch.setenv("MYPYPATH", str(Path(gradreg_core.__file__).parents[1]))
+    output, errors, _ = mypy.run(["--follow-imports=silent", f"--cache-dir={tmp_path}", str(script)])
+    lines = [line.removeprefix(str(script)) for line in output.splitlines()]
+    assert errors == ""
+    assert lines[:-1] == [
+        ':4: note: Revealed type is "tuple[Any, ...]"',
+        ':5: note: Revealed type is "bool"',
+        ':6: error: Unexpected keyword argument "sample_wieght"; did you mean "sample_weight"?  [call-arg]',
+        ':7: error: Argument "projections" has incompatible type "str"; expected "int | None"  [arg-type]',
+    ]
 
 
 # --- dispatch by type ----------------------------------------------------------------------------------------------
