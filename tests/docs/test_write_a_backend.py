@@ -1,5 +1,6 @@
-"""The page "Write a backend": its code is the example's, all of it, and what it builds passes the conformance kit."""
+"""The page "Write a backend": its code is the example's, and what it builds passes the conformance kit."""
 
+import inspect
 import os
 import re
 import shutil
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from gradreg_core.backend import Backend
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "gradreg_autograd"
 PAGE = (ROOT / "docs" / "write-a-backend.md").read_text()
-BUILT = ["pyproject.toml", *(f"gradreg_autograd/{name}.py" for name in ("plugin", "backend", "networks", "harness"))]
-FILES = {name: (EXAMPLE / name).read_text() for name in [*BUILT, "README.md"]}
+BUILT = ["pyproject.toml", *(f"gradreg_autograd/{name}.py" for name in ("plugin", "backend", "harness"))]
+FILES = {name: (EXAMPLE / name).read_text() for name in [*BUILT, "gradreg_autograd/networks.py", "README.md"]}
 BLOCKS = [block.strip("\n") for block in re.findall(r"^```(?:python|toml)\n(.*?)^```", PAGE, re.S | re.M)]
 OUTPUTS = re.findall(r"^```text\n(.*?)^```", PAGE, re.S | re.M)
 MISTAKE = ("backward_pass(w, node)", "backward_pass(getval(w), node)")
@@ -70,7 +73,7 @@ def test_the_page_has_every_line_of_the_example(name: str) -> None:
 
 
 def test_the_example_of_use_runs(installed: Path) -> None:
-    (block,) = [each for each in BLOCKS if each in FILES["README.md"]]
+    (block,) = [block for block in BLOCKS if block in FILES["README.md"]]
     done = run(installed, "-c", block)
     assert done.returncode == 0, done.stderr
     losses = [float(line.split()[1]) for line in done.stdout.splitlines()]
@@ -103,3 +106,14 @@ def test_a_failure_reads_as_on_the_page(broken: Path) -> None:
     again = run(broken, "-c", "\n".join(map(str.strip, lines)))
     assert "value: agree" in again.stdout, again.stderr
     assert "gradients: DIFFER" in again.stdout
+
+
+def test_the_page_names_every_method_that_has_a_default() -> None:
+    optional = {
+        name
+        for owner in Backend.__mro__[:-1]
+        for name, method in vars(owner).items()
+        if inspect.isfunction(method) and not name.startswith("_") and name not in Backend.__abstractmethods__
+    }
+    assert optional
+    assert not [name for name in sorted(optional) if f"`{name}`" not in PAGE]

@@ -1,8 +1,7 @@
 """The primitives in autograd: NumPy arrays, and boxes around them while something is differentiated."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import autograd.numpy as anp
@@ -13,7 +12,7 @@ from autograd.scipy.special import expit
 from autograd.tracer import getval, trace
 
 from gradreg_core.backend import Backend, Model, Pullback
-from gradreg_core.errors import InputError, UnsupportedError
+from gradreg_core.errors import InputError
 
 __all__ = ["AutogradBackend"]
 
@@ -24,8 +23,6 @@ class AutogradBackend(Backend):
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "autograd"
-    capabilities = frozenset({"host_checks"})
-    default_chunk: int | None = None
 
     # --- what an array is
     def is_array(self, value: Any) -> bool:
@@ -132,43 +129,5 @@ class AutogradBackend(Backend):
 
         return outputs, pullback
 
-    def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> Any:
-        raise UnsupportedError("the autograd backend has no names for activations.")
-
-    def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
-        return anp.concatenate([pullback(row)[None] for row in rows], 0)
-
     def stop_gradient(self, array: Array) -> Array:
         return getval(array)
-
-    def cond(self, predicate: Array, branch: Callable[[], Array]) -> Array:
-        return anp.where(predicate, branch(), 0.0)
-
-    def static_int(self, value: Any) -> int | None:
-        integer = isinstance(value, int | np.integer | np.ndarray) and not isinstance(value, bool)
-        return int(value) if integer and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iu" else None
-
-    # --- the model
-    def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> AbstractContextManager[Array]:
-        return nullcontext(x)
-
-    def require_gradient(self, call: str, model: Any, value: Array) -> None:
-        pass
-
-    def finish(self, value: Array) -> Array:
-        return value
-
-    def repeatable(self, model: Any) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def diagnose(self, calls: Any, model: Any, x: Array, y: Any, reg: Any, options: Any) -> Any:
-        return [], False
-
-    def parameters(self, model: Any) -> list[Array] | None:
-        return None
-
-    def tree_leaves(self, params: Any) -> list[Array]:
-        if self.is_array(params):
-            return [params]
-        children = params.values() if hasattr(params, "values") else params
-        return [leaf for child in children for leaf in self.tree_leaves(child)]
