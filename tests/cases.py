@@ -119,19 +119,24 @@ def named(regularizers: list[Regularizer]) -> list[Any]:
     return [pytest.param(each, id=re.sub(r"<function (\w+) at \w+>", r"\1", repr(each))) for each in regularizers]
 
 
+def network(name: str) -> nets.Network:
+    """One of NETWORKS, or the critic."""
+    return CRITIC if name == "critic" else NETWORKS[name]
+
+
 def problem(name: str, batch: int = 4, seed: int = 0) -> tuple[gradreg_numpy.Model, np.ndarray, np.ndarray]:
     """A reference model with random weights and statistics, inputs and labels."""
-    network = CRITIC if name == "critic" else NETWORKS[name]
+    chosen = network(name)
     rng = np.random.default_rng([seed, *map(ord, name)])
     params = {
         path: value + 0.3 * rng.normal(size=value.shape)
-        if path in network.weights()
+        if path in chosen.weights()
         else np.exp(0.2 * rng.normal(size=value.shape))
-        for path, value in gradreg_numpy.initialize(network, seed).items()
+        for path, value in gradreg_numpy.initialize(chosen, seed).items()
     }
-    classes = int(np.prod(network.output_shape))
-    x = rng.normal(size=(batch, *network.input_shape))
-    return gradreg_numpy.Model(network, params), x, rng.integers(0, max(classes, 2), batch)
+    classes = int(np.prod(chosen.output_shape))
+    x = rng.normal(size=(batch, *chosen.input_shape))
+    return gradreg_numpy.Model(chosen, params), x, rng.integers(0, max(classes, 2), batch)
 
 
 def relative(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:

@@ -4,6 +4,7 @@ The words of a specification, the layers of a portable network, :class:`Case`, a
 case by a backend and by the reference. :func:`agreement` gives the same as numbers.
 """
 
+from dataclasses import replace
 from math import inf, nan
 
 import numpy as np
@@ -37,31 +38,36 @@ def agreement(
         of: "penalty", or "total" for loss plus penalty.
 
     Returns:
-        Two comparisons: "value", whose arrays are {"value": ...}, and "gradients", whose arrays are those of every
-        weight by path and of the input ("x").
+        Comparisons of the "value", an array of that name, and of the "gradients", arrays by the paths of the weights
+        and "x".
     """
     subject = find_subject(backend, device=device)
     subject = subject.in_mode(mode or subject.mode)
     with subject.session():
-        results = {"value": {"value": subject.value(case, of)}, "gradients": subject.gradients(case, of)[1]}
-    wanted = {"value": reference.expected_value(case, of), "gradients": reference.expected_gradient(case, of)}
+        value, gradients = subject.gradients(case, of)
     return {
-        name: reference.Comparison(results[name], one, one.allowed(case.dtype, subject.harness.tolerance))
-        for name, one in wanted.items()
+        name: reference.Comparison(result, wanted, wanted.allowed(case.dtype, subject.harness.tolerance))
+        for name, result, wanted in (
+            ("value", {"value": value}, reference.expected_value(case, of)),
+            ("gradients", gradients, reference.expected_gradient(case, of)),
+        )
     }
 
 
 def compare(
     backend: str | Harness | Subject, case: Case, *, mode: str = "", device: str = "", of: str = "penalty"
 ) -> dict[str, float]:
-    """Print what :func:`agreement` gives, with its arguments.
+    """Print what :func:`agreement` gives; the same arguments.
 
     Returns:
         The errors of "value" and "gradients" as multiples of what rounding allows: more than 1 is wrong.
     """
     subject = find_subject(backend, device=device)
-    comparisons = agreement(subject, case, mode=mode, of=of)
-    print(f"{case!r}\n{subject.name}, mode {mode or subject.mode}, device {subject.device}, {case.dtype}")
+    subject = subject.in_mode(mode or subject.mode)
+    comparisons = agreement(subject, case, of=of)
+    with subject.session():  # as the checks of values compute it, where nothing is differentiated outside the call
+        comparisons["value"] = replace(comparisons["value"], result={"value": subject.value(case, of)})
+    print(f"{case!r}\n{subject.name}, mode {subject.mode}, device {subject.device}, {case.dtype}")
     for name, comparison in comparisons.items():
         verdict = "agree" if comparison.ratio <= 1 else "DIFFER"
         print(f"\n{name}: {verdict}, error {comparison.error:.1e}, {comparison.ratio:.3g} times what rounding allows")

@@ -2,14 +2,12 @@
 
 from importlib import import_module
 
-import numpy as np
 import pytest
 
 import gradreg_core
 import gradreg_numpy
-from cases import FLOAT64, GENERAL, NETWORKS, PRESETS, named, problem, relative
-from gradreg_conformance.harness import load_harness
-from gradreg_conformance.total import total_and_gradients
+from cases import FLOAT64, GENERAL, NETWORKS, PRESETS, named, network, relative
+from gradreg_conformance import Case, agreement
 from gradreg_core.presets import DataGrad, JacReg, SpectReg
 from gradreg_core.spec import Regularizer
 
@@ -27,14 +25,10 @@ CASES = [
     [pytest.param(name, each.values[0], id=f"{name}-{each.id}") for name, reg in CASES for each in named([reg])],
 )
 def test_float64_equals_the_reference(name: str, reg: Regularizer) -> None:
-    model, x, y = problem(name)
-    wanted = float(gradreg_numpy.loss(model, x, y, reg, step=2)[0])
-    weights, inputs = gradreg_numpy.gradient(model, x, y, reg, step=2, of="total")
+    case = Case(network(name), reg, 4, step=2)
     for backend in ("jax", "tensorflow"):  # PyTorch has its own such test, eager and compiled
-        given = (load_harness(backend), model.network, model.params, x, y, reg)
-        value, gradients = total_and_gradients(*given, step=2, mode=MODES[backend])
-        assert abs(value - wanted) <= FLOAT64 * abs(wanted), backend
-        assert relative(gradients, weights | {"x": inputs}) <= FLOAT64, backend
+        comparisons = agreement(backend, case, mode=MODES[backend], of="total")
+        assert max(comparison.relative for comparison in comparisons.values()) <= FLOAT64, backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -51,17 +45,10 @@ def test_the_four_calls_and_all_words_have_the_same_names(backend: str) -> None:
 
 @pytest.mark.parametrize("name", ["dense", "conv", "attention"])
 def test_float32_agrees_between_backends_to_roundoff(name: str) -> None:
-    model, x, y = problem(name)
-    params = {path: np.float32(value) for path, value in model.params.items()}
-    reg = DataGrad(1.0) + SpectReg(0.1)
-    results = {
-        backend: total_and_gradients(
-            load_harness(backend), model.network, params, x, y, reg, dtype="float32", mode=MODES[backend]
-        )
-        for backend in BACKENDS
-    }
-    value, gradients = results["torch"]
+    case = Case(network(name), DataGrad(1.0) + SpectReg(0.1), 4, dtype="float32")
+    results = {backend: agreement(backend, case, mode=MODES[backend], of="total") for backend in BACKENDS}
+    value, gradients = (results["torch"][part].result for part in ("value", "gradients"))
     for backend in BACKENDS[1:]:
         # Measured between frameworks: 2 to 5 unit roundoffs of 6e-8 for well-scaled networks; wrong ones: 1e-2.
-        assert results[backend][0] == pytest.approx(value, rel=1e-6)
-        assert relative(results[backend][1], gradients) < 2e-6
+        assert results[backend]["value"].result["value"] == pytest.approx(value["value"], rel=1e-6)
+        assert relative(results[backend]["gradients"].result, gradients) < 2e-6
