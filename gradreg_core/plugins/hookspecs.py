@@ -105,7 +105,7 @@ class BackendDescription(_Description):
         install: the command that installs what it needs, such as ``pip install "gradreg[torch]"``.
         harness: what the conformance kit drives the backend by, a :class:`gradreg_conformance.harness.Harness`.
         devices: a function without arguments that lists the devices as strings, for ``gradreg doctor``.
-        trainer: what the experiments train with; see :mod:`gradreg_core.training`.
+        trainer: what the experiments train with; a :class:`gradreg_experiments.trainers.Trainer`.
         validation: what ``gradreg validate`` looks into models with, a :class:`gradreg_validation.models.Side`.
         benchmark: the training steps that ``gradreg bench`` times.
         sweep: the framework's operations for ``gradreg sweep``.

@@ -1,32 +1,37 @@
-"""The comparison: how the methods' weights are tuned, and what is measured with them.
+"""The demo's experiment: how the methods' weights are tuned, and what is measured with them.
 
 Weights are chosen by accuracy on the validation part, over tuning seeds; the test part is evaluated once, with the
 chosen weights, over reporting seeds, which are others. A seed sets the training images, the initial weights, the
 batches, the dropout masks and the draws: at one seed the methods, in all frameworks, differ in the regularizer alone.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradreg_experiments.demo.data import Dataset, Part, draw, standardise
+from gradreg_experiments.data.digits import Dataset, draw, standardise
 from gradreg_experiments.demo.methods import METHODS, Method
 from gradreg_experiments.demo.recipe import Recipe
-from gradreg_experiments.demo.runner import Runner, spread
+from gradreg_experiments.job import Job
+from gradreg_experiments.plan import Plan, Trained
+from gradreg_experiments.results import Results
+from gradreg_experiments.runner import run_missing, train_jobs
+from gradreg_experiments.trainers import Tick, Trainer, check_trains, silent
 
-__all__ = ["Job", "Outcome", "Results", "Settings", "Tuning", "experiment", "run_count", "tune"]
+__all__ = ["TUNING_SEED", "Outcome", "Settings", "Trial", "Tuning", "experiment", "run_trials", "tune"]
 
 TUNING_SEED = 1000
 """The first tuning seed; reporting seeds count from 0."""
+_CHUNK = 500
+"""Images that are evaluated at a time."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one comparison does."""
+    """The size of one comparison."""
 
     backend: str = "torch"
     train_size: int = 100
@@ -35,31 +40,28 @@ class Settings:
     tuning_seeds: int = 3
     recipe: Recipe = field(default_factory=Recipe)
     grid_limit: int | None = None
-    """Try no more than this many weights for each method."""
+    """Try no more than this many weights per method."""
     jacobian_points: int = 500
     """Evaluate Jacobian norms at this many test images."""
     workers: int = 0
-    """Processes to spread the runs over; 0 for one a core. They change no number but the seconds."""
+    """Processes to spread the runs over; 0 for one per core. They change no number but the seconds."""
 
 
-class Job(NamedTuple):
-    """One run."""
+@dataclass(frozen=True)
+class Trial:
+    """The protocol of one run; see :class:`gradreg_experiments.job.Job`."""
 
-    method: str
-    weight: float
-    seed: int
+    recipe: Recipe
+    train_size: int
+    dropout: float
+    part: str
+    """The part of the data that is evaluated: "validation" or "test"."""
+    jacobian_points: int
 
-
-class Outcome(NamedTuple):
-    """What one run gave."""
-
-    job: Job
-    accuracy: float
-    """Share of the evaluated images that are classified correctly."""
-    jacobian: float
-    """Mean Frobenius norm ||dz/dx||_F at the first evaluated images; NaN where it was not asked for."""
-    seconds: float
-    """Of training."""
+    @property
+    def steps(self) -> int:
+        """Of training."""
+        return self.recipe.steps
 
 
 class Tuning(NamedTuple):
@@ -75,61 +77,57 @@ class Tuning(NamedTuple):
         return len(self.scores) > 1 and self.weight in (min(self.scores), max(self.scores))
 
 
-class Results(NamedTuple):
+class Outcome(NamedTuple):
     """Everything that was measured."""
 
     settings: Settings
     data: str
     tunings: dict[str, Tuning]
-    outcomes: dict[str, list[Outcome]]
-    """Method -> one outcome on the test part for each reporting seed, in order."""
+    runs: dict[str, list[dict[str, Any]]]
+    """Method -> the results of :func:`run_trials` on the test part, one per reporting seed, in order."""
 
 
-Tick = Callable[[Outcome], None]
-
-
-def run_count(settings: Settings) -> int:
-    """How many runs a comparison takes."""
-    tuning = sum(len(grid) for grid in (_grid(method, settings) for method in METHODS) if len(grid) > 1)
-    return tuning * settings.tuning_seeds + len(METHODS) * settings.seeds
-
-
-def tune(pool: Part, validation: Part, settings: Settings, tick: Tick) -> dict[str, Tuning]:
-    """The weight of each method with the highest mean accuracy on the validation part; of equals the smallest.
-
-    The test part is not among the arguments.
-    """
-    seeds = range(TUNING_SEED, TUNING_SEED + settings.tuning_seeds)
-    grids = {method.name: _grid(method, settings) for method in METHODS}
-    jobs = [Job(name, each, seed) for name, grid in grids.items() if len(grid) > 1 for each in grid for seed in seeds]
-    outcomes = _run_all(jobs, pool, validation, settings, 0, tick)
-    tunings = {}
-    for name, grid in grids.items():
-        scores = {
-            weight: fmean(each.accuracy for each in outcomes if (each.job.method, each.job.weight) == (name, weight))
-            for weight in (grid if len(grid) > 1 else ())
-        }
-        tunings[name] = Tuning(max(sorted(scores), key=scores.__getitem__) if scores else grid[0], scores)
-    return tunings
-
-
-def experiment(data: Dataset, settings: Settings, tick: Tick = lambda outcome: None) -> Results:
+def experiment(data: Dataset, settings: Settings) -> Outcome:
     """Tune every method, then run it with the chosen weight.
-
-    Args:
-        data: see :func:`gradreg_experiments.demo.data.load_dataset`.
-        settings: what to do.
-        tick: called after each run.
 
     Raises:
         GradregError: the backend cannot be used, the pool is too small, or training diverged.
     """
-    Runner(settings.backend)
-    tunings = tune(data.pool, data.validation, settings, tick)
-    jobs = [Job(method.name, tunings[method.name].weight, seed) for method in METHODS for seed in range(settings.seeds)]
-    outcomes = _run_all(jobs, data.pool, data.test, settings, settings.jacobian_points, tick)
-    by_method = {method.name: [each for each in outcomes if each.job.method == method.name] for method in METHODS}
-    return Results(settings, data.name, tunings, by_method)
+    check_trains([settings.backend])
+    tunings = tune(data, settings)
+    jobs = {
+        method.name: [_job(method, tunings[method.name].weight, seed, settings, data) for seed in range(settings.seeds)]
+        for method in METHODS
+    }
+    results = _run([job for own in jobs.values() for job in own], data, settings, "testing: ")
+    runs = {name: [results[job.key] for job in own] for name, own in jobs.items()}
+    return Outcome(settings, data.name, tunings, runs)
+
+
+def tune(data: Dataset, settings: Settings) -> dict[str, Tuning]:
+    """The weight of each method with the highest mean accuracy on the validation part; of equals the smallest.
+
+    The runs do not get the test part.
+    """
+    data = data._replace(test=None)
+    seeds = range(TUNING_SEED, TUNING_SEED + settings.tuning_seeds)
+    jobs = {
+        (method.name, weight): [_job(method, weight, seed, settings, data) for seed in seeds]
+        for method in METHODS
+        for weight in _grid(method, settings)
+        if len(_grid(method, settings)) > 1
+    }
+    results = _run([job for own in jobs.values() for job in own], data, settings, "tuning: ")
+    tunings = {}
+    for method in METHODS:
+        scores = {
+            weight: fmean(results[job.key]["accuracy"] for job in own)
+            for (name, weight), own in jobs.items()
+            if name == method.name
+        }
+        best = max(sorted(scores), key=scores.__getitem__) if scores else _grid(method, settings)[0]
+        tunings[method.name] = Tuning(best, scores)
+    return tunings
 
 
 def _grid(method: Method, settings: Settings) -> tuple[float, ...]:
@@ -139,28 +137,46 @@ def _grid(method: Method, settings: Settings) -> tuple[float, ...]:
     return method.grid[start : start + count]
 
 
-def _run_all(
-    jobs: Sequence[Job], pool: Part, evaluated: Part, settings: Settings, points: int, tick: Tick
-) -> list[Outcome]:
-    """The outcomes in the order of `jobs`, whatever the order in which they end."""
-    calls = [(job, draw(pool, settings.train_size, job.seed), evaluated, settings, points) for job in jobs]
-    done = {}
-    for outcome in spread(_run, calls, settings.workers):
-        done[outcome.job] = outcome
-        tick(outcome)
-    return [done[job] for job in jobs]
+def _job(method: Method, weight: float, seed: int, settings: Settings, data: Dataset) -> Job:
+    """A run on the validation part where there is no test part, else on that."""
+    part, points = ("validation", 0) if data.test is None else ("test", settings.jacobian_points)
+    trial = Trial(settings.recipe, settings.train_size, method.dropout(weight), part, points)
+    return Job(trial, method.make(weight, seed), seed, settings.backend, data.name, kind="demo")
 
 
-def _run(job: Job, train: Part, evaluated: Part, settings: Settings, points: int) -> Outcome:
-    """Train on one part and evaluate on another, in whatever process this is called."""
-    (method,) = (each for each in METHODS if each.name == job.method)
-    train, evaluated = standardise(train, evaluated)
-    plan = settings.recipe.plan(train, method.make(job.weight, job.seed), job.seed, method.rate(job.weight))
-    runner = Runner(settings.backend)
-    with runner.loaded():
-        start = time.perf_counter()
-        trained = runner.train(plan)
-        seconds = time.perf_counter() - start
-        logits: Any = runner.logits(plan.network, trained.params, evaluated.x)
-        norms = runner.jacobian_norms(plan.network, trained.params, evaluated.x[:points]) if points else np.nan
-    return Outcome(job, float((logits.argmax(-1) == evaluated.y).mean()), float(np.mean(norms)), seconds)
+def _run(jobs: Sequence[Job], data: Dataset, settings: Settings, words: str) -> Results:
+    results = Results()
+    run_missing(jobs, run_trials, data, results, workers=settings.workers, words=words)
+    return results
+
+
+def run_trials(jobs: Sequence[Job], data: Dataset, tick: Tick = silent) -> list[dict[str, Any]]:
+    """Train jobs and evaluate them.
+
+    "accuracy" is the share of the evaluated images that are classified correctly, "jacobian_frobenius" the mean of
+    ||dz/dx||_F over the first of them, null where it was not asked for.
+    """
+    parts = {
+        job.seed: standardise(draw(data.pool, job.protocol.train_size, job.seed), getattr(data, job.protocol.part))
+        for job in jobs
+    }
+
+    def plan(job: Job) -> Plan:
+        trial: Trial = job.protocol
+        return trial.recipe.plan(parts[job.seed][0], job.regularizer, job.seed, trial.dropout)
+
+    def evaluate(trainer: Trainer, job: Job, plan: Plan, trained: Trained) -> dict[str, Any]:
+        evaluated, network, params = parts[job.seed][1], plan.network, trained.params
+        logits = np.concatenate([trainer.logits(network, params, x) for x in _chunks(evaluated.x)])
+        points = _chunks(evaluated.x[: job.protocol.jacobian_points])
+        norms = [trainer.jacobian_norms(network, params, x) for x in points]
+        return {
+            "accuracy": float((logits.argmax(-1) == evaluated.y).mean()),
+            "jacobian_frobenius": float(np.mean(np.concatenate(norms))) if norms else None,
+        }
+
+    return train_jobs(jobs, [plan(job) for job in jobs], tick, evaluate)
+
+
+def _chunks(x: Any) -> list[Any]:
+    return [x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK)]

@@ -18,7 +18,7 @@ class Method:
     """Values to choose from, ascending."""
     make: Callable[[float, int], Regularizer | None]
     """(value, seed of the draws) -> regularizer."""
-    rate: Callable[[float], float] = lambda value: 0.0
+    dropout: Callable[[float], float] = lambda value: 0.0
     """value -> dropout rate."""
     wording: str = "{:g}"
     """How the chosen value is shown."""
@@ -30,14 +30,16 @@ METHODS = (
     Method("none", (0.0,), lambda value, seed: None, wording="-"),
     Method("weight decay", (1e-3, 3e-3, 1e-2, 3e-2), lambda value, seed: WeightDecay(value)),
     Method("confidence penalty", (0.1, 0.3, 1.0, 3.0), lambda value, seed: ConfidencePenalty(value)),
-    Method("dropout", (0.35, 0.5, 0.65, 0.8), lambda value, seed: None, rate=lambda value: value, wording="rate {:g}"),
+    Method(
+        "dropout", (0.35, 0.5, 0.65, 0.8), lambda value, seed: None, dropout=lambda value: value, wording="rate {:g}"
+    ),
     Method("SpectReg", (0.003, 0.01, 0.03, 0.1), lambda value, seed: SpectReg(value, seed=seed), gradient=True),
     Method("DataGrad", (1.0, 3.0, 10.0, 30.0), lambda value, seed: DataGrad(value), gradient=True),
     Method(
         "dropout + DataGrad",
         (1.0, 3.0, 10.0, 30.0),
         lambda value, seed: DataGrad(value),
-        rate=lambda value: 0.5,
+        lambda value: 0.5,
         wording="{:g}, rate 0.5",
         gradient=True,
     ),

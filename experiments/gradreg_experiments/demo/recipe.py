@@ -8,8 +8,8 @@ import numpy as np
 
 from gradreg_core.portable.networks import Activation, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool, Network
 from gradreg_core.spec import Regularizer
-from gradreg_core.training import Plan
-from gradreg_experiments.demo.data import CLASSES, Part
+from gradreg_experiments.data.digits import CLASSES, Part
+from gradreg_experiments.plan import Plan, permuted_batches
 from gradreg_numpy.networks import initialize
 
 __all__ = ["Recipe", "network_for"]
@@ -27,32 +27,42 @@ class Recipe:
     """Images in a batch, or all if there are fewer."""
     learning_rate: float = 3e-3
     """Of Adam; a tenth of it from the middle on, a hundredth in the last quarter."""
+    dtype: str = "float32"
 
-    def plan(self, train: Part, reg: Regularizer | None, seed: int, rate: float = 0.0) -> Plan:
+    def plan(self, train: Part, reg: Regularizer | None, seed: int, dropout: float = 0.0) -> Plan:
         """The plan of one run.
 
         Args:
             train: standardised images and labels.
             reg: the regularizer.
             seed: of initial weights, batches and masks.
-            rate: of dropout before the last layer.
+            dropout: the rate of dropout before the last layer.
         """
         network = network_for(train.x.shape[1:])
-        batches = _batches(len(train.y), self.batch, self.steps, seed)
+        batches = permuted_batches(len(train.y), self.batch, self.steps, np.random.default_rng([seed, _BATCHES]))
         size = batches.shape[1]
 
         def masks(step: int) -> Mapping[str, Any]:
             generator = np.random.default_rng([seed, _MASKS, step])
             return {
-                path: (generator.random((size, *shape)) >= rate).astype(np.float32) / np.float32(1 - rate)
+                path: (generator.random((size, *shape)) >= dropout).astype(np.float32) / np.float32(1 - dropout)
                 for path, shape in network.masks().items()
             }
 
         def learning_rate(step: int) -> float:
             return self.learning_rate * (1 if step < self.steps / 2 else 0.1 if step < self.steps * 3 / 4 else 0.01)
 
-        params = initialize(network, seed)
-        return Plan(network, params, train.x, train.y, batches, reg, learning_rate, masks if rate else None)
+        return Plan(
+            network,
+            initialize(network, seed),
+            train.x,
+            train.y,
+            batches,
+            reg,
+            learning_rate,
+            masks if dropout else None,
+            dtype=self.dtype,
+        )
 
 
 def network_for(shape: tuple[int, ...]) -> Network:
@@ -63,12 +73,3 @@ def network_for(shape: tuple[int, ...]) -> Network:
     if kernel == 5:
         features = (*features, MaxPool())
     return Network((*shape,), (*features, Flatten(), Dense(64), relu, Dropout(), Dense(CLASSES)))
-
-
-def _batches(count: int, size: int, steps: int, seed: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Rows of indices below `count`: a new permutation for each pass over the data, less an incomplete last row."""
-    size = min(size, count)
-    rows = count // size
-    generator = np.random.default_rng([seed, _BATCHES])
-    passes = [generator.permutation(count)[: rows * size].reshape(rows, size) for _ in range(-(-steps // rows))]
-    return np.concatenate(passes)[:steps].astype(np.int64)

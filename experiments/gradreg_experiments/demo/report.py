@@ -1,22 +1,19 @@
 """Shows the comparison in the terminal and as JSON."""
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from gradreg_core.cli.main import module_version
-from gradreg_experiments.demo.experiment import TUNING_SEED, Outcome, Results, Tick
+from gradreg_core.cli.terminal import make_table
+from gradreg_experiments.demo.experiment import TUNING_SEED, Outcome
 from gradreg_experiments.demo.methods import METHODS
 
-__all__ = ["Summary", "as_json", "print_results", "progress", "summarise", "versions"]
+__all__ = ["Summary", "as_json", "print_outcome", "summarise", "versions"]
 
 
 class Summary(NamedTuple):
@@ -38,13 +35,13 @@ class Summary(NamedTuple):
     at_edge: bool
 
 
-def summarise(results: Results) -> list[Summary]:
+def summarise(outcome: Outcome) -> list[Summary]:
     """The rows of the table, in the order of the methods."""
-    plain = [100 * each.accuracy for each in results.outcomes["none"]]
+    plain = [100 * run["accuracy"] for run in outcome.runs["none"]]
     rows = []
     for method in METHODS:
-        outcomes, tuning = results.outcomes[method.name], results.tunings[method.name]
-        accuracies = tuple(100 * each.accuracy for each in outcomes)
+        runs, tuning = outcome.runs[method.name], outcome.tunings[method.name]
+        accuracies = tuple(100 * run["accuracy"] for run in runs)
         gains = [ours - base for ours, base in zip(accuracies, plain, strict=True)]
         rows.append(
             Summary(
@@ -55,49 +52,23 @@ def summarise(results: Results) -> list[Summary]:
                 _deviation(accuracies),
                 fmean(gains),
                 _deviation(gains) / len(gains) ** 0.5,
-                fmean(each.jacobian for each in outcomes),
-                fmean(each.seconds for each in outcomes),
+                fmean(run["jacobian_frobenius"] for run in runs),
+                fmean(run["seconds"] for run in runs),
                 tuning.at_edge,
             )
         )
     return rows
 
 
-@contextmanager
-def progress(console: Console, total: int) -> Iterator[Tick]:
-    """A progress bar; gives the function to call after each run. Without a terminal only its end is printed."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("runs"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("tuning", total=total)
-
-        def tick(outcome: Outcome) -> None:
-            stage = "tuning" if outcome.job.seed >= TUNING_SEED else "testing"
-            bar.update(task, advance=1, description=f"{stage}: {outcome.job.method}")
-
-        yield tick
-        bar.update(task, description="trained")
-
-
-def print_results(console: Console, results: Results) -> None:
-    """The table and what is to be known to read it."""
-    rows = summarise(results)
-    settings = results.settings
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    """The table, and how to read it."""
+    rows = summarise(outcome)
+    settings = outcome.settings
     best = max(row.mean for row in rows)
     edge = any(row.at_edge for row in rows)
-    table = Table(
-        title=f"{results.data}: test images, after {settings.train_size} training images",
-        box=SIMPLE_HEAD,
-        padding=0,
-    )
-    table.add_column("method", no_wrap=True)
-    for heading in ("chosen", "accuracy %", "gain", "||J||_F", "s/run"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("chosen", "accuracy %", "gain", "||J||_F", "s/run")
+    title = f"{outcome.data}: test images, after {settings.train_size} training images"
+    table = make_table(("method", *headings), right=headings, title=title)
     for row in rows:
         table.add_row(
             row.method,
@@ -115,16 +86,15 @@ def print_results(console: Console, results: Results) -> None:
         "chosen: by validation images and other seeds" + ("; *: an edge of the values tried" if edge else ""),
     ]
     for note in notes:
-        console.print(note, style="dim", highlight=False)
+        console.print(note, style="dim")
 
 
-def as_json(results: Results, wall_seconds: float) -> dict[str, Any]:
+def as_json(outcome: Outcome, wall_seconds: float) -> dict[str, Any]:
     """Settings, versions, the tuning and every run, as JSON values."""
-    rows = {row.method: row for row in summarise(results)}
     methods = {}
-    for name, row in rows.items():
-        tuning = results.tunings[name]
-        methods[name] = {
+    for row in summarise(outcome):
+        tuning = outcome.tunings[row.method]
+        methods[row.method] = {
             "chosen": tuning.weight,
             "chosen_at_edge": tuning.at_edge,
             "validation_accuracy": {f"{weight:g}": score for weight, score in tuning.scores.items()},
@@ -133,30 +103,25 @@ def as_json(results: Results, wall_seconds: float) -> dict[str, Any]:
             "jacobian_frobenius": row.jacobian,
             "seconds": row.seconds,
             "runs": [
-                {
-                    "seed": each.job.seed,
-                    "accuracy": each.accuracy,
-                    "jacobian_frobenius": each.jacobian,
-                    "seconds": each.seconds,
-                }
-                for each in results.outcomes[name]
+                {name: run[name] for name in ("seed", "accuracy", "jacobian_frobenius", "seconds")}
+                for run in outcome.runs[row.method]
             ],
         }
     return {
-        "data": results.data,
-        "settings": asdict(results.settings) | {"first_tuning_seed": TUNING_SEED},
-        "versions": versions((results.settings.backend,)),
+        "data": outcome.data,
+        "settings": asdict(outcome.settings) | {"first_tuning_seed": TUNING_SEED},
+        "versions": versions((outcome.settings.backend,)),
         "methods": methods,
         "wall_seconds": wall_seconds,
     }
 
 
-def versions(modules: tuple[str, ...]) -> dict[str, str | None]:
+def versions(modules: Sequence[str]) -> dict[str, str | None]:
     """Of Python, gradreg, NumPy and the given top-level modules."""
     return {"python": platform.python_version()} | {
         name: module_version(name) for name in ("gradreg", "numpy", *modules)
     }
 
 
-def _deviation(values: "tuple[float, ...] | list[float]") -> float:
+def _deviation(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0

@@ -1,32 +1,13 @@
-"""The authors' protocol as a value. Where the paper and the authors' public code differ, the choice is a field here.
+"""The authors' protocol as a value. Where the paper and the authors' public code differ, the choice is a field here."""
 
-A :class:`Job` is all that determines one training run; its `key` is a hash of it, so results of different settings can
-never be taken for each other.
-"""
-
-import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from gradreg_core.errors import InputError
 from gradreg_core.presets import DataGrad
 from gradreg_core.spec import JacobianTerm, Regularizer, Sum
 
-__all__ = [
-    "BEFORE_LAST",
-    "NETWORKS",
-    "PENALTY_PASSES",
-    "STANDARDISE",
-    "VERSION",
-    "Job",
-    "Protocol",
-    "split",
-    "unseeded",
-]
+__all__ = ["BEFORE_LAST", "NETWORKS", "PENALTY_PASSES", "STANDARDISE", "Choices", "Protocol", "split"]
 
-VERSION = 1
-"""Raised when the same settings would give other results."""
 NETWORKS = ("lenet", "lenettuned", "toy")
 BEFORE_LAST = ("none", "dropout", "batchnorm")
 STANDARDISE = ("each", "train")
@@ -43,8 +24,8 @@ class Protocol:
     activation: str = "relu"
     """Of the hidden layers, one of :data:`gradreg_core.portable.networks.ACTIVATIONS`."""
     before_last: str = "none"
-    """What stands before the last layer: "none", "dropout" or "batchnorm" (always with the batch's own moments, also in
-    the test, as in the code)."""
+    """The layer before the last one: "none", "dropout" or "batchnorm" (always with the batch's own moments, in the test
+    too, as in the code)."""
     keep: float = 0.5
     """Of dropout: the probability that a unit stays."""
     train_size: int = 2000
@@ -58,8 +39,8 @@ class Protocol:
     """"each": training and test images have their own mean and deviation (one number each), as in the code; "train":
     both have those of the training images."""
     penalty_pass: str = "separate"  # noqa: S105
-    """Which forward pass a penalty on the logits' Jacobian differentiates where there is dropout: "separate", one with
-    a mask of its own, as in the code; "shared", the loss's, as in the paper's formula. DataGrad always shares."""
+    """The forward pass that a penalty on the logits' Jacobian differentiates where there is dropout: "separate", one
+    with a mask of its own, as in the code; "shared", the loss's, as in the paper's formula. DataGrad always shares."""
     label_smoothing: float = 0.0
     mixup: float = 0.0
     """Parameter of the beta distribution of the mixing weights, 0 for no mixing."""
@@ -92,36 +73,16 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training run."""
+class Choices:
+    """Where the paper and its code leave a choice that is not a :class:`Protocol`'s."""
 
-    protocol: Protocol
-    regularizer: Regularizer | None
-    """With the weight decay in it."""
-    seed: int
-    """Of the training subset, the initial weights, the batches, the masks and the draws."""
-    backend: str
-    data: str
-    """Digest of the data, see :func:`gradreg_experiments.paper.data.digest`."""
-    kind: str = ""
-    """What is kept of the run, where it is not what :func:`gradreg_experiments.paper.run.run_job` keeps."""
-
-    def as_json(self) -> dict[str, Any]:
-        """All settings, as JSON values."""
-        return {
-            "version": VERSION,
-            "protocol": asdict(self.protocol),
-            "regularizer": None if self.regularizer is None else self.regularizer.to_dict(),
-            "seed": self.seed,
-            "backend": self.backend,
-            "data": self.data,
-        } | ({"kind": self.kind} if self.kind else {})
-
-    @property
-    def key(self) -> str:
-        """A hash of all settings, 16 hexadecimal digits."""
-        text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    draw: str = "per_batch"
+    """"per_batch": SpectReg has one direction for all images of a batch, as in the code; "per_sample": one each."""
+    jacreg: str = "code"
+    """Weights of JacReg in Figure 1, left. "code": SpectReg's, as every stored version of the script runs it; "tuned":
+    those that the script defines and does not use."""
+    entropy: str = "sum"
+    """"sum": the confidence penalty's weight counts for the sum over a batch, as in the code; "mean": for its mean."""
 
 
 def split(protocol: Protocol, reg: Regularizer | None) -> tuple[Regularizer | None, Regularizer | None]:
@@ -133,10 +94,3 @@ def split(protocol: Protocol, reg: Regularizer | None) -> tuple[Regularizer | No
     apart = tuple(term for term in reg.terms if isinstance(term, JacobianTerm) and not isinstance(term, DataGrad))
     shared = tuple(term for term in reg.terms if term not in apart)
     return (Sum(shared) if shared else None), (Sum(apart) if apart else None)
-
-
-def unseeded(reg: Regularizer | None) -> Regularizer | None:
-    """The regularizer with 0 for the seed of every term: what those of several seeds have in common."""
-    if reg is None:
-        return None
-    return Sum(tuple(replace(term, seed=0) if isinstance(term, JacobianTerm) else term for term in reg.terms))

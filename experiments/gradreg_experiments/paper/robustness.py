@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from gradreg_core.portable.networks import Network
-from gradreg_experiments.paper.data import Part
+from gradreg_experiments.data.mnist import Part
+from gradreg_experiments.trainers import Trainer
 
 __all__ = ["ATTACKS", "NOISES", "measure"]
 
@@ -20,7 +21,7 @@ _SEED = 5
 _BATCH = 50
 
 
-def measure(native: Any, network: Network, params: Mapping[str, Any], part: Part, seed: int) -> dict[str, Any]:
+def measure(trainer: Trainer, network: Network, params: Mapping[str, Any], part: Part, seed: int) -> dict[str, Any]:
     """Accuracy in percent on the first 1,000 images, clean, under noise and under two attacks, in batches of 50.
 
     The attacks are one step along the gradient's sign (FGSM) and ten projected ones (PGD from the image itself, steps
@@ -36,26 +37,26 @@ def measure(native: Any, network: Network, params: Mapping[str, Any], part: Part
     def accuracy(values: Any) -> float:
         right = 0
         for start in range(0, len(y), _BATCH):
-            outputs = np.asarray(native.logits(network, params, values[start : start + _BATCH]))
+            outputs = trainer.logits(network, params, values[start : start + _BATCH])
             right += int((outputs.argmax(-1) == y[start : start + _BATCH]).sum())
         return 100 * right / len(y)
 
     def gradient_sign(values: Any) -> Any:
         parts = [slice(start, start + _BATCH) for start in range(0, len(y), _BATCH)]
         return np.concatenate(
-            [np.sign(np.asarray(native.input_gradient(network, params, values[each], y[each]))) for each in parts]
+            [np.sign(trainer.input_gradient(network, params, values[rows], y[rows])) for rows in parts]
         )
 
     first = gradient_sign(x)
-    found: dict[str, Any] = {"clean": accuracy(x), "noise": {}, "fgsm": {}, "pgd": {}}
+    accuracies: dict[str, Any] = {"clean": accuracy(x), "noise": {}, "fgsm": {}, "pgd": {}}
     for size in NOISES:
-        found["noise"][f"{size:g}"] = accuracy(clip(x + noise * (size / part.deviation)))
+        accuracies["noise"][f"{size:g}"] = accuracy(clip(x + noise * (size / part.deviation)))
     for size in ATTACKS:
         allowed = size / part.deviation
-        found["fgsm"][f"{size:g}"] = accuracy(clip(x + allowed * first))
+        accuracies["fgsm"][f"{size:g}"] = accuracy(clip(x + allowed * first))
         moved = x
         for step in range(_STEPS):
             sign = first if step == 0 else gradient_sign(moved)
             moved = clip(np.clip(moved + allowed / 4 * sign, x - allowed, x + allowed))
-        found["pgd"][f"{size:g}"] = accuracy(moved)
-    return found
+        accuracies["pgd"][f"{size:g}"] = accuracy(moved)
+    return accuracies

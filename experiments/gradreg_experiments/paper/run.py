@@ -1,175 +1,149 @@
-"""One training run: from a job to its result, in whichever framework."""
+"""One training run of the paper's protocol: from a job to a plan, and from what was trained to its result."""
 
-import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
-from typing import Any, NamedTuple
-from typing import Protocol as Interface
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from gradreg_core.cli.main import module_version
-from gradreg_core.errors import UnsupportedError
-from gradreg_core.plugins.dispatch import find_backend, load_backend
-from gradreg_core.portable.networks import Network
-from gradreg_experiments.demo.idx import Mnist
+from gradreg_experiments.data.idx import Mnist
+from gradreg_experiments.data.mnist import Split, split_files
+from gradreg_experiments.job import Job
 from gradreg_experiments.paper import robustness
-from gradreg_experiments.paper.data import Split, split
 from gradreg_experiments.paper.network import CLASSES, build, initialise
-from gradreg_experiments.paper.protocol import Job
-from gradreg_experiments.paper.schedule import Schedule
+from gradreg_experiments.paper.protocol import Protocol, split
+from gradreg_experiments.plan import Plan, Trained, permuted_batches
+from gradreg_experiments.runner import train_jobs
+from gradreg_experiments.trainers import Tick, Trainer, silent
 
-__all__ = ["BACKENDS", "Run", "Trainer", "check_backends", "prepare", "run_job", "run_together", "trainer"]
+__all__ = ["every_loss", "image_plan", "make_plan", "run_curves", "run_jobs"]
 
-BACKENDS = ("torch", "jax", "tensorflow")
-"""The backends that can train."""
-_CHUNK = 200
+_BATCHES, _MASKS, _MIXING = 1, 2, 3
+"""Keep the generators of one seed apart; 0 is the initial weights'."""
 _TEST_SEED = 4
 _JACOBIAN_POINTS = 500
 _CURVE = 100
 """Steps whose mean loss is one point of the recorded curve."""
 
 
-class Run(NamedTuple):
-    """What a trainer gets: everything is given, nothing is left to a framework's own generator."""
+def make_plan(job: Job, x: Any, y: Any, **changes: Any) -> Plan:
+    """The plan of a job on given training data: batches, masks and mixing are drawn by NumPy from the job's seed.
 
-    job: Job
-    network: Network
-    params: Mapping[str, Any]
-    """Initial weights by path, NumPy arrays."""
-    x: Any
-    """Training images, (N, 28, 28, 1)."""
-    y: Any
-    """Labels, (N,) integers, or (N, m) probabilities if `soft`."""
-    soft: bool
-    schedule: Schedule
-    chunk: int
-    """Steps whose masks are drawn at a time."""
-    loss_fn: Callable[[Any, Any], Any] | None = None
-    """(outputs, y) -> a loss for each sample; None for cross-entropy."""
-    scale: float = 1.0
-    """Of the total."""
-
-
-class Trainer(Interface):
-    """A module that trains in one framework; NumPy arrays in and out."""
-
-    def train(self, run: Run, tick: Callable[[int], None] = ...) -> tuple[dict[str, Any], Any]:
-        """Final weights by path, and the total loss of each step before its update; `tick` hears of finished steps."""
-
-    def logits(self, network: Network, params: Mapping[str, Any], x: Any) -> Any: ...
-
-    def input_gradient(self, network: Network, params: Mapping[str, Any], x: Any, y: Any) -> Any: ...
-
-    def jacobian_norms(self, network: Network, params: Mapping[str, Any], x: Any) -> Any: ...
-
-
-def trainer(backend: str) -> Any:
-    """The :class:`Trainer` of a backend.
-
-    Raises:
-        UnsupportedError: the backend cannot train.
-        GradregError: there is no such backend, or it is not installed.
+    Args:
+        job: with a :class:`Protocol`.
+        x: inputs.
+        y: labels.
+        changes: further fields of the plan.
     """
-    check_backends([backend])
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without it TensorFlow describes its build on stderr
-    load_backend(backend)
-    return import_module(f"gradreg_experiments.paper.training_{backend}")
+    protocol, network = job.protocol, build(job.protocol)
+    reg, apart = split(protocol, job.regularizer)
+    batches = permuted_batches(len(x), protocol.batch, protocol.steps, np.random.default_rng([job.seed, _BATCHES]))
+    size = batches.shape[1]
+
+    def mixing(step: int) -> tuple[Any, float]:
+        generator = np.random.default_rng([job.seed, _MIXING, step])
+        return generator.permutation(size), float(generator.beta(protocol.mixup, protocol.mixup))
+
+    fields: dict[str, Any] = {
+        "network": network,
+        "params": initialise(network, job.seed),
+        "x": x,
+        "y": y,
+        "batches": batches,
+        "reg": reg,
+        "learning_rate": protocol.rate,
+        "apart": apart,
+        "mixing": mixing if protocol.mixup else None,
+        "dtype": protocol.dtype,
+    }
+    if shapes := network.masks():
+        fields["masks"] = _masks(job.seed, protocol.keep, size, shapes, which=0)
+        fields["apart_masks"] = _masks(job.seed, protocol.keep, size, shapes, which=1)
+    return Plan(**fields | changes)
 
 
-def check_backends(backends: Iterable[str]) -> None:
-    """Refuse backends that cannot train, without importing a framework.
+def _masks(seed: int, keep: float, size: int, shapes: Mapping[str, Any], which: int) -> Callable[[int], Any]:
+    """From a step to the masks of the loss's pass (0), or those drawn after them, of the penalty's own pass (1)."""
 
-    Raises:
-        UnsupportedError: a backend cannot train.
-        BackendNotFoundError: there is no such backend.
-    """
-    for backend in dict.fromkeys(backends):
-        find_backend(backend)
-        if backend not in BACKENDS:
-            raise UnsupportedError(
-                f"reproduce: the {backend} backend does not train; choose one of {', '.join(BACKENDS)}."
-            )
+    def masks(step: int) -> dict[str, Any]:
+        generator = np.random.default_rng([seed, _MASKS, step])
+        drawn = [
+            {
+                path: (generator.random((size, *shape)) < keep).astype(np.float32) / np.float32(keep)
+                for path, shape in shapes.items()
+            }
+            for _ in range(which + 1)
+        ]
+        return drawn[which]
+
+    return masks
 
 
-def prepare(job: Job, data: Split) -> Run:
-    """The inputs of a training run."""
-    network = build(job.protocol)
-    labels, soft = data.train.y, bool(job.protocol.label_smoothing or job.protocol.mixup)
-    if soft:
-        smoothing = job.protocol.label_smoothing
+def image_plan(job: Job, data: Split) -> Plan:
+    """The plan of a job on images, whose labels are probabilities where they are smoothed or mixed."""
+    labels, smoothing = data.train.y, job.protocol.label_smoothing
+    if smoothing or job.protocol.mixup:
         labels = ((1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES).astype(np.float32)
-    schedule = Schedule(job.protocol, network, job.seed)
-    return Run(job, network, initialise(network, job.seed), data.train.x, labels, soft, schedule, _CHUNK)
+    return make_plan(job, data.train.x, labels)
 
 
-def run_job(job: Job, files: Mnist, tick: Callable[[int], None] = lambda steps: None) -> dict[str, Any]:
-    """Train and test one job; its result as JSON values. See :func:`run_together`."""
-    return run_together([job], files, tick)[0]
-
-
-def run_together(
-    jobs: Sequence[Job], files: Mnist, tick: Callable[[int], None] = lambda steps: None
-) -> list[dict[str, Any]]:
-    """Train and test jobs that differ in their seeds only, in one program if there are several; a result for each.
+def run_jobs(jobs: Sequence[Job], data: Mnist, tick: Tick = silent) -> list[dict[str, Any]]:
+    """Train and test jobs that differ in their seeds only, in one program if there are several; a result per job.
 
     Accuracies are in percent. "test" is the authors' test set (the last 10,000 training images), "official" MNIST's.
     "jacobian_frobenius" is the mean of ||dz/dx||_F over 500 test images, null with batch normalisation, whose samples
-    have no Jacobian of their own. "together" jobs were trained at once, of whose time each has an equal share.
+    have no Jacobian of their own. "together" jobs were trained at once and have equal shares of the time.
     """
-    native = trainer(jobs[0].backend)
-    parts = [split(files, job.protocol, job.seed) for job in jobs]
-    runs = [prepare(job, data) for job, data in zip(jobs, parts, strict=True)]
-    with threadpool_limits(1):
-        start, start_cpu = time.perf_counter(), time.process_time()
-        trained = [native.train(runs[0], tick)] if len(runs) == 1 else native.train_together(runs, tick)
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-        share = {
-            "seconds": round(seconds / len(runs), 2),
-            "cpu_seconds": round(cpu_seconds / len(runs), 2),
-            "together": len(runs),
-        }
-        return [_tested(native, run, data, *each) | share for run, data, each in zip(runs, parts, trained, strict=True)]
+    parts = {job.seed: _split(data, job) for job in jobs}
+
+    def evaluate(trainer: Trainer, job: Job, plan: Plan, trained: Trained) -> dict[str, Any]:
+        return _tested(trainer, job, plan, trained, parts[job.seed])
+
+    return train_jobs(jobs, [image_plan(job, parts[job.seed]) for job in jobs], tick, evaluate)
 
 
-def _tested(native: Any, run: Run, data: Split, params: Mapping[str, Any], losses: Any) -> dict[str, Any]:
-    job, network = run.job, run.network
+def run_curves(jobs: Sequence[Job], data: Mnist, tick: Tick = silent) -> list[dict[str, Any]]:
+    """Train jobs on images and keep every loss."""
+    return train_jobs(jobs, [image_plan(job, _split(data, job)) for job in jobs], tick, every_loss)
+
+
+def every_loss(trainer: Trainer, job: Job, plan: Plan, trained: Trained) -> dict[str, Any]:
+    """The part of a result that has the loss of each step."""
+    return {"every_loss": trained.losses.tolist()}
+
+
+def _split(files: Mnist, job: Job) -> Split:
+    protocol: Protocol = job.protocol
+    return split_files(files, protocol.train_size, job.seed, shared=protocol.standardise == "train")
+
+
+def _tested(trainer: Trainer, job: Job, plan: Plan, trained: Trained, data: Split) -> dict[str, Any]:
+    network, params = plan.network, trained.params
     accuracy = {
-        name: _accuracy(native, run, params, part.x, part.y)
+        name: _accuracy(trainer, job, plan, params, part.x, part.y)
         for name, part in (("test", data.held_out), ("official", data.official), ("train", data.train))
     }
     finite = all(np.isfinite(value).all() for value in params.values())
     coupled = job.protocol.before_last == "batchnorm"
-    points = data.held_out.x[:_JACOBIAN_POINTS]
-    norms = None if coupled else np.asarray(native.jacobian_norms(network, params, points))
-    attacked = robustness.measure(native, network, params, data.held_out, job.seed)
+    norms = None if coupled else trainer.jacobian_norms(network, params, data.held_out.x[:_JACOBIAN_POINTS])
+    pieces = [trained.losses[start : start + _CURVE] for start in range(0, len(trained.losses), _CURVE)]
     return {
-        "key": job.key,
-        **job.as_json(),
         "accuracy": accuracy,
         "jacobian_frobenius": float(norms.mean()) if finite and norms is not None else None,
-        "robustness": attacked,
-        "losses": [round(float(each.mean()), 6) if finite else None for each in _pieces(losses)],
+        "robustness": robustness.measure(trainer, network, params, data.held_out, job.seed),
+        "losses": [round(float(piece.mean()), 6) if finite else None for piece in pieces],
         "diverged": not finite,
-        "versions": {name: module_version(name) for name in ("gradreg", "numpy", job.backend)},
     }
 
 
-def _accuracy(native: Any, run: Run, params: Mapping[str, Any], x: Any, y: Any) -> float:
+def _accuracy(trainer: Trainer, job: Job, plan: Plan, params: Mapping[str, Any], x: Any, y: Any) -> float:
     """In percent. With batch normalisation, over batches of the training's size, drawn by the seed."""
     size, order = 500, np.arange(len(y))
-    if run.job.protocol.before_last == "batchnorm":
-        size = run.job.protocol.batch
-        order = np.random.default_rng([run.job.seed, _TEST_SEED]).permutation(len(y))
+    if job.protocol.before_last == "batchnorm":
+        size = job.protocol.batch
+        order = np.random.default_rng([job.seed, _TEST_SEED]).permutation(len(y))
     right = 0
     for start in range(0, len(y), size):
         chosen = order[start : start + size]
-        outputs = np.asarray(native.logits(run.network, params, x[chosen]))
+        outputs = trainer.logits(plan.network, params, x[chosen])
         right += int((outputs.argmax(-1) == y[chosen]).sum())
     return 100 * right / len(y)
-
-
-def _pieces(losses: Any) -> list[Any]:
-    return [losses[start : start + _CURVE] for start in range(0, len(losses), _CURVE)]

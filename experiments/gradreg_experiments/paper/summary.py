@@ -1,17 +1,46 @@
-"""What the runs of a cell say: mean and deviation, beside the paper's numbers and the cell without regularizer."""
+"""Cells of a table, and their runs in numbers: beside the paper's, and beside the cell without regularizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scipy import stats
 
-from gradreg_experiments.paper.experiments import Cell
-from gradreg_experiments.paper.results import Results
+from gradreg_core.presets import WeightDecay
+from gradreg_core.spec import Regularizer
+from gradreg_experiments.job import Job
+from gradreg_experiments.paper.protocol import Protocol
+from gradreg_experiments.results import Results
 
-__all__ = ["PAPER_SEEDS", "Summary", "accuracies", "summarise"]
+__all__ = ["PAPER_SEEDS", "WEIGHT_DECAY", "Cell", "Make", "Summary", "accuracies", "summarise"]
 
 PAPER_SEEDS = 10
+WEIGHT_DECAY = 5e-4
+
+Make = Callable[[int], Regularizer | None]
+"""seed of the draws -> regularizer without weight decay."""
+
+
+class Cell(NamedTuple):
+    """One entry of a table, or one point of a figure."""
+
+    row: str
+    column: str
+    protocol: Protocol
+    make: Make
+    weight_decay: float = WEIGHT_DECAY
+    paper: tuple[float, float] | None = None
+    """Mean and standard deviation of ten seeds in the paper, in percent."""
+
+    @property
+    def name(self) -> str:
+        """Row and column, as `--cells` matches them."""
+        return f"{self.row}/{self.column}"
+
+    def job(self, seed: int, backend: str, data: str) -> Job:
+        """The run of a seed."""
+        own, decay = self.make(seed), WeightDecay(self.weight_decay)
+        return Job(self.protocol, decay if own is None else own + decay, seed, backend, data)
 
 
 class Summary(NamedTuple):
@@ -31,17 +60,15 @@ class Summary(NamedTuple):
     p_gain: float | None
     """Of the paired t-test by seed, two-sided."""
     pairs: int = 0
-    """The seeds of which both are there."""
+    """The seeds that both have."""
 
 
 def accuracies(
     cell: Cell, seeds: Sequence[int], backend: str, data: str, results: Results, measure: str = "test"
 ) -> dict[int, float]:
     """Accuracy by seed, of the seeds that have been run."""
-    found: dict[int, Mapping[str, Any] | None] = {
-        seed: results.get(cell.job(seed, backend, data).key) for seed in seeds
-    }
-    return {seed: float(each["accuracy"][measure]) for seed, each in found.items() if each is not None}
+    runs = {seed: results.get(cell.job(seed, backend, data).key) for seed in seeds}
+    return {seed: float(run["accuracy"][measure]) for seed, run in runs.items() if run is not None}
 
 
 def summarise(
@@ -57,10 +84,10 @@ def summarise(
         results: the finished runs.
         measure: "test", the authors' test set, or "official", MNIST's own.
     """
-    found = [accuracies(cell, seeds, backend, data, results, measure) for cell in cells]
+    values_of_cells = [accuracies(cell, seeds, backend, data, results, measure) for cell in cells]
     bases: dict[str, dict[int, float]] = {}
     rows = []
-    for cell, values in zip(cells, found, strict=True):
+    for cell, values in zip(cells, values_of_cells, strict=True):
         base = bases.setdefault(cell.row, values)
         numbers = list(values.values())
         mean = fmean(numbers) if numbers else None

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from gradreg_core.cli.terminal import make_table
 from gradreg_experiments.paper.summary import Summary
 
 __all__ = ["grid", "markdown", "print_summaries", "table"]
@@ -19,31 +18,28 @@ def table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
 
     Cells without a run are left out, "-" stands for what cannot be said from the runs there are.
     """
-    paper = any(each.cell.paper for each in summaries)
+    paper = any(row.cell.paper for row in summaries)
     base = summaries[0].cell.column if summaries else "the first"
     headings = ["cell", _PENALTY, "seeds", "accuracy % (sd)", *(_PAPER if paper else ())]
     headings += [f"gain over {base}", "p of gain"]
     lines = []
-    for each in (each for each in summaries if each.values):
+    for row in (row for row in summaries if row.values):
         numbers = (
-            _number(*each.cell.paper) if each.cell.paper else "-",
-            _signed(each.difference),
-            _probability(each.p_paper),
+            _number(*row.cell.paper) if row.cell.paper else "-",
+            _signed(row.difference),
+            _probability(row.p_paper),
         )
-        line = [each.cell.name, _penalty(each), str(len(each.values)), _number(each.mean, each.deviation)]
-        lines.append([*line, *(numbers if paper else ()), _signed(each.gain), _probability(each.p_gain)])
+        line = [row.cell.name, _penalty(row), str(len(row.values)), _number(row.mean, row.deviation)]
+        lines.append([*line, *(numbers if paper else ()), _signed(row.gain), _probability(row.p_gain)])
     return headings, lines
 
 
 def print_summaries(console: Console, title: str, summaries: Sequence[Summary]) -> None:
     """The table in the terminal."""
-    shown = Table(title=title, box=SIMPLE_HEAD, padding=0)
     headings, lines = table(summaries)
     hidden = headings.index(_PENALTY)
-    headings, *lines = ([*each[:hidden], *each[hidden + 1 :]] for each in (headings, *lines))
-    for heading in headings:
-        first = heading == headings[0]
-        shown.add_column(heading, justify="left" if first else "right", no_wrap=first)
+    headings, *lines = ([*line[:hidden], *line[hidden + 1 :]] for line in (headings, *lines))
+    shown = make_table(headings, right=headings[1:], title=title)
     for line in lines:
         shown.add_row(*line)
     console.print(shown)
@@ -57,19 +53,19 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def grid(summaries: Sequence[Summary]) -> str:
     """Rows and columns as in the paper, ours above the paper's, as Markdown; those without any number are left out."""
-    known = [each for each in summaries if each.values or each.cell.paper]
-    rows = list(dict.fromkeys(each.cell.row for each in known))
-    columns = list(dict.fromkeys(each.cell.column for each in known))
-    found = {(each.cell.row, each.cell.column): each for each in summaries}
+    known = [summary for summary in summaries if summary.values or summary.cell.paper]
+    rows = list(dict.fromkeys(summary.cell.row for summary in known))
+    columns = list(dict.fromkeys(summary.cell.column for summary in known))
+    by_place = {(summary.cell.row, summary.cell.column): summary for summary in summaries}
 
     def text(row: str, column: str) -> str:
-        each = found.get((row, column))
-        if each is None:
+        summary = by_place.get((row, column))
+        if summary is None:
             return ""
-        if not each.values and not each.cell.paper:
+        if not summary.values and not summary.cell.paper:
             return "-"
-        paper = f"<br>paper: {_number(*each.cell.paper)}" if each.cell.paper else ""
-        return f"{_number(each.mean, each.deviation)}, n = {len(each.values)}{paper}"
+        paper = f"<br>paper: {_number(*summary.cell.paper)}" if summary.cell.paper else ""
+        return f"{_number(summary.mean, summary.deviation)}, n = {len(summary.values)}{paper}"
 
     return markdown(["", *columns], [[row, *(text(row, column) for column in columns)] for row in rows])
 

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradreg_core.errors import DataFileError, InputError
-from gradreg_experiments.demo.idx import Mnist, load_mnist
-from gradreg_experiments.paper.protocol import Protocol
+from gradreg_experiments.data.idx import Mnist, load_mnist
 
-__all__ = ["CHECKSUMS", "HELD_OUT", "MNIST_DIGEST", "Part", "Split", "digest", "load", "split"]
+__all__ = ["CHECKSUMS", "HELD_OUT", "MNIST_DIGEST", "Part", "Split", "digest", "load", "split_files"]
 
 HELD_OUT = 10_000
 """The last images of the training file: the authors' test set, after they had tuned on the official one."""
@@ -68,11 +67,11 @@ def load(directory: Path, unverified: bool = False) -> Mnist:
         )
     if not unverified:
         for name, wanted in CHECKSUMS.items():
-            found = hashlib.sha256(_idx_bytes(getattr(files, name))).hexdigest()
-            if found != wanted:
+            actual = hashlib.sha256(_idx_bytes(getattr(files, name))).hexdigest()
+            if actual != wanted:
                 raise DataFileError(
                     f"{directory}: the {name.replace('_', ' ')} are not the original MNIST's: expected SHA-256 "
-                    f"{wanted} of the unzipped file, got {found}. Get the files again, or pass --unverified-data "
+                    f"{wanted} of the unzipped file, got {actual}. Get the files again, or pass --unverified-data "
                     "to use them; their results are kept apart."
                 )
     return files
@@ -80,35 +79,38 @@ def load(directory: Path, unverified: bool = False) -> Mnist:
 
 def digest(files: Mnist) -> str:
     """A hash of all images and labels, 16 hexadecimal digits."""
-    found = hashlib.sha256()
+    state = hashlib.sha256()
     for array in files:
-        found.update(_idx_bytes(array))
-    return found.hexdigest()[:16]
+        state.update(_idx_bytes(array))
+    return state.hexdigest()[:16]
 
 
-def split(files: Mnist, protocol: Protocol, seed: int) -> Split:
+def split_files(files: Mnist, train_size: int, seed: int, *, shared: bool = False) -> Split:
     """The training subset of a seed and the two test sets, standardised.
 
     The subset is that of the authors' code, image by image: NumPy's legacy generator permutes the first 50,000.
 
+    Args:
+        files: MNIST.
+        train_size: images of the subset.
+        seed: of the subset.
+        shared: whether the test sets have the training images' mean and deviation, instead of their own.
+
     Raises:
-        InputError: there are fewer images than the protocol asks for.
+        InputError: there are fewer images than `train_size`.
     """
     held_out = min(HELD_OUT, len(files.train_labels) // 6 or 1)
     pool = len(files.train_labels) - held_out
-    if protocol.train_size > pool:
-        raise InputError(f"reproduce: train_size is {protocol.train_size}, and there are {pool} images to draw from.")
-    chosen = np.random.RandomState(seed).permutation(pool)[: protocol.train_size]
+    if train_size > pool:
+        raise InputError(f"reproduce: train_size is {train_size}, and there are {pool} images to draw from.")
+    chosen = np.random.RandomState(seed).permutation(pool)[:train_size]
     train = _part(files.train_images[chosen], files.train_labels[chosen])
-    own = protocol.standardise == "each"
-    others = [
-        _part(images, labels, None if own else train)
-        for images, labels in (
-            (files.train_images[-held_out:], files.train_labels[-held_out:]),
-            (files.test_images, files.test_labels),
-        )
-    ]
-    return Split(train, *others)
+    like = train if shared else None
+    return Split(
+        train,
+        _part(files.train_images[-held_out:], files.train_labels[-held_out:], like),
+        _part(files.test_images, files.test_labels, like),
+    )
 
 
 def _part(images: npt.NDArray[Any], labels: npt.NDArray[Any], like: Part | None = None) -> Part:
@@ -122,5 +124,5 @@ def _part(images: npt.NDArray[Any], labels: npt.NDArray[Any], like: Part | None 
 
 def _idx_bytes(array: npt.NDArray[Any]) -> bytes:
     """The unzipped IDX file of an array of bytes."""
-    header = bytes((0, 0, 8, array.ndim)) + b"".join(int(each).to_bytes(4, "big") for each in array.shape)
+    header = bytes((0, 0, 8, array.ndim)) + b"".join(length.to_bytes(4, "big") for length in array.shape)
     return header + array.tobytes()

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradreg_core.errors import DataFileError, InputError
-from gradreg_experiments.demo.idx import load_mnist
+from gradreg_experiments.data.idx import load_mnist
 
-__all__ = ["CLASSES", "Dataset", "Part", "Split", "draw", "load_dataset", "standardise"]
+__all__ = ["CLASSES", "Dataset", "Part", "draw", "load_dataset", "standardise"]
 
 CLASSES = 10
 _PARTITION_SEED = 20170926
@@ -32,15 +32,8 @@ class Dataset(NamedTuple):
     name: str
     pool: Part
     validation: Part
-    test: Part
-
-
-class Split(NamedTuple):
-    """A training set drawn from the pool and the two parts that are not trained on, standardised, float32."""
-
-    train: Part
-    validation: Part
-    test: Part
+    test: Part | None
+    """None where it must not be seen."""
 
 
 def load_dataset(data_dir: Path | None = None) -> Dataset:

@@ -123,8 +123,8 @@ def _decode(stream: Stream, path: Path, rank: int) -> Bytes:
     if len(header) >= 4 and header[2] != _UBYTE:
         raise DataFileError(f"{path}: expected type 0x08 (unsigned bytes), got 0x{header[2]:02x}. {_REMEDY}")
     if len(header) >= 4 and header[3] != rank:
-        what = "images" if rank == 3 else "labels" if rank == 1 else "these data"
-        raise DataFileError(f"{path}: expected {rank} axes, as {what} have, got {header[3]}. {_REMEDY}")
+        contents = "images" if rank == 3 else "labels" if rank == 1 else "these data"
+        raise DataFileError(f"{path}: expected {rank} axes, as {contents} have, got {header[3]}. {_REMEDY}")
     if len(header) < size:
         raise DataFileError(f"{path}: expected a header of {size} bytes, the file ends after {len(header)}. {_REMEDY}")
     shape: tuple[int, ...] = struct.unpack(f">{rank}I", header[4:])

@@ -1,0 +1,48 @@
+"""A job: all that determines one training run. Its key is a hash of that, so no result is taken for another's."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gradreg_core.schema import to_dict
+from gradreg_core.spec import Regularizer
+
+__all__ = ["VERSION", "Job"]
+
+VERSION = 1
+"""Raised when the same settings would give other results."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    protocol: Any
+    """How to train: a frozen dataclass of JSON values, with a field `steps`."""
+    regularizer: Regularizer | None
+    """With the weight decay in it."""
+    seed: int
+    """Of the training subset, the initial weights, the batches, the masks and the draws."""
+    backend: str
+    data: str
+    """A digest of the data, or their name."""
+    kind: str = ""
+    """What the result holds, where it is not that of :func:`gradreg_experiments.paper.run.run_jobs`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings, as JSON values."""
+        return {
+            "version": VERSION,
+            "protocol": asdict(self.protocol),
+            "regularizer": None if self.regularizer is None else to_dict(self.regularizer),
+            "seed": self.seed,
+            "backend": self.backend,
+            "data": self.data,
+        } | ({"kind": self.kind} if self.kind else {})
+
+    @property
+    def key(self) -> str:
+        """A hash of all settings, 16 hexadecimal digits."""
+        text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

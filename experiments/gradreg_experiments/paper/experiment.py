@@ -1,0 +1,112 @@
+"""What an experiment is: a record with jobs, a report of them, and a section of the page."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from rich.console import Console
+
+from gradreg_core.cli.files import write_text
+from gradreg_experiments.data.mnist import MNIST_DIGEST
+from gradreg_experiments.job import Job
+from gradreg_experiments.paper.protocol import Choices, Protocol
+from gradreg_experiments.results import Results
+from gradreg_experiments.runner import RunJobs
+
+__all__ = ["PAGE_SEEDS", "Experiment", "Page", "Report", "Settings", "text"]
+
+PAGE_SEEDS = range(1, 11)
+"""The seeds that the page counts, the paper's ten."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an experiment is asked for: the options of the command."""
+
+    backend: str = "torch"
+    seeds: Sequence[int] = PAGE_SEEDS
+    data: str = MNIST_DIGEST
+    """Digest of MNIST."""
+    protocol: Protocol = field(default_factory=Protocol)
+    choices: Choices = field(default_factory=Choices)
+    steps: int | None = None
+    """Fewer steps than usual."""
+    cells: Sequence[str] = ()
+    """Patterns of the cells to run; all of them if empty."""
+    measure: str = "held-out"
+    """The accuracy shown: "held-out" or "official"."""
+    train: bool = True
+    """Whether anything may be run, or measured."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report of one experiment goes."""
+
+    out: Path
+    results: Results
+    console: Console
+
+    def write(self, stem: str, title: str, *blocks: str) -> Path:
+        """Write tables to ``stem.md``; the path without its ending, for figures."""
+        path = self.out / f"{stem}.md"
+        write_text(path, "\n\n".join([f"# {title}", *blocks]) + "\n")
+        return self.out / stem
+
+    def wrote(self, paths: Sequence[Path]) -> None:
+        """Say which files were written."""
+        self.console.print(f"Wrote {', '.join(map(str, paths))}.")
+
+
+@dataclass
+class Page:
+    """What the page is made from, and what is on it so far."""
+
+    out: Path
+    """The folder, whose figures are shown."""
+    results: Results
+    backends: Sequence[str]
+    shown: set[str] = field(default_factory=set)
+    """Keys of the runs that are on the page already."""
+
+    def picture(self, name: str, title: str) -> str:
+        """The figure `name`, if there is one."""
+        return f"![{title}]({name}.svg)" if (self.out / f"{name}.svg").exists() else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(ABC):
+    """One experiment. A module of :mod:`gradreg_experiments.paper.experiments` has one, named ``EXPERIMENT``."""
+
+    name: str
+    """In the command."""
+    title: str
+    """Of the section, the table and the figure."""
+    place: int
+    """On the page."""
+    run_jobs: RunJobs
+    needs_data: bool = True
+    """Whether it trains on MNIST."""
+
+    @abstractmethod
+    def jobs(self, settings: Settings) -> list[Job]:
+        """The runs, in the order in which they are to be done."""
+
+    @abstractmethod
+    def report(self, settings: Settings, report: Report) -> None:
+        """Write tables and figures of the runs there are."""
+
+    @abstractmethod
+    def section(self, page: Page) -> list[str]:
+        """The blocks of the section below its title; none if nothing has been run."""
+
+    def coverage(self, page: Page) -> list[tuple[str, ...]]:
+        """Rows of the page's last table: experiment, framework, runs done, seeds of the cell that has the fewest."""
+        return []
+
+
+def text(name: str) -> str:
+    """The text `name` of the page, from the folder ``texts``."""
+    return (files(__package__) / "texts" / f"{name}.md").read_text(encoding="utf-8").rstrip("\n")

@@ -1,0 +1,110 @@
+"""The finished runs in a folder: one file per run, and all of them in an export.
+
+A run's file is written whole or not at all, so a process may be killed, and several may write, at any moment. The
+export, ``results.jsonl``, has one line per run. It is made from the files when a command ends, and read before them, so
+a folder with the export alone has all its runs.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gradreg_core.cli.files import write_json, write_text
+from gradreg_core.errors import DataFileError
+
+__all__ = ["EXPORT", "RUNS", "Results"]
+
+EXPORT = "results.jsonl"
+RUNS = "runs"
+"""The folder of the runs' files, in the folder of the results."""
+
+
+class Results:
+    """The finished runs in a folder, by key.
+
+    Args:
+        folder: where they are; None keeps results in memory only.
+
+    Raises:
+        DataFileError: a file, or a whole line of the export, is not a run's result.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._by_key: dict[str, dict[str, Any]] = {}
+        if folder is not None:
+            for result in (*_exported(folder / EXPORT), *map(_read, _files(folder))):
+                self._by_key.setdefault(result["key"], result)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._by_key[key]
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The result of the run with this key, or None."""
+        return self._by_key.get(key)
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._by_key.values())
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Keep a result, unless one with its key is there, by this process or another."""
+        key = result["key"]
+        if key in self._by_key:
+            return
+        path = self.folder / RUNS / f"{key}.json" if self.folder is not None else None
+        if path is not None and path.exists():
+            result = _read(path)
+        elif path is not None:
+            write_json(path, result)
+        self._by_key[key] = dict(result)
+
+    def export(self) -> Path:
+        """Write all runs of the folder, those of other processes too, to one file; its path."""
+        assert self.folder is not None
+        runs = Results(self.folder)
+        lines = (json.dumps(result, separators=(",", ":"), allow_nan=False) for result in runs)
+        path = self.folder / EXPORT
+        write_text(path, "".join(f"{line}\n" for line in lines))
+        return path
+
+
+def _files(folder: Path) -> list[Path]:
+    """The runs' files, the oldest first; names that begin with a dot are unfinished ones."""
+    files = [path for path in (folder / RUNS).glob("*.json") if not path.name.startswith(".")]
+    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return _parsed(path.read_bytes(), f"{path}: ", "this file")
+
+
+def _exported(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of an export; the end of one that was cut off is not a line."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield _parsed(line, f"{path}, line {number}: ", "this line")
+        except DataFileError:
+            if number < len(lines) or line.endswith(b"\n"):
+                raise
+
+
+def _parsed(text: bytes, place: str, remedy: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(text)
+        value["key"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataFileError(
+            f"{place}expected a run's result as a JSON object with a key, got {text[:60]!r}. Remove {remedy}, or write "
+            "the results to another folder with --out."
+        ) from error
+    return value

@@ -1,0 +1,156 @@
+"""Carries out the jobs whose results are missing: in this process, in several, or on a Dask cluster."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import joblib
+from threadpoolctl import threadpool_limits
+
+from gradreg_core.cli.main import module_version
+from gradreg_core.cli.terminal import progress_bar
+from gradreg_core.errors import BackendImportError
+from gradreg_experiments.job import Job
+from gradreg_experiments.plan import Plan, Trained, unseeded
+from gradreg_experiments.results import Results
+from gradreg_experiments.trainers import Tick, Trainer, check_trains, load_trainer, silent
+
+__all__ = ["RunJobs", "missing", "result_of", "run_missing", "train_jobs"]
+
+RunJobs = Callable[[Sequence[Job], Any, Tick], list[dict[str, Any]]]
+"""(jobs that differ in their seeds only, data, tick) -> a result per job; at the top level of a module."""
+
+
+def missing(jobs: Sequence[Job], results: Results) -> list[Job]:
+    """The jobs without a result, each once, in order."""
+    return list({job.key: job for job in jobs if job.key not in results}.values())
+
+
+def run_missing(
+    jobs: Sequence[Job],
+    run_jobs: RunJobs,
+    data: Any,
+    results: Results,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    together: int = 1,
+    words: str = "",
+) -> int:
+    """Run the jobs that have no result and keep each result as it comes; how many they were.
+
+    Args:
+        jobs: in the order in which they are to be done.
+        run_jobs: does jobs that train together, usually a single one.
+        data: passed to `run_jobs`.
+        results: where finished runs are looked up and added.
+        workers: processes on this machine; with 1, jobs are done in this process; 0 for one per core.
+        scheduler: address of a Dask scheduler, whose workers do the jobs instead; a job whose worker dies is done again
+            by another.
+        together: how many jobs that differ in their seeds only are trained as one program, at most.
+        words: for the progress bar.
+
+    Raises:
+        UnsupportedError: a backend cannot train.
+        BackendImportError: a scheduler was given and Dask is not installed.
+    """
+    todo = missing(jobs, results)
+    check_trains(job.backend for job in todo)
+    done, total = len(jobs) - len(todo), len(jobs)
+    units = _units(todo, together)
+    workers = max(1, min(workers or joblib.cpu_count(), len(units)))
+    alone = scheduler is None and workers == 1
+    description = f"{words}{{}} of {total} runs"
+    steps = {job.key: job.protocol.steps for job in todo}
+    with progress_bar(description.format(done), sum(steps.values())) as bar:
+        run = partial(run_jobs, data=data)
+        outcomes = _here(units, run, bar.advance) if alone else _spread(units, run, workers, scheduler)
+        for outcome in outcomes:
+            for result in outcome:
+                results.add(result)
+                done += 1
+                bar.describe(description.format(done))
+                if not alone:
+                    bar.advance(steps[result["key"]])
+    return len(todo)
+
+
+def _units(todo: Sequence[Job], together: int) -> list[list[Job]]:
+    """The jobs that train together, in the order of the first of each unit."""
+    if together == 1:
+        return [[job] for job in todo]
+    alike: dict[Any, list[Job]] = {}
+    for job in todo:
+        kind = (job.protocol, unseeded(job.regularizer), job.backend, job.data, job.kind)
+        alike.setdefault(kind, []).append(job)
+    return [own[start : start + together] for own in alike.values() for start in range(0, len(own), together)]
+
+
+def _here(units: Sequence[list[Job]], run: Callable[..., Any], tick: Tick) -> Iterator[list[dict[str, Any]]]:
+    for unit in units:
+        yield run(unit, tick=tick)
+
+
+def _spread(
+    units: Sequence[list[Job]], run: Callable[..., Any], workers: int, scheduler: str | None
+) -> Iterator[list[dict[str, Any]]]:
+    with _scheduled(scheduler):
+        # No more jobs are handed out than there are workers, so that a kill loses no more than those. The data go with
+        # the function, not as an argument: Dask would keep an argument on one worker, and lose it with that worker.
+        parallel = joblib.Parallel(
+            n_jobs=workers if scheduler is None else -1,
+            return_as="generator_unordered",
+            pre_dispatch="n_jobs",
+            batch_size=1,
+        )
+        yield from parallel(joblib.delayed(partial(run, unit, tick=silent))() for unit in units)
+
+
+def _scheduled(scheduler: str | None) -> Any:
+    if scheduler is None:
+        return nullcontext()
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise BackendImportError(
+            f"reproduce: --scheduler needs Dask: {error}. Install it with: pip install distributed"
+        ) from error
+    return joblib.parallel_config("dask", scheduler_host=scheduler)
+
+
+def train_jobs(
+    jobs: Sequence[Job], plans: Sequence[Plan], tick: Tick, evaluate: Callable[[Trainer, Job, Plan, Trained], Any]
+) -> list[dict[str, Any]]:
+    """Train plans, as one program if there are several, and evaluate them; a result per job.
+
+    Arrays are small and runs are many, so linear algebra keeps to one thread.
+
+    Args:
+        jobs: which the plans belong to.
+        plans: in the same order.
+        tick: see :data:`gradreg_experiments.trainers.Tick`.
+        evaluate: (trainer, job, plan, trained) -> what the result holds besides settings, times and versions.
+    """
+    trainer = load_trainer(jobs[0].backend)
+    with threadpool_limits(1):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        trained = [trainer.train(plans[0], tick)] if len(plans) == 1 else trainer.train_together(plans, tick)
+        times = {
+            "seconds": (time.perf_counter() - start) / len(plans),
+            "cpu_seconds": (time.process_time() - start_cpu) / len(plans),
+        }
+        return [
+            result_of(job)
+            | evaluate(trainer, job, plan, run)
+            | {name: round(seconds, 3) for name, seconds in times.items()}
+            | {"together": len(plans)}
+            for job, plan, run in zip(jobs, plans, trained, strict=True)
+        ]
+
+
+def result_of(job: Job) -> dict[str, Any]:
+    """The part of a result that every job has: key, settings and versions."""
+    versions = {name: module_version(name) for name in ("gradreg", "numpy", job.backend)}
+    return {"key": job.key, **job.as_json(), "versions": versions}

@@ -1,0 +1,120 @@
+"""One trainer per framework, behind one interface; any other backend trains by its harness."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gradreg_core.errors import GradregError, UnsupportedError
+from gradreg_core.plugins.discovery import backends
+from gradreg_core.plugins.dispatch import find_backend, load_backend, load_component
+from gradreg_core.portable.networks import Network
+from gradreg_experiments.plan import Plan, Trained
+
+if TYPE_CHECKING:
+    from gradreg_core.plugins.hookspecs import BackendDescription
+
+__all__ = ["Tick", "Trainer", "check_trains", "load_trainer", "silent", "trainable", "usable"]
+
+Tick = Callable[[int], None]
+"""Called with the number of steps that were finished since the last call."""
+Arrays = Mapping[str, Any]
+
+
+def silent(steps: int) -> None:
+    """Ignores the progress."""
+
+
+class Trainer(ABC):
+    """Trains and evaluates portable networks in one framework; NumPy arrays in and out."""
+
+    @abstractmethod
+    def train(self, plan: Plan, tick: Tick = silent) -> Trained:
+        """Train with Adam, one update per row of ``plan.batches``."""
+
+    def train_together(self, plans: Sequence[Plan], tick: Tick = silent) -> list[Trained]:
+        """Train plans that differ in their seeds only, as one program.
+
+        Raises:
+            UnsupportedError: this trainer cannot.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__}: expected one seed per program, got {len(plans)}. Leave --together out and use "
+            "--workers, or choose a trainer of several seeds, such as that of --backend jax."
+        )
+
+    @abstractmethod
+    def logits(self, network: Network, params: Arrays, x: Any) -> Any:
+        """The outputs without dropout, (N, m)."""
+
+    @abstractmethod
+    def input_gradient(self, network: Network, params: Arrays, x: Any, y: Any) -> Any:
+        """The gradient of each sample's cross-entropy with respect to its input, of the shape of x, without dropout."""
+
+    @abstractmethod
+    def jacobian_norms(self, network: Network, params: Arrays, x: Any) -> Any:
+        """||dz/dx||_F of each sample without dropout, (N,)."""
+
+
+def load_trainer(backend: str) -> Trainer:
+    """The trainer that the backend's description names, or the generic one over its harness.
+
+    Raises:
+        UnsupportedError: the backend cannot train.
+        GradregError: there is no such backend, or it is not installed.
+    """
+    check_trains([backend])
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without it TensorFlow describes its build on stderr
+    load_backend(backend)
+    description = find_backend(backend).description
+    assert description is not None
+    if description.trainer:
+        trainer: Trainer = load_component(backend, "trainer")()
+        return trainer
+    from gradreg_conformance.harness import load_harness
+    from gradreg_experiments.trainers.generic import GenericTrainer
+
+    return GenericTrainer(load_harness(backend))
+
+
+def trainable() -> tuple[str, ...]:
+    """The names of all backends that can train, installed or not."""
+    return tuple(record.name for record in backends() if record.description and _trains(record.description))
+
+
+def usable(names: Iterable[str] = ()) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The backends that can train here, and why the others cannot; nothing is imported.
+
+    Args:
+        names: those to look at, which must be usable; all that can train if empty.
+
+    Raises:
+        GradregError: a backend was named and cannot be used.
+    """
+    named = tuple(dict.fromkeys(names))
+    check_trains(named)
+    skipped = {}
+    for name in () if named else trainable():
+        try:
+            find_backend(name)
+        except GradregError as error:
+            skipped[name] = str(error)
+    return named or tuple(name for name in trainable() if name not in skipped), skipped
+
+
+def check_trains(names: Iterable[str]) -> None:
+    """Refuse backends that cannot train, without importing a framework.
+
+    Raises:
+        UnsupportedError: a backend cannot train.
+        BackendNotFoundError: there is no such backend.
+    """
+    for name in dict.fromkeys(names):
+        description = find_backend(name).description
+        if description is None or not _trains(description):
+            raise UnsupportedError(f"The {name} backend does not train; choose one of {', '.join(trainable())}.")
+
+
+def _trains(description: "BackendDescription") -> bool:
+    """Whether it has a trainer, or a harness and arrays with gradients, which NumPy's are not."""
+    return bool(description.trainer or (description.harness and "numpy" not in description.array_modules))
