@@ -9,7 +9,7 @@ from gradreg_core.plugins.dispatch import backend_of, check, load_backend, loss,
 from gradreg_core.results import Measures, Parts
 from gradreg_core.schema import SCHEMA_VERSION, from_dict, to_dict
 from gradreg_core.vocabulary import *  # noqa: F403
-from gradreg_core.vocabulary import __all__ as _vocabulary
+from gradreg_core.vocabulary import WORDS
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,4 +26,4 @@ __all__ = [
     "penalty",
     "to_dict",
 ]
-__all__ += _vocabulary
+__all__ += WORDS

@@ -28,17 +28,17 @@ def is_integer(dtype: str) -> bool:
     return dtype.startswith(("int", "uint", "bool"))
 
 
-def require_integer_scalar(ops: Backend, call: str, what: str, value: Any) -> None:
-    """Refuse what is no array of one integer.
+def require_integer_scalar(ops: Backend, call: str, argument: str, value: Any) -> None:
+    """Refuse a value that is not an array of one integer without axes.
 
     Raises:
-        InputTypeError: it is no array, not of integers, or has axes.
+        InputTypeError: it is not an array, not of integers, or has axes.
     """
     if not ops.is_array(value):
-        raise InputTypeError(f"{call}: {what} must be an integer, got {value!r}.")
+        raise InputTypeError(f"{call}: {argument} must be an integer, got {value!r}.")
     if not is_integer(ops.dtype(value)) or ops.shape(value):
         raise InputTypeError(
-            f"{call}: {what} must be an integer or an array of one integer without axes, got {ops.dtype(value)} of "
+            f"{call}: {argument} must be an integer or an array of one integer without axes, got {ops.dtype(value)} of "
             f"shape {ops.shape(value)}."
         )
 
@@ -67,11 +67,11 @@ def one_hot(ops: Backend, indices: Array, size: int, dtype: str) -> Array:
 
 @dataclass(frozen=True)
 class Layout:
-    """How outputs of shape (B, ...) are seen as (B, positions, classes).
+    """The view of outputs of shape (B, ...) as (B, positions, classes).
 
     (B,) and (B, 1) are one logit; (B, m) is one position of m classes; with more axes `class_axis` says which of them
-    holds the classes. Without it all components of a sample count as one vector, which is all that a projection of the
-    logits needs; what needs classes refuses.
+    holds the classes. Without it all components of a sample count as one vector. That is enough for a projection of the
+    logits; probabilities and labels refuse it.
     """
 
     shape: tuple[int, ...]
@@ -97,7 +97,10 @@ class Layout:
         if len(shape) == 1 and class_axis in (-1, 1):
             return cls(shape, -1)
         if not 1 <= axis < len(shape):
-            raise InputError(f"{call}: class_axis={class_axis} is no axis of outputs of shape {shape} after the first.")
+            raise InputError(
+                f"{call}: class_axis={class_axis} must name an axis after the first of outputs of shape {shape}; count "
+                f"from 1, or from -1 for the last."
+            )
         return cls(shape, axis - len(shape))
 
     @property
@@ -109,15 +112,15 @@ class Layout:
         classes = self.shape[self.class_axis] if len(self.shape) > 1 else 1
         return batch, components // classes, classes
 
-    def require_classes(self, call: str, what: str) -> None:
-        """Refuse `what` if nobody said which axis holds the classes.
+    def require_classes(self, call: str, asker: str) -> None:
+        """Refuse `asker`, which needs classes, if nobody said which axis holds them.
 
         Raises:
             InputError: the outputs have more than two axes and no class axis was given.
         """
         if self.class_axis is None:
             raise InputError(
-                f"{call}: {what} needs to know which axis of the outputs {self.shape} holds the classes; "
+                f"{call}: {asker} needs to know which axis of the outputs {self.shape} holds the classes; "
                 f"pass class_axis=-1 (last) or class_axis=1 (PyTorch's convention)."
             )
 
@@ -170,14 +173,14 @@ class Target:
         basis = one_hot(ops, self.labels, self.classes, self.dtype)
         return basis if self.checked else ops.where(ops.sum(basis, -1, keepdims=True) > 0, basis, math.nan)
 
-    def basis(self, what: str) -> Array:
+    def basis(self, asker: str) -> Array:
         """The basis vector of the true class; ones where there is a single logit.
 
         Raises:
             InputError: the labels are soft.
         """
         if not self.hard:
-            raise InputError(f"{self.call}: {what} needs integer class labels, got soft labels (floating point).")
+            raise InputError(f"{self.call}: {asker} needs integer class labels, got soft labels (floating point).")
         if self.classes == 1:
             return self.distribution * 0 + 1
         return self.distribution
@@ -208,7 +211,7 @@ def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: i
     return True
 
 
-def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array, what: str) -> Target:
+def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array, asker: str) -> Target:
     """Labels `y`, their distribution in the dtype of `like`, the canonical logits.
 
     Integers name a class at each position: shape (B,) or the outputs' shape without its class axis (a single logit
@@ -218,12 +221,12 @@ def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array,
 
     Raises:
         InputError: `y` is missing, or its shape or values do not fit.
-        InputTypeError: `y` is no array of numbers.
+        InputTypeError: `y` is not an array of numbers.
     """
-    layout.require_classes(call, what)
+    layout.require_classes(call, asker)
     batch, positions, classes = layout.canonical
     if y is None:
-        raise InputError(f"{call}: {what} needs labels, but y is None; pass y.")
+        raise InputError(f"{call}: {asker} needs labels, but y is None; pass y.")
     try:
         labels = ops.asarray(y, like)
         dtype, shape = ops.dtype(labels), ops.shape(labels)

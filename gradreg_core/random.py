@@ -72,7 +72,7 @@ def gaussian_table() -> tuple[tuple[float, ...], tuple[float, ...]]:
         return offset * offset + 2 * offset * slope * mean + slope * slope * mean_square
 
     lines = [line(ends[cell], ends[cell + 1]) for cell in range(GAUSSIAN_CELLS - 1)]
-    wanted = GAUSSIAN_CELLS - math.fsum(second_moment(*each) for each in lines)
+    wanted = GAUSSIAN_CELLS - math.fsum(second_moment(*cell) for cell in lines)
     low, high = ends[-1], 8.0
     for _ in range(60):
         middle = (low + high) / 2

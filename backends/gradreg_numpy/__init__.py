@@ -26,4 +26,4 @@ __all__ = [
     "penalty",
     "penalty_terms",
 ]
-__all__ += vocabulary.__all__
+__all__ += vocabulary.WORDS

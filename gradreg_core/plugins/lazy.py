@@ -36,10 +36,10 @@ def attach(
         install: the command that installs what `source` needs, for the error.
         submodules: modules of the package that load as attributes too; not in `__all__`.
     """
-    public = sorted({*vocabulary.__all__, *names})
+    public = sorted({*vocabulary.WORDS, *names})
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - it becomes the package's
-        if name in vocabulary.__all__:
+        if name in vocabulary.WORDS:
             value = getattr(vocabulary, name)
         elif name in names:
             value = getattr(import_heavy(f"{package}.{name}", source, install), name)

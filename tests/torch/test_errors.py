@@ -1,34 +1,25 @@
-"""Bad input to the PyTorch backend: what is refused, and in which words."""
+"""Bad input to the PyTorch backend: the errors and their messages."""
 
 import math
 from typing import Any
 
 import pytest
-
-import gradreg_torch as gradreg
-import numpy as np
 import torch
-from gradreg_core.errors import (
-    BatchNormError,
-    BatchNormWarning,
-    DoubleBackwardError,
-    InputError,
-    InputTypeError,
-)
-from gradreg_core.spec import JacobianPenalty
 from torch import nn
 
+import gradreg_torch as gradreg
+from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError, InputTypeError
+from gradreg_core.spec import JacobianPenalty
+
 REG = gradreg.DataGrad(1.0)
+X = torch.linspace(-1, 1, 20).reshape(4, 5)
+Y = torch.tensor([0, 1, 2, 1])
 
 
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
-
-
-X = torch.linspace(-1, 1, 20).reshape(4, 5)
-Y = torch.tensor([0, 1, 2, 1])
 
 
 def refuse(kind: type, message: str, model: Any, x: Any = X, y: Any = Y, reg: Any = REG, **options: Any) -> None:
@@ -43,7 +34,7 @@ def test_inputs(model: nn.Module) -> None:
     refuse(InputError, "x must have a batch axis with at least one sample, got shape", model, x=torch.tensor(1.0))
     refuse(InputError, r"with at least one sample, got shape \(0, 5\)", model, x=X[:0])
     refuse(InputTypeError, "reg must be a regularizer such as SpectReg", model, reg=0.01)
-    refuse(InputTypeError, "unknown argument 'steps'; it takes", model, steps=3)
+    refuse(TypeError, "unexpected keyword argument 'steps'", model, steps=3)
     refuse(InputError, "chunk_size must be an integer of at least 1, got 0", model, chunk_size=0)
     refuse(InputError, "batch_norm must be one of", model, batch_norm="ignore")
     refuse(InputError, "step must be at least 0, got -1", model, step=-1)
@@ -107,12 +98,6 @@ def test_labels(model: nn.Module) -> None:
     refuse(InputError, "soft labels must be probabilities", one, y=Y.float())
 
 
-def test_labels_out_of_range_that_cannot_be_read_turn_into_nan(model: nn.Module) -> None:
-    labels = torch.tensor([0, 1, 2, 7])
-    compiled = torch.compile(lambda x: gradreg.loss(model, x, labels, REG)[0], fullgraph=True, backend="aot_eager")
-    assert math.isnan(compiled(X).item())
-
-
 def test_the_class_axis_is_never_guessed() -> None:
     images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     conv = nn.Conv2d(3, 5, 1)
@@ -120,8 +105,8 @@ def test_the_class_axis_is_never_guessed() -> None:
     refuse(
         InputError, r"which axis of the outputs \(2, 5, 4, 4\) holds the classes; pass class_axis", conv, images, labels
     )
-    refuse(InputError, "class_axis=4 is no axis of outputs", conv, images, labels, class_axis=4)
-    refuse(InputError, "class_axis=0 is no axis of outputs", conv, images, labels, class_axis=0)
+    refuse(InputError, "class_axis=4 must name an axis after the first", conv, images, labels, class_axis=4)
+    refuse(InputError, "class_axis=0 must name an axis after the first", conv, images, labels, class_axis=0)
     _, parts = gradreg.loss(conv, images, labels, REG, class_axis=1)
     torch.testing.assert_close(parts.loss, nn.functional.cross_entropy(conv(images), labels))
     assert gradreg.penalty(conv, images, None, gradreg.SpectReg(1.0)).item() > 0  # needs no classes
@@ -165,15 +150,8 @@ def test_inference_mode(model: nn.Module) -> None:
         measures = gradreg.measure(model, made_there, Y)
     refuse(InputError, "inference_mode", model, x=made_there)
     expected = gradreg.measure(model, X * 2, Y)
-    for found, wanted in zip(measures, expected, strict=True):
-        torch.testing.assert_close(found, wanted)
-
-
-def test_no_grad_gives_the_value_alone(model: nn.Module) -> None:
-    with torch.no_grad():
-        total, parts = gradreg.loss(model, X, Y, REG)
-        assert not any(each.requires_grad for each in (total, parts.loss, *parts.penalty, parts.outputs))
-    torch.testing.assert_close(total, gradreg.loss(model, X, Y, REG)[0].detach())
+    for measured, wanted in zip(measures, expected, strict=True):
+        torch.testing.assert_close(measured, wanted)
 
 
 def test_batch_norm_policy() -> None:
@@ -195,7 +173,7 @@ def test_a_penalty_without_gradient(model: nn.Module) -> None:
             self.inner = model
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            weights = [each.detach() for each in (self.inner[0].weight, self.inner[2].weight)]
+            weights = [layer.weight.detach() for layer in (self.inner[0], self.inner[2])]
             return x @ weights[0].T @ weights[1].T
 
     refuse(
@@ -231,87 +209,3 @@ def test_named_activations(model: nn.Module) -> None:
     twice[2].weight.requires_grad_()
     shared = nn.Sequential(twice[0], twice[1], twice[0], twice[1], twice[2])
     refuse(InputError, "at='1': the module is called more than once", shared, reg=gradreg.DataGrad(1.0, at="1"))
-
-
-class Flash(nn.Module):
-    """Attention by the kernel that has no second derivative."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.project = nn.Linear(8, 8)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.project(x)[:, None]
-        mixed = nn.functional.scaled_dot_product_attention(h, h, h)
-        return self.head(mixed[:, 0].mean(1))
-
-
-def test_check_names_the_module_without_a_second_derivative() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(4, 6, 8)
-    inner = nn.Sequential(nn.Linear(8, 8), Flash())
-    report = gradreg.check(inner, x, Y, REG)
-    assert not report.ok
-    assert "1 (Flash) has no second derivative" in str(report)
-    assert "sdpa_kernel(SDPBackend.MATH)" in str(report)
-    with pytest.raises(DoubleBackwardError, match="no second derivative"):
-        report.raise_if_failed()
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        assert gradreg.check(inner, x, Y, REG).ok
-    doubled = gradreg.check(nn.Sequential(nn.Linear(8, 8), Distance(), nn.Linear(4, 3)), x[:, 0], Y, REG)
-    assert "1 (Distance) has no second derivative" in str(doubled)
-
-
-class Distance(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.centres = nn.Parameter(torch.randn(4, 8))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cdist(x, self.centres)
-
-
-def test_check_passes_good_models_and_restores_them(model: nn.Module) -> None:
-    with_state = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 3))
-    before = {name: value.clone() for name, value in with_state.state_dict().items()}
-    generator = torch.random.get_rng_state()
-    report = gradreg.check(with_state, X, Y, REG)
-    assert report.ok, str(report)
-    assert "couples the samples" in str(report)  # as a warning
-    assert all(torch.equal(before[name], value) for name, value in with_state.state_dict().items())
-    assert torch.equal(generator, torch.random.get_rng_state())
-    for reg in (REG, gradreg.SpectReg(1.0), gradreg.SpectralNormReg(1.0), gradreg.WeightDecay(1.0)):
-        report = gradreg.check(model, X, Y, reg)
-        assert report.ok, str(report)
-        report.raise_if_failed()
-        assert str(report).startswith("gradreg check: passed")
-    bad_labels = gradreg.check(model, X, Y + 5, REG)
-    assert not bad_labels.ok
-    with pytest.raises(InputError, match="labels must lie in"):
-        bad_labels.raise_if_failed()
-
-
-def test_check_passes_a_linear_model_whose_penalty_does_not_depend_on_the_input() -> None:
-    report = gradreg.check(nn.Linear(5, 3), X, Y, gradreg.SpectReg(1.0))
-    assert report.ok
-    assert report.disagreement == 0
-
-
-def test_names_do_not_work_inside_a_compiler(model: nn.Module) -> None:
-    reg = gradreg.DataGrad(1.0, at="0")
-    compiled = torch.compile(lambda x: gradreg.loss(model, x, Y, reg)[0], fullgraph=True, backend="eager")
-    with pytest.raises(Exception, match=r"at= does not work inside torch\.compile"):
-        compiled(X)
-
-
-def test_numpy_labels_and_lists_are_taken(model: nn.Module) -> None:
-    wanted = gradreg.loss(model, X, Y, REG)[0]
-    for labels in (Y.numpy(), Y.tolist(), Y.int(), np.int16(Y.numpy())):
-        torch.testing.assert_close(gradreg.loss(model, X, labels, REG)[0], wanted)
-
-
-def test_numpy_labels_that_are_read_only_are_taken_without_a_warning(model: nn.Module) -> None:
-    labels = Y.numpy().copy()
-    labels.setflags(write=False)
-    torch.testing.assert_close(gradreg.loss(model, X, labels, REG)[0], gradreg.loss(model, X, Y, REG)[0])
