@@ -19,7 +19,7 @@ class Estimate:
     Args:
         value: f'(0).
         error: an estimate of the error of `value`, a norm.
-        kinked: whether the derivatives from the left and from the right disagree: f'(0) means nothing there.
+        kinked: whether the derivatives from the left and from the right disagree: f'(0) means nothing then.
     """
 
     value: np.ndarray
@@ -30,9 +30,9 @@ class Estimate:
 def derivative(function: Callable[[float], np.ndarray], rounding: float = 2.0**-52) -> Estimate:
     """f'(0) by Ridders' method: Richardson's extrapolation of (f(h) - f(-h)) / 2h over h, h/2, h/4, ...
 
-    The entry of the tableau whose neighbours agree best is taken, and their difference is the estimate of its error:
-    large steps serve where the function is smooth or rounded to float32, small ones where a kink is near. The error is
-    taken to be at least that of rounding, so that no chance agreement counts.
+    The entry of the tableau whose neighbours agree best is taken, and their difference estimates its error: large steps
+    serve if the function is smooth or rounded to float32, small ones if a kink is near. The estimate is at least the
+    error of rounding, so that no chance agreement counts.
 
     Args:
         function: f.
@@ -57,6 +57,6 @@ def derivative(function: Callable[[float], np.ndarray], rounding: float = 2.0**-
         previous = row
         if error <= ENOUGH * max(size, float(np.linalg.norm(best))):
             break
-    # The derivatives from the two sides differ by h f''(0), but where there is a kink by its jump over h.
+    # The derivatives from the two sides differ by h f''(0), but at a kink by its jump over h.
     kinked = not bend <= 0.5 * (size + float(np.linalg.norm(best)))
     return Estimate(best, error, kinked)

@@ -2,26 +2,18 @@
 
 from typing import Any
 
-from gradreg_sweep.operation import Operation
+from gradreg_sweep.operation import MATRICES, VECTORS, function
 
 __all__ = ["OPERATIONS"]
 
-VECTORS: dict[str, Any] = {"shape": "({b}, {n})", "sizes": {"b": (1, 3), "n": (2, 4)}}
 IMAGES: dict[str, Any] = {"shape": "({b}, {r}, {r}, {c})", "sizes": {"b": (1, 2), "r": (3, 5), "c": (1, 2)}}
-MATRICES: dict[str, Any] = {"shape": "({n}, {n})", "sizes": {"n": (2, 3)}}
 SYMMETRIC = "h @ h.T + 2 * jnp.eye({n})"
 BOTH = ("jit", "eager")
 
-
-def function(name: str, code: str = "", **more: Any) -> Operation:
-    """A function of one array, unless `code` says how it is called."""
-    return Operation(name, code or f"{name}(h)", **more)
-
-
 _ACTIVATIONS = (
     *(
-        function(f"jax.nn.{each}", **VECTORS)
-        for each in (
+        function(f"jax.nn.{name}", **VECTORS)
+        for name in (
             "relu", "relu6", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "soft_sign", "sigmoid",
             "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "squareplus", "sparse_plus",
             "sparse_sigmoid", "softmax", "log_softmax", "standardize", "logsumexp",
@@ -33,13 +25,13 @@ _ACTIVATIONS = (
 
 _ARRAYS = (
     *(
-        function(f"jnp.{each}", f"jnp.{each}(h, axis={{axis}})", options={"axis": (-1, 0)}, **VECTORS)
-        for each in ("var", "std", "max", "sort", "cumsum", "median")
+        function(f"jnp.{name}", f"jnp.{name}(h, axis={{axis}})", options={"axis": (-1, 0)}, **VECTORS)
+        for name in ("var", "std", "max", "sort", "cumsum", "median")
     ),
     *(
-        function(f"jnp.{each}", f"jnp.{each}(h, 0) + h.sum(0)", shape="({b}, {n})",
+        function(f"jnp.{name}", f"jnp.{name}(h, 0) + h.sum(0)", shape="({b}, {n})",
                  sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=BOTH)
-        for each in ("prod", "cumprod")
+        for name in ("prod", "cumprod")
     ),
     function("jnp.linalg.norm", "jnp.linalg.norm(h, {ord}, axis=-1)", options={"ord": (2, 1, "np.inf", 3)}, **VECTORS),
     function("jnp.take", "jnp.take(h, np.array([0, 1, 0]), axis=-1) ** 2", **VECTORS),
@@ -61,13 +53,13 @@ _ARRAYS = (
     function("jax.lax.cummax", "jax.lax.cummax(h)", **VECTORS),
     function("jax.lax.cumlogsumexp", "jax.lax.cumlogsumexp(h)", **VECTORS),
     *(
-        function(f"jax.ops.segment_{each}", f"jax.ops.segment_{each}(h, np.array([1, 0, 1]), 2)",
-                 shape="(3, {n})", sizes={"n": (1, 3)}, zeros=2 if each == "prod" else 0)
-        for each in ("sum", "prod", "max")
+        function(f"jax.ops.segment_{name}", f"jax.ops.segment_{name}(h, np.array([1, 0, 1]), 2)",
+                 shape="(3, {n})", sizes={"n": (1, 3)}, zeros=2 if name == "prod" else 0)
+        for name in ("sum", "prod", "max")
     ),
     *(
-        function(f"jax.scipy.special.{each}", f"jax.scipy.special.{each}({inside})", bounded=True, **VECTORS)
-        for each, inside in (
+        function(f"jax.scipy.special.{name}", f"jax.scipy.special.{name}({inside})", bounded=True, **VECTORS)
+        for name, inside in (
             ("erf", "h"), ("erfinv", "h / 2"), ("gammaln", "h + 2"), ("digamma", "h + 2"), ("ndtri", "(h + 2) / 4"),
             ("i0e", "h"), ("i1e", "h"), ("xlogy", "h + 2, h + 3"), ("entr", "h + 2"), ("logit", "(h + 2) / 4"),
             ("gammainc", "jnp.exp(h), h + 2"), ("betainc", "h + 2, h + 3, (h + 2) / 4"), ("zeta", "h + 3, h + 2"),
@@ -108,8 +100,8 @@ _IMAGES = (
 
 _LINALG = (
     *(
-        function(f"jnp.linalg.{each}", f"jnp.linalg.{each}({SYMMETRIC}){part}", **MATRICES)
-        for each, part in (
+        function(f"jnp.linalg.{name}", f"jnp.linalg.{name}({SYMMETRIC}){part}", **MATRICES)
+        for name, part in (
             ("cholesky", ""), ("inv", ""), ("pinv", ""), ("det", ""), ("slogdet", "[1]"), ("eigh", "[0]"),
             ("qr", "[1]"),
         )

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-__all__ = ["Configuration", "Operation", "Program", "Syntax"]
+__all__ = ["MATRICES", "VECTORS", "Configuration", "Operation", "Program", "Syntax", "function"]
 
 Configuration = Mapping[str, Any]
 """The drawn values by name. Always there: "seed" of the data, and "bare": no nonlinear layer before the operation."""
+VECTORS: dict[str, Any] = {"shape": "({b}, {n})", "sizes": {"b": (1, 3), "n": (2, 4)}}
+MATRICES: dict[str, Any] = {"shape": "({n}, {n})", "sizes": {"n": (2, 3)}}
+"""Shapes of x for :class:`Operation`."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Operation:
         return st.fixed_dictionaries(draws).filter(self.where)
 
     def usual(self, mode: str) -> dict[str, Any]:
-        """To begin with: the largest sizes, the first options, one row of zeros, a nonlinear layer before."""
+        """The first that is tried: the largest sizes, the first options, one row of zeros, a nonlinear layer before."""
         chosen: dict[str, Any] = {name: ends[1] for name, ends in self.sizes.items()}
         chosen |= {name: values[0] for name, values in self.options.items()}
         chosen |= {"zero": 1} if self.zeros else {}
@@ -69,7 +72,12 @@ class Operation:
     def input_shape(self, configuration: Configuration) -> tuple[int, ...]:
         """The shape of x."""
         shape = eval(self.shape.format(**configuration), {"__builtins__": {}})  # noqa: S307 - our own tables
-        return tuple(int(each) for each in shape)
+        return tuple(int(length) for length in shape)
+
+
+def function(name: str, code: str = "", **more: Any) -> Operation:
+    """An operation that is a function of one array, unless `code` says how it is called."""
+    return Operation(name, code or f"{name}(h)", **more)
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,14 @@ class Syntax:
 
     Args:
         imports: the lines at the top, NumPy's included.
-        setting: a line that switches float64 on for a program that runs alone, if the framework needs one.
         array: an array from the expression {values} in {dtype}.
         before: the nonlinear layer, an expression of x and A.
         after: a nonlinear function of {code}, so that the cotangent that reaches the operation varies.
         weight: w from {values}, numbers of the shape of f's outputs.
+        wide: the array {name} in float64.
+        setting: a line that switches float64 on for a program that runs alone, if the framework needs one.
         seeded: a line that seeds the initial weights of layers.
+        variable: the differentiated variable number {index} of the operation's ``layer``.
     """
 
     imports: str
@@ -91,8 +101,10 @@ class Syntax:
     before: str
     after: str
     weight: str
+    wide: str
     setting: str = ""
     seeded: str = ""
+    variable: str = ""
 
 
 @dataclass(frozen=True)

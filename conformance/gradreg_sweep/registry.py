@@ -1,28 +1,26 @@
 """The frameworks that can be swept, imported when they are asked for."""
 
-from importlib import import_module
+from gradreg_core.errors import InputError
+from gradreg_core.plugins.discovery import backends
+from gradreg_core.plugins.dispatch import load_component
+from gradreg_sweep.framework import Framework
 
-from gradreg_core.errors import BackendImportError, InputError
-from gradreg_sweep.search import Framework
+__all__ = ["framework", "names"]
 
-__all__ = ["NAMES", "framework"]
 
-NAMES = ("torch", "jax", "tensorflow")
+def names() -> list[str]:
+    """The backends whose description names operations to sweep."""
+    return [record.name for record in backends() if record.description is not None and record.description.sweep]
 
 
 def framework(name: str) -> Framework:
-    """The framework `name`.
+    """The framework of the backend `name`.
 
     Raises:
-        InputError: no such framework is known to the sweep.
+        InputError: no backend of that name brings operations to sweep.
         BackendImportError: it is not installed.
     """
-    if name not in NAMES:
-        raise InputError(f"sweep: expected one of {', '.join(NAMES)}, got {name!r}.")
-    try:
-        found: Framework = import_module(f"gradreg_sweep.{name}").FRAMEWORK
-    except ImportError as error:
-        raise BackendImportError(
-            f'sweep: {name} cannot be imported: {error}. Install it with: pip install "gradreg[{name}]"'
-        ) from error
-    return found
+    if name not in names():
+        raise InputError(f"sweep: expected one of {', '.join(names())}, got {name!r}.")
+    swept: Framework = load_component(name, "sweep")
+    return swept

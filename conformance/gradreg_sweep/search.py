@@ -3,43 +3,17 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from gradreg_sweep.operation import Configuration, Operation, Program, Syntax
-from gradreg_sweep.verdict import Problem, Verdict, judge
+from gradreg_sweep.framework import Framework
+from gradreg_sweep.operation import Configuration, Operation, Program
+from gradreg_sweep.verdict import Verdict, judge
 
-__all__ = ["Finding", "Framework", "chosen", "examine", "reproduction"]
-
-
-class Framework(Protocol):
-    """A framework as the sweep drives it: raw, by its own means alone."""
-
-    name: str
-    title: str
-    """As it calls itself."""
-    modes: Sequence[str]
-    """The first is the plain one."""
-    examples: int
-    """Configurations to draw of each operation in a mode that is not slow."""
-    slow: Sequence[str]
-    """Modes that compile for long: half as many examples, and only for the operations that name them."""
-    syntax: Syntax
-    operations: Sequence[Operation]
-
-    def version(self) -> str:
-        """Name and version of what computes."""
-        ...
-
-    def problem(self, program: Program, mode: str, dtype: str) -> Problem:
-        """The program in a mode and dtype; gradients are always of what `mode` computes, values are in eager mode."""
-        ...
-
-    def ending(self, program: Program, mode: str, verdict: Verdict) -> str:
-        """Lines after the program's that show the verdict without gradreg."""
-        ...
+__all__ = ["Finding", "chosen", "examine"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +41,7 @@ class Finding:
     seconds: float = 0.0
 
 
-class _Shown(Exception):  # noqa: N818 - no error
+class _ShownError(Exception):
     """Raised inside hypothesis for a configuration with the kind that is being made smaller."""
 
 
@@ -81,18 +55,14 @@ class _Search:
         self.smallest: dict[str, Any] | None = None
 
     def verdict(self, configuration: Configuration) -> Verdict:
-        """Judged once for each configuration."""
+        """The verdict on a configuration, judged once."""
         key = json.dumps(configuration, sort_keys=True)
         if key not in self.verdicts:
-            dtype = configuration["dtype"]
+            dtype, plain = configuration["dtype"], self.framework.modes[0]
             program = Program(self.operation, configuration, self.framework.syntax)
-            plain = self.framework.modes[0]
-            tested = None
-            if (self.mode, dtype) != (plain, "float64"):
-                tested = lambda: self.framework.problem(program, self.mode, dtype)  # noqa: E731
-            self.verdicts[key] = judge(
-                lambda: self.framework.problem(program, plain, "float64"), tested, dtype == "float32"
-            )
+            problem = self.framework.problem
+            tested = partial(problem, program, self.mode, dtype) if (self.mode, dtype) != (plain, "float64") else None
+            self.verdicts[key] = judge(partial(problem, program, plain, "float64"), tested, dtype == "float32")
         return self.verdicts[key]
 
     def body(self, configuration: dict[str, Any]) -> None:
@@ -101,36 +71,74 @@ class _Search:
         if verdict.kind in ("right", "undecided"):
             return
         if not self.kinds:
-            # A gradient that is None is the simpler sight of one that is wrong because a part of it is None.
+            # A gradient that is None is a simpler sight than one that is wrong because a part of it is None.
             self.kinds = {verdict.kind} | ({"None"} if verdict.kind == "wrong" else set())
         if verdict.kind in self.kinds:
             self.smallest = configuration
-            raise _Shown
+            raise _ShownError
+
+    def finding(self, seconds: float) -> Finding:
+        """What became of the operation."""
+        if self.smallest is None:
+            bad = [key for key, verdict in self.verdicts.items() if verdict.kind not in ("right", "undecided")]
+            if not bad:
+                return self._unshown(seconds)
+            self.smallest = json.loads(min(bad, key=len))
+        shown = self.verdict(self.smallest)
+        kinds = {verdict.kind for verdict in self.verdicts.values()}
+        compared = "wrong" if "wrong" in kinds else shown.kind
+        program = Program(self.operation, self.smallest, self.framework.syntax)
+        return replace(
+            self._unshown(seconds),
+            kind=shown.kind,
+            error=max((verdict.error for verdict in self.verdicts.values() if verdict.kind == compared), default=0.0),
+            detail=shown.detail,
+            also=tuple(sorted(kinds - {shown.kind, "right", "undecided"})),
+            configuration=dict(self.smallest),
+            reproduction=self.framework.reproduction(program, self.mode, shown),
+        )
+
+    def _unshown(self, seconds: float) -> Finding:
+        """The finding if no configuration showed anything: right if at least one could be judged."""
+        verdicts = self.verdicts.values()
+        right = any(verdict.kind == "right" for verdict in verdicts)
+        undecided = next((verdict.detail for verdict in verdicts if verdict.kind == "undecided"), "")
+        return Finding(
+            framework=self.framework.name,
+            version=self.framework.version,
+            mode=self.mode,
+            operation=self.operation.name,
+            kind="right" if right else "undecided",
+            detail="" if right else undecided,
+            single=any(verdict.single for verdict in verdicts),
+            examples=len(verdicts),
+            seconds=round(seconds, 2),
+        )
 
 
 def chosen(framework: Framework, mode: str, names: Sequence[str] = ()) -> list[Operation]:
     """The operations to run in a mode.
 
     Args:
-        framework: whose.
+        framework: the operations' own.
         mode: if it is slow, only operations that name it are chosen.
-        names: parts of the names of operations, in upper or lower case; these are chosen in whatever mode.
+        names: parts of the names of operations, in upper or lower case; these are chosen in any mode.
     """
     if names:
-        wanted = [each.lower() for each in names]
-        return [each for each in framework.operations if any(name in each.name.lower() for name in wanted)]
+        wanted = [name.lower() for name in names]
+        return [op for op in framework.operations if any(name in op.name.lower() for name in wanted)]
     plain = mode not in framework.slow
-    return [each for each in framework.operations if (mode in each.modes if each.modes is not None else plain)]
+    return [op for op in framework.operations if (plain if op.modes is None else mode in op.modes)]
 
 
 def examine(framework: Framework, operation: Operation, mode: str, examples: int | None = None) -> Finding:
-    """Search the configurations of an operation; what is found is shrunk, and printed as a program.
+    """Search the configurations of an operation; what is wrong is shrunk, and written as a program.
 
     Args:
         framework: the operation's.
-        operation: which.
+        operation: what is examined.
         mode: how it is run.
-        examples: configurations to draw, beside the usual one; None for what suits the mode.
+        examples: configurations to draw besides the usual one; None for the framework's number.
     """
     if examples is None:
         examples = framework.examples // (2 if mode in framework.slow else 1)
@@ -148,49 +156,9 @@ def examine(framework: Framework, operation: Operation, mode: str, examples: int
         suppress_health_check=list(HealthCheck),
     )(run)
     try:
-        # The usual configuration comes as a drawn one would, so that it is made smaller too.
+        # The usual configuration is judged first; if it shows something that no drawn one does, it is kept.
         search.verdict(operation.usual(mode))
         run()
-    except _Shown:
+    except _ShownError:
         pass
-    return _finding(search, time.perf_counter() - start)
-
-
-def _finding(search: _Search, seconds: float) -> Finding:
-    framework, verdicts = search.framework, search.verdicts
-    common = {
-        "framework": framework.name,
-        "version": framework.version(),
-        "mode": search.mode,
-        "operation": search.operation.name,
-        "examples": len(verdicts),
-        "single": any(each.single for each in verdicts.values()),
-        "seconds": round(seconds, 2),
-    }
-    kinds = {each.kind for each in verdicts.values()}
-    if search.smallest is None:
-        bad = [(key, each) for key, each in verdicts.items() if each.kind not in ("right", "undecided")]
-        if not bad:
-            told = next((each.detail for each in verdicts.values() if each.kind == "undecided"), "")
-            decided = "right" in kinds
-            return Finding(kind="right" if decided else "undecided", detail="" if decided else told, **common)
-        search.smallest = json.loads(min(bad, key=lambda each: len(each[0]))[0])
-    shown = search.verdict(search.smallest)
-    alike = [each for each in verdicts.values() if each.kind == "wrong"]
-    alike = alike or [each for each in verdicts.values() if each.kind == shown.kind]
-    program = Program(search.operation, search.smallest, framework.syntax)
-    return Finding(
-        kind=shown.kind,
-        error=max((each.error for each in alike), default=0.0),
-        detail=shown.detail,
-        also=tuple(sorted(kinds - {shown.kind, "right", "undecided"})),
-        configuration=dict(search.smallest),
-        reproduction=reproduction(framework, program, search.mode, shown),
-        **common,
-    )
-
-
-def reproduction(framework: Framework, program: Program, mode: str, verdict: Verdict) -> str:
-    """The whole program that shows a verdict."""
-    head = [framework.syntax.imports, *([framework.syntax.setting] if framework.syntax.setting else [])]
-    return "\n".join([*head, "", program.source(), "", framework.ending(program, mode, verdict), ""])
+    return search.finding(time.perf_counter() - start)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from gradreg_sweep.operation import Operation
+from gradreg_sweep.operation import VECTORS, Operation, function
 
 __all__ = ["OPERATIONS"]
 
-VECTORS: dict[str, Any] = {"shape": "({b}, {n})", "sizes": {"b": (1, 3), "n": (2, 4)}}
 SEQUENCES: dict[str, Any] = {"shape": "({b}, {t}, {n})", "sizes": {"b": (1, 2), "t": (2, 4), "n": (1, 3)}}
 IMAGES: dict[str, Any] = {"shape": "({b}, {r}, {r}, {c})", "sizes": {"b": (1, 2), "r": (3, 5), "c": (1, 2)}}
 VOLUMES: dict[str, Any] = {"shape": "(1, {r}, {r}, {r}, {c})", "sizes": {"r": (2, 4), "c": (1, 2)}}
@@ -22,22 +21,17 @@ def layer(name: str, arguments: str = "", call: str = "layer(h)", **more: Any) -
     return Operation(f"tf.keras.layers.{name}", call, setup=f"layer = tf.keras.layers.{name}({listed})", **more)
 
 
-def function(name: str, code: str = "", **more: Any) -> Operation:
-    """A function of one tensor, unless `code` says how it is called."""
-    return Operation(name, code or f"{name}(h)", **more)
-
-
 _ACTIVATIONS = (
     *(
-        function(f"tf.nn.{each}", **VECTORS, modes=FAST if each in ("relu", "gelu") else None)
-        for each in ("relu", "relu6", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh", "crelu")
+        function(f"tf.nn.{name}", **VECTORS, modes=FAST if name in ("relu", "gelu") else None)
+        for name in ("relu", "relu6", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh", "crelu")
     ),
     function("tf.nn.softsign", **VECTORS),
     function("tf.nn.leaky_relu", **VECTORS),
     function("tf.nn.gelu, approximate", "tf.nn.gelu(h, approximate=True)", **VECTORS),
     *(
-        function(f"tf.keras.activations.{each}", **VECTORS)
-        for each in (
+        function(f"tf.keras.activations.{name}", **VECTORS)
+        for name in (
             "mish", "hard_sigmoid", "hard_silu", "hard_tanh", "exponential", "celu", "log_sigmoid", "squareplus",
             "sparse_plus", "tanh_shrink", "soft_shrink", "hard_shrink", "sparsemax", "sparse_sigmoid",
         )
@@ -168,8 +162,8 @@ _RESIZES = (
 
 _LOSSES = (
     *(
-        function(f"tf.keras.losses.{each}", f"tf.keras.losses.{each}({target}, {found})", **VECTORS)
-        for each, target, found in (
+        function(f"tf.keras.losses.{name}", f"tf.keras.losses.{name}({target}, {prediction})", **VECTORS)
+        for name, target, prediction in (
             ("mse", "tf.zeros_like(h)", "h"),
             ("mae", "tf.zeros_like(h)", "h"),
             ("huber", "tf.zeros_like(h)", "3 * h"),
@@ -221,14 +215,14 @@ _REDUCTIONS = (
     function("tf.where", "tf.where(h > 0, h ** 2, h)", **VECTORS),
     function("tf.boolean_mask", "tf.boolean_mask(h, np.arange({n}) > 0, axis=1) ** 2", **VECTORS),
     *(
-        function(f"tf.math.segment_{each}", f"tf.math.segment_{each}(h, [0, 0, 1])",
+        function(f"tf.math.segment_{name}", f"tf.math.segment_{name}(h, [0, 0, 1])",
                  shape="(3, {n})", sizes={"n": (1, 3)})
-        for each in ("sum", "mean", "prod", "max")
+        for name in ("sum", "mean", "prod", "max")
     ),
     *(
-        function(f"tf.math.unsorted_segment_{each}", f"tf.math.unsorted_segment_{each}(h, [1, 0, 1], 2)",
-                 shape="(3, {n})", sizes={"n": (1, 3)}, zeros=2 if each == "prod" else 0)
-        for each in ("sum", "mean", "prod", "max", "sqrt_n")
+        function(f"tf.math.unsorted_segment_{name}", f"tf.math.unsorted_segment_{name}(h, [1, 0, 1], 2)",
+                 shape="(3, {n})", sizes={"n": (1, 3)}, zeros=2 if name == "prod" else 0)
+        for name in ("sum", "mean", "prod", "max", "sqrt_n")
     ),
     function("tf.scatter_nd", "tf.scatter_nd([[1], [0]], h[0, :2] ** 2, [3])", **VECTORS),
     function("tf.tensor_scatter_nd_max", "tf.tensor_scatter_nd_max(h[0], [[1]], h[0, :1])", **VECTORS),
@@ -237,8 +231,8 @@ _REDUCTIONS = (
     function("tf.math.divide_no_nan", "tf.math.divide_no_nan(h, h + 2)", **VECTORS),
     function("tf.clip_by_value", "tf.clip_by_value(h, -0.5, 0.5)", **VECTORS),
     *(
-        function(f"tf.math.{each}", f"tf.math.{each}({inside})", bounded=True, **VECTORS)
-        for each, inside in (
+        function(f"tf.math.{name}", f"tf.math.{name}({inside})", bounded=True, **VECTORS)
+        for name, inside in (
             ("lgamma", "h + 2"), ("digamma", "h + 2"), ("erf", "h"), ("erfinv", "h / 2"), ("ndtri", "(h + 2) / 4"),
             ("bessel_i0e", "h"), ("bessel_i1e", "h"), ("atan2", "h, h + 2"), ("pow", "h + 2, h"), ("expm1", "h"),
             ("asinh", "h"), ("acosh", "h + 3"), ("atanh", "h / 2"), ("igamma", "tf.exp(h), h + 2"),

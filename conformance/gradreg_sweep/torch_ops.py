@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from gradreg_sweep.operation import Operation
+from gradreg_sweep.operation import MATRICES, VECTORS, Operation, function
 
 __all__ = ["OPERATIONS"]
 
-VECTORS: dict[str, Any] = {"shape": "({b}, {n})", "sizes": {"b": (1, 3), "n": (2, 4)}}
 SEQUENCES: dict[str, Any] = {"shape": "({b}, {t}, {n})", "sizes": {"b": (1, 2), "t": (2, 4), "n": (2, 4)}}
 IMAGES: dict[str, Any] = {"shape": "({b}, {c}, {r}, {r})", "sizes": {"b": (1, 2), "c": (1, 2), "r": (3, 5)}}
 VOLUMES: dict[str, Any] = {"shape": "(1, {c}, {r}, {r}, {r})", "sizes": {"c": (1, 2), "r": (2, 4)}}
-MATRICES: dict[str, Any] = {"shape": "({n}, {n})", "sizes": {"n": (2, 3)}}
 SYMMETRIC = "h @ h.mT + 2 * torch.eye({n}, dtype=h.dtype)"
 BOTH = ("eager", "func")
 F = "torch.nn.functional"
@@ -22,15 +20,10 @@ def module(name: str, arguments: str = "", call: str = "layer(h)", **more: Any) 
     return Operation(f"torch.nn.{name}", call, setup=made, **more)
 
 
-def function(name: str, code: str = "", **more: Any) -> Operation:
-    """A function of one tensor, unless `code` says how it is called."""
-    return Operation(name, code or f"{name}(h)", **more)
-
-
 _ACTIVATIONS = (
     *(
-        function(f"{F}.{each}", **VECTORS)
-        for each in (
+        function(f"{F}.{name}", **VECTORS)
+        for name in (
             "relu", "relu6", "elu", "selu", "celu", "silu", "mish", "softplus", "softsign", "hardsigmoid",
             "hardswish", "hardtanh", "hardshrink", "softshrink", "tanhshrink", "leaky_relu", "logsigmoid", "rrelu",
         )
@@ -40,8 +33,8 @@ _ACTIVATIONS = (
     function(f"{F}.glu", shape="({b}, 2 * {n})"),
     module("PReLU", **VECTORS),
     *(
-        function(f"{F}.{each}", f"{F}.{each}(h, -1)", modes=BOTH, **VECTORS)
-        for each in ("softmax", "softmin", "log_softmax")
+        function(f"{F}.{name}", f"{F}.{name}(h, -1)", modes=BOTH, **VECTORS)
+        for name in ("softmax", "softmin", "log_softmax")
     ),
     function("torch.logsumexp", "torch.logsumexp(h, -1)", **VECTORS),
 )  # fmt: skip
@@ -162,8 +155,8 @@ _IMAGES = (
 
 _LOSSES = (
     *(
-        function(f"{F}.{each}", f"{F}.{each}({arguments})", **VECTORS)
-        for each, arguments in (
+        function(f"{F}.{name}", f"{F}.{name}({arguments})", **VECTORS)
+        for name, arguments in (
             ("mse_loss", "h, h.flip(1) ** 2 + 1"), ("l1_loss", "h, h[:, :1].expand_as(h) ** 2 + 2"),
             ("smooth_l1_loss", "3 * h, torch.sin(h) ** 2"), ("huber_loss", "3 * h, torch.sin(h) ** 2"),
             ("kl_div", "torch.log_softmax(h, -1), torch.softmax(h ** 2, -1), reduction='batchmean'"),
@@ -190,13 +183,13 @@ _LOSSES = (
 
 _REDUCTIONS = (
     *(
-        function(f"torch.{each}", f"torch.{each}(h, 0) + h.sum(0)",
+        function(f"torch.{name}", f"torch.{name}(h, 0) + h.sum(0)",
                  shape="({b}, {n})", sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=BOTH)
-        for each in ("prod", "cumprod")
+        for name in ("prod", "cumprod")
     ),
     *(
-        function(f"torch.{each}", f"torch.{each}(h, {{axis}}){part}", options={"axis": (-1, 0)}, **VECTORS)
-        for each, part in (
+        function(f"torch.{name}", f"torch.{name}(h, {{axis}}){part}", options={"axis": (-1, 0)}, **VECTORS)
+        for name, part in (
             ("cumsum", " * h"), ("logcumsumexp", ""), ("cummax", "[0]"), ("sort", "[0]"), ("amax", ""), ("max", "[0]"),
             ("median", "[0]"), ("mode", "[0]"),
         )
@@ -208,23 +201,23 @@ _REDUCTIONS = (
     function("torch.index_select", "torch.index_select(h, 1, torch.tensor([0, 1, 0])) ** 2", **VECTORS),
     function("torch.index_add", "torch.index_add(h, 1, torch.tensor([0, 0]), h[:, :2] ** 2)", **VECTORS),
     *(
-        function(f"torch.scatter_reduce, {each}",
-                 f"torch.scatter_reduce(h, 1, torch.zeros(h.shape, dtype=torch.int64), h ** 2 + 1, '{each}')",
+        function(f"torch.scatter_reduce, {name}",
+                 f"torch.scatter_reduce(h, 1, torch.zeros(h.shape, dtype=torch.int64), h ** 2 + 1, '{name}')",
                  **VECTORS)
-        for each in ("sum", "mean", "prod", "amax")
+        for name in ("sum", "mean", "prod", "amax")
     ),
     *(
-        function(f"torch.segment_reduce, {each}", f"torch.segment_reduce(h, '{each}', lengths=torch.tensor([1, 2]))",
+        function(f"torch.segment_reduce, {name}", f"torch.segment_reduce(h, '{name}', lengths=torch.tensor([1, 2]))",
                  shape="(3, {n})", sizes={"n": (1, 3)})
-        for each in ("sum", "mean", "max", "prod")
+        for name in ("sum", "mean", "max", "prod")
     ),
     function("torch.where", "torch.where(h > 0, h**2, h)", **VECTORS),
     function("torch.clamp", "torch.clamp(h, -0.5, 0.5)", **VECTORS),
     function("torch.logaddexp", "torch.logaddexp(h, h.flip(1) ** 2)", **VECTORS),
     function("torch.hypot", "torch.hypot(h, h + 2)", **VECTORS),
     *(
-        function(f"torch.special.{each}", f"torch.special.{each}({inside})", bounded=True, **VECTORS)
-        for each, inside in (
+        function(f"torch.special.{name}", f"torch.special.{name}({inside})", bounded=True, **VECTORS)
+        for name, inside in (
             ("erf", "h"), ("erfinv", "h / 2"), ("erfcx", "h"), ("gammaln", "h + 2"), ("digamma", "h + 2"),
             ("polygamma", "1, h + 2"), ("multigammaln", "h + 3, 2"), ("ndtri", "(h + 2) / 4"), ("log_ndtr", "h"),
             ("i0", "h"), ("i0e", "h"), ("i1", "h"), ("i1e", "h"), ("xlogy", "h + 2, h + 3"),
@@ -236,8 +229,8 @@ _REDUCTIONS = (
 
 _LINALG = (
     *(
-        function(f"torch.linalg.{each}", f"torch.linalg.{each}({SYMMETRIC}){part}", **MATRICES)
-        for each, part in (
+        function(f"torch.linalg.{name}", f"torch.linalg.{name}({SYMMETRIC}){part}", **MATRICES)
+        for name, part in (
             ("cholesky", ""), ("inv", ""), ("pinv", ""), ("det", ""), ("slogdet", "[1]"), ("eigh", "[0]"),
             ("eigvalsh", ""), ("qr", "[1]"), ("lu", "[2]"),
         )

@@ -5,67 +5,49 @@ gradient of Q along a direction v must equal 2 <g, dg/dt> with dg/dt the derivat
 float64.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from gradreg_sweep.differences import derivative
+from gradreg_sweep.differences import Estimate, derivative
+from gradreg_sweep.problem import Problem
 
-__all__ = ["KINDS", "Problem", "Verdict", "judge"]
+__all__ = ["KINDS", "Verdict", "judge"]
 
 KINDS = {
     "right": "agrees with differences",
-    "wrong": "the second derivative is wrong, without a word",
-    "None": "a part of the second derivative is None, without a word",
+    "wrong": "the second derivative is wrong, and no error says so",
+    "None": "a part of the second derivative is None, and no error says so",
     "NaN": "the second derivative is NaN or infinite",
     "raises": "there is no second derivative, and an error says so",
     "first derivative": "the first derivative is already wrong or missing",
     "undecided": "differences do not converge at any point that was tried",
 }
-"""What can be said of an operation."""
+"""Kind -> what it means."""
 
 RIGHT = 1e-7
 """Relative. Rounding in float64 leaves 1e-12 or so, ill-conditioned linear algebra 1e-9."""
 DECIDED = 1e-3
-"""Where the differences' own error, times ten, is relatively larger than this, the point is rejected."""
+"""The point is rejected if ten times the differences' own error is relatively larger than this."""
 MARGIN = 10.0
-"""On the differences' estimate of their own error, which is no bound."""
+"""On the differences' estimate of their own error, which is not a bound."""
 SINGLE = 3e-3
 """Relative, for an operation that computes in float32 inside: its differences are no better than that."""
 ROUNDINGS = 8.0
 """On the change of a result in single precision when the arrays are perturbed in the last place."""
 
 
-class Problem(Protocol):
-    """A program in a framework, as functions of its arrays by name (NumPy, x first)."""
-
-    arrays: Mapping[str, np.ndarray]
-    """The point: x, A, the operation's own arrays and its layer's variables."""
-
-    def value(self, arrays: Mapping[str, np.ndarray]) -> float:
-        """<w, f>."""
-        ...
-
-    def gradient(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """The gradient g = J^T w, of the shape of x; None where the framework gives none."""
-        ...
-
-    def penalty_gradients(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | None]:
-        """The gradient of Q with respect to each array."""
-        ...
-
-
 @dataclass(frozen=True)
 class Verdict:
-    """What was found at one point.
+    """The result at one point.
 
     Args:
         kind: one of KINDS.
-        error: relative, where numbers disagree.
-        array: the name of the array with respect to which.
-        detail: the error raised, or what else there is to say.
+        error: relative, if numbers disagree.
+        array: the name of the array whose gradient it is about.
+        detail: the error raised, or another remark.
         single: whether the operation computes in float32, though its arrays are float64.
     """
 
@@ -74,6 +56,34 @@ class Verdict:
     array: str = "x"
     detail: str = ""
     single: bool = False
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Where a problem is judged, in the plain mode and float64, and the direction of each array."""
+
+    problem: Problem
+    arrays: dict[str, np.ndarray]
+    directions: dict[str, np.ndarray]
+    coarse: bool
+    """Whether the operation computes in float32 inside."""
+
+    @property
+    def rounding(self) -> float:
+        """The relative error of a value."""
+        return 2.0**-23 if self.coarse else 2.0**-52
+
+    def moved(self, name: str, t: float) -> dict[str, np.ndarray]:
+        """The arrays, with one of them moved by t along its direction."""
+        return self.arrays | {name: self.arrays[name] + t * self.directions[name]}
+
+    def undecidable(self, estimate: Estimate, margin: float, scale: float) -> bool:
+        """Whether differences mean nothing here: a kink is near, or they do not converge."""
+        return estimate.kinked or not margin <= (10 if self.coarse else 1) * DECIDED * scale
+
+    def verdict(self, kind: str, error: float = 0.0, array: str = "x", detail: str = "") -> Verdict:
+        """A verdict on the problem."""
+        return Verdict(kind, error, array, detail, self.coarse)
 
 
 def judge(load_reference: Callable[[], Problem], load_tested: Callable[[], Problem] | None, single: bool) -> Verdict:
@@ -85,124 +95,101 @@ def judge(load_reference: Callable[[], Problem], load_tested: Callable[[], Probl
         single: whether the dtype under test is float32.
     """
     try:
-        reference = load_reference()
-        point = dict(reference.arrays)
-        if single:
-            point = {name: value.astype(np.float32).astype(np.float64) for name, value in point.items()}
-        rng = np.random.default_rng(0)
-        directions = {name: rng.normal(size=value.shape) for name, value in point.items()}
-        value = reference.value(point)
+        point = _point(load_reference(), single)
     except Exception as error:
         return Verdict("undecided", detail=_message(error))
-    grainy = _grainy(lambda t: reference.value(_moved(point, "x", directions, t)), value)
-    first = _first(reference, point, directions, grainy)
+    first = _first(point)
     if first is not None:
         return first
-    g = np.asarray(reference.gradient(point), np.float64)
+    g = np.asarray(point.problem.gradient(point.arrays), np.float64)
     try:
-        tested = reference if load_tested is None else load_tested()
-        found = tested.penalty_gradients(point)
-        spread = _spread(tested, point, directions, found) if single else {}
+        tested = point.problem if load_tested is None else load_tested()
+        gradients = tested.penalty_gradients(point.arrays)
+        spread = _spread(tested, point, gradients) if single else {}
     except Exception as error:
-        return Verdict("raises", detail=_message(error), single=grainy)
-    return _second(reference, point, directions, g, found, spread, grainy)
+        return point.verdict("raises", detail=_message(error))
+    return _second(point, g, gradients, spread)
 
 
-def _first(
-    reference: Problem, point: dict[str, np.ndarray], directions: dict[str, np.ndarray], grainy: bool
-) -> Verdict | None:
+def _point(problem: Problem, single: bool) -> _Point:
+    arrays = dict(problem.arrays)
+    if single:
+        arrays = {name: value.astype(np.float32).astype(np.float64) for name, value in arrays.items()}
+    rng = np.random.default_rng(0)
+    directions = {name: rng.normal(size=value.shape) for name, value in arrays.items()}
+    point = _Point(problem, arrays, directions, coarse=False)
+    middle = problem.value(arrays)
+    return replace(point, coarse=_is_coarse(lambda t: problem.value(point.moved("x", t)), middle))
+
+
+def _first(point: _Point) -> Verdict | None:
     """A verdict if the first derivative is wrong, or cannot be judged."""
     try:
-        g = reference.gradient(point)
+        g = point.problem.gradient(point.arrays)
     except Exception as error:
-        return Verdict("first derivative", detail=_message(error), single=grainy)
+        return point.verdict("first derivative", detail=_message(error))
     if g is None:
-        return Verdict("first derivative", detail="None", single=grainy)
+        return point.verdict("first derivative", detail="None")
     if not np.isfinite(g).all():
-        return Verdict("first derivative", 1.0, detail="NaN", single=grainy)
-    slope = derivative(lambda t: np.asarray(reference.value(_moved(point, "x", directions, t))), _rounding(grainy))
+        return point.verdict("first derivative", 1.0, detail="NaN")
+    slope = derivative(lambda t: np.asarray(point.problem.value(point.moved("x", t))), point.rounding)
     scale = max(float(np.linalg.norm(g)), abs(float(slope.value)), 1e-300)
-    if slope.kinked or not MARGIN * slope.error <= (10 if grainy else 1) * DECIDED * scale:
-        return Verdict("undecided", detail="a kink is too near", single=grainy)
-    error = abs(float(np.sum(g * directions["x"])) - float(slope.value)) / scale
-    if error > max(SINGLE if grainy else RIGHT, MARGIN * slope.error / scale):
-        return Verdict("first derivative", error, single=grainy)
+    if point.undecidable(slope, MARGIN * slope.error, scale):
+        return point.verdict("undecided", detail="a kink is too near")
+    difference = abs(float(np.sum(g * point.directions["x"])) - float(slope.value)) / scale
+    if difference > max(SINGLE if point.coarse else RIGHT, MARGIN * slope.error / scale):
+        return point.verdict("first derivative", difference)
     return None
 
 
-def _second(
-    reference: Problem,
-    point: dict[str, np.ndarray],
-    directions: dict[str, np.ndarray],
-    g: np.ndarray,
-    found: dict[str, np.ndarray | None],
-    spread: dict[str, float],
-    grainy: bool,
-) -> Verdict:
-    """The worst over the arrays, each along one direction."""
-    worst = Verdict("right", single=grainy)
-    for name in found:
-        change = derivative(
-            lambda t, name=name: np.asarray(reference.gradient(_moved(point, name, directions, t))), _rounding(grainy)
-        )
+def _second(point: _Point, g: np.ndarray, gradients: dict[str, np.ndarray | None], spread: dict[str, float]) -> Verdict:
+    """The first array whose gradient along its direction is wrong, x before the others, or that all are right."""
+    worst = point.verdict("right")
+    for name, gradient in gradients.items():
+        change = derivative(partial(_gradient_at, point, name), point.rounding)
         wanted = 2 * float(np.sum(g * change.value))
         margin = MARGIN * 2 * float(np.linalg.norm(g)) * change.error
-        array = found[name]
-        slope = 0.0 if array is None else float(np.sum(array * directions[name]))
+        slope = 0.0 if gradient is None else float(np.sum(gradient * point.directions[name]))
         scale = max(abs(wanted), abs(slope), 1e-3 * float(np.sum(g * g)), 1e-300)
         scale = scale if np.isfinite(scale) else max(abs(wanted), 1e-300)
-        if change.kinked or not margin <= (10 if grainy else 1) * DECIDED * scale:
-            return Verdict("undecided", detail="a kink is too near", single=grainy)
-        allowed = max(SINGLE if grainy else RIGHT, margin / scale, spread.get(name, 0.0) / scale)
+        if point.undecidable(change, margin, scale):
+            return point.verdict("undecided", detail="a kink is too near")
+        allowed = max(SINGLE if point.coarse else RIGHT, margin / scale, spread.get(name, 0.0) / scale)
         error = abs(slope - wanted) / scale if np.isfinite(slope) else np.inf
-        if array is None and error > allowed:
-            kind = "None"
-        elif not np.isfinite(error):
-            kind = "NaN"
-        elif error > allowed:
-            kind = "wrong"
-        else:
+        if error <= allowed:
             continue
-        if worst.kind == "right":  # x comes first, and says it best
-            worst = Verdict(kind, min(error, 1.0) if kind != "wrong" else error, name, single=grainy)
+        kind = "None" if gradient is None else "wrong" if np.isfinite(error) else "NaN"
+        if worst.kind == "right":
+            worst = point.verdict(kind, error if kind == "wrong" else min(error, 1.0), name)
     return worst
 
 
-def _rounding(grainy: bool) -> float:
-    return 2.0**-23 if grainy else 2.0**-52
+def _gradient_at(point: _Point, name: str, t: float) -> np.ndarray:
+    return np.asarray(point.problem.gradient(point.moved(name, t)))
 
 
-def _moved(
-    point: dict[str, np.ndarray], name: str, directions: dict[str, np.ndarray], t: float
-) -> dict[str, np.ndarray]:
-    return point | {name: point[name] + t * directions[name]}
-
-
-def _grainy(value: Callable[[float], float], middle: float) -> bool:
-    """Whether <w, f> moves in steps of float32: then its slope over 4e-9 is another than over 1e-6 and 3e-5."""
+def _is_coarse(value: Callable[[float], float], middle: float) -> bool:
+    """Whether <w, f> moves in steps of float32: then its slope over 4e-9 differs from those over 1e-6 and 3e-5."""
     near, middling, wide = ((value(t) - value(-t)) / (2 * t) for t in (4e-9, 1e-6, 3e-5))
     size = max(abs(near), abs(middling), abs(wide), 1e-4 * abs(middle), 1e-12)
     return min(abs(near - middling), abs(near - wide)) > 1e-2 * size
 
 
-def _spread(
-    tested: Problem,
-    point: dict[str, np.ndarray],
-    directions: dict[str, np.ndarray],
-    found: dict[str, np.ndarray | None],
-) -> dict[str, float]:
+def _spread(tested: Problem, point: _Point, gradients: dict[str, np.ndarray | None]) -> dict[str, float]:
     """What rounding in float32 may do to each slope: its largest change under perturbations in the last place."""
     rng = np.random.default_rng(1)
-    largest = dict.fromkeys(point, 0.0)
+    largest = dict.fromkeys(point.arrays, 0.0)
     for _ in range(3):
-        near = {name: value * (1 + 2.0**-23 * rng.choice([-1, 1], size=value.shape)) for name, value in point.items()}
+        near = {
+            name: value * (1 + 2.0**-23 * rng.choice([-1, 1], size=value.shape)) for name, value in point.arrays.items()
+        }
         moved = tested.penalty_gradients(near)
-        for name in found:
-            before, after = found[name], moved[name]
+        for name, before in gradients.items():
+            after = moved[name]
             if before is not None and after is not None:
-                change = float(np.linalg.norm(after - before)) * float(np.linalg.norm(directions[name]))
-                floor = 2.0**-23 * float(np.linalg.norm(before)) * float(np.linalg.norm(directions[name]))
-                largest[name] = max(largest[name], ROUNDINGS * max(change, floor))
+                change = max(np.linalg.norm(after - before), 2.0**-23 * np.linalg.norm(before))
+                length = float(np.linalg.norm(point.directions[name]))
+                largest[name] = max(largest[name], ROUNDINGS * float(change) * length)
     return largest
 
 

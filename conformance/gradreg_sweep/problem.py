@@ -1,0 +1,80 @@
+"""A program in a framework, as functions of NumPy arrays."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from gradreg_sweep.operation import Program
+
+__all__ = ["Problem"]
+
+
+class Problem(ABC):
+    """A program in a framework, as functions of its arrays by name (NumPy, x first).
+
+    Gradients of the penalty are computed in the problem's mode, values and first derivatives in eager mode.
+
+    Args:
+        program: the program, which is run once for its arrays, f and w.
+        mode: one of the framework's.
+        dtype: that of the program's arrays.
+    """
+
+    def __init__(self, program: Program, mode: str, dtype: str) -> None:
+        self.names, self.mode, self.dtype = program.names, mode, dtype
+        with self.context():
+            namespace = program.run(dtype)
+            self.f, self.w = namespace["f"], namespace["w"]
+            layer = namespace.get("layer")
+            variables = () if layer is None else self.layer_variables(layer)
+            self.variables = {f"layer.{index}": variable for index, variable in enumerate(variables)}
+            arrays = {name: namespace[name] for name in self.names} | self.variables
+            self.arrays: dict[str, np.ndarray] = {name: self.to_numpy(array) for name, array in arrays.items()}
+
+    def value(self, arrays: Mapping[str, np.ndarray]) -> float:
+        """<w, f>."""
+        with self.context():
+            return float(self.weighted(*self.native(arrays)))
+
+    def gradient(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The gradient g = J^T w, of the shape of x; None if the framework returns none."""
+        with self.context():
+            gradient = self.first(*self.native(arrays))
+            return None if gradient is None else self.to_numpy(gradient)
+
+    def penalty_gradients(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | None]:
+        """The gradient of Q = ||g||^2 with respect to each array."""
+        with self.context():
+            gradients = zip(self.arrays, self.second(*self.native(arrays)), strict=True)
+            return {name: None if gradient is None else self.to_numpy(gradient) for name, gradient in gradients}
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Held while anything is computed."""
+        return nullcontext()
+
+    def layer_variables(self, layer: Any) -> Iterable[Any]:
+        """The variables of the operation's layer that are differentiated too."""
+        return ()
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """An array of the framework in float64."""
+        return np.array(array, np.float64)
+
+    @abstractmethod
+    def native(self, arrays: Mapping[str, np.ndarray]) -> list[Any]:
+        """The program's arrays in the framework; the variables of a layer are assigned."""
+
+    @abstractmethod
+    def weighted(self, *arrays: Any) -> Any:
+        """<w, f>."""
+
+    @abstractmethod
+    def first(self, *arrays: Any) -> Any:
+        """The gradient of `weighted` with respect to x."""
+
+    @abstractmethod
+    def second(self, *arrays: Any) -> Sequence[Any]:
+        """The gradients of the sum of squares of `first` with respect to the arrays and the variables."""
