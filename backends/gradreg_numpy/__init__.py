@@ -4,6 +4,8 @@ Penalties come from explicit Jacobians of portable networks (:mod:`gradreg_core.
 complex steps. Neither autodiff nor the engine of the other backends is involved. Meant for small networks.
 """
 
+from typing import TYPE_CHECKING
+
 from gradreg_core import vocabulary
 from gradreg_core.results import Measures, Parts
 from gradreg_core.vocabulary import *  # noqa: F403
@@ -11,19 +13,20 @@ from gradreg_numpy.api import check, loss, measure, penalty
 from gradreg_numpy.networks import Model, apply, full_jacobian, initialize, jacobian
 from gradreg_numpy.oracle import gradient, penalty_terms
 
-__all__ = [
-    "Measures",
-    "Model",
-    "Parts",
-    "apply",
-    "check",
-    "full_jacobian",
-    "gradient",
-    "initialize",
-    "jacobian",
-    "loss",
-    "measure",
-    "penalty",
-    "penalty_terms",
-]
-__all__ += vocabulary.WORDS
+if not TYPE_CHECKING:  # as in the vocabulary
+    __all__ = [
+        *vocabulary.__all__,
+        "Measures",
+        "Model",
+        "Parts",
+        "apply",
+        "check",
+        "full_jacobian",
+        "gradient",
+        "initialize",
+        "jacobian",
+        "loss",
+        "measure",
+        "penalty",
+        "penalty_terms",
+    ]

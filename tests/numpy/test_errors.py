@@ -10,6 +10,10 @@ from gradreg_core.portable.networks import Dense, Flatten, Network
 from gradreg_core.spec import Term
 
 
+class Unheard(Term):
+    """A term that is none of the vocabulary's."""
+
+
 @pytest.fixture
 def hand():
     return Hand()
@@ -75,7 +79,7 @@ def test_labels_of_one_logit_are_zero_or_one_or_between():
         (gradreg.FrobReg(1.0), {"step": 0.5}, InputError, "step must be an integer of at least 0, got 0.5"),
         (gradreg.FrobReg(lambda step: -1.0), {}, SpecError, "must return a finite number of at least 0"),
         ("FrobReg", {}, InputTypeError, "reg must be a regularizer such as SpectReg"),
-        (Term(1.0), {}, UnsupportedError, "not a term that gradreg_numpy knows"),
+        (Unheard(1.0), {}, UnsupportedError, "not a term that gradreg_numpy knows"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(hand, reg, options, error, message):
