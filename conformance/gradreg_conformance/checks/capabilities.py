@@ -18,7 +18,7 @@ from gradreg_core.portable import networks as nets
 from gradreg_core.portable.networks import Activation, Dense, Layer, Network
 from gradreg_core.presets import SpectReg
 
-_NETWORKS: dict[type[Layer], Network] = {
+NETWORKS: dict[type[Layer], Network] = {
     nets.Dense: Network((2,), (Dense(2),)),
     nets.Conv2D: Network((3, 3, 1), (nets.Conv2D(2, 3, "same"),)),
     nets.MaxPool: Network((2, 2, 1), (nets.MaxPool(2),)),
@@ -44,7 +44,7 @@ _NAMED = Network((3,), (Dense(3), Activation("tanh"), Dense(3), Activation("sigm
 @check("primitives")
 def layers_are_those_declared(subject: Subject) -> None:
     """The harness applies every layer that it declares, with every activation, and refuses the others."""
-    for kind, network in _NETWORKS.items():
+    for kind, network in NETWORKS.items():
         names = nets.ACTIVATIONS if kind is Activation else ("",)
         for name in names:
             chosen = Network(network.input_shape, (Activation(name),)) if name else network

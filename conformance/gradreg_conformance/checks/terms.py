@@ -37,7 +37,7 @@ from gradreg_core.projections import (
 )
 from gradreg_core.spec import JacobianPenalty, Regularizer
 
-_GENERAL: dict[Regularizer, Regularizer] = {
+GENERAL: dict[Regularizer, Regularizer] = {
     DataGrad(1.0): JacobianPenalty(1.0, projection=exact(), output="loss"),
     SpectReg(1.0): JacobianPenalty(1.0, projection=gaussian()),
     SpectReg(1.0, projections=3): JacobianPenalty(1.0, projection=gaussian(3)),
@@ -75,7 +75,7 @@ def _compare(subject: Subject, case: Case, label: str, result: Any, of: str) -> 
 @check("values")
 def presets(subject: Subject) -> None:
     """Every named regularizer is its general form with its paper's conventions: one half or none, the factor m."""
-    for preset, general in _GENERAL.items():
+    for preset, general in GENERAL.items():
 
         @subject.given(cases(subject.harness, st.just(preset), st.just(SMALL), batch=(3, 3)), cost=5)
         def _(case, general=general):  # type: ignore[no-untyped-def]
