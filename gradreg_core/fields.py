@@ -63,8 +63,10 @@ class Integer:
         Raises:
             SpecError: it is not an integer, or lies outside the range.
         """
-        index = getattr(value, "__index__", None)
-        number = None if index is None or isinstance(value, bool) else int(index())
+        number = None
+        if not isinstance(value, bool):
+            with suppress(AttributeError, TypeError):
+                number = int(value.__index__())
         if number is None or number < self.minimum or (self.maximum is not None and number > self.maximum):
             raise SpecError(f"{owner}: {name} must be {self!r}, got {value!r}.")
         return number
