@@ -19,7 +19,7 @@ from gradreg_torch.harness import TorchHarness
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow", "numpy"])
 def test_a_built_in_backend_passes_the_quick_profile(backend: str) -> None:
     report = run_checks(backend, stop=False)
-    assert report.ok, "\n\n".join(f"{each.name}: {each.message}" for each in report.failures)
+    assert report.ok, "\n\n".join(f"{check.name}: {check.message}" for check in report.failures)
     assert report.tolerance <= 4
     assert report.totals["expected failure"] == 0
 
@@ -31,7 +31,7 @@ assert harness.modes[-1] == "sharded", harness.modes
 harness.modes = ("unoptimised", "sharded")
 names = ["every_mode_equals_the_first", "draws_at_a_traced_step"]
 report = run_checks(harness, checks=names)
-assert report.ok and report.ran == 2, [each.message for each in report.checks]
+assert report.ok and report.ran == 2, [check.message for check in report.checks]
 """
 
 

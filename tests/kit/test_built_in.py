@@ -8,7 +8,7 @@ from gradreg_conformance.runner import all_checks, run_checks
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax", "tensorflow"])
 def test_the_layer_loads(name: str) -> None:
-    loads = [each for each in all_checks() if CHECKS[each].layer == LAYERS.index("loads")]
+    loads = [name for name in all_checks() if CHECKS[name].layer == LAYERS.index("loads")]
     assert len(loads) >= 3
     report = run_checks(name, checks=loads)
-    assert report.ok, [(each.name, each.message) for each in report.checks if each.message]
+    assert report.ok, [(check.name, check.message) for check in report.checks if check.message]

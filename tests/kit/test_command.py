@@ -147,17 +147,17 @@ def test_several_backends_run_in_processes_of_their_own(second, tmp_path):
         f"--check={check}",
         f"--report={file}",
     ]
-    found = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, env=dict(os.environ), check=False)
-    assert found.returncode in (0, 1), found.stderr
+    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert done.returncode in (0, 1), done.stderr
     reports = read_reports(file)
     assert [report.backend for report in reports] == names
     # The fakes' expected failure names none of the kit's checks.
     assert reports[0].verdict == "not tested: the process ended with exit status 2"
-    assert "expects 'weak' to fail, and there is no such check" in found.stderr
+    assert "expects 'weak' to fail, and there is no such check" in done.stderr
     if second == "die":
         assert reports[1].error == "the process was ended by SIGKILL"
-        assert found.returncode == 1
+        assert done.returncode == 1
     else:
-        assert [each.name for each in reports[1].checks] == [check]
-    assert found.stdout.count("Wrote") == 1
+        assert [check.name for check in reports[1].checks] == [check]
+    assert done.stdout.count("Wrote") == 1
     assert json.loads(file.read_text())["reports"][0]["ok"] is False

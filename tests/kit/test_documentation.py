@@ -37,11 +37,11 @@ def test_its_commands_run_as_they_stand(tmp_path):
         "PYTEST_ADDOPTS": "-p no:cacheprovider",
     }
     script = "".join(["set -e\n", *blocks("sh")])
-    found = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert found.stdout.count("conforms") >= 5
-    assert "2 passed, 1 not applicable; worst error" in found.stdout
-    assert {each.name for each in tmp_path.glob("*.*")} == {"report.html", "report.json", "matrix.html", "again.html"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("conforms") >= 5
+    assert "2 passed, 1 not applicable; worst error" in done.stdout
+    assert {path.name for path in tmp_path.glob("*.*")} == {"report.html", "report.json", "matrix.html", "again.html"}
 
 
 def test_its_code_runs_as_it_stands(monkeypatch, capsys):

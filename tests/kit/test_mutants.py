@@ -14,20 +14,20 @@ CHECKS = all_checks()
 QUICK = replace(PROFILES["quick"], shrink=False)  # the same examples; a failing one is not made smaller
 
 
-@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda each: each.name)
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)
 def test_a_mutant_is_killed_by_the_checks_that_are_named(mutant: Mutant) -> None:
     named = [CHECKS[name] for name in mutant.killed_by]
     with mutant.make() as harness:
         results = run_subject(Subject("mutant", harness, QUICK), None if mutant.exactly else named, stop=False)
-    failed = {result.check.name: result.message for result in results if not result.ok}
+    failed = {result.name: result.message for result in results if not result.ok}
     assert sorted(failed) == sorted(mutant.killed_by), failed
 
 
 def test_the_honest_original_passes() -> None:
     results = run_subject(Subject("honest", harness_of(), QUICK), stop=False)
-    assert not [(result.check.name, result.message) for result in results if not result.ok]
+    assert not [(result.name, result.message) for result in results if not result.ok]
 
 
 def test_without_any_one_check_some_mutant_would_live() -> None:
-    alone = {each.killed_by[0] for each in MUTANTS.values() if each.exactly and len(each.killed_by) == 1}
+    alone = {mutant.killed_by[0] for mutant in MUTANTS.values() if mutant.exactly and len(mutant.killed_by) == 1}
     assert set(CHECKS) == alone

@@ -22,13 +22,13 @@ def run(tmp_path):
             (tmp_path / "conftest.py").write_text(f"import conformance_fakes\nconformance_fakes.install(*{fakes!r})\n")
         environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTEST_ADDOPTS": "", "COLUMNS": "150"}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *arguments]
-        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
-        return found.returncode, found.stdout + found.stderr
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 
 
-def test_a_test_a_check_with_its_status(run):
+def test_one_test_per_check_with_its_status(run):
     status, output = run(*SUITE, "--gradreg-backend", FAKE, "-v", "-rA")
     assert status == 1
     for name, word in [("good", "PASSED"), ("bad", "FAILED"), ("weak", "XFAIL"), ("lacking", "SKIPPED")]:
@@ -98,8 +98,8 @@ def test_a_list_of_tests_is_no_failure(run):
     ],
 )
 def test_what_cannot_be_run_is_an_error(run, options, status, message):
-    found, output = run(*SUITE, *options)
-    assert found == status
+    ended, output = run(*SUITE, *options)
+    assert ended == status
     assert message in output
     assert "Traceback" not in output
 

@@ -80,24 +80,24 @@ def test_json_there_and_back(failed, passed, tmp_path):
     path = tmp_path / "report.json"
     path.write_text(to_json(reports))
     assert read_reports(path) == reports
-    found = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert (found["schema"], found["kind"]) == (SCHEMA, "gradreg conformance")
-    assert [each["ok"] for each in found["reports"]] == [False, True, False, False]
-    assert found["reports"][0]["totals"]["failed"] == 1
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert (content["schema"], content["kind"]) == (SCHEMA, "gradreg conformance")
+    assert [report["ok"] for report in content["reports"]] == [False, True, False, False]
+    assert content["reports"][0]["totals"]["failed"] == 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: [], "is not a report"),
-        (lambda found: found | {"kind": "other"}, "is not a report"),
+        (lambda content: [], "is not a report"),
+        (lambda content: content | {"kind": "other"}, "is not a report"),
         (
-            lambda found: found | {"schema": SCHEMA + 1},
+            lambda content: content | {"schema": SCHEMA + 1},
             f"schema {SCHEMA + 1}, this gradreg reads {SCHEMA}; upgrade",
         ),
-        (lambda found: found | {"reports": [{}]}, "is damaged: KeyError: 'backend'"),
-        (lambda found: found | {"reports": 3}, "is damaged: TypeError"),
-        (lambda found: found | {"reports": [found["reports"][0] | {"checks": [{"layer": "x"}]}]}, "is damaged"),
+        (lambda content: content | {"reports": [{}]}, "is damaged: KeyError: 'backend'"),
+        (lambda content: content | {"reports": 3}, "is damaged: TypeError"),
+        (lambda content: content | {"reports": [content["reports"][0] | {"checks": [{"layer": "x"}]}]}, "is damaged"),
     ],
 )
 def test_other_files_are_refused(passed, tmp_path, change, message):
@@ -185,7 +185,7 @@ def test_only_a_whole_pass_is_a_certificate(failed, passed):
     assert "Certificate of conformance" in to_html([passed])
     assert "Certificate" not in to_html([failed])
     assert "Certificate" not in to_html([replace(passed, left_out=("other",))])
-    declared = tuple(replace(each, status="expected failure") for each in passed.checks)
+    declared = tuple(replace(check, status="expected failure") for check in passed.checks)
     assert "Certificate" not in to_html([replace(passed, checks=declared)])
     assert (
         "Not chosen, so nothing is said of them: other." in Page(to_html([replace(passed, left_out=("other",))])).text
