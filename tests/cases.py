@@ -116,7 +116,7 @@ def named(regularizers: list[Regularizer]) -> list[Any]:
     """Regularizers as pytest parameters with readable ids."""
     import pytest
 
-    return [pytest.param(each, id=re.sub(r"<function (\w+) at \w+>", r"\1", repr(each))) for each in regularizers]
+    return [pytest.param(reg, id=re.sub(r"<function (\w+) at \w+>", r"\1", repr(reg))) for reg in regularizers]
 
 
 def network(name: str) -> nets.Network:
@@ -139,11 +139,11 @@ def problem(name: str, batch: int = 4, seed: int = 0) -> tuple[gradreg_numpy.Mod
     return gradreg_numpy.Model(chosen, params), x, rng.integers(0, max(classes, 2), batch)
 
 
-def relative(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
-    """||found - wanted|| / ||wanted|| over all arrays together; single tensors may be zero and mean nothing."""
-    assert set(found) == set(wanted)
-    assert all(found[path].shape == wanted[path].shape for path in wanted)
-    difference = sum(float(((found[path] - wanted[path]) ** 2).sum()) for path in wanted) ** 0.5
+def relative(ours: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """||ours - wanted|| / ||wanted|| over all arrays together; single tensors may be zero and mean nothing."""
+    assert set(ours) == set(wanted)
+    assert all(ours[path].shape == wanted[path].shape for path in wanted)
+    difference = sum(float(((ours[path] - wanted[path]) ** 2).sum()) for path in wanted) ** 0.5
     return difference / max(sum(float((wanted[path] ** 2).sum()) for path in wanted) ** 0.5, 1e-300)
 
 

@@ -173,7 +173,7 @@ class JaxBackend(Backend):
         on_cpu = jax.default_backend() == "cpu"
         if len(rows) > 1 and on_cpu and _is_traced_program():
             # Rows that are pulled back in turn stay in the processor's caches, and a loop takes the memory of one.
-            pullback(rows[0])  # makes what the engine keeps, see `cond`
+            pullback(rows[0])  # makes the values that the engine keeps, see `cond`
             if not _convolves(jax.make_jaxpr(pullback)(rows[0]).jaxpr):
                 return lax.map(pullback, rows)
         if len(rows) == 1 or (len(rows) <= _FEW_ROWS and on_cpu):

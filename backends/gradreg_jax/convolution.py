@@ -45,7 +45,7 @@ def conv_general_dilated(
     Args:
         lhs: inputs.
         rhs: kernel.
-        window_strides: one for each spatial axis.
+        window_strides: one per spatial axis.
         padding: "SAME", "VALID" or pairs (before, after).
         **options: the others of `jax.lax.conv_general_dilated`.
     """

@@ -20,7 +20,7 @@ _REMEDIES = (
     ("ifferentiation rule", "Replace the operation, or give it its derivatives with jax.custom_jvp."),
     ("ranspose rule", "Replace the operation, or give it its derivatives with jax.custom_jvp."),
 )
-"""What JAX's messages say where an operation cannot be differentiated, and what helps."""
+"""Parts of JAX's messages about operations that cannot be differentiated, and their remedies."""
 
 Rows = list[tuple[str, str, str]]
 

@@ -37,7 +37,7 @@ class Stateful:
 
     Args:
         fn: the function.
-        state: what the first call gets, a pytree; each call gets what the one before it returned.
+        state: a pytree for the first call; each later call gets the state that the one before it returned.
     """
 
     def __init__(self, fn: Callable[[Any, Any], tuple[Any, Any]], state: Any) -> None:

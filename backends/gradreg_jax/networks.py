@@ -35,7 +35,7 @@ def _matmul(left: Array, right: Array) -> Array:
 
 
 def _windows(x: Array, size: int) -> list[Array]:
-    """The elements of each size x size window in row-major order, one array for each place in the window."""
+    """The elements of each size x size window in row-major order, one array per place in the window."""
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     cut = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)

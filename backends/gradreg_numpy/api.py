@@ -116,7 +116,7 @@ def penalty(
 def _rows(batch: Batch, output: str) -> Array:
     """J^T e_k for all basis vectors e_k of the output, each at all samples at once: (B, q, d).
 
-    The Jacobian itself where the samples are independent, and otherwise what a backward pass gives for it.
+    The Jacobian itself where the samples are independent; otherwise the result of a backward pass per output.
     """
     _, J = projected_jacobian(batch, output)
     size = J.shape[1]

@@ -21,7 +21,7 @@ def numeric(value: Any) -> Array:
     """`value` as float64, or as complex128 if it is complex.
 
     Raises:
-        TypeError, ValueError: it is no array of numbers.
+        TypeError, ValueError: it is not an array of numbers.
     """
     array = np.asarray(value)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64, copy=False)

@@ -26,9 +26,9 @@ Function = Callable[[Arrays], Any]
 class NumpyHarness(Harness):
     """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
 
-    The reference is what the kit compares with, so where a check compares with the reference, it is compared with
-    itself here, and its gradient by complex steps with another path to the same complex steps. What is tested are the
-    laws, the errors, and that the calls behave as every backend's do. There are no primitives.
+    The kit compares with the reference, so a check that does so compares it with itself here, and its gradient by
+    complex steps with another path to the same complex steps. The other checks test laws, errors, and that the calls
+    behave as those of every backend. There are no primitives.
     """
 
     layers = nets.LAYERS
@@ -63,24 +63,24 @@ class NumpyHarness(Harness):
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
         floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
-        gradients = {name: np.zeros(each.shape) for name, each in floats.items()}
-        for name, each in floats.items():
-            for index in np.ndindex(each.shape):
-                moved = each.astype(np.complex128)
+        gradients = {name: np.zeros(array.shape) for name, array in floats.items()}
+        for name, array in floats.items():
+            for index in np.ndindex(array.shape):
+                moved = array.astype(np.complex128)
                 moved[index] += 1j * COMPLEX_STEP
                 gradients[name][index] = np.imag(function({**arrays, name: moved})) / COMPLEX_STEP
         return np.asarray(function(arrays)), gradients
 
 
-_ELSEWHERE = ("params", "batch_norm", "chunk_size")
-"""Arguments of the engine's calls that the reference has no use for: a model's weights are its own, and so on."""
+_UNUSED = ("params", "batch_norm", "chunk_size")
+"""Arguments of the engine's calls that the reference does without: its models hold their weights, for example."""
 
 
 def _adapted(call: Callable[..., Any]) -> Callable[..., Any]:
     """The reference's call, with the arguments of the engine's."""
 
     def adapted(*args: Any, **options: Any) -> Any:
-        given = {name: value for name, value in options.items() if name not in _ELSEWHERE}
+        given = {name: value for name, value in options.items() if name not in _UNUSED}
         if given.get("loss_fn") is squared:
             given["loss_fn"] = Squared()
         if given.pop("projections", None) is not None:

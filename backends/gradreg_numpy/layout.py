@@ -39,7 +39,7 @@ class View:
         """The view of outputs of shape (B, *own); `class_axis` counts the batch axis, or from the end.
 
         Raises:
-            InputError: there is no such axis.
+            InputError: the outputs have no such axis.
         """
         order = np.arange(math.prod(own))
         rank = 1 + len(own)
@@ -51,7 +51,7 @@ class View:
         axis = given + rank if given < 0 else given
         if not 1 <= axis < rank:
             raise InputError(
-                f"{call}: class_axis={class_axis} is no axis of outputs of shape (B, {', '.join(map(str, own))}) "
+                f"{call}: class_axis={class_axis} is not an axis of outputs of shape (B, {', '.join(map(str, own))}) "
                 f"after the first."
             )
         order = np.moveaxis(order.reshape(own), axis - 1, -1).ravel()
@@ -67,16 +67,16 @@ class View:
         """The number of places at which there is one distribution over the classes."""
         return self.size // self.classes
 
-    def require_classes(self, call: str, what: str) -> None:
-        """Refuse `what` where the classes are unknown.
+    def require_classes(self, call: str, needed_by: str) -> None:
+        """Refuse `needed_by` where the classes are unknown.
 
         Raises:
             InputError: the outputs have more than two axes, and no class axis was given.
         """
         if not self.knows_classes:
             raise InputError(
-                f"{call}: {what} needs to know which axis of the outputs (B, {', '.join(map(str, self.own))}) holds "
-                f"the classes; pass class_axis=."
+                f"{call}: {needed_by} needs to know which axis of the outputs (B, {', '.join(map(str, self.own))}) "
+                f"holds the classes; pass class_axis=."
             )
 
     def canonical(self, outputs: Array) -> Array:
@@ -93,7 +93,7 @@ class Labels:
     hard: bool
 
 
-def labels_of(call: str, y: Any, view: View, batch: int, what: str) -> Labels:
+def labels_of(call: str, y: Any, view: View, batch: int, needed_by: str) -> Labels:
     """Labels `y` of a batch of `batch` samples.
 
     Integers (or bools) name a class, shape (B, *own without the class axis). Floats are distributions in the outputs'
@@ -101,11 +101,11 @@ def labels_of(call: str, y: Any, view: View, batch: int, what: str) -> Labels:
 
     Raises:
         InputError: `y` is missing, its shape does not fit, or a value is out of range.
-        InputTypeError: `y` is no array of numbers.
+        InputTypeError: `y` is not an array of numbers.
     """
-    view.require_classes(call, what)
+    view.require_classes(call, needed_by)
     if y is None:
-        raise InputError(f"{call}: {what} needs labels, but y is None; pass y.")
+        raise InputError(f"{call}: {needed_by} needs labels, but y is None; pass y.")
     given = np.asarray(y)
     if given.dtype.kind not in "biuf":
         raise InputTypeError(f"{call}: labels must be integers or probabilities, got dtype {given.dtype}.")

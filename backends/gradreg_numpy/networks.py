@@ -139,7 +139,7 @@ class Model:
 
     Raises:
         InputError: an array is missing, unknown or of the wrong shape.
-        InputTypeError: `network` is no Network.
+        InputTypeError: `network` is not a Network.
     """
 
     network: Network
@@ -178,7 +178,7 @@ class Model:
 
         Raises:
             InputError: its shape is not (B, *input_shape), or the masks are for another number of samples.
-            InputTypeError: it is no array of floating-point numbers.
+            InputTypeError: it is not an array of floating-point numbers.
         """
         try:
             kind, array = np.asarray(x).dtype.kind, numeric(x)
@@ -209,7 +209,7 @@ class Model:
 
         Args:
             x: the input (B, *input_shape).
-            at: differentiate with respect to what this top-level layer gives, named by its index, such as "2".
+            at: differentiate with respect to the output of this top-level layer, named by its index, such as "2".
 
         Raises:
             InputError: no such layer.

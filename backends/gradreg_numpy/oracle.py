@@ -1,7 +1,7 @@
 """The penalties from explicit Jacobians, W @ J and a norm, and their gradients by complex-step differentiation.
 
-Everything is holomorphic in parameters and inputs off the kinks: what a projection declares a constant (draws, chosen
-classes, singular vectors) is computed from real parts, comparisons look at real parts, products are plain transposes.
+Everything is holomorphic in parameters and inputs off the kinks. The constants of a projection (draws, chosen classes,
+singular vectors) are computed from real parts, comparisons look at real parts, and transposes are not conjugated.
 So Im f(p + i h e) / h is the derivative of f without any cancellation (Squire, Trapp 1998), to roundoff at h = 1e-30.
 """
 
@@ -180,7 +180,7 @@ def penalty_terms(model: Model, x: Any, y: Any, reg: Regularizer, **options: Unp
 
     Raises:
         InputError, InputTypeError: an argument does not fit.
-        UnsupportedError: a term, projection, shape or layer that gradreg_core does not define.
+        UnsupportedError: a term, projection, phi or layer without a rule.
     """
     return term_values(Batch.of("penalty_terms", model, x, y, **options), reg)
 

@@ -51,7 +51,7 @@ LEAKY_SLOPE = 0.2
 
 
 class Layer:
-    """A step of a network: what it does to a sample's shape, and the shapes of its weights."""
+    """A step of a network: how it changes a sample's shape, and the shapes of its weights."""
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of one sample after the layer."""
@@ -62,7 +62,7 @@ class Layer:
         return {}
 
     def statistics(self, shape: Shape) -> dict[str, Shape]:
-        """Names and shapes of what is given but not trained: moving statistics."""
+        """Names and shapes of arrays that are given and not trained: moving statistics."""
         return {}
 
 

@@ -1,5 +1,6 @@
 """The convolution as a matrix product: JAX's own values and derivatives, and its ties."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,9 @@ from jax import lax
 
 import gradreg_jax as gradreg
 from gradreg_jax.convolution import conv_general_dilated
+from jax_cases import compiled
 
+CONVOLUTIONS = (conv_general_dilated, lax.conv_general_dilated)
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = [
     # image, kernel, padding: one tile of columns, several, a last one that is not full, unequal sides, a side of 1
@@ -38,22 +41,22 @@ def derivatives(convolve: Any, x: jax.Array, kernel: jax.Array, padding: Any) ->
         return pull(jnp.cos(z))
 
     def second(x: jax.Array, kernel: jax.Array) -> Any:
-        return jax.grad(lambda *both: sum((each**2).sum() for each in first(*both)), (0, 1))(x, kernel)
+        return jax.grad(lambda *both: sum((slope**2).sum() for slope in first(*both)), (0, 1))(x, kernel)
 
-    given = (x, kernel)
-    tangents = jax.jvp(lambda *both: jax.grad(lambda *each: value(*each).sum(), (0, 1))(*both), given, given)
-    batched = jax.vmap(lambda each: jax.vjp(value, *given)[1](each)[0])(jnp.stack([value(*given)] * 2))
-    return jax.tree.leaves((first(*given), second(*given), tangents, batched))
+    def everything(*both: jax.Array) -> Any:
+        tangents = jax.jvp(jax.grad(lambda *point: value(*point).sum(), (0, 1)), both, both)
+        batched = jax.vmap(lambda row: jax.vjp(value, *both)[1](row)[0])(jnp.stack([value(*both)] * 2))
+        return first(*both), second(*both), tangents, batched
+
+    return jax.tree.leaves(compiled(everything)(x, kernel))
 
 
 @pytest.mark.parametrize(("image", "kernel", "padding"), CASES)
 def test_derivatives_are_those_of_jax(image: Any, kernel: Any, padding: Any) -> None:
     with jax.enable_x64(True):
         given = arrays(image, kernel)
-        found, wanted = (
-            derivatives(each, *given, padding) for each in (conv_general_dilated, lax.conv_general_dilated)
-        )
-        for ours, theirs in zip(found, wanted, strict=True):
+        ours_and_theirs = [derivatives(convolve, *given, padding) for convolve in CONVOLUTIONS]
+        for ours, theirs in zip(*ours_and_theirs, strict=True):
             # Sums of a few hundred float64 products in another order, through two derivatives.
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11 * float(jnp.abs(theirs).max()))
 
@@ -66,9 +69,9 @@ def test_equal_windows_give_equal_outputs(channels: int, filters: int, dtype: st
     with jax.enable_x64(True):
         pixel, kernel = arrays((channels,), (5, 5, channels, filters), dtype=dtype)
         x = jnp.broadcast_to(pixel, (4, 12, 30, channels))
-        found = jax.jit(lambda: conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC))()
-        assert found.dtype == dtype
-        assert (found == found[:1, :1, :1]).all()
+        outputs = jax.jit(lambda: conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC))()
+        assert outputs.dtype == dtype
+        assert (outputs == outputs[:1, :1, :1]).all()
 
 
 @pytest.mark.parametrize(
@@ -89,19 +92,16 @@ def test_what_it_does_not_speed_up_is_left_to_jax(
 ) -> None:
     with jax.enable_x64(True):
         given, options = arrays(image, kernel), {"dimension_numbers": NHWC, **options}
-        found = [
-            jax.make_jaxpr(lambda *both, each=each: each(*both, strides, padding, **options))(*given)
-            for each in (conv_general_dilated, lax.conv_general_dilated)
-        ]
-        assert str(found[0]) == str(found[1])
+        ours, theirs = (
+            jax.make_jaxpr(partial(convolve, window_strides=strides, padding=padding, **options))(*given)
+            for convolve in CONVOLUTIONS
+        )
+        assert str(ours) == str(theirs)
 
 
 def test_a_flax_layer_takes_it() -> None:
     nnx = pytest.importorskip("flax.nnx")
-    layers = [
-        nnx.Conv(1, 4, (3, 3), conv_general_dilated=each, rngs=nnx.Rngs(0))
-        for each in (conv_general_dilated, lax.conv_general_dilated)
-    ]
+    layers = [nnx.Conv(1, 4, (3, 3), conv_general_dilated=convolve, rngs=nnx.Rngs(0)) for convolve in CONVOLUTIONS]
     (x,) = arrays((2, 12, 12, 1), dtype="float32")
     penalties = []
     for layer in layers:

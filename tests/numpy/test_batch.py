@@ -19,17 +19,17 @@ def hand():
 
 # --- the mean over samples --------------------------------------------------------------------------------------------
 def test_weights_of_samples_and_normalizer(hand):
-    each = np.array([square(J) for J in hand.J])
+    squares = np.array([square(J) for J in hand.J])
     w = np.array([0.5, 0.0, 2.0, 1.0])
     reg = gradreg.FrobReg(3.0)
 
     def value(**options):
         return gradreg.penalty(hand.model, hand.x, None, reg, **options)
 
-    assert value(sample_weight=w) == pytest.approx(3 * (w * each).sum() / 3.5, rel=EXACT)
-    assert value(sample_weight=w > 0) == pytest.approx(3 * each[[0, 2, 3]].mean(), rel=EXACT)
-    assert value(sample_weight=w, normalizer=10) == pytest.approx(0.3 * (w * each).sum(), rel=EXACT)
-    assert value(normalizer=10) == pytest.approx(0.3 * each.sum(), rel=EXACT)
+    assert value(sample_weight=w) == pytest.approx(3 * (w * squares).sum() / 3.5, rel=EXACT)
+    assert value(sample_weight=w > 0) == pytest.approx(3 * squares[[0, 2, 3]].mean(), rel=EXACT)
+    assert value(sample_weight=w, normalizer=10) == pytest.approx(0.3 * (w * squares).sum(), rel=EXACT)
+    assert value(normalizer=10) == pytest.approx(0.3 * squares.sum(), rel=EXACT)
     assert value(sample_weight=0 * w) == 0
 
 

@@ -34,8 +34,8 @@ def test_loss_takes_soft_labels_and_weights(hand):
     _, parts = gradreg.loss(hand.model, hand.x, soft, gradreg.DataGrad(1.0), sample_weight=w)
     f = np.array(hand.f)
     assert parts.loss == pytest.approx(-(w[:, None] * soft * np.log(f)).sum() / 6, rel=EXACT)
-    each = [square(hand.J[i].T @ (f[i] - soft[i])) for i in hand.samples]
-    assert parts.penalty[0] == pytest.approx((w * each).sum() / 6, rel=EXACT)
+    squares = [square(hand.J[i].T @ (f[i] - soft[i])) for i in hand.samples]
+    assert parts.penalty[0] == pytest.approx((w * squares).sum() / 6, rel=EXACT)
 
 
 class SquaredError:
@@ -121,7 +121,7 @@ def test_gradient_is_that_of_central_differences(reg, of):
     def value(model, x):
         return gradreg.penalty(model, x, y, reg) if of == "penalty" else gradreg.loss(model, x, y, reg)[0]
 
-    largest = max(np.abs(each).max() for each in (*weights.values(), inputs))
+    largest = max(np.abs(gradient).max() for gradient in (*weights.values(), inputs))
     assert largest > 1e-2
     # 1e-9: roundoff 1e-16 over the step 1e-5, times the size of the value, below 100
     tolerance = 1e-9 * max(1.0, largest)

@@ -90,13 +90,13 @@ def test_critic_penalties_of_one_output():
     n = Hand(classes=1, seed=2)
     lengths = [length(n.J[i]) for i in n.samples]
     assert min(lengths) < 1 < max(lengths)
-    for reg, each in [
+    for reg, formula in [
         (gradreg.GradientPenalty(10.0), lambda g: 10 * (g - 1) ** 2),
         (gradreg.GradientPenalty(10.0, target=0.5), lambda g: 10 * (g - 0.5) ** 2),
         (gradreg.GradientPenalty(10.0, one_sided=True), lambda g: 10 * max(0.0, g - 1) ** 2),
         (gradreg.R1(10.0), lambda g: 5 * g * g),
     ]:
-        expected = sum(map(each, lengths)) / B
+        expected = sum(map(formula, lengths)) / B
         assert gradreg.penalty(n.model, n.x, None, reg) == pytest.approx(expected, rel=EXACT)
 
 

@@ -45,6 +45,6 @@ class AutogradHarness(Harness):
         return function(arrays)
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
-        with warnings.catch_warnings():  # a penalty that is constant has the gradient 0, which is no mistake here
+        with warnings.catch_warnings():  # the gradient of a constant penalty is 0, which is right
             warnings.filterwarnings("ignore", "Output seems independent of input")
             return value_and_grad(function)(dict(arrays))

@@ -39,7 +39,7 @@ def _conv(x: Array, kernel: Array, padding: str) -> Array:
 
 
 def _windows(x: Array, size: int) -> list[Array]:
-    """The elements of each size x size window in row-major order, one array for each place in the window."""
+    """The elements of each size x size window in row-major order, one array per place in the window."""
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     cut = anp.reshape(x[:, : rows * size, : columns * size], (batch, rows, size, columns, size, channels))

@@ -1,0 +1,70 @@
+"""How misuse and operations without a derivative are named in JAX."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradreg_jax as gradreg
+from gradreg_core.errors import DoubleBackwardError, InputError, InputTypeError, UnsupportedError
+from gradreg_core.presets import (
+    DataGrad,
+    WeightDecay,
+)
+from jax_cases import loop
+
+
+def linear(x: Any) -> Any:
+    return x @ jnp.arange(6.0).reshape(2, 3)
+
+
+X, Y = np.ones((4, 2), np.float32), np.array([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"x": np.ones((4, 2), int)}, InputTypeError, "input has dtype int32, and only floating-point inputs"),
+        ({"x": [[1.0, 2.0]]}, InputTypeError, "x must be an array of the jax backend, got builtins.list"),
+        ({"x": np.ones((0, 2))}, InputError, "at least one sample"),
+        ({"y": np.array([0, 1, 3, 0])}, InputError, r"labels must lie in 0..2 for 3 outputs, got values from 0 to 3"),
+        ({"y": np.array([0, 1])}, InputError, r"expected integer class labels of shape \(4,\)"),
+        ({"y": "abcd"}, InputTypeError, "y must be an array of labels, got str"),
+        ({"y": [[0], [1, 2]]}, InputTypeError, "y must be an array of labels, got list"),
+        ({"y": None}, InputError, "needs labels, but y is None"),
+        ({"model": lambda x: linear(x) * np.nan}, InputError, "outputs of sample 0 are NaN or infinite"),
+        ({"model": lambda x: linear(x).sum(0)}, InputError, r"expected outputs of shape \(4, ...\)"),
+        ({"model": lambda x: {"logits": linear(x)}}, InputTypeError, "one array of floating-point outputs, got dict"),
+        ({"model": lambda x: linear(x).astype(int)}, InputTypeError, "floating-point outputs, got .* of int32"),
+        ({"step": -1}, InputError, "step must be at least 0"),
+        ({"step": True}, InputTypeError, "step must be an integer, got True"),
+        ({"reg": DataGrad(1.0, at="hidden")}, UnsupportedError, "jax backend has no names for activations"),
+        ({"reg": WeightDecay(1.0)}, InputError, "cannot see the parameters of a function; pass params="),
+    ],
+)  # fmt: skip
+def test_misuse_is_named(change: dict[str, Any], kind: type[Exception], message: str) -> None:
+    given = {"model": linear, "x": X, "y": Y, "reg": DataGrad(1.0)} | change
+    with pytest.raises(kind, match=message):
+        gradreg.loss(**given)
+
+
+def test_wrong_labels_are_never_masked_under_jit() -> None:
+    value = jax.jit(lambda y: gradreg.loss(linear, X, y, None)[0])
+    assert np.isfinite(value(Y))
+    assert np.isnan(value(np.array([0, 1, 3, 0])))
+
+
+@pytest.mark.parametrize("call", [gradreg.loss, gradreg.penalty, gradreg.measure])
+def test_what_reverse_mode_cannot_do_is_explained(call: Any) -> None:
+    rest = () if call is gradreg.measure else (DataGrad(1.0),)
+    with pytest.raises(
+        DoubleBackwardError, match=r"no second derivative, or not even a first .*while_loop.*Use lax.scan"
+    ):
+        call(lambda x: linear(loop(x)), X, Y, *rest)
+
+
+def test_other_errors_of_the_model_stay_as_they_are() -> None:
+    with pytest.raises(TypeError, match="dot_general requires contracting dimensions"):
+        gradreg.loss(lambda x: x @ jnp.ones((3, 3)), X, Y, DataGrad(1.0))
