@@ -1,8 +1,7 @@
 """Takes the C library's allocator out of the comparison.
 
-glibc gives freed memory back to the system and gets it again, page by page, at every step. That costs the steps that
-allocate more, out of proportion, and hits any program that is not told otherwise. Every variant is timed in a process
-that keeps its memory.
+By default glibc returns freed memory to the system and faults it in again, page by page, at every step. That slows the
+steps that allocate more out of proportion. Every variant is timed in a process that keeps its memory.
 """
 
 import ctypes
@@ -15,7 +14,7 @@ _LARGEST = 2**31 - 1
 
 
 def keep_memory() -> str:
-    """Tell glibc to keep what is freed and to map nothing apart; gives what was done, in words."""
+    """Tell glibc to keep what is freed and to map nothing separately; returns what was done, in words."""
     function = _libc("mallopt")
     if function is not None and function(_MMAP_MAX, 0) and function(_TRIM_THRESHOLD, _LARGEST):
         return "glibc keeps freed memory (M_MMAP_MAX=0, M_TRIM_THRESHOLD=2**31-1), for every variant alike"
@@ -23,7 +22,7 @@ def keep_memory() -> str:
 
 
 def release() -> None:
-    """Give free memory back to the system now, where the C library can."""
+    """Return free memory to the system now, where the C library can."""
     function = _libc("malloc_trim")
     if function is not None:
         function(0)

@@ -6,15 +6,15 @@ from itertools import product
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from gradreg_bench import report
 from gradreg_bench.networks import NETWORKS
 from gradreg_bench.run import cores, run, with_memory
-from gradreg_bench.task import FRAMEWORKS, Result, Task
+from gradreg_bench.task import Result, Task
 from gradreg_bench.timing import CLOCKS
 from gradreg_bench.variants import variants
 from gradreg_core.cli.files import write_json
+from gradreg_core.cli.terminal import get_console, out_option
 from gradreg_core.errors import InputError
 from gradreg_core.plugins.dispatch import find_backend
 from gradreg_core.schema import from_dict
@@ -28,8 +28,10 @@ __all__ = ["bench"]
     "--backend",
     "frameworks",
     multiple=True,
-    type=click.Choice(list(FRAMEWORKS)),
-    help="Framework and mode; may be given again. [torch]",
+    metavar="NAME[-MODE]",
+    default=("torch",),
+    show_default="torch",
+    help="A backend, and a mode of it such as jax-fast; may be given again.",
 )
 @click.option(
     "--network",
@@ -48,22 +50,20 @@ __all__ = ["bench"]
     "own",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A JSON file with the dict of a regularizer's to_dict(), timed instead of the built-in variants; may be given "
+    help="A JSON file with a regularizer as `to_dict` returns it, timed instead of the built-in variants; may be given "
     "again.",
 )
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True, help="Rounds.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores for each process.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores per process.")
 @click.option(
     "--clock",
     type=click.Choice(list(CLOCKS)),
     default="wall",
     show_default=True,
-    help="The wall's, or the processor time of the process: steadier on a busy machine with one thread.",
+    help="The wall clock, or the processor time of the process: steadier on a busy machine with one thread.",
 )
 @click.option("--memory/--no-memory", default=False, show_default=True, help="Also the peak memory of each variant.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("out/bench"), show_default=True, help="Folder for results."
-)
+@out_option(default=Path("out/bench"))
 def bench(
     factory: str | None,
     frameworks: tuple[str, ...],
@@ -83,38 +83,27 @@ def bench(
     All variants of a model are timed in turn in one process. MODULE:FACTORY, found from the current directory, is a
     function without arguments that returns (model, x, y) of your own.
     """
-    console = Console()
     if factory is not None and (networks or batches):
         raise InputError("bench: a factory brings its own network and batch; leave out --network and --batch.")
     if own and (patterns or projections):
         raise InputError(
             "bench: --regularizer is timed instead of the variants; leave out --variant and --projections."
         )
-    regularizers = tuple((path.stem, _regularizer(path)) for path in own)
     available = len(cores()) or os.cpu_count() or 1
     if threads > available:
         raise InputError(f"bench: --threads {threads}: there are {available} cores. Ask for at most as many.")
-    frameworks = frameworks or ("torch",)
-    for name in frameworks:
-        find_backend(FRAMEWORKS[name][0])
-    variants(projections or (1, 4), patterns)
+    projections = projections or (1, 4)
+    variants(projections, patterns)
+    regularizers = tuple((path.stem, _regularizer(path)) for path in own)
     chosen = tuple(NETWORKS) if "all" in networks else networks or ("mlp", "lenet")
     models = [(factory, 0)] if factory is not None else list(product(chosen, batches or (64,)))
-    _prepare(out)
-    results: list[Result] = []
-    loads: list[float | None] = []
-    for (model, batch), framework in product(models, frameworks):
-        task = Task(
-            framework, model, batch, projections or (1, 4), patterns, repeats, threads, clock, regularizers=regularizers
-        )
-        loads.append(report.machine()["load"])
-        with console.status(f"{model} in {framework}"):
-            result = run(task)
-            results.append(with_memory(result) if memory else result)
-        report.print_result(console, results[-1])
-        write_json(out / "bench.json", report.as_json(results, loads))  # a long run that is cut off keeps what it has
-    report.print_notes(console, results[-1])
-    _write(console, results, loads, out)
+    tasks = [
+        Task(framework, model, batch, projections, patterns, repeats, threads, clock, regularizers=regularizers)
+        for (model, batch), framework in product(models, frameworks)
+    ]
+    for task in tasks:
+        find_backend(task.backend)
+    _measure(tasks, memory, out)
 
 
 def _regularizer(path: Path) -> str:
@@ -129,24 +118,26 @@ def _regularizer(path: Path) -> str:
     return text
 
 
-def _prepare(out: Path) -> None:
-    """Make the folder, so that a run does not fail at its end."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"bench: --out {out}: cannot make this folder: {error.strerror}. Choose another.") from error
-
-
-def _write(console: Console, results: list[Result], loads: list[float | None], out: Path) -> None:
+def _measure(tasks: list[Task], memory: bool, out: Path) -> None:
+    """Run the tasks, print a table per task, and write the numbers after each one, and the pictures at the end."""
     from gradreg_bench.figure import draw
 
+    console = get_console()
+    out.mkdir(parents=True, exist_ok=True)
     numbers, pictures = out / "bench.json", (out / "bench.png", out / "bench.svg")
-    write_json(numbers, report.as_json(results, loads))
+    results: list[Result] = []
+    loads: list[float | None] = []
+    for task in tasks:
+        loads.append(report.machine()["load"])
+        with console.status(f"{task.model} in {task.framework}"):
+            result = run(task)
+            results.append(with_memory(result) if memory else result)
+        report.print_result(console, results[-1])
+        write_json(numbers, report.as_json(results, loads))  # a long run that is cut off keeps what it has
+    report.print_notes(console, results[-1])
     draw(results, *pictures)
-    found = report.machine()
+    machine = report.machine()
     console.print(
-        f"{found['processor']}, {found['cores']} cores, load {found['load']}. Wrote {numbers}, {pictures[0]} and "
-        f"{pictures[1]}.",
-        highlight=False,
-        soft_wrap=True,
+        f"{machine['processor']}, {machine['cores']} cores, load {machine['load']}. Wrote {numbers}, {pictures[0]} and "
+        f"{pictures[1]}."
     )

@@ -18,14 +18,14 @@ _COLUMNS, _DPI = 3, 150
 
 
 def draw(results: Sequence[Result], *paths: Path) -> None:
-    """A panel for each result: a bar for each variant's ratio, a whisker for its quartiles, a mark at the limit."""
+    """A panel per result: a bar for each variant's ratio, a whisker for its quartiles, a mark at the limit."""
     columns = min(_COLUMNS, len(results))
     rows = -(-len(results) // columns)
-    tallest = max(len(each.measurements) for each in results)
+    tallest = max(len(result.measurements) for result in results)
     figure = Figure(figsize=(4.6 * columns, (0.24 * tallest + 1.1) * rows), dpi=_DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     highest = max(
-        (row.ratio.high for each in results for row in each.measurements if row.ratio is not None), default=2.0
+        (row.ratio.high for result in results for row in result.measurements if row.ratio is not None), default=2.0
     )
     for panel, result in zip(panels, results, strict=False):
         _panel(panel, result, max(highest, 2.0))
@@ -33,7 +33,7 @@ def draw(results: Sequence[Result], *paths: Path) -> None:
         panel.set_axis_off()
     figure.supxlabel(
         "time of a step as a multiple of the plain step (log scale), median and quartiles; |: limit of exact double "
-        "backpropagation; grey: what one would otherwise write",
+        "backpropagation; grey: baselines",
         fontsize=9,
     )
     for path in paths:
@@ -42,22 +42,22 @@ def draw(results: Sequence[Result], *paths: Path) -> None:
 
 
 def _panel(axes: Axes, result: Result, highest: float) -> None:
-    rows = [each for each in result.measurements if each.ratio is not None and each.name != PLAIN]
+    rows = [row for row in result.measurements if row.ratio is not None and row.name != PLAIN]
     for place, row in enumerate(rows):
         assert row.ratio is not None
-        median, low, high = row.ratio
+        median, low, high = row.ratio.median, row.ratio.low, row.ratio.high
         colour = _OTHERS if row.name in BASELINES else _OURS
         axes.barh(place, median, color=colour, height=0.7)
         axes.plot([low, high], [place, place], color="black", linewidth=1)
         if row.limit is not None:
             axes.plot([row.limit] * 2, [place - 0.42, place + 0.42], color=_LIMIT, linewidth=2.2)
         axes.annotate(f" {median:.2f}", (max(median, high, row.limit or 0), place), va="center", fontsize=7)
-    axes.set_yticks(range(len(rows)), [each.name for each in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log", base=2)
-    ticks = [each for each in (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if each <= 1.3 * highest]
+    ticks = [tick for tick in (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if tick <= 1.3 * highest]
     axes.set_xlim(0.9, 1.6 * highest)
-    axes.set_xticks(ticks, [f"{each:g}" for each in ticks], fontsize=8)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
     axes.minorticks_off()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -4,31 +4,19 @@ Counting multiply-adds of dense, convolutional and attention layers and nothing 
 and f the share of the first layer, of which no gradient with respect to its input is needed:
 
     plain step                 3 - f          forward 1, weights 1, inputs 1 - f
-    k projections              3 + 3k - f     k pullbacks; each of them differentiated with respect to both its factors
+    k projections              3 + 3k - f     k pullbacks, each differentiated with respect to both its factors
     limit of the ratio         (3 + 3k - f) / (3 - f)
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from gradreg_core.portable import networks as nets
 
-__all__ = ["NETWORKS", "GroupNorm", "first_share", "layer_work", "limit"]
+__all__ = ["NETWORKS", "first_share", "layer_work", "limit"]
 
 
-@dataclass(frozen=True)
-class GroupNorm(nets.LayerNorm):
-    """(x - mean) / sqrt(variance + eps) * weight + bias, over space and each of `groups` groups of channels."""
-
-    groups: int = 8
-
-
-def _activation(kind: str) -> nets.Activation:
-    return nets.Activation(kind)
-
-
-_relu = _activation("relu")
+_relu = nets.Activation("relu")
 
 
 def _resnet(norm: Callable[[], nets.Layer]) -> nets.Network:
@@ -46,7 +34,7 @@ def _resnet(norm: Callable[[], nets.Layer]) -> nets.Network:
 
 def _transformer(width: int = 128, blocks: int = 2) -> nets.Network:
     attention = nets.Residual((nets.LayerNorm(), nets.Attention(4)))
-    dense = (nets.LayerNorm(), nets.Dense(4 * width), _activation("gelu"), nets.Dense(width))
+    dense = (nets.LayerNorm(), nets.Dense(4 * width), nets.Activation("gelu"), nets.Dense(width))
     body = (attention, nets.Residual(dense)) * blocks
     return nets.Network((16, 48), (nets.Dense(width), *body, nets.LayerNorm(), nets.Flatten(), nets.Dense(10)))
 
@@ -61,7 +49,7 @@ NETWORKS: dict[str, nets.Network] = {
     "mlp": nets.Network((784,), (nets.Dense(512), _relu, nets.Dense(512), _relu, nets.Dense(10))),
     "lenet": _lenet("same"),
     "lenet-valid": _lenet("valid"),
-    "resnet-groupnorm": _resnet(GroupNorm),
+    "resnet-groupnorm": _resnet(lambda: nets.GroupNorm(8)),
     "resnet-batchnorm": _resnet(nets.BatchNorm),
     "transformer": _transformer(),
 }
@@ -83,7 +71,7 @@ def _work(layer: nets.Layer, shape: nets.Shape) -> int:
 
 
 def layer_work(network: nets.Network) -> Iterator[tuple[str, int]]:
-    """(path, multiply-adds of a forward pass for one sample) of each layer that has any, in order of application."""
+    """(path, multiply-adds of a forward pass for one sample) of the layers that have any, in order of application."""
     for path, layer, shape in network.walk():
         if work := _work(layer, shape):
             yield path, work
@@ -91,7 +79,7 @@ def layer_work(network: nets.Network) -> Iterator[tuple[str, int]]:
 
 def first_share(network: nets.Network) -> float:
     """f, the first layer's share of a forward pass."""
-    work = [each for _, each in layer_work(network)]
+    work = [count for _, count in layer_work(network)]
     return work[0] / sum(work)
 
 

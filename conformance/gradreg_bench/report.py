@@ -5,19 +5,18 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from gradreg_bench.run import cores
-from gradreg_bench.task import FRAMEWORKS, Result
+from gradreg_bench.task import Measurement, Result
 from gradreg_bench.variants import BASELINES, PLAIN
 from gradreg_core.cli.main import module_version
+from gradreg_core.cli.terminal import make_table
+from gradreg_core.plugins.discovery import backends
 
 __all__ = ["as_json", "machine", "print_notes", "print_result"]
 
-
-_CLOCKS = {"wall": "the wall's", "cpu": "processor time of the process"}
+_CLOCKS = {"wall": "wall time", "cpu": "processor time of the process"}
 
 
 def machine() -> dict[str, Any]:
@@ -41,56 +40,60 @@ def _processor() -> str:
 
 def as_json(results: Sequence[Result], loads: Sequence[float | None]) -> dict[str, Any]:
     """All numbers, with versions and machine."""
-    backends = {FRAMEWORKS[each.task.framework][0] for each in results}
-    names = ("gradreg", "numpy", *sorted(backends))
+    used = {result.task.backend for result in results}
+    modules = {
+        module
+        for record in backends()
+        if record.description is not None and record.name in used
+        for module in record.description.modules
+    }
+    names = ("gradreg", "numpy", *sorted(modules))
     versions = {"python": platform.python_version()} | {name: module_version(name) for name in names}
-    rows = [each.to_dict() | {"load": load} for each, load in zip(results, loads, strict=True)]
+    rows = [result.to_dict() | {"load": load} for result, load in zip(results, loads, strict=True)]
     return {"machine": machine(), "versions": versions, "results": rows}
 
 
 def print_result(console: Console, result: Result) -> None:
     """The table of one model in one framework."""
     task = result.task
-    plain = next(each for each in result.measurements if each.name == PLAIN)
-    share = "unknown" if result.first_share is None else f"{result.first_share:.2f}"
+    plain = next(row for row in result.measurements if row.name == PLAIN)
+    share = "unknown" if result.first_layer_share is None else f"{result.first_layer_share:.2f}"
     seconds = 1e3 * (plain.seconds or 0)
     title = f"{task.model} in {task.framework}, batch {task.batch}: plain step {seconds:.1f} ms, f = {share}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column("variant", no_wrap=True)
-    memory = plain.memory
-    headings = ["time", "quartiles", "limit", "share of it"] + (["memory"] if memory else [])
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    failed = []
+    headings = ["time", "quartiles", "limit", "share of it"] + (["memory"] if plain.memory else [])
+    table = make_table(["variant", *headings], right=headings, title=title)
+    for row in result.measurements:
+        if row.ratio is not None:
+            table.add_row(*_cells(row, plain.memory), style="dim" if row.name in BASELINES else None)
+    console.print(table)
     for row in result.measurements:
         if row.ratio is None:
-            failed.append(f"{row.name}: {row.failed}")
-            continue
-        cells = [
-            row.name,
-            f"{row.ratio.median:.2f}",
-            "" if row.name == PLAIN else f"{row.ratio.low:.2f} - {row.ratio.high:.2f}",
-            "" if row.limit is None or row.name == PLAIN else f"{row.limit:.2f}",
-            "" if row.achieved is None or row.name == PLAIN else f"{100 * row.achieved:.0f} %",
-        ]
-        if memory:
-            cells.append("" if row.memory is None else f"{row.memory / memory:.2f}")
-        table.add_row(*cells, style="dim" if row.name in BASELINES else None)
-    console.print(table)
-    for line in failed:
-        console.print(f"left out: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"left out: {row.name}: {row.failed}", style="yellow")
+
+
+def _cells(row: Measurement, plain_memory: int | None) -> list[str]:
+    """A row of the table; the plain step is the unit, so most of its cells are empty."""
+    assert row.ratio is not None
+    cells = [row.name, f"{row.ratio.median:.2f}", "", "", ""]
+    if row.name != PLAIN:
+        cells[2] = f"{row.ratio.low:.2f} - {row.ratio.high:.2f}"
+        cells[3] = "" if row.limit is None else f"{row.limit:.2f}"
+        cells[4] = "" if row.share_of_limit is None else f"{100 * row.share_of_limit:.0f} %"
+    if plain_memory:
+        cells.append("" if row.memory is None else f"{row.memory / plain_memory:.2f}")
+    return cells
 
 
 def print_notes(console: Console, result: Result) -> None:
-    """What is to be known to read the tables."""
+    """What a reader of the tables must know."""
     notes = [
         "time: the median over the rounds of a step's time divided by the plain step's in the same round; forward and "
         "backward pass, no optimizer",
-        "limit: (3 + 3k - f) / (3 - f) for k rows, f the first layer's share of a forward pass (0 where it is unknown)",
-        "memory: peak of a step beyond what is there before it, as a multiple of the plain step's, in a fresh process",
+        "limit: (3 + 3k - f) / (3 - f) for k rows, f the first layer's share of a forward pass (0 if it is unknown)",
+        "memory: peak of a step beyond what was there before it, as a multiple of the plain step's, in a fresh process",
         f"allocator: {result.allocator}",
         f"threads: {result.task.threads}; clock: {_CLOCKS[result.task.clock]}",
         *(f"{name}: {text}" for name, text in BASELINES.items() if any(r.name == name for r in result.measurements)),
     ]
     for note in notes:
-        console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.print(note, style="dim")

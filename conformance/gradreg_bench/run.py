@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from gradreg_bench.task import Measurement, Result, Task
+from gradreg_bench.task import Result, Task
+from gradreg_core.cli.processes import run_python
 from gradreg_core.errors import GradregError, InputError, PluginError
 
 __all__ = ["cores", "run", "with_memory"]
@@ -17,7 +16,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 def cores() -> list[int]:
-    """The numbers of the cores that this process may use; empty where the system does not tell."""
+    """The numbers of the cores that this process may use; empty if the system does not tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -25,27 +24,17 @@ def run(task: Task) -> Result:
     """The task's result, from a fresh process.
 
     Raises:
-        InputError: the task cannot be carried out; the message says why.
+        InputError: the task cannot be measured; the message says why.
         PluginError: the process ended without an answer.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _THREADS}
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **dict.fromkeys(_THREADS, str(task.threads))}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **dict.fromkeys(_THREADS, str(task.threads))}
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "result.json"
-        done = subprocess.run(  # noqa: S603 - this very interpreter and package
-            [sys.executable, "-m", "gradreg_bench.worker", str(answer)],
-            input=json.dumps(task.to_dict()),
-            capture_output=True,
-            text=True,
-            env=environment,
+        child = run_python(
+            "-m", "gradreg_bench.worker", str(answer), stdin=json.dumps(task.to_dict()), environment=environment
         )
         if not answer.exists():
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise PluginError(
-                f"bench: {task.model} in {task.framework}: the process that measures ended with status "
-                f"{done.returncode}: {last}"
-            )
+            raise PluginError(f"bench: {task.model} in {task.framework}: the process that measures {child.ending}")
         values = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in values:
         raise InputError(values["error"])
@@ -53,9 +42,9 @@ def run(task: Task) -> Result:
 
 
 def with_memory(result: Result) -> Result:
-    """The same with the peak of every variant that has a time, each from a fresh process.
+    """The result, with the peak of every variant that has a time, each from a fresh process.
 
-    A variant whose process fails keeps an unknown peak.
+    If the process of a variant fails, its peak stays unknown.
     """
     rows = [
         row if row.ratio is None else replace(row, memory=_peak(result.task, row.name)) for row in result.measurements
@@ -65,7 +54,6 @@ def with_memory(result: Result) -> Result:
 
 def _peak(task: Task, name: str) -> int | None:
     try:
-        found: tuple[Measurement, ...] = run(replace(task, memory_of=name)).measurements
+        return run(replace(task, memory_of=name)).measurements[0].memory
     except GradregError:
         return None
-    return found[0].memory

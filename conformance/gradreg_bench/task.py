@@ -1,26 +1,15 @@
 """What one process is asked to measure, and what it answers: values that go through JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import cattrs
+
 from gradreg_bench.timing import Spread
+from gradreg_core.plugins.discovery import backends
 
-__all__ = ["FRAMEWORKS", "Measurement", "Result", "Task"]
-
-FRAMEWORKS = {
-    "torch": ("torch", "eager"),
-    "torch-compile": ("torch", "compile"),
-    "jax": ("jax", "jit"),
-    "jax-fast": ("jax", "fast"),
-    "tensorflow": ("tensorflow", "function"),
-    "tensorflow-xla": ("tensorflow", "xla"),
-}
-"""What --backend takes: name -> (backend, mode)."""
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+__all__ = ["Measurement", "Result", "Task"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +17,7 @@ class Task:
     """One model in one framework, whose variants are timed in one process."""
 
     framework: str
-    """A key of FRAMEWORKS."""
+    """The name of a backend, followed by ``-`` and a mode unless it is the backend's first: "jax", "jax-fast"."""
     model: str
     """A key of NETWORKS, or ``"module:factory"``."""
     batch: int
@@ -43,6 +32,18 @@ class Task:
     regularizers: tuple[tuple[str, str], ...] = ()
     """(name, JSON of `to_dict`) of regularizers to time instead of the built-in variants."""
 
+    @property
+    def backend(self) -> str:
+        """The backend in `framework`; all of `framework` if no backend of that name is registered."""
+        names = [record.name for record in backends()]
+        known = [name for name in names if f"{self.framework}-".startswith(f"{name}-")]
+        return max(known, key=len, default=self.framework)
+
+    @property
+    def mode(self) -> str:
+        """The mode in `framework`; empty for the backend's first."""
+        return self.framework[len(self.backend) + 1 :]
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
@@ -50,7 +51,7 @@ class Task:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Task":
         """From `to_dict`."""
-        return cls(**{name: _tuples(each) for name, each in values.items()})
+        return cattrs.structure(values, cls)
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ class Measurement:
     seconds: float | None
     """The median of a step."""
     limit: float | None
-    """The least ratio of exact double backpropagation; None where none is known."""
+    """The least ratio of exact double backpropagation; None if it is not known."""
     memory: int | None = None
-    """Bytes at the peak of a step, beyond what is there before."""
+    """Bytes at the peak of a step, beyond what was there before it."""
     failed: str = ""
     """Why there are no numbers."""
 
     @property
-    def achieved(self) -> float | None:
-        """The share of the limit: limit / ratio, 1 where the step takes no longer than its arithmetic."""
+    def share_of_limit(self) -> float | None:
+        """The limit over the ratio: 1 if the step takes no longer than its arithmetic."""
         return None if self.ratio is None or self.limit is None else self.limit / self.ratio.median
 
 
@@ -80,28 +81,16 @@ class Result:
     """All variants of a task."""
 
     task: Task
-    first_share: float | None
+    first_layer_share: float | None
     allocator: str
-    measurements: tuple[Measurement, ...] = field(default=())
+    measurements: tuple[Measurement, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        rows = [asdict(each) | {"share_of_limit": each.achieved} for each in self.measurements]
-        for row, each in zip(rows, self.measurements, strict=True):
-            row["ratio"] = None if each.ratio is None else each.ratio._asdict()
-        return {
-            "task": self.task.to_dict(),
-            "first_layer_share": self.first_share,
-            "allocator": self.allocator,
-            "measurements": rows,
-        }
+        rows = [asdict(row) | {"share_of_limit": row.share_of_limit} for row in self.measurements]
+        return {**asdict(self), "measurements": rows}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Result":
-        """From `to_dict`."""
-        rows = []
-        for row in values["measurements"]:
-            own = {name: each for name, each in row.items() if name != "share_of_limit"}
-            rows.append(Measurement(**own | {"ratio": None if row["ratio"] is None else Spread(**row["ratio"])}))
-        task = Task.from_dict(values["task"])
-        return cls(task, values["first_layer_share"], values["allocator"], tuple(rows))
+        """From `to_dict`; other keys, such as the load in a file of results, are left out."""
+        return cattrs.structure(values, cls)

@@ -4,9 +4,9 @@ import gc
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
-from typing import NamedTuple
 
 from gradreg_bench.allocator import release
 
@@ -16,10 +16,11 @@ Step = Callable[[int], None]
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _WARM_UP = 2
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""What time is taken by: the wall clock, or the processor time of the process, which other processes stretch less."""
+"""The wall clock, or the processor time of the process, which other processes stretch less."""
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """A median and the quartiles around it."""
 
     median: float
@@ -38,17 +39,17 @@ def spread(values: list[float]) -> Spread:
 def interleaved(
     steps: Mapping[str, Step], cycles: Mapping[str, int], repeats: int, clock: str = "wall"
 ) -> dict[str, list[float]]:
-    """Seconds a step of each variant in each round; within a round all variants run once, in a random order.
+    """Seconds per step of each variant in each round; within a round all variants run once, in a random order.
 
     Args:
         steps: name -> a call that takes the step's number and returns when the step is done.
         cycles: name -> how many consecutive steps make one measurement.
-        repeats: rounds that count; as many as it takes to warm up go before.
+        repeats: rounds that count, after two steps of each variant to warm up.
         clock: a key of CLOCKS.
     """
     now = CLOCKS[clock]
-    order, shuffle = list(steps), random.Random(0)  # noqa: S311 - an order, no secret
-    found: dict[str, list[float]] = {name: [] for name in steps}
+    order, shuffle = list(steps), random.Random(0)  # noqa: S311 - an order, not a secret
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for name in order:
         for number in range(_WARM_UP):
             steps[name](number)
@@ -61,15 +62,15 @@ def interleaved(
                 start = now()
                 for number in range(cycles[name]):
                     steps[name](number)
-                found[name].append((now() - start) / cycles[name])
+                seconds[name].append((now() - start) / cycles[name])
             gc.collect()
     finally:
         gc.enable()
-    return found
+    return seconds
 
 
 def peak_memory(step: Step) -> int | None:
-    """Bytes that a step needs at its peak beyond what is there before it; None where the system does not tell.
+    """Bytes that a step needs at its peak beyond what was there before it; None if the system does not tell.
 
     The process must be fresh, and the peak is reset once the step has run (and been compiled).
     """
@@ -92,5 +93,5 @@ def _status(name: str) -> int | None:
         lines = _STATUS.read_text().splitlines()
     except OSError:
         return None
-    found = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), None)
-    return None if found is None else 1024 * int(found)
+    kibibytes = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), None)
+    return None if kibibytes is None else 1024 * int(kibibytes)

@@ -1,156 +1,116 @@
-"""Training steps in PyTorch: forward and backward pass, gradients of all parameters, no optimizer."""
+"""Training steps in PyTorch: forward and backward pass."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential
 
-import gradreg_torch as gradreg
-from gradreg_bench.networks import GroupNorm
-from gradreg_bench.variants import Variant
+from gradreg_bench.steps import Model, Steps, Total
+from gradreg_bench.variants import PLAIN, Variant
 from gradreg_core.errors import UnsupportedError
 from gradreg_core.portable import networks as nets
 
 __all__ = ["TorchSteps"]
 
-_WEIGHT, _DIFFERENCE = 0.01, 0.01
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
-class TorchSteps:
+class TorchSteps(Steps):
     """Steps of one model on one batch.
 
     Args:
+        backend: "torch".
         model: the module.
         x: inputs.
         y: labels.
         mode: "eager", or "compile" (the function that gives the loss, by inductor).
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, mode: str) -> None:
-        self.model, self.x, self.y, self.mode = model, x, y, mode
+    modes = ("eager", "compile")
+
+    def __init__(self, backend: str, model: nn.Module, x: Tensor, y: Tensor, mode: str) -> None:
+        super().__init__(backend, model, x, y, mode)
         self.params = list(model.parameters())
 
     @classmethod
-    def of_network(cls, network: nets.Network, batch: int, mode: str) -> "TorchSteps":
-        """A network described in :mod:`gradreg_bench.networks`, in PyTorch's own layers and layout."""
+    def of_network(cls, backend: str, network: nets.Network, batch: int, mode: str) -> "TorchSteps":
+        """In PyTorch's own layers and layout."""
         torch.manual_seed(0)
         model = nn.Sequential(*_modules(network.layers, network.input_shape)).eval()
         shape = network.input_shape
         x = torch.randn(batch, *((shape[2], *shape[:2]) if len(shape) == 3 else shape))
-        return cls(model, x, torch.randint(network.output_shape[-1], (batch,)), mode)
-
-    @property
-    def outputs(self) -> int:
-        """m, the number of outputs of a sample."""
-        with torch.no_grad():
-            return self.model(self.x[:1]).numel()
+        return cls(backend, model, x, torch.randint(network.output_shape[-1], (batch,)), mode)
 
     def first_share(self) -> float | None:
-        """F by PyTorch's own count: a plain step has (3 - f) times the operations of a forward pass."""
+        """By PyTorch's own count: a plain step has (3 - f) times the operations of a forward pass."""
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False) as forward:
-            loss = F.cross_entropy(self.model(self.x), self.y)
+            loss = self.loss(self.model(self.x))
         with FlopCounterMode(display=False) as backward:
             loss.backward()
         total = forward.get_total_flops()
         return None if total == 0 else min(1.0, max(0.0, 2 - backward.get_total_flops() / total))
 
-    def step(self, variant: Variant) -> Callable[[int], None]:
-        """The step as a call.
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.model(x)
 
-        Raises:
-            UnsupportedError: the variant cannot be had in this mode.
-        """
-        make = getattr(self, f"_{_identifier(variant.name)}", None)
-        if variant.reg is None and make is not None:
-            if self.mode == "compile" and variant.name != "plain":
-                raise UnsupportedError("autograd.grad does not compile")
-            total = make
-        else:
-            total = self._regularized(variant)
+    def prepare(self, total: Total, variant: Variant) -> Callable[[int], Any]:
+        def value(step: Tensor) -> Tensor:
+            return total(self.model, None, self.x, step)
+
         if self.mode == "compile":
-            total = torch.compile(total)
+            if variant.reg is None and variant.name != PLAIN:
+                raise UnsupportedError("autograd.grad does not compile")
+            value = torch.compile(value)
 
         def run(number: int) -> None:
             for param in self.params:
                 param.grad = None
-            total(torch.tensor(number)).backward()
+            value(torch.tensor(number)).backward()
 
         return run
 
-    def _regularized(self, variant: Variant) -> Callable[[Tensor], Tensor]:
-        def total(step: Tensor) -> Tensor:
-            result: Tensor = gradreg.loss(self.model, self.x, self.y, variant.reg, step=step, batch_norm="allow")[0]
-            return result
+    def loss(self, z: Tensor) -> Tensor:
+        return F.cross_entropy(z, self.y)
 
-        return total
+    def vjp(self, model: Model, x: Tensor, *, differentiable: bool = True) -> tuple[Tensor, Model]:
+        x = x.detach().requires_grad_()
+        z = model(x)
+        return z, lambda w: torch.autograd.grad(z, x, w, retain_graph=True, create_graph=differentiable)[0]
 
-    def _plain(self, step: Tensor) -> Tensor:
-        return F.cross_entropy(self.model(self.x), self.y)
+    def normal(self, z: Tensor, step: Tensor) -> Tensor:
+        return torch.randn_like(z)
 
-    def _separate_forward(self, step: Tensor) -> Tensor:
-        x = self.x.detach().requires_grad_()
-        loss, z = self._plain(step), self.model(x)
-        (gradient,) = torch.autograd.grad(z, x, torch.randn_like(z), create_graph=True)
-        return loss + _WEIGHT * gradient.square().sum() / len(x)
-
-    def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.x.detach().requires_grad_()
-        z = self.model(x)
-        return x, z, F.cross_entropy(z, self.y)
-
-    def _row(self, x: Tensor, z: Tensor, index: int) -> Tensor:
+    def row(self, z: Tensor, index: int) -> Tensor:
         v = torch.zeros_like(z)
         v[:, index] = 1
-        (gradient,) = torch.autograd.grad(z, x, v, create_graph=True)
-        return _WEIGHT * gradient.square().sum() / len(x)
+        return v
 
-    def _projection_loop(self, step: Tensor) -> Tensor:
-        x, z, total = self._rows()
-        for index in range(z.shape[1]):
-            total = total + self._row(x, z, index)
-        return total
+    def sum(self, array: Tensor) -> Tensor:
+        return array.sum()
 
-    def _backward_per_projection(self, step: Tensor) -> Tensor:
-        x, z, total = self._rows()
-        for index in range(z.shape[1]):
-            self._row(x, z, index).backward(retain_graph=True)
-        return total
+    def stop_gradient(self, array: Tensor) -> Tensor:
+        return array.detach()
 
-    def _vmap_jacrev(self, step: Tensor) -> Tensor:
-        params = dict(self.model.named_parameters())
+    def jacobian(self, model: Model, x: Tensor) -> Tensor:
+        return torch.func.vmap(torch.func.jacrev(lambda sample: model(sample[None])[0]))(x)
 
-        def single(x: Tensor) -> Tensor:
-            outputs: Tensor = torch.func.functional_call(self.model, params, (x[None],))[0]
-            return outputs
-
-        jacobian = torch.func.vmap(torch.func.jacrev(single))(self.x)
-        return self._plain(step) + _WEIGHT * jacobian.square().sum() / len(self.x)
-
-    def _gradient_difference(self, step: Tensor) -> Tensor:
-        x = self.x.detach().requires_grad_()
-        z = self.model(x)
-        w = torch.randn_like(z)
-        (gradient,) = torch.autograd.grad(z, x, w, retain_graph=True)
-        moved = self.model(self.x + _DIFFERENCE * gradient)
-        penalty = 2 * _WEIGHT / _DIFFERENCE * ((moved - z) * w).sum() / len(x)
-        return F.cross_entropy(z, self.y) + penalty
-
-    def _DataGrad_recomputed(self, step: Tensor) -> Tensor:  # noqa: N802 - the variant's name
-        if not isinstance(self.model, nn.Sequential):
+    def checkpointed(self, model: Model) -> Model:
+        if not isinstance(model, nn.Sequential):
             raise UnsupportedError("recomputation by parts is written for nn.Sequential")
-        parts = max(1, round(len(self.model) ** 0.5))
-        model = lambda x: checkpoint_sequential(self.model, parts, x, use_reentrant=False)  # noqa: E731
-        total: Tensor = gradreg.loss(model, self.x, self.y, gradreg.DataGrad(1.0), step=step)[0]
-        return total
+        parts = max(1, round(len(model) ** 0.5))
+        return lambda x: checkpoint_sequential(model, parts, x, use_reentrant=False)
 
-
-def _identifier(name: str) -> str:
-    return name.replace(" ", "_").replace("(", "_").replace(")", "")
+    def _backward_per_projection(self, model: Model, params: Any, x: Tensor, step: Tensor) -> Tensor:
+        z, pullback = self.vjp(model, x)
+        for index in range(z.shape[1]):
+            self._penalty(pullback(self.row(z, index))).backward(retain_graph=True)
+        return self.loss(z)
 
 
 class _Residual(nn.Module):
@@ -179,11 +139,11 @@ class _Attention(nn.Module):
 
 def _modules(layers: tuple[nets.Layer, ...], shape: nets.Shape) -> list[nn.Module]:
     """PyTorch's own layers, channels first; `shape` is that of a sample with the channels last."""
-    found: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for layer in layers:
-        found.append(_module(layer, shape))
+        modules.append(_module(layer, shape))
         shape = layer.output_shape(shape)
-    return found
+    return modules
 
 
 def _module(layer: nets.Layer, shape: nets.Shape) -> nn.Module:
@@ -202,7 +162,7 @@ def _module(layer: nets.Layer, shape: nets.Shape) -> nn.Module:
             return nn.Flatten()
         case nets.Activation():
             return _ACTIVATIONS[layer.kind]()
-        case GroupNorm():
+        case nets.GroupNorm():
             return nn.GroupNorm(layer.groups, shape[-1], layer.eps)
         case nets.BatchNorm():
             return nn.BatchNorm2d(shape[-1], layer.eps)

@@ -1,4 +1,4 @@
-"""What is timed: a plain step, every regularizer, and what one would otherwise write."""
+"""What is timed: a plain step, every regularizer, and baselines: how this is written without gradreg."""
 
 import json
 import math
@@ -34,12 +34,12 @@ BASELINES = {
     "separate forward": "the loss, and a projection's penalty from a forward pass of its own",
     "projection loop": "each row of the Jacobian of the loss's own forward pass, its square added to a sum (the widely "
     "used public package), one backward",
-    "backward per projection": "the same with a backward for each row, which frees its graph",
+    "backward per projection": "the same with one backward per row, which frees its graph",
     "vmap(jacrev)": "the whole Jacobian by the framework's own transformation, in a forward pass of its own",
     "gradient difference": "the penalty's gradient from the difference of two gradients at x and x + h J^T w; wrong at "
     "the kinks of ReLU networks",
 }
-"""What one would otherwise write: name -> what it does."""
+"""How this is written without gradreg: name -> what it does."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Variant:
 
     name: str
     reg: Regularizer | None = None
-    """None for a plain step and for a baseline."""
+    """None for the plain step and for a baseline."""
     rows: int | None = 1
     """How many rows of the Jacobian are pulled back; 0 for none, None for all m."""
     share: float = 1.0
@@ -56,10 +56,10 @@ class Variant:
     cycle: int = 1
     """How many consecutive steps are timed together."""
     bounded: bool = True
-    """Whether the limit of exact double backpropagation says something about it."""
+    """Whether the limit of exact double backpropagation applies to it."""
 
     def limit(self, first_share: float | None, outputs: int) -> float | None:
-        """The least ratio to a plain step; None where none is known. Without f the limit is at least that for f = 0."""
+        """The least ratio to a plain step, or None if it is not known. Without f it is that for f = 0, a lower bound."""
         if not self.bounded:
             return None
         rows = outputs if self.rows is None else self.rows
@@ -70,14 +70,14 @@ def variants(projections: Sequence[int], patterns: Sequence[str] = ()) -> list[V
     """Every variant whose name matches one of `patterns` (all without any), the plain step first.
 
     Args:
-        projections: numbers of random rows to time SpectReg with; 1 is always there.
+        projections: numbers of random rows to time SpectReg with; 1 is always timed.
         patterns: as file names are matched, such as ``"*Reg"``.
 
     Raises:
         InputError: a pattern matches nothing.
     """
-    several = sorted({each for each in projections if each > 1})
-    found = [
+    several = sorted({count for count in projections if count > 1})
+    known = [
         Variant("DataGrad", DataGrad(1.0)),
         Variant("SpectReg", SpectReg(0.01)),
         Variant("SpectReg spherical", SpectReg(0.01, spherical=True)),
@@ -103,10 +103,12 @@ def variants(projections: Sequence[int], patterns: Sequence[str] = ()) -> list[V
         Variant("gradient difference", bounded=False),
     ]
     for pattern in patterns:
-        if not any(fnmatch(each.name, pattern) for each in found):
-            names = ", ".join(each.name for each in found)
+        if not any(fnmatch(variant.name, pattern) for variant in known):
+            names = ", ".join(variant.name for variant in known)
             raise InputError(f"bench: no variant matches {pattern!r}; there are {names}.")
-    chosen = [each for each in found if not patterns or any(fnmatch(each.name, pattern) for pattern in patterns)]
+    chosen = [
+        variant for variant in known if not patterns or any(fnmatch(variant.name, pattern) for pattern in patterns)
+    ]
     return [Variant(PLAIN, rows=0), *chosen]
 
 
@@ -114,17 +116,17 @@ def own_variants(regularizers: Sequence[tuple[str, str]]) -> list[Variant]:
     """Variants of the caller's regularizers, the plain step first.
 
     Args:
-        regularizers: (name, JSON of `to_dict`) each. A step of a term with `every=n` is the mean over n steps.
+        regularizers: pairs (name, JSON of `to_dict`). A step of a term with `every=n` is the mean over n steps.
 
     Raises:
-        SpecError: a text is no regularizer.
+        SpecError: a text is not a regularizer.
         InputError: a name is given twice, or is that of the plain step.
     """
     names = [PLAIN, *(name for name, _ in regularizers)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"bench: expected regularizers of different names, got {twice[0]!r} twice; rename a file.")
-    found = []
+    chosen = []
     for name, text in regularizers:
         reg = from_dict(json.loads(text))
-        found.append(Variant(name, reg, cycle=math.lcm(*(term.every for term in reg.terms)), bounded=False))
-    return [Variant(PLAIN, rows=0), *found]
+        chosen.append(Variant(name, reg, cycle=math.lcm(*(term.every for term in reg.terms)), bounded=False))
+    return [Variant(PLAIN, rows=0), *chosen]

@@ -1,0 +1,167 @@
+"""Training steps of one model on one batch: the loss and the gradients of all parameters, without an optimizer.
+
+The regularized steps call gradreg. The baselines are written here, over a few operations that each framework brings.
+"""
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gradreg_bench.variants import Variant
+from gradreg_core.errors import UnsupportedError
+from gradreg_core.plugins.dispatch import load_backend
+from gradreg_core.portable.networks import Network
+from gradreg_core.presets import DataGrad
+from gradreg_core.spec import Regularizer
+from gradreg_numpy.networks import initialize
+
+__all__ = ["Model", "Steps", "Total", "network_arrays"]
+
+_WEIGHT, _DIFFERENCE = 0.01, 0.01
+Model = Callable[[Any], Any]
+Total = Callable[[Model, Any, Any, Any], Any]
+"""A training loss as a function of (model, parameters, x, number of the step)."""
+
+
+class Steps(ABC):
+    """Steps of one model on one batch. A framework's class is named by `benchmark` in the description of its backend.
+
+    Args:
+        backend: the backend's name.
+        model: as the framework writes it; the caller's factory returns it.
+        x: inputs.
+        y: labels.
+        mode: one of `modes`.
+    """
+
+    modes: ClassVar[tuple[str, ...]]
+    """Ways to run a step. The first is the default."""
+
+    def __init__(self, backend: str, model: Any, x: Any, y: Any, mode: str) -> None:
+        self.backend, self.model, self.x, self.y, self.mode = backend, model, x, y, mode
+        self.calls = load_backend(backend)
+
+    @classmethod
+    @abstractmethod
+    def of_network(cls, backend: str, network: Network, batch: int, mode: str) -> "Steps":
+        """The steps of a network described in :mod:`gradreg_bench.networks`."""
+
+    @property
+    def outputs(self) -> int:
+        """m, the number of outputs per sample."""
+        return math.prod(self.forward(self.x[:1]).shape)
+
+    def first_share(self) -> float | None:
+        """The first layer's share of a forward pass, or None if it cannot be counted."""
+        return None
+
+    def step(self, variant: Variant) -> Callable[[int], Any]:
+        """The step as a call with the number of the step.
+
+        Raises:
+            UnsupportedError: the variant is not written for this framework or mode.
+        """
+        if variant.reg is not None:
+            return self.prepare(self._regularized(variant.reg), variant)
+        baseline = getattr(self, "_" + re.sub(r"\W+", "_", variant.name).strip("_"), None)
+        if baseline is None:
+            raise UnsupportedError(f"not written for {self.backend}")
+        return self.prepare(baseline, variant)
+
+    # --- what a framework brings ---------------------------------------------------------------------------------
+    @abstractmethod
+    def forward(self, x: Any) -> Any:
+        """The model's outputs."""
+
+    @abstractmethod
+    def prepare(self, total: Total, variant: Variant) -> Callable[[int], Any]:
+        """A call that computes `total` and its gradients with respect to the parameters, compiled if the mode says so.
+
+        It returns when the numbers are there.
+        """
+
+    @abstractmethod
+    def loss(self, z: Any) -> Any:
+        """The mean cross-entropy of logits."""
+
+    @abstractmethod
+    def vjp(self, model: Model, x: Any, *, differentiable: bool = True) -> tuple[Any, Model]:
+        """(z, pullback), with a pullback w -> J^T w that may be called again.
+
+        Args:
+            model: the model.
+            x: its input.
+            differentiable: whether J^T w will be differentiated.
+        """
+
+    @abstractmethod
+    def normal(self, z: Any, step: Any) -> Any:
+        """Gaussian noise of the shape of z."""
+
+    @abstractmethod
+    def row(self, z: Any, index: int) -> Any:
+        """A basis vector per sample, of the shape of z."""
+
+    @abstractmethod
+    def sum(self, array: Any) -> Any:
+        """The sum of all elements."""
+
+    @abstractmethod
+    def stop_gradient(self, array: Any) -> Any:
+        """`array` as a constant."""
+
+    def jacobian(self, model: Model, x: Any) -> Any:
+        """The whole Jacobian, by the framework's own transformation."""
+        raise UnsupportedError(f"not written for {self.backend}")
+
+    def checkpointed(self, model: Model) -> Model:
+        """The model, whose activations are recomputed in the backward pass."""
+        raise UnsupportedError(f"not written for {self.backend}")
+
+    # --- the steps -----------------------------------------------------------------------------------------------
+    def _regularized(self, reg: Regularizer) -> Total:
+        def total(model: Model, params: Any, x: Any, step: Any) -> Any:
+            return self.calls.loss(model, x, self.y, reg, step=step, params=params, batch_norm="allow")[0]
+
+        return total
+
+    def _plain(self, model: Model, params: Any, x: Any, step: Any) -> Any:
+        return self.loss(model(x))
+
+    def _penalty(self, gradient: Any) -> Any:
+        return _WEIGHT * self.sum(gradient**2) / len(self.x)
+
+    def _separate_forward(self, model: Model, params: Any, x: Any, step: Any) -> Any:
+        z, pullback = self.vjp(model, x)
+        return self.loss(model(x)) + self._penalty(pullback(self.normal(z, step)))
+
+    def _projection_loop(self, model: Model, params: Any, x: Any, step: Any) -> Any:
+        z, pullback = self.vjp(model, x)
+        total = self.loss(z)
+        for index in range(z.shape[1]):
+            total = total + self._penalty(pullback(self.row(z, index)))
+        return total
+
+    def _vmap_jacrev(self, model: Model, params: Any, x: Any, step: Any) -> Any:
+        return self.loss(model(x)) + self._penalty(self.jacobian(model, x))
+
+    def _gradient_difference(self, model: Model, params: Any, x: Any, step: Any) -> Any:
+        z, pullback = self.vjp(model, x, differentiable=False)
+        w = self.normal(z, step)
+        moved = model(x + _DIFFERENCE * self.stop_gradient(pullback(w)))
+        return self.loss(z) + 2 * _WEIGHT / _DIFFERENCE * self.sum((moved - z) * w) / len(self.x)
+
+    def _DataGrad_recomputed(self, model: Model, params: Any, x: Any, step: Any) -> Any:  # noqa: N802 - the variant's name
+        return self._regularized(DataGrad(1.0))(self.checkpointed(model), params, x, step)
+
+
+def network_arrays(network: Network, batch: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """(weights and statistics by path, x, y) of a portable network, the same in all frameworks."""
+    random = np.random.default_rng(0)
+    arrays = {path: np.asarray(value, np.float32) for path, value in initialize(network, 0).items()}
+    x = random.normal(size=(batch, *network.input_shape)).astype(np.float32)
+    return arrays, x, random.integers(0, network.output_shape[-1], batch)
