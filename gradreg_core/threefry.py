@@ -4,7 +4,6 @@ Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011
 are added and rotated depends on what holds them: int32 arrays of a framework, uint32 arrays of NumPy, Python ints.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,30 +15,25 @@ _PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
-def rounds(
-    key: Pair,
-    counter: Pair,
-    rotate_left: Callable[[Any, int], Any],
-    add: Callable[[Any, Any], Any] = operator.add,
-) -> Pair:
+def rounds(key: Pair, counter: Pair, rotate_left: Callable[[Any, int], Any]) -> Pair:
     """The 20 rounds: two words of 32 bits from a key and a counter of two words each.
 
     Checked against the known-answer vectors of Random123 (kat_vectors, threefry2x32 with 20 rounds).
 
     Args:
-        key: two words, or arrays of words that broadcast against the counter's.
+        key: two words, or arrays of words that broadcast against the counter's. The operator + adds them modulo 2**32,
+            or leaves bits above the 32nd, which `rotate_left` drops.
         counter: two words.
         rotate_left: rotates words left by a number of bits between 1 and 31.
-        add: adds words modulo 2**32; the operator + where it wraps around by itself.
     """
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
-    x0, x1 = add(counter[0], schedule[0]), add(counter[1], schedule[1])
+    x0, x1 = counter[0] + schedule[0], counter[1] + schedule[1]
     for group in range(5):
         for bits in _ROTATIONS[group % 2]:
-            x0 = add(x0, x1)
+            x0 = x0 + x1
             x1 = rotate_left(x1, bits) ^ x0
-        x0 = add(x0, schedule[(group + 1) % 3])
-        x1 = add(add(x1, schedule[(group + 2) % 3]), group + 1)
+        x0 = x0 + schedule[(group + 1) % 3]
+        x1 = x1 + schedule[(group + 2) % 3] + (group + 1)
     return x0, x1
 
 
@@ -49,10 +43,11 @@ def uint32_rounds(key: Pair, counter: Pair) -> Pair:
 
 
 def int_rounds(key: Pair, counter: Pair) -> Pair:
-    """The rounds for Python ints in [0, 2**32): an array of one element takes fifty times as long."""
-    return rounds(
-        key,
-        counter,
-        lambda word, bits: ((word << bits) & MASK) | (word >> (32 - bits)),
-        lambda first, second: (first + second) & MASK,
-    )
+    """The rounds for Python ints in [0, 2**32): an array of one element takes ten times as long."""
+
+    def rotate_left(word: int, bits: int) -> int:
+        word &= MASK
+        return (word << bits) | (word >> (32 - bits))
+
+    x0, x1 = rounds(key, counter, rotate_left)
+    return x0 & MASK, x1 & MASK
