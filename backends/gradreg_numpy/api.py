@@ -61,19 +61,12 @@ def loss(
         InputError, InputTypeError: an argument does not fit.
     """
     batch = Batch.of(
-        "loss",
-        model,
-        x,
-        y,
-        step=step,
-        seed=seed,
-        sample_ids=sample_ids,
-        sample_weight=sample_weight,
-        normalizer=normalizer,
-        class_axis=class_axis,
-        directions=directions,
-        loss_fn=loss_fn,
+        "loss", model, x, y, step, seed, sample_ids, sample_weight, normalizer, class_axis, directions, loss_fn
     )
+    return _evaluated(batch, reg)
+
+
+def _evaluated(batch: Batch, reg: Regularizer | None) -> tuple[Any, Parts]:
     terms = () if reg is None else tuple(term_values(batch, reg))
     z = outputs(batch, reg)
     data = data_loss(batch, z)
@@ -97,18 +90,7 @@ def penalty(
 ) -> Any:
     """The penalty alone: the sum over the terms of `reg`. See :func:`loss` for the arguments and errors."""
     batch = Batch.of(
-        "penalty",
-        model,
-        x,
-        y,
-        step=step,
-        seed=seed,
-        sample_ids=sample_ids,
-        sample_weight=sample_weight,
-        normalizer=normalizer,
-        class_axis=class_axis,
-        directions=directions,
-        loss_fn=loss_fn,
+        "penalty", model, x, y, step, seed, sample_ids, sample_weight, normalizer, class_axis, directions, loss_fn
     )
     return sum(term_values(batch, reg))
 
@@ -172,20 +154,10 @@ def check(
     """
     findings = []
     try:
-        loss(
-            model,
-            x,
-            y,
-            reg,
-            step=step,
-            seed=seed,
-            sample_ids=sample_ids,
-            sample_weight=sample_weight,
-            normalizer=normalizer,
-            class_axis=class_axis,
-            directions=directions,
-            loss_fn=loss_fn,
+        batch = Batch.of(
+            "loss", model, x, y, step, seed, sample_ids, sample_weight, normalizer, class_axis, directions, loss_fn
         )
+        _evaluated(batch, reg)
     except GradregError as error:
         findings.append(Finding("error", str(error), ""))
     if coupled(model.network):

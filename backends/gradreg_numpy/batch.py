@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -30,24 +30,16 @@ class LossFunction(Protocol):
 
 
 class Options(TypedDict, total=False):
-    """The keywords that all calls share."""
+    """The keywords that all calls share; see :func:`gradreg_numpy.loss`."""
 
     step: int
-    """Of training, at least 0, the default."""
     seed: int | None
-    """Of the draws, in [0, 2**64), in place of the terms' own seeds."""
     sample_ids: Any
-    """Integers (B,), the samples' global numbers; default 0..B-1."""
     sample_weight: Any
-    """(B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 where all weights are 0."""
     normalizer: float | None
-    """Divide by this number instead of sum_i w_i."""
     class_axis: int | None
-    """The axis of the outputs that holds the classes."""
     directions: Any
-    """For the projection ``direction()``."""
     loss_fn: LossFunction | None
-    """A loss with its gradient instead of cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +60,22 @@ class Batch:
     loss_fn: LossFunction | None
 
     @classmethod
-    def of(cls, call: str, model: Any, x: Any, y: Any, **options: Unpack[Options]) -> "Batch":
-        """The checked arguments.
-
-        Args:
-            call: the name of the call, for messages.
-            model: a :class:`Model`, real or complex.
-            x: the input, (B, *input_shape), real or complex.
-            y: integer class labels or distributions, see `labels_of`; None where no term needs them.
-            options: see :class:`Options`.
+    def of(
+        cls,
+        call: str,
+        model: Any,
+        x: Any,
+        y: Any,
+        step: int = 0,
+        seed: int | None = None,
+        sample_ids: Any = None,
+        sample_weight: Any = None,
+        normalizer: float | None = None,
+        class_axis: int | None = None,
+        directions: Any = None,
+        loss_fn: LossFunction | None = None,
+    ) -> "Batch":
+        """The checked arguments of `call`, whose name is for messages; see :func:`gradreg_numpy.loss`.
 
         Raises:
             InputError, InputTypeError: an argument does not fit.
@@ -87,26 +86,16 @@ class Batch:
                 f"{type(model).__name__}."
             )
         x = model.checked(call, x)
-        weight = _sample_weight(call, options.get("sample_weight"), len(x))
-        step, seed = options.get("step", 0), options.get("seed")
+        weight = _sample_weight(call, sample_weight, len(x))
         if not _is_integer(step) or step < 0:
             raise InputError(f"{call}: step must be an integer of at least 0, got {step!r}.")
         if seed is not None and (not _is_integer(seed) or seed not in _SEEDS):
             raise InputError(f"{call}: seed must be an integer in [0, 2**64), got {seed!r}.")
-        return cls(
-            call=call,
-            model=model,
-            x=x,
-            y=None if y is None else _labels_array(call, y, len(x)),
-            step=int(step),
-            seed=None if seed is None else int(seed),
-            sample_ids=_sample_ids(call, options.get("sample_ids"), len(x)),
-            sample_weight=weight,
-            normalizer=_normalizer(call, options.get("normalizer"), weight),
-            view=View.of(call, model.network.output_shape, options.get("class_axis")),
-            directions=options.get("directions"),
-            loss_fn=options.get("loss_fn"),
-        )
+        ids, divisor = _sample_ids(call, sample_ids, len(x)), _normalizer(call, normalizer, weight)
+        labels = None if y is None else _labels_array(call, y, len(x))
+        own_seed = None if seed is None else int(seed)
+        view = View.of(call, model.network.output_shape, class_axis)
+        return cls(call, model, x, labels, int(step), own_seed, ids, weight, divisor, view, directions, loss_fn)
 
     def seed_of(self, term: JacobianTerm) -> int:
         """The seed of a term's draws."""

@@ -5,16 +5,30 @@ is exact for steps of 1e-20 and less, the ones in use (Squire, Trapp 1998): h^2 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "erf", "log1p", "log_softmax", "numeric", "sigmoid", "softmax", "softplus"]
+from gradreg_core.errors import UnsupportedError
+
+__all__ = ["Array", "erf", "log1p", "log_softmax", "numeric", "rule_for", "sigmoid", "softmax", "softplus"]
 
 Array = npt.NDArray[Any]
 
 _erf_real = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def rule_for(value: Any, rules: Mapping[type, Any]) -> Any:
+    """The rule for the class of `value`.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    if type(value) not in rules:
+        raise UnsupportedError(f"gradreg_numpy: no rule for {value!r}; use the vocabulary of gradreg_core.")
+    return rules[type(value)]
 
 
 def numeric(value: Any) -> Array:

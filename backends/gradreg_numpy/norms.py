@@ -1,15 +1,14 @@
 """Norms of all components of a sample's J^T W, and phi of a norm; derivatives at a kink are those of gradreg_core."""
 
 from collections.abc import Callable
-from functools import singledispatch
+from typing import Any
 
 import numpy as np
 
-from gradreg_core.errors import UnsupportedError
 from gradreg_core.norms import Phi, hinge, identity, target
 from gradreg_numpy.functions import Array
 
-__all__ = ["NORMS", "phi_of"]
+__all__ = ["NORMS", "PHIS"]
 
 
 def _l2(flat: Array, squared: bool) -> Array:
@@ -41,26 +40,9 @@ NORMS: dict[str, Callable[[Array, bool], Array]] = {"l2": _l2, "l1": _l1, "linf"
 """The norms by their name in a specification: from components (B, n) and `squared` to values (B,)."""
 
 
-@singledispatch
-def phi_of(phi: Phi, n: Array) -> Array:
-    """phi(n) for norms n (B,).
-
-    Raises:
-        UnsupportedError: a phi without a rule.
-    """
-    raise UnsupportedError(f"gradreg_numpy: no rule for phi={phi!r}.")
-
-
-@phi_of.register
-def _(phi: identity, n: Array) -> Array:
-    return n
-
-
-@phi_of.register
-def _(phi: target, n: Array) -> Array:
-    return np.asarray((n - phi.t) ** 2)
-
-
-@phi_of.register
-def _(phi: hinge, n: Array) -> Array:
-    return np.asarray(np.where(n.real > phi.t, n - phi.t, 0.0) ** 2)
+PHIS: dict[type[Phi], Callable[[Any, Array], Array]] = {
+    identity: lambda phi, n: n,
+    target: lambda phi, n: (n - phi.t) ** 2,
+    hinge: lambda phi, n: np.where(n.real > phi.t, n - phi.t, 0.0) ** 2,
+}
+"""phi(n) for norms n (B,), per class of phi."""

@@ -19,10 +19,10 @@ from gradreg_core.random import STREAM_SUBSET
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
 from gradreg_numpy.batch import Batch, Options
 from gradreg_numpy.draws import draws
-from gradreg_numpy.functions import Array, numeric
+from gradreg_numpy.functions import Array, numeric, rule_for
 from gradreg_numpy.layout import View
 from gradreg_numpy.networks import Model
-from gradreg_numpy.norms import NORMS, phi_of
+from gradreg_numpy.norms import NORMS, PHIS
 from gradreg_numpy.outputs import OUTPUTS, losses, negative_entropy
 from gradreg_numpy.projections import Setting, directions, pull, push
 
@@ -58,7 +58,7 @@ def _jacobian_values(batch: Batch, term: JacobianPenalty) -> Array:
     """phi(||J_i^T W_i||) of each sample, shape (B,)."""
     G = _slopes(batch, term) if term.side == "input" else _pulled(batch, term)
     flat = np.moveaxis(G, 0, 1).reshape(G.shape[1], -1)
-    return phi_of(term.phi, NORMS[term.norm](flat, term.squared))
+    return np.asarray(rule_for(term.phi, PHIS)(term.phi, NORMS[term.norm](flat, term.squared)))
 
 
 def _setting(batch: Batch, term: JacobianPenalty, z: Array, J: Array, view: View, size: int) -> Setting:

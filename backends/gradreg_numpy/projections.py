@@ -1,13 +1,13 @@
 """The directions W of every projection, in plain NumPy, from the formulas in the projections' docstrings."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
-from gradreg_core.errors import InputError, UnsupportedError
+from gradreg_core.errors import InputError
 from gradreg_core.projections import (
     Projection,
     direction,
@@ -24,11 +24,11 @@ from gradreg_core.projections import (
 )
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
 from gradreg_numpy.batch import Batch
-from gradreg_numpy.functions import Array
+from gradreg_numpy.functions import Array, rule_for
 from gradreg_numpy.layout import View, labels_of
 from gradreg_numpy.outputs import probabilities
 
-__all__ = ["Setting", "directions", "pull", "push", "rows_of"]
+__all__ = ["ROWS", "Setting", "directions", "pull", "push"]
 
 
 def pull(J: Array, W: Array) -> Array:
@@ -57,27 +57,6 @@ class Setting:
     """The number of components of a direction: q of the projected output, or d of the input."""
 
 
-def directions(projection: Projection, setting: Setting) -> Array:
-    """W of shape (k, B, q), rows in the space of the projected output.
-
-    Raises:
-        InputError: the projection needs labels or classes that are not there, or asks for too many rows.
-        UnsupportedError: a projection that is none of gradreg_core's.
-    """
-    rows = rows_of(projection, setting)
-    return np.broadcast_to(rows, (len(rows), len(setting.z), setting.size))
-
-
-@singledispatch
-def rows_of(projection: Projection, setting: Setting) -> Array:
-    """The rows in any shape that broadcasts to (k, B, q).
-
-    Raises:
-        UnsupportedError: a projection without a rule.
-    """
-    raise UnsupportedError(f"{setting.batch.call}: no directions for the projection {projection!r}.")
-
-
 def _unit(rows: Array) -> Array:
     """Rows divided by their length over the last axis; a row of zeros stays zero."""
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
@@ -93,33 +72,19 @@ def _basis(indices: Array, size: int) -> Array:
     return np.eye(size)[indices]
 
 
+def _signs(setting: Setting, count: int) -> Array:
+    return np.asarray(setting.draws.signs(STREAM_DIRECTION, range(count), setting.size), dtype=np.float64)
+
+
+def _picks(setting: Setting, count: int) -> Array:
+    return setting.draws.integers(STREAM_DIRECTION, range(count), setting.size)
+
+
 def _scale(projection: sphere | orthonormal | random_onehot, setting: Setting) -> float:
     return math.sqrt((setting.size if projection.unbiased else 1) / projection.k)
 
 
-@rows_of.register
-def _(projection: exact, setting: Setting) -> Array:
-    return np.eye(setting.size)[:, None, :]
-
-
-@rows_of.register
-def _(projection: gaussian, setting: Setting) -> Array:
-    return _normals(setting, projection.k) / math.sqrt(projection.k)
-
-
-@rows_of.register
-def _(projection: rademacher, setting: Setting) -> Array:
-    signs = setting.draws.signs(STREAM_DIRECTION, range(projection.k), setting.size)
-    return np.asarray(signs, dtype=np.float64) / math.sqrt(projection.k)
-
-
-@rows_of.register
-def _(projection: sphere, setting: Setting) -> Array:
-    return _unit(_normals(setting, projection.k)) * _scale(projection, setting)
-
-
-@rows_of.register
-def _(projection: orthonormal, setting: Setting) -> Array:
+def _orthonormal(projection: orthonormal, setting: Setting) -> Array:
     """Gram-Schmidt of the normals of each sample: the Q of Q R where R has a positive diagonal.
 
     The signs matter where samples are coupled, so that their rows add.
@@ -132,14 +97,7 @@ def _(projection: orthonormal, setting: Setting) -> Array:
     return np.moveaxis(q * signs[:, None, :], -1, 0) * _scale(projection, setting)
 
 
-@rows_of.register
-def _(projection: random_onehot, setting: Setting) -> Array:
-    picks = setting.draws.integers(STREAM_DIRECTION, range(projection.k), setting.size)
-    return _basis(picks, setting.size) * _scale(projection, setting)
-
-
-@rows_of.register
-def _(projection: onehot, setting: Setting) -> Array:
+def _onehot(projection: onehot, setting: Setting) -> Array:
     batch, view = setting.batch, setting.view
     labels = labels_of(batch.call, batch.y, view, len(setting.z), "the projection onehot()")
     if not labels.hard:
@@ -148,8 +106,7 @@ def _(projection: onehot, setting: Setting) -> Array:
     return rows.reshape(1, -1, setting.size)
 
 
-@rows_of.register
-def _(projection: top_k, setting: Setting) -> Array:
+def _top_k(projection: top_k, setting: Setting) -> Array:
     call, view, k = setting.batch.call, setting.view, projection.k
     view.require_classes(call, f"the projection top_k(k={k})")
     if k > view.classes:
@@ -158,8 +115,7 @@ def _(projection: top_k, setting: Setting) -> Array:
     return np.asarray(_basis(best, view.classes).sum(axis=-2)).reshape(1, -1, setting.size)
 
 
-@rows_of.register
-def _(projection: fisher, setting: Setting) -> Array:
+def _fisher(projection: fisher, setting: Setting) -> Array:
     """(f - e_c) / positions; c is the number of classes but the last whose cumulative probability is at most u."""
     setting.view.require_classes(setting.batch.call, "the projection fisher()")
     f, constant = probabilities(setting.z), probabilities(setting.z.real)
@@ -172,8 +128,7 @@ def _(projection: fisher, setting: Setting) -> Array:
     return np.asarray((f - drawn) / f.shape[1]).reshape(1, -1, setting.size)
 
 
-@rows_of.register
-def _(projection: top_singular, setting: Setting) -> Array:
+def _top_singular(projection: top_singular, setting: Setting) -> Array:
     """Power iteration u <- J J^T u / ||J J^T u|| from a random start, on the real part of J."""
     J = setting.J.real
     u = _unit(np.broadcast_to(_normals(setting, 1, STREAM_START)[0], (len(setting.z), setting.size)))
@@ -182,8 +137,7 @@ def _(projection: top_singular, setting: Setting) -> Array:
     return u[None]
 
 
-@rows_of.register
-def _(projection: direction, setting: Setting) -> Array:
+def _direction(projection: direction, setting: Setting) -> Array:
     if projection.v is None:
         return _directions_of_the_call(setting)
     rows = np.atleast_2d(np.asarray(projection.v, dtype=np.float64))
@@ -210,3 +164,32 @@ def _directions_of_the_call(setting: Setting) -> Array:
         f"directions= must have shape ({view.size},), ({batch}, {view.size}) or (k, {batch}, {view.size}) for {batch} "
         f"samples with {view.size} outputs each, got {array.shape}."
     )
+
+
+ROWS: dict[type[Projection], Callable[[Any, Setting], Array]] = {
+    exact: lambda projection, setting: np.eye(setting.size)[:, None, :],
+    gaussian: lambda projection, setting: _normals(setting, projection.k) / math.sqrt(projection.k),
+    rademacher: lambda projection, setting: _signs(setting, projection.k) / math.sqrt(projection.k),
+    sphere: lambda projection, setting: _unit(_normals(setting, projection.k)) * _scale(projection, setting),
+    orthonormal: _orthonormal,
+    random_onehot: lambda projection, setting: (
+        _basis(_picks(setting, projection.k), setting.size) * _scale(projection, setting)
+    ),
+    onehot: _onehot,
+    top_k: _top_k,
+    fisher: _fisher,
+    top_singular: _top_singular,
+    direction: _direction,
+}
+"""The rows of W per class of projection, in any shape that broadcasts to (k, B, q)."""
+
+
+def directions(projection: Projection, setting: Setting) -> Array:
+    """W of shape (k, B, q), rows in the space of the projected output.
+
+    Raises:
+        InputError: the projection needs labels or classes that are not there, or asks for too many rows.
+        UnsupportedError: a projection without a rule.
+    """
+    rows = rule_for(projection, ROWS)(projection, setting)
+    return np.broadcast_to(rows, (len(rows), len(setting.z), setting.size))
