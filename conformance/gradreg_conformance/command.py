@@ -123,4 +123,4 @@ def _run_apart(name: str, profile: str, device: str, options: Sequence[str]) -> 
         child = run_python(*command, capture=False)
         if file.exists():
             return read_reports(file)[0]
-    return Report.broken(name, profile, device, f"the process {child.ending}")
+    return Report(backend=name, profile=profile, device=device, error=f"the process {child.ending}")

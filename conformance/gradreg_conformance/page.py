@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gradreg_conformance.check import LAYERS
-from gradreg_conformance.report import STATUSES, Report, Result, counted, ratio
+from gradreg_conformance.report import STATUSES, Report, counted, ratio
 
 __all__ = ["to_html"]
 
@@ -35,40 +34,7 @@ MARKS = {
 """Status -> a mark, so that colour is never the only sign of a status."""
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """The checks of one layer."""
-
-    name: str
-    checks: tuple[Result, ...]
-
-    @property
-    def title(self) -> str:
-        return f"L{LAYERS.index(self.name)} {self.name}"
-
-    @property
-    def about(self) -> str:
-        return ABOUT[self.name]
-
-    @property
-    def counts(self) -> str:
-        """Such as "5 passed, 1 not applicable"."""
-        counts = Counter(result.status for result in self.checks)
-        return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-
-    @property
-    def status(self) -> str:
-        """The gravest of its checks."""
-        grave = ("failed", "unexpected pass", "expected failure", "passed", "not run", "not applicable")
-        return min((result.status for result in self.checks), key=grave.index)
-
-    @property
-    def worst(self) -> float | None:
-        return max((result.worst for result in self.checks if result.worst is not None), default=None)
-
-    @property
-    def seconds(self) -> float:
-        return sum(result.seconds for result in self.checks)
+_GRAVEST = ("failed", "unexpected pass", "expected failure", "passed", "not run", "not applicable")
 
 
 def to_html(reports: Sequence[Report]) -> str:
@@ -112,14 +78,28 @@ def _environment() -> Environment:
 def _title(reports: Sequence[Report]) -> str:
     if len(reports) > 1:
         return f"Conformance of {len(reports)} backends"
-    whole = (report.ok and not report.left_out and not report.totals["expected failure"] for report in reports)
-    certified = all(whole)
-    return "Certificate of conformance" if certified else "Conformance report"
+    (report,) = reports
+    whole = report.ok and not report.left_out and not report.totals["expected failure"]
+    return "Certificate of conformance" if whole else "Conformance report"
 
 
-def _layered(report: Report) -> list[_Layer]:
-    layers = (_Layer(name, tuple(result for result in report.checks if result.layer == name)) for name in LAYERS)
-    return [layer for layer in layers if layer.checks]
+def _layered(report: Report) -> list[dict[str, Any]]:
+    """The layers that have checks, as rows of a table."""
+    rows = []
+    for index, name in enumerate(LAYERS):
+        checks = [check for check in report.checks if check.layer == name]
+        counts = Counter(check.status for check in checks)
+        row = {
+            "title": f"L{index} {name}",
+            "about": ABOUT[name],
+            "checks": checks,
+            "counts": ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]),
+            "status": min(counts, key=_GRAVEST.index, default=""),
+            "worst": max((check.worst for check in checks if check.worst is not None), default=None),
+            "seconds": sum(check.seconds for check in checks),
+        }
+        rows += [row] if checks else []
+    return rows
 
 
 def _share(worst: float) -> float:

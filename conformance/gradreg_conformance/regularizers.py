@@ -80,86 +80,73 @@ PHIS: dict[str, st.SearchStrategy[Phi]] = {
 phis: st.SearchStrategy[Phi] = st.one_of(*PHIS.values())
 
 
+Projections = st.SearchStrategy[Projection]
+
+
 class Drawn(NamedTuple):
     """How the kit draws one projection."""
 
-    of: Callable[[int, int], st.SearchStrategy[Projection]]
-    """(classes, positions) -> every choice of it."""
+    of: Projections | Callable[[int, int], Projections]
+    """Every choice of it; a function of the numbers of classes and positions where the choices depend on them."""
     claim: str = ""
-    """What its own check of values says; empty where the checks of gradients have one of it, with values."""
-    own: tuple[st.SearchStrategy[Projection], ...] = ()
-    """What that check draws, for four classes."""
+    """The claim of its own check of values; empty where a check of gradients is about it."""
+    own: tuple[Projections, ...] = ()
+    """What that check draws for four classes; `of` if empty."""
+
+    def strategy(self, classes: int, positions: int) -> Projections:
+        """`of` for that many classes at that many positions."""
+        return self.of(classes, positions) if callable(self.of) else self.of
 
 
-_few, _flags = st.integers(1, 3), st.booleans()
-_rows = st.integers(2, 3)
+_few, _rows, _flags = st.integers(1, 3), st.integers(2, 3), st.booleans()
 _of_four = st.tuples(*[st.sampled_from([-1.0, 0.25, 2.0])] * 4)
 
 
-def _both(kind: Callable[..., Projection]) -> tuple[st.SearchStrategy[Projection], ...]:
+def _biased_or_not(kind: Callable[..., Projection]) -> tuple[Projections, ...]:
     return tuple(st.builds(kind, _rows, st.just(unbiased)) for unbiased in (False, True))
 
 
-def _vectors(classes: int, positions: int) -> st.SearchStrategy[tuple[float, ...]]:
-    return st.tuples(*[st.sampled_from([-1.0, -0.25, 0.5, 2.0])] * (classes * positions))
+def _orthonormal(classes: int, positions: int) -> Projections:
+    return st.builds(orthonormal, st.integers(1, min(3, classes * positions)), _flags)
 
 
+def _direction(classes: int, positions: int) -> Projections:
+    vectors = st.tuples(*[st.sampled_from([-1.0, -0.25, 0.5, 2.0])] * (classes * positions))
+    return st.one_of(st.builds(direction, vectors), st.builds(direction, st.tuples(vectors, vectors)))
+
+
+_exact = "exact() gives the squared Frobenius norm of the whole Jacobian."
+_gaussian = "gaussian(k): normal directions, divided by sqrt(k)."
+_rademacher = "rademacher(k): random signs, divided by sqrt(k)."
+_sphere = "sphere(k): unit vectors, divided by sqrt(k), times sqrt(m) if unbiased."
+_frame = "orthonormal(k): rows of a frame, divided by sqrt(k), times sqrt(m) if unbiased."
+_classes = "random_onehot(k): uniform over all classes, divided by sqrt(k), times sqrt(m) if unbiased."
+_given = "direction(v): one vector, or the rows of a matrix, as they are in the specification."
 PROJECTIONS: dict[str, Drawn] = {
-    "exact": Drawn(
-        lambda classes, positions: st.just(exact()),
-        "exact() gives the squared Frobenius norm of the whole Jacobian.",
-        (st.just(exact()),),
-    ),
-    "gaussian": Drawn(
-        lambda classes, positions: st.builds(gaussian, _few),
-        "gaussian(k): normal directions, divided by sqrt(k).",
-        (st.builds(gaussian, _rows),),
-    ),
-    "rademacher": Drawn(
-        lambda classes, positions: st.builds(rademacher, _few),
-        "rademacher(k): random signs, divided by sqrt(k).",
-        (st.builds(rademacher, _rows),),
-    ),
-    "sphere": Drawn(
-        lambda classes, positions: st.builds(sphere, _few, _flags),
-        "sphere(k): unit vectors, divided by sqrt(k), times sqrt(m) if unbiased.",
-        _both(sphere),
-    ),
-    "orthonormal": Drawn(
-        lambda classes, positions: st.builds(orthonormal, st.integers(1, min(3, classes * positions)), _flags),
-        "orthonormal(k): rows of a frame, divided by sqrt(k), times sqrt(m) if unbiased.",
-        _both(orthonormal),
-    ),
-    "random_onehot": Drawn(
-        lambda classes, positions: st.builds(random_onehot, _few, _flags),
-        "random_onehot(k): uniform over all classes, divided by sqrt(k), times sqrt(m) if unbiased.",
-        _both(random_onehot),
-    ),
-    "onehot": Drawn(
-        lambda classes, positions: st.just(onehot()), "onehot(): the logit of the true class.", (st.just(onehot()),)
-    ),
+    "exact": Drawn(st.just(exact()), _exact),
+    "gaussian": Drawn(st.builds(gaussian, _few), _gaussian, (st.builds(gaussian, _rows),)),
+    "rademacher": Drawn(st.builds(rademacher, _few), _rademacher, (st.builds(rademacher, _rows),)),
+    "sphere": Drawn(st.builds(sphere, _few, _flags), _sphere, _biased_or_not(sphere)),
+    "orthonormal": Drawn(_orthonormal, _frame, _biased_or_not(orthonormal)),
+    "random_onehot": Drawn(st.builds(random_onehot, _few, _flags), _classes, _biased_or_not(random_onehot)),
+    "onehot": Drawn(st.just(onehot()), "onehot(): the logit of the true class."),
     "top_k": Drawn(
         lambda classes, positions: st.builds(top_k, st.integers(1, classes)),
         "top_k(k): the sum of the k largest logits.",
         (st.builds(top_k, _rows),),
     ),
-    "fisher": Drawn(lambda classes, positions: st.just(fisher())),
+    "fisher": Drawn(st.just(fisher())),
     "direction": Drawn(
-        lambda classes, positions: st.one_of(
-            st.builds(direction, _vectors(classes, positions)),
-            st.builds(direction, st.tuples(_vectors(classes, positions), _vectors(classes, positions))),
-        ),
-        "direction(v): one vector, or the rows of a matrix, as they are in the specification.",
-        (st.builds(direction, _of_four), st.builds(direction, st.tuples(_of_four, _of_four))),
+        _direction, _given, (st.builds(direction, _of_four), st.builds(direction, st.tuples(_of_four, _of_four)))
     ),
-    "top_singular": Drawn(lambda classes, positions: st.builds(top_singular, st.integers(1, 4))),
+    "top_singular": Drawn(st.builds(top_singular, st.integers(1, 4))),
 }
 """How every projection of the vocabulary is drawn, by name. A projection with a claim has a check of its values."""
 
 
-def projections(classes: int, positions: int = 1) -> st.SearchStrategy[Projection]:
+def projections(classes: int, positions: int = 1) -> Projections:
     """Every projection, for that many classes at that many positions."""
-    return st.one_of(*(drawn.of(classes, positions) for drawn in PROJECTIONS.values()))
+    return st.one_of(*(drawn.strategy(classes, positions) for drawn in PROJECTIONS.values()))
 
 
 @st.composite

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -71,14 +71,24 @@ class Result:
         return self.status in _RAN
 
 
+def _versions() -> dict[str, str]:
+    own = {"python": platform.python_version()}
+    for name in ("numpy", "hypothesis", "gradreg"):
+        try:
+            own[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # an uninstalled checkout
+            own[name] = str(getattr(sys.modules.get(f"{name}_core", sys.modules.get(name)), "__version__", "unknown"))
+    return own
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What became of one backend on one device."""
 
     backend: str
-    versions: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=_versions)
     """Of the framework, Python, NumPy, hypothesis and gradreg."""
-    platform: str
+    platform: str = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     device: str
     modes: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
@@ -88,7 +98,7 @@ class Report:
     tolerance: float = 1.0
     """The harness's multiplier of all tolerances; 1 unless it asks for more."""
     profile: str
-    date: str
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     """Of the run, in UTC, ISO 8601."""
     checks: tuple[Result, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -103,7 +113,6 @@ class Report:
         return cls(
             backend=subject.name,
             versions={**harness.versions, **_versions()},
-            platform=_platform(),
             device=subject.device,
             modes=tuple(harness.modes),
             dtypes=tuple(harness.dtypes),
@@ -111,22 +120,8 @@ class Report:
             layers=tuple(sorted(layer.__name__ for layer in harness.layers)),
             tolerance=float(harness.tolerance),
             profile=subject.profile.name,
-            date=_now(),
             checks=tuple(results),
             left_out=tuple(left_out),
-        )
-
-    @classmethod
-    def broken(cls, backend: str, profile: str, device: str, error: str) -> "Report":
-        """The report of a run that ended before it had any."""
-        return cls(
-            backend=backend,
-            versions=_versions(),
-            platform=_platform(),
-            device=device,
-            profile=profile,
-            date=_now(),
-            error=error,
         )
 
     @property
@@ -193,7 +188,7 @@ class Report:
         Raises:
             KeyError, TypeError, ValueError: it did not.
         """
-        own = {field.name: values[field.name] for field in fields(cls)}
+        own = {one.name: values[one.name] for one in fields(cls)}
         for name, value in own.items():
             if isinstance(value, list) and name != "checks":
                 own[name] = tuple(map(str, value))
@@ -251,23 +246,5 @@ def _result(values: Mapping[str, Any]) -> Result:
     if values["layer"] not in LAYERS or values["status"] not in STATUSES:
         raise ValueError(f"layer {values['layer']!r}, status {values['status']!r}")
     worst = values["worst"]
-    own = {field.name: values[field.name] for field in fields(Result)}
+    own = {one.name: values[one.name] for one in fields(Result)}
     return Result(**own | {"worst": None if worst is None else float(worst)})
-
-
-def _platform() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    own = {"python": platform.python_version()}
-    for name in ("numpy", "hypothesis", "gradreg"):
-        try:
-            own[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # an uninstalled checkout
-            own[name] = str(getattr(sys.modules.get(f"{name}_core", sys.modules.get(name)), "__version__", "unknown"))
-    return own

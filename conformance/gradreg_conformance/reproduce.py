@@ -22,7 +22,7 @@ from gradreg_core.vocabulary import *  # noqa: F403
 
 __all__ = ["Case", "Ramp", "agreement", "compare", "inf", "nan"]
 __all__ += networks.__all__
-__all__ += vocabulary.__all__
+__all__ += vocabulary.WORDS
 
 
 def agreement(

@@ -118,15 +118,11 @@ def expect_known(subject: Subject, chosen: Sequence[Check] = ()) -> None:
     """
     known = [*all_checks(), *map(str, chosen)]
     for name, reason in subject.harness.expected_failures.items():
+        expects = f"conformance: the harness of {subject.name} expects {name!r} to fail"
         if name not in known:
-            raise PluginError(
-                f"conformance: the harness of {subject.name} expects {name!r} to fail, and there is no such check."
-                f"{_similar(name, known)}"
-            )
+            raise PluginError(f"{expects}, and there is no such check.{_similar(name, known)}")
         if not reason.strip():
-            raise PluginError(
-                f"conformance: the harness of {subject.name} expects {name!r} to fail, and gives no reason."
-            )
+            raise PluginError(f"{expects}, and gives no reason.")
 
 
 def _similar(name: str, known: Sequence[str] | Mapping[str, Check]) -> str:
@@ -163,15 +159,7 @@ def run_subject(
     starting: Callable[[Check], None] | None = None,
     progress: Callable[[Result], None] | None = None,
 ) -> list[Result]:
-    """Run checks over a subject in the order of their layers.
-
-    Args:
-        subject: what is tested.
-        checks: those to run; None for all.
-        stop: whether the layers after one with a failure are "not run".
-        starting: called with each check before it runs.
-        progress: called with each result as it comes.
-    """
+    """Run checks over a subject in the order of their layers; see :func:`run_checks` for the arguments."""
     results: list[Result] = []
     broken: int | None = None
     for check in sorted(all_checks().values() if checks is None else checks, key=lambda check: check.layer):

@@ -21,6 +21,11 @@ def whole(report):
     return replace(report, left_out=())
 
 
+def broken(error):
+    """The report of a run that ended before it had results."""
+    return Report(backend="acme", profile="quick", device="", error=error)
+
+
 @pytest.fixture
 def failed():
     return whole(run_checks(FakeHarness(), checks=ALL))
@@ -64,8 +69,8 @@ def test_verdicts(failed, passed):
 def test_zero_checks_run_is_a_failure(passed):
     idle = whole(run_checks(BraveHarness(), checks=[LACKING]))
     assert (idle.verdict, idle.ok) == ("not tested: no check ran", False)
-    broken = Report.broken("acme", "quick", "", "the process was ended by SIGSEGV")
-    assert (broken.verdict, broken.ok) == ("not tested: the process was ended by SIGSEGV", False)
+    ended = broken("the process was ended by SIGSEGV")
+    assert (ended.verdict, ended.ok) == ("not tested: the process was ended by SIGSEGV", False)
 
 
 def test_checks_that_were_not_chosen_are_named(passed):
@@ -76,7 +81,7 @@ def test_checks_that_were_not_chosen_are_named(passed):
 
 def test_json_there_and_back(failed, passed, tmp_path):
     infinite = replace(failed, checks=(replace(failed.checks[0], worst=float("inf")), *failed.checks[1:]))
-    reports = [failed, passed, infinite, Report.broken("acme", "quick", "", "gone")]
+    reports = [failed, passed, infinite, broken("gone")]
     path = tmp_path / "report.json"
     path.write_text(to_json(reports))
     assert read_reports(path) == reports
@@ -155,7 +160,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone_and_is_well_formed(failed, passed):
-    for reports in ([failed], [passed], [failed, passed, Report.broken("acme", "quick", "", "gone")]):
+    for reports in ([failed], [passed], [failed, passed, broken("gone")]):
         source = to_html(reports)
         page = Page(source)
         assert page.open == []
@@ -200,7 +205,7 @@ def test_marks_tell_statuses_apart_without_colour():
 
 
 def test_several_reports_make_a_matrix(failed, passed):
-    text = Page(to_html([failed, passed, Report.broken("acme", "quick", "cpu", "gone")])).text
+    text = Page(to_html([failed, passed, broken("gone")])).text
     assert "Conformance of 3 backends" in text
     assert "good ✓ 0.25 ✓ 0.25 not tested" in text
     assert "bad ✗ failed 40.00 not chosen not tested" in text

@@ -4,7 +4,7 @@ The same as the plain way, which the earlier layers compare with the reference.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -65,10 +65,6 @@ def _plain_gradient(subject: Subject, case: Case, of: str = "penalty") -> refere
     return replace(reference.expected_gradient(case, of), arrays=plain.gradients(case, of)[1])
 
 
-def _modes(subject: Subject) -> Iterator[Subject]:
-    return (subject.in_mode(mode) for mode in subject.harness.modes)
-
-
 @check("modes")
 def every_mode_equals_the_first(subject: Subject) -> None:
     """Loss plus penalty and its gradients are in every further mode what they are in the first, on two networks."""
@@ -93,59 +89,51 @@ def every_mode_equals_the_first(subject: Subject) -> None:
                 one.compare(chosen, "the gradients of the total", _numbers(one, slopes, case), wanted)
 
 
-def _at_steps(subject: Subject, case: Case, steps: tuple[int, ...]) -> None:
-    _as_arrays(subject, "step", steps, [replace(case, step=step) for step in steps])
-
-
-def _as_arrays(subject: Subject, option: str, values: tuple[int, ...], wanted: list[Case]) -> None:
-    """Compare the penalty at `values` of an option, passed as arrays, with the cases that have them as numbers.
+def _as_arrays(subject: Subject, reg: Regularizer, option: str, values: tuple[int, ...]) -> None:
+    """Compare the penalty at `values` of an option, passed as arrays, with that at the same numbers, in every mode.
 
     In compiled modes the function is compiled once for all values.
     """
-    cases = [replace(case, dtype=_dtype(subject, subject.mode)) for case in wanted]
-    function, arrays = _passed(subject, replace(cases[0], draw_seed=None), "penalty")
+
+    @subject.given(cases(subject.harness, st.just(reg), st.just(SMALL), batch=(2, 2)), cost=5)
+    def _(case):  # type: ignore[no-untyped-def]
+        for mode in subject.harness.modes:
+            one = subject.in_mode(mode)
+            _in_one_mode(one, replace(case, dtype=_dtype(one, mode)), option, values)
+
+
+def _in_one_mode(subject: Subject, case: Case, option: str, values: tuple[int, ...]) -> None:
+    function, arrays = _passed(subject, case, "penalty")
     ready = subject.harness.compiled(function, subject.mode)
-    for value, case in zip(values, cases, strict=True):
+    for value in values:
         given = {**arrays, option: subject.array(value, "int32")}
         result = subject.harness.value(function, given, subject.mode) if ready is None else ready[0](given)
-        numbers = {"value": subject.numbers(result)}
-        subject.compare(case, f"the penalty, its {option} an array,", numbers, _plain_value(subject, case))
+        wanted = replace(case, step=value) if option == "step" else replace(case, draw_seed=value)
+        label = f"the penalty, its {option} an array,"
+        subject.compare(wanted, label, {"value": subject.numbers(result)}, _plain_value(subject, wanted))
     if ready is not None and (count := ready[1]()) != 1:
         raise Disagreement(
             f"in mode {subject.mode!r} the penalty was compiled {count} times for {option} = {values}, which came as "
-            f"arrays: their values should not matter to the compiler.{subject.reproduce(cases[0])}"
+            f"arrays: their values should not matter to the compiler.{subject.reproduce(case)}"
         )
 
 
 @check("modes")
 def draws_at_a_traced_step(subject: Subject) -> None:
     """A step that is an array gives the draws of the int, in every mode, from one compilation for all steps."""
-
-    @subject.given(cases(subject.harness, st.just(SpectReg(1.0, seed=2)), st.just(SMALL), batch=(2, 2)), cost=5)
-    def _(case):  # type: ignore[no-untyped-def]
-        for one in _modes(subject):
-            _at_steps(one, case, (0, 1, 2**31 - 1))
+    _as_arrays(subject, SpectReg(1.0, seed=2), "step", (0, 1, 2**31 - 1))
 
 
 @check("modes")
 def draws_of_a_traced_seed(subject: Subject) -> None:
     """seed= that is an array gives the draws of the int, in every mode, from one compilation for all seeds."""
-
-    @subject.given(cases(subject.harness, st.just(SpectReg(1.0, fraction=0.5)), st.just(SMALL), batch=(2, 2)), cost=5)
-    def _(case):  # type: ignore[no-untyped-def]
-        for one in _modes(subject):
-            values = (0, 1, 2**31 - 1)
-            _as_arrays(one, "seed", values, [replace(case, draw_seed=value) for value in values])
+    _as_arrays(subject, SpectReg(1.0, fraction=0.5), "seed", (0, 1, 2**31 - 1))
 
 
 @check("modes")
 def every_at_a_traced_step(subject: Subject) -> None:
     """every=n holds for a step that is an array, in every mode: the penalty is 0 where it is not due."""
-
-    @subject.given(cases(subject.harness, st.just(DataGrad(1.0, every=3)), st.just(SMALL), batch=(2, 2)), cost=5)
-    def _(case):  # type: ignore[no-untyped-def]
-        for one in _modes(subject):
-            _at_steps(one, case, (3, 4))
+    _as_arrays(subject, DataGrad(1.0, every=3), "step", (3, 4))
 
 
 @check("modes")
@@ -156,10 +144,7 @@ def schedules_at_a_traced_step(subject: Subject) -> None:
     def schedule(step: Any) -> Any:
         return 0.5 * ops.astype(step, "float32") + 1.0 if ops.is_array(step) else 0.5 * step + 1.0
 
-    @subject.given(cases(subject.harness, st.just(DataGrad(1.0)), st.just(SMALL), batch=(2, 2)), cost=5)
-    def _(case):  # type: ignore[no-untyped-def]
-        for one in _modes(subject):
-            _at_steps(one, replace(case, reg=DataGrad(schedule)), (0, 5))
+    _as_arrays(subject, DataGrad(schedule), "step", (0, 5))
 
 
 @check("modes")

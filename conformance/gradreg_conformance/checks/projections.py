@@ -5,27 +5,27 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from gradreg_conformance.check import check
-from gradreg_conformance.regularizers import PROJECTIONS, seeds
+from gradreg_conformance.regularizers import PROJECTIONS, Drawn, seeds
 from gradreg_conformance.strategies import SMALL, TINY, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.projections import Projection, direction
+from gradreg_core.projections import direction
 from gradreg_core.spec import JacobianPenalty
 
 
-def _register(name: str, claim: str, drawn: tuple[st.SearchStrategy[Projection], ...]) -> None:
-    """Register a check of one projection."""
+def _register(name: str, drawn: Drawn) -> None:
+    """Register the check of one projection."""
 
     def function(subject: Subject) -> None:
-        for projections in drawn:
+        for projections in drawn.own or (drawn.strategy(4, 1),):
             subject.agree(st.builds(JacobianPenalty, st.just(1.0), projection=projections, seed=seeds))
 
-    function.__name__, function.__doc__ = f"projection_{name}", claim
+    function.__name__, function.__doc__ = f"projection_{name}", drawn.claim
     check("values")(function)
 
 
 for _name, _drawn in PROJECTIONS.items():
     if _drawn.claim:
-        _register(_name, _drawn.claim, _drawn.own)
+        _register(_name, _drawn)
 
 
 @check("values")
