@@ -8,10 +8,9 @@ from pathlib import Path
 
 import grimp
 import pytest
-from importlinter.cli import lint_imports
 
 import gradreg_core
-from child import HEAVY, imported, packages
+from child import HEAVY, imported, packages, run
 
 ROOT = Path(gradreg_core.__file__).parents[1]
 PACKAGES = [
@@ -32,14 +31,24 @@ def circle(*names):
     return None
 
 
+def lint(folder, config):
+    """(exit status, output) of import-linter in another process."""
+    code = f"from importlinter.cli import lint_imports; raise SystemExit(lint_imports({config!r}, no_cache=True))"
+    done = run("-c", f"import os; os.chdir({str(folder)!r}); {code}", paths=[folder])
+    return done.returncode, " ".join(done.stdout.split())
+
+
 def test_no_modules_import_each_other_in_a_circle():
     assert circle(*PACKAGES) is None
 
 
-def test_the_contracts_are_kept(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    status = lint_imports(config_filename="pyproject.toml", no_cache=True)
-    assert status == 0, capsys.readouterr().out
+def test_the_contracts_are_kept():
+    status, output = lint(ROOT, "pyproject.toml")
+    assert status == 0, output
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    assert f"Contracts: {len(contracts)} kept, 0 broken" in output
 
 
 def test_the_contracts_cover_every_package():
@@ -51,7 +60,6 @@ def test_the_contracts_cover_every_package():
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
     """A function that makes a package of `plugins` and `engine` with a contract like ours, for the text of `engine`."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "setup.toml").write_text(
         """
@@ -82,23 +90,25 @@ IN_A_FUNCTION = "def call():\n    from acme_made_up import plugins"
 
 
 @pytest.mark.parametrize("engine", ["import acme_made_up.plugins", FOR_TYPES, IN_A_FUNCTION])
-def test_these_checks_can_fail(made_up, engine, capsys):
+def test_these_checks_can_fail(made_up, tmp_path, engine):
     made_up(engine)
     assert set(circle("acme_made_up")) == {"acme_made_up.plugins", "acme_made_up.engine"}
-    assert lint_imports(config_filename="setup.toml", no_cache=True) == 1
-    assert "acme_made_up.engine is not allowed to import acme_made_up.plugins" in capsys.readouterr().out
+    status, output = lint(tmp_path, "setup.toml")
+    assert status == 1
+    assert "acme_made_up.engine is not allowed to import acme_made_up.plugins" in output
 
 
-def test_these_checks_can_pass(made_up):
+def test_these_checks_can_pass(made_up, tmp_path):
     made_up("import numpy")
     assert circle("acme_made_up") is None
-    assert lint_imports(config_filename="setup.toml", no_cache=True) == 0
+    assert lint(tmp_path, "setup.toml")[0] == 0
 
 
-def test_a_new_module_needs_a_place(made_up, capsys):
+def test_a_new_module_needs_a_place(made_up, tmp_path):
     made_up("import numpy", draws="")
-    assert lint_imports(config_filename="setup.toml", no_cache=True) == 1
-    assert "acme_made_up.draws" in capsys.readouterr().out
+    status, output = lint(tmp_path, "setup.toml")
+    assert status == 1
+    assert "acme_made_up.draws" in output
 
 
 # --- what is imported, measured in other processes -----------------------------------------------------------------
