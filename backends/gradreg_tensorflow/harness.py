@@ -1,6 +1,7 @@
 """How the conformance kit drives the TensorFlow backend."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -39,45 +40,30 @@ class TensorFlowHarness(Harness):
 
     def array(self, values: np.ndarray, dtype: str, device: str) -> tf.Tensor:
         with tf.device({"cuda": "GPU"}.get(device, "CPU")):
-            kind = tf.as_dtype(dtype)
-            # Half precision by way of TensorFlow's own rounding: NumPy has no bfloat16 of its own.
-            return tf.cast(tf.constant(np.array(values)), kind)
+            # TensorFlow rounds to half precision itself, because NumPy has no bfloat16.
+            return tf.cast(tf.constant(np.array(values)), tf.as_dtype(dtype))
 
     def numpy(self, array: tf.Tensor) -> np.ndarray:
         array = tf.convert_to_tensor(array)
-        found: np.ndarray = (tf.cast(array, tf.float32) if array.dtype == tf.bfloat16 else array).numpy()
-        return found
+        values: np.ndarray = (tf.cast(array, tf.float32) if array.dtype == tf.bfloat16 else array).numpy()
+        return values
 
     def apply(self, network: nets.Network, arrays: Arrays, x: tf.Tensor) -> tf.Tensor:
         return apply(network, arrays, x)
 
     def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[str]]:
-        """A function that calls a Keras layer for each layer of the network, and the Keras layers' names."""
+        """A function that calls one Keras layer per layer of the network, and the Keras layers' names."""
         import keras
 
-        class Layer(keras.layers.Layer):  # type: ignore[misc]
-            """One layer of a portable network, with arrays that are not its own."""
+        def keras_layer(index: int) -> Any:
+            own = nets.Network(network.input_shape, network.layers[index : index + 1])
+            prefix = f"{index}."
+            # In the layer's own network the layer has index 0.
+            weights = {f"0.{path[len(prefix) :]}": arrays[path] for path in arrays if path.startswith(prefix)}
+            return keras.layers.Lambda(lambda x: apply(own, weights, x), name=f"portable_{index}", autocast=False)
 
-            def __init__(self, index: int) -> None:
-                super().__init__(name=f"portable_{index}", autocast=False)
-                self.own = nets.Network(network.input_shape, network.layers[index : index + 1])
-                self.prefix = f"{index}."
-
-            def call(self, x: tf.Tensor) -> tf.Tensor:
-                own = {f"0.{path.removeprefix(self.prefix)}": arrays[path] for path in arrays if self._has(path)}
-                return apply(self.own, own, x)
-
-            def _has(self, path: str) -> bool:
-                return path.startswith(self.prefix)
-
-        layers = [Layer(index) for index in range(len(network.layers))]
-
-        def model(x: tf.Tensor) -> tf.Tensor:
-            for layer in layers:
-                x = layer(x)
-            return x
-
-        return model, [layer.name for layer in layers]
+        layers = [keras_layer(index) for index in range(len(network.layers))]
+        return lambda x: reduce(lambda hidden, layer: layer(hidden), layers, x), [layer.name for layer in layers]
 
     def value(self, function: Function, arrays: Arrays, mode: str) -> tf.Tensor:
         return _in_mode(function, mode)(dict(arrays))
@@ -86,7 +72,7 @@ class TensorFlowHarness(Harness):
         self, function: Function, arrays: Arrays, mode: str
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         def both(arrays: Arrays) -> Any:
-            floats = {name: each for name, each in arrays.items() if each.dtype.is_floating}
+            floats = {name: array for name, array in arrays.items() if array.dtype.is_floating}
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(floats)
                 value = function(arrays)

@@ -1,18 +1,19 @@
-"""Smooth stand-ins for piecewise linear functions, for the check alone.
+"""Smooth stand-ins for piecewise linear functions, for `check` alone.
 
 A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge
-to its derivative, however right that is. With the switches rounded off they do, and whatever else the model consists of
-is tested as it stands.
+to its derivative, even if that is right. With the switches rounded off they do. The rest of the model stays as it is.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.ops import gen_math_ops, gen_nn_ops
 
-from gradreg_tensorflow.replace import Function, Replacement, replaced
-from gradreg_tensorflow.second_order import max_pool, max_pool3d
+from gradreg_tensorflow.replace import Function, Replacement, arguments, replaced
+from gradreg_tensorflow.second_order import max_pool
 
 __all__ = ["smoothed"]
 
@@ -26,77 +27,59 @@ def _ramp(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(0.5 * (wide + tf.sqrt(square + tf.reduce_mean(square) + 1e-30)), x.dtype)
 
 
-def _floating(original: Function, smooth: Function) -> Function:
-    def either(x: Any, *args: Any, **keywords: Any) -> tf.Tensor:
-        x = tf.convert_to_tensor(x)
-        return smooth(x, *args, **keywords) if x.dtype.is_floating else original(x, *args, **keywords)
+def _rectifier(smooth: Callable[..., tf.Tensor]) -> Callable[[Function], Function]:
+    """What replaces a function of one floating-point tensor by `smooth(tensor, **options)`."""
 
-    return either
+    def make(original: Function) -> Function:
+        def rectifier(*args: Any, **keywords: Any) -> tf.Tensor:
+            given = arguments(original, args, keywords)
+            x = tf.convert_to_tensor(next(iter(given.values())))
+            options = {name: value for name, value in given.items() if name == "alpha"}
+            return smooth(x, **options) if x.dtype.is_floating else original(*args, **keywords)
 
+        return rectifier
 
-def _relu(original: Function) -> Function:
-    return _floating(original, lambda features, name=None: _ramp(features))
-
-
-def _relu6(original: Function) -> Function:
-    return _floating(original, lambda features, name=None: _ramp(features) - _ramp(features - 6))
-
-
-def _leaky_relu(original: Function) -> Function:
-    return _floating(original, lambda features, alpha=0.2, name=None: alpha * features + (1 - alpha) * _ramp(features))
+    return make
 
 
-def _elu(original: Function) -> Function:
-    return _floating(original, lambda features, name=None: _ramp(features) + tf.math.expm1(-_ramp(-features)))
+def _leaky_relu(x: tf.Tensor, alpha: Any) -> tf.Tensor:
+    return alpha * x + (1 - alpha) * _ramp(x)
 
 
-def _selu(original: Function) -> Function:
-    def selu(features: tf.Tensor, name: str | None = None) -> tf.Tensor:
-        return _SELU_SCALE * (_ramp(features) + _SELU_ALPHA * tf.math.expm1(-_ramp(-features)))
-
-    return _floating(original, selu)
+def _selu(x: tf.Tensor) -> tf.Tensor:
+    return _SELU_SCALE * (_ramp(x) + _SELU_ALPHA * tf.math.expm1(-_ramp(-x)))
 
 
-def _abs(original: Function) -> Function:
-    return _floating(original, lambda x, name=None: 2 * _ramp(x) - x)
+def _extreme(sign: int, original: Function) -> Function:
+    """The maximum of two tensors for sign 1, their minimum for sign -1."""
 
-
-def _maximum(original: Function) -> Function:
-    def maximum(x: Any, y: Any, name: str | None = None) -> tf.Tensor:
-        if not (tf.is_tensor(x) or tf.is_tensor(y)):
+    def extreme(x: Any, y: Any, name: str | None = None) -> tf.Tensor:
+        dtype = next((value.dtype for value in (x, y) if tf.is_tensor(value)), None)
+        if dtype is None or not dtype.is_floating:
             return original(x, y, name)
-        dtype = x.dtype if tf.is_tensor(x) else y.dtype
         x, y = tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype)
-        return y + _ramp(x - y) if dtype.is_floating else original(x, y, name)
+        return y + sign * _ramp(sign * (x - y))
 
-    return maximum
-
-
-def _minimum(original: Function) -> Function:
-    maximum = _maximum(lambda x, y, name: -original(-x, -y, name))
-    return lambda x, y, name=None: -maximum(-x, -y, name)
+    return extreme
 
 
 def _choose(best: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
     return best + _ramp(candidate - best)
 
 
-_replacements: list[Replacement] = [
-    (gen_nn_ops, "relu", _relu),
-    (gen_nn_ops, "relu6", _relu6),
-    (gen_nn_ops, "leaky_relu", _leaky_relu),
-    (gen_nn_ops, "elu", _elu),
-    (gen_nn_ops, "selu", _selu),
-    (gen_math_ops, "_abs", _abs),
-    (tf, "maximum", _maximum),
-    (tf.math, "maximum", _maximum),
-    (tf, "minimum", _minimum),
-    (tf.math, "minimum", _minimum),
-    (gen_nn_ops, "max_pool", lambda original: max_pool(original, _choose)),
-    (gen_nn_ops, "max_pool3d", lambda original: max_pool3d(original, _choose)),
+_REPLACEMENTS: list[Replacement] = [
+    (gen_nn_ops, "relu", _rectifier(_ramp)),
+    (gen_nn_ops, "relu6", _rectifier(lambda x: _ramp(x) - _ramp(x - 6))),
+    (gen_nn_ops, "leaky_relu", _rectifier(_leaky_relu)),
+    (gen_nn_ops, "elu", _rectifier(lambda x: _ramp(x) + tf.math.expm1(-_ramp(-x)))),
+    (gen_nn_ops, "selu", _rectifier(_selu)),
+    (gen_math_ops, "_abs", _rectifier(lambda x: 2 * _ramp(x) - x)),
+    *((module, "maximum", partial(_extreme, 1)) for module in (tf, tf.math)),
+    *((module, "minimum", partial(_extreme, -1)) for module in (tf, tf.math)),
+    *((gen_nn_ops, name, partial(max_pool, choose=_choose)) for name in ("max_pool", "max_pool3d")),
 ]
 
 
 def smoothed() -> AbstractContextManager[None]:
     """A context in which rectifiers, maxima and absolute values are smooth, for what this thread runs inside."""
-    return replaced("smoothed", _replacements)
+    return replaced("smoothed", _REPLACEMENTS)

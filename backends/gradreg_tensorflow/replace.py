@@ -3,7 +3,7 @@
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import CodeType, FunctionType
@@ -11,7 +11,7 @@ from typing import Any
 
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
-__all__ = ["Function", "Replacement", "replaced"]
+__all__ = ["Function", "Replacement", "arguments", "replaced"]
 
 Function = Callable[..., Any]
 Replacement = tuple[Any, str, Callable[[Function], Function]]
@@ -20,31 +20,31 @@ Replacement = tuple[Any, str, Callable[[Function], Function]]
 _entered: "ContextVar[tuple[str, ...]]" = ContextVar("gradreg_entered", default=())
 """The keys of the contexts that this thread is in, outermost first."""
 _lock = threading.Lock()
-_PLACE = "the gate"
+_PLACEHOLDER = "the gate"
 
 
 class _Gate:
-    """Stands in the place of a function while any thread is in a context that replaces it.
+    """Takes the calls of a function while any thread is in a context that replaces it.
 
-    A plain function is changed in place, by its code, so that references to it that others hold lead here too (such as
-    `activation=tf.nn.relu`). In the place of any other function another is put.
+    A plain function is changed in place, by its code, so that references held elsewhere lead here too (such as
+    `activation=tf.nn.relu`). For any other function the attribute of its owner is set.
     """
 
     def __init__(self, owner: Any, name: str) -> None:
         self.owner, self.name = owner, name
         self.open = 0
         self.replacements: dict[str, Function] = {}
-        self.found = vars(owner)[name]
-        self.code = self.found.__code__ if _is_plain(self.found) else None
-        self.original = _copied_function(self.found) if self.code else self.found
+        self.function = vars(owner)[name]
+        self.code = self.function.__code__ if _is_plain(self.function) else None
+        self.original = _copied_function(self.function) if self.code else self.function
         if self.code:
-            self.found.__code__ = _leading_to(self.found, self)
+            self.function.__code__ = _leading_to(self.function, self)
         else:
-            self.placed = functools.wraps(self.found)(lambda *args, **keywords: self(*args, **keywords))
-            setattr(owner, name, self.placed)
+            self.wrapper = functools.wraps(self.function)(lambda *args, **keywords: self(*args, **keywords))
+            setattr(owner, name, self.wrapper)
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """The replacement of the outermost context that this thread is in, and the original in other threads."""
+        """Call the replacement of the outermost context that this thread is in, or the original in other threads."""
         for key in _entered.get():
             if key in self.replacements:
                 return self.replacements[key](*args, **keywords)
@@ -53,9 +53,9 @@ class _Gate:
     def remove(self) -> None:
         """Put the function back as it was."""
         if self.code:
-            self.found.__code__ = self.code
-        elif vars(self.owner)[self.name] is self.placed:
-            setattr(self.owner, self.name, self.found)
+            self.function.__code__ = self.code
+        elif vars(self.owner)[self.name] is self.wrapper:
+            setattr(self.owner, self.name, self.function)
 
 
 def _is_plain(function: Any) -> bool:
@@ -77,17 +77,24 @@ def _leading_to(function: FunctionType, gate: _Gate) -> CodeType:
     count = function.__code__.co_argcount
     names = ", ".join(function.__code__.co_varnames[:count])
     namespace: dict[str, Any] = {}
-    exec(f"def leading({names}):\n _gate = '{_PLACE}'\n return _gate({names})", namespace)  # noqa: S102 - only names
+    exec(f"def leading({names}):\n _gate = '{_PLACEHOLDER}'\n return _gate({names})", namespace)  # noqa: S102
     code: CodeType = namespace["leading"].__code__
-    constants = tuple(gate if each == _PLACE else each for each in code.co_consts)
+    constants = tuple(gate if constant == _PLACEHOLDER else constant for constant in code.co_consts)
     return code.replace(co_consts=constants, co_name=function.__name__)
+
+
+def arguments(function: Function, args: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, with the defaults of those that are not given."""
+    bound = inspect.signature(function).bind(*args, **keywords)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 _gates: dict[tuple[int, str], _Gate] = {}
 
 
 def _place(owner: Any, name: str) -> tuple[int, str]:
-    """What the gate of an attribute is filed under: a plain function has one, whatever attributes it is reached by."""
+    """The key of an attribute's gate. A plain function has one gate, whichever attributes lead to it."""
     function = vars(owner)[name]
     return (id(function), "") if _is_plain(function) else (id(owner), name)
 
@@ -97,12 +104,12 @@ def replaced(key: str, rows: Sequence[Replacement]) -> Iterator[None]:
     """Replace the functions of `rows` in this thread. May be nested, and entered by several threads at once.
 
     Other threads pass through to the original. After the last exit, by an exception too, every function is as before.
-    A tf.function called inside is traced anew, as a copy of its own for the set of keys entered: what was traced
-    outside is not used inside, nor the other way round.
+    A tf.function called inside is traced anew, as a copy of its own for the set of keys entered. So traces made outside
+    are not used inside, nor the other way round.
 
     Args:
-        key: names the set of replacements; equal keys have equal rows.
-        rows: what to replace.
+        key: the name of the set of replacements; equal keys have equal rows.
+        rows: the replacements.
     """
     rows = [*rows, (polymorphic_function.Function, "__call__", _copy_called)]
     with _lock:

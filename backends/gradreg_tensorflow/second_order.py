@@ -1,17 +1,16 @@
 """Operations whose second derivative TensorFlow gets wrong or does not have, in a form that is right.
 
 Inside :func:`second_order_safe` a few of TensorFlow's functions compute the same values by operations that
-differentiate twice, so that an unchanged model is right there. Each replacement is a row of `_replacements`:
+differentiate twice, so that an unchanged model is right there. Each replacement is a row of `_REPLACEMENTS`:
 
 - `moments` (tf.nn, keras.ops, and so LayerNormalization, GroupNormalization, BatchNormalization in training):
-  TensorFlow stops a gradient inside the variance, which is right in the first derivative only.
+  TensorFlow stops a gradient inside the variance, which is right for the first derivative only.
 - max pooling: the second derivative is wrong under XLA where values are close to each other, and missing in float64.
 - bilinear, bicubic, nearest and antialiased resizing: TensorFlow's gradient is None (bilinear, silently) or missing.
 - softsign: missing.
 - tf.nn.softmax_cross_entropy_with_logits: wrong where the labels are differentiated too.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,9 +19,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.ops import gen_image_ops, gen_nn_ops, nn_impl
 
-from gradreg_tensorflow.replace import Function, Replacement, replaced
+from gradreg_tensorflow.replace import Function, Replacement, arguments, replaced
 
-__all__ = ["max_pool", "max_pool3d", "pool_axis", "second_order_safe"]
+__all__ = ["max_pool", "pool_axis", "second_order_safe"]
 
 
 # --- moments ---------------------------------------------------------------------------------------------------------
@@ -49,7 +48,7 @@ Choice = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def _larger(best: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
-    """The larger of the two, of equals the first; NaN if either is."""
+    """The larger of the two, the first if they are equal; NaN if either is."""
     return tf.where((candidate > best) | tf.math.is_nan(candidate), candidate, best)
 
 
@@ -59,7 +58,7 @@ def pool_axis(
     """Maximum over windows along one axis, by comparisons and choices."""
 
     def part(start: int, stop: int, step: int = 1) -> tf.Tensor:
-        return x[tuple(slice(start, stop, step) if each == axis else slice(None) for each in range(len(x.shape)))]
+        return x[(slice(None),) * axis + (slice(start, stop, step),)]
 
     if any(pads):
         # The edge repeated, which is in the window with its copies: neither maximum nor gradient changes.
@@ -75,17 +74,16 @@ def pool_axis(
 
 
 def _pool_pieces(x: tf.Tensor, axis: int, size: int, choose: Choice) -> tf.Tensor:
-    """`pool_axis` for windows side by side: each window is one row, cut into `size` pieces that lie in one piece each.
+    """`pool_axis` for windows side by side: each window is one row, which is cut into `size` contiguous pieces.
 
     Slices with a step, and their gradients, take ten times as long.
     """
     after = x.shape[axis + 1 :].as_list()
     best, *others = tf.split(tf.reshape(x, (-1, size * math.prod(after))), size, 1)
-    for each in others:
-        best = choose(best, each)
+    for piece in others:
+        best = choose(best, piece)
     shape = tf.concat([tf.shape(x)[:axis], [x.shape[axis] // size, *after]], 0)
-    pooled = tf.reshape(best, shape)
-    return tf.ensure_shape(pooled, [*x.shape[:axis], x.shape[axis] // size, *after])
+    return tf.ensure_shape(tf.reshape(best, shape), [*x.shape[:axis], x.shape[axis] // size, *after])
 
 
 def _padding(size: int, window: int, stride: int) -> tuple[int, int]:
@@ -97,51 +95,27 @@ def _padding(size: int, window: int, stride: int) -> tuple[int, int]:
 def max_pool(original: Function, choose: Choice = _larger) -> Function:
     """Max pooling by comparisons and choices, axis by axis; the values are the same bits."""
 
-    def pool(
-        input: Any,  # noqa: A002 - TensorFlow's own name
-        ksize: Any,
-        strides: Any,
-        padding: Any,
-        explicit_paddings: Any = (),
-        data_format: str = "NHWC",
-        name: str | None = None,
-    ) -> tf.Tensor:
-        x, padding = tf.convert_to_tensor(input), tf.compat.as_str(padding)
-        sizes, steps = [int(each) for each in ksize], [int(each) for each in strides]
-        spatial = [axis for axis, letter in enumerate(data_format) if letter in "DHW"]
-        pooled = [axis for axis in range(len(sizes)) if sizes[axis] != 1 or steps[axis] != 1]
+    def pool(*args: Any, **keywords: Any) -> tf.Tensor:
+        given = arguments(original, args, keywords)
+        x, data_format = tf.convert_to_tensor(given["input"]), given["data_format"]
+        sizes, strides = list(map(int, given["ksize"])), list(map(int, given["strides"]))
+        pooled = [axis for axis in range(len(sizes)) if sizes[axis] != 1 or strides[axis] != 1]
+        spatial = {axis for axis, letter in enumerate(data_format) if letter in "DHW"}
         known = x.shape.rank == len(data_format) == len(sizes) and all(x.shape[axis] for axis in pooled)
-        if not known or not x.dtype.is_floating or not set(pooled) <= set(spatial) or data_format == "NCHW_VECT_C":
-            more = {} if data_format in ("NDHWC", "NCDHW") else {"explicit_paddings": explicit_paddings}
-            return original(x, ksize, strides, padding, data_format=data_format, name=name, **more)
-        with tf.name_scope(name or "max_pool"):
+        if not known or not x.dtype.is_floating or not set(pooled) <= spatial or data_format == "NCHW_VECT_C":
+            return original(*args, **keywords)
+        padding, explicit = tf.compat.as_str(given["padding"]), given.get("explicit_paddings", ())
+        with tf.name_scope(given["name"] or "max_pool"):
             for axis in reversed(pooled):
                 pads = (0, 0)
                 if padding == "SAME":
-                    pads = _padding(x.shape[axis], sizes[axis], steps[axis])
+                    pads = _padding(x.shape[axis], sizes[axis], strides[axis])
                 elif padding == "EXPLICIT":
-                    pads = (int(explicit_paddings[2 * axis]), int(explicit_paddings[2 * axis + 1]))
-                x = pool_axis(x, axis, sizes[axis], steps[axis], pads, choose)
+                    pads = (int(explicit[2 * axis]), int(explicit[2 * axis + 1]))
+                x = pool_axis(x, axis, sizes[axis], strides[axis], pads, choose)
             return x
 
     return pool
-
-
-def max_pool3d(original: Function, choose: Choice = _larger) -> Function:
-    """`max_pool` for the operation with three spatial axes, which has other arguments."""
-    pool = max_pool(original, choose)
-
-    def pool3d(
-        input: Any,  # noqa: A002 - TensorFlow's own name
-        ksize: Any,
-        strides: Any,
-        padding: Any,
-        data_format: str = "NDHWC",
-        name: str | None = None,
-    ) -> tf.Tensor:
-        return pool(input, ksize, strides, padding, (), data_format, name)
-
-    return pool3d
 
 
 # --- linear operations whose gradient has no gradient ----------------------------------------------------------------
@@ -159,37 +133,23 @@ def _resize(adjoint: Callable[..., tf.Tensor]) -> Callable[[Function], Function]
     """What replaces a resizing operation whose gradient operation is `adjoint(gradient, images, **options)`."""
 
     def make(original: Function) -> Function:
-        names = tuple(inspect.signature(original).parameters)
-
         def resize(*args: Any, **keywords: Any) -> tf.Tensor:
             """`original`, with derivatives of every order."""
-            given = dict(zip(names, args, strict=False)) | keywords
-            images = tf.convert_to_tensor(given.pop("images"))
+            given = arguments(original, args, keywords)
+            images, size = tf.convert_to_tensor(given.pop("images")), given.pop("size")
             if not images.dtype.is_floating:
-                return original(images, **given)
-            given.pop("name", None)
-            like = tf.stop_gradient(images)
-            return _linear(lambda x: original(x, **given), lambda g: adjoint(g, like, **given))(images)
+                return original(*args, **keywords)
+            given.pop("name")
+            constant = tf.stop_gradient(images)
+            return _linear(lambda x: original(x, size, **given), lambda g: adjoint(g, constant, **given))(images)
 
         return resize
 
     return make
 
 
-def _bilinear(g: tf.Tensor, like: tf.Tensor, size: Any, **options: Any) -> tf.Tensor:
-    return gen_image_ops.resize_bilinear_grad(g, like, **options)
-
-
-def _bicubic(g: tf.Tensor, like: tf.Tensor, size: Any, **options: Any) -> tf.Tensor:
-    return gen_image_ops.resize_bicubic_grad(g, like, **options)
-
-
-def _nearest(g: tf.Tensor, like: tf.Tensor, size: Any, **options: Any) -> tf.Tensor:
-    return gen_image_ops.resize_nearest_neighbor_grad(g, tf.shape(like)[1:3], **options)
-
-
-def _scaled(g: tf.Tensor, like: tf.Tensor, size: Any, **options: Any) -> tf.Tensor:
-    return gen_image_ops.scale_and_translate_grad(g, like, **options)
+def _nearest_adjoint(g: tf.Tensor, images: tf.Tensor, **options: Any) -> tf.Tensor:
+    return gen_image_ops.resize_nearest_neighbor_grad(g, tf.shape(images)[1:3], **options)
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
@@ -199,7 +159,7 @@ def _softsign(original: Function) -> Function:
 
 def _cross_entropy(original: Function) -> Function:
     def cross_entropy(features: Any, labels: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """The cross-entropies, to a few units in the last place, and their derivative by the logits."""
+        """The cross-entropies, to a few units in the last place, and their derivatives with respect to the logits."""
         with tf.name_scope(name or "cross_entropy"):
             terms = tf.math.multiply_no_nan(tf.nn.log_softmax(features), labels)
             return -tf.reduce_sum(terms, -1), tf.nn.softmax(features) - labels
@@ -207,15 +167,15 @@ def _cross_entropy(original: Function) -> Function:
     return cross_entropy
 
 
-_replacements: list[Replacement] = [
+_REPLACEMENTS: list[Replacement] = [
     (nn_impl, "moments", _moments),
     (tf.compat.v1.nn, "moments", _moments),
     (gen_nn_ops, "max_pool", max_pool),
-    (gen_nn_ops, "max_pool3d", max_pool3d),
-    (gen_image_ops, "resize_bilinear", _resize(_bilinear)),
-    (gen_image_ops, "resize_bicubic", _resize(_bicubic)),
-    (gen_image_ops, "resize_nearest_neighbor", _resize(_nearest)),
-    (gen_image_ops, "scale_and_translate", _resize(_scaled)),
+    (gen_nn_ops, "max_pool3d", max_pool),
+    (gen_image_ops, "resize_bilinear", _resize(gen_image_ops.resize_bilinear_grad)),
+    (gen_image_ops, "resize_bicubic", _resize(gen_image_ops.resize_bicubic_grad)),
+    (gen_image_ops, "resize_nearest_neighbor", _resize(_nearest_adjoint)),
+    (gen_image_ops, "scale_and_translate", _resize(gen_image_ops.scale_and_translate_grad)),
     (gen_nn_ops, "softsign", _softsign),
     (gen_nn_ops, "softmax_cross_entropy_with_logits", _cross_entropy),
 ]
@@ -224,7 +184,7 @@ _replacements: list[Replacement] = [
 def second_order_safe() -> AbstractContextManager[None]:
     """A context in which the operations above differentiate twice, for what this thread traces or runs inside.
 
-    gradreg enters it around every call, so a model needs nothing. Enter it around a double backpropagation of your own:
+    gradreg enters it around every call. Enter it yourself around a double backpropagation of your own:
 
         with tf.GradientTape() as outer:
             with second_order_safe(), tf.GradientTape() as inner:
@@ -234,4 +194,4 @@ def second_order_safe() -> AbstractContextManager[None]:
     Only the forward pass has to be inside; the derivatives may be taken after it ends. It may be nested and entered by
     several threads at once; nothing stays replaced afterwards.
     """
-    return replaced("second_order_safe", _replacements)
+    return replaced("second_order_safe", _REPLACEMENTS)
