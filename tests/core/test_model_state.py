@@ -16,7 +16,7 @@ import gradreg_jax
 import gradreg_tensorflow
 import gradreg_torch
 from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError, UnsupportedError
-from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, SpectReg, WeightDecay
+from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, SpectReg
 from gradreg_core.spec import Regularizer
 from gradreg_tensorflow.keras_model import RegularizedModel
 
@@ -275,15 +275,6 @@ def test_labels_that_broadcast_against_the_outputs_are_refused(backend: str) -> 
     with pytest.raises(InputError, match=r"losses of shape \(16, 16\) for outputs of shape \(16, 1\)"):
         module.loss(lambda x: x @ weight, x, y, DataGrad(1.0), loss_fn=lambda z, y: (z - y) ** 2)
     module.loss(lambda x: (x @ weight)[:, 0], x, y, DataGrad(1.0), loss_fn=lambda z, y: (z - y) ** 2)
-
-
-def test_weight_decay_refuses_what_it_would_count_as_nothing() -> None:
-    x = jnp.asarray(X)
-    with pytest.raises(InputError, match="none of the model's 1 has"):
-        gradreg_jax.penalty(lambda x: x, x, None, WeightDecay(1.0), params={"flat": jnp.ones(12)})
-    with pytest.raises(InputError, match="real parameters, got one of complex64"):
-        gradreg_jax.penalty(lambda x: x, x, None, WeightDecay(1.0), params={"w": jnp.ones((3, 4), "complex64")})
-    assert float(gradreg_jax.penalty(lambda x: x, x, None, WeightDecay(1.0), params={})) == 0
 
 
 @pytest.mark.parametrize(

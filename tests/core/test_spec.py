@@ -1,25 +1,32 @@
-"""The specification: what is accepted, what is refused and how, equality, sums, plain dicts."""
+"""The specification: what is accepted, what is refused and how, equality, sums, steps."""
 
-import json
 import math
 import pickle
 from copy import deepcopy
-from dataclasses import FrozenInstanceError, replace
-from typing import Any
+from dataclasses import FrozenInstanceError, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 
-from cases import GENERAL, PRESETS, named
-from gradreg_core import presets, projections
+import gradreg_torch
+from cases import GENERAL, PRESETS, named, problem
+from gradreg_core import presets
 from gradreg_core.errors import GradregError, SpecError
-from gradreg_core.norms import hinge, identity, target
-from gradreg_core.presets import ConfidencePenalty, DataGrad, GradientPenalty, HoffmanReg, SpectReg, WeightDecay
-from gradreg_core.projections import direction, exact, gaussian, sphere
-from gradreg_core.schema import from_dict, to_dict
-from gradreg_core.spec import JacobianPenalty, Sum
+from gradreg_core.norms import hinge, target
+from gradreg_core.presets import (
+    ConfidencePenalty,
+    DataGrad,
+    GradientPenalty,
+    HoffmanReg,
+    JacReg,
+    SpectReg,
+    WeightDecay,
+)
+from gradreg_core.projections import direction, exact, fisher, gaussian, sphere
+from gradreg_core.spec import Batch, JacobianPenalty, JacobianTerm, SidedTerm, Sum, Term
+from gradreg_torch.networks import Module
 
 
 @pytest.mark.parametrize("weight", [-1, -1e-9, math.nan, math.inf, "1", None, True, 1j, [1.0]])
@@ -111,87 +118,74 @@ def test_a_schedule_is_called_with_the_step_and_checked() -> None:
         DataGrad(lambda step: -1).weight_at(3)
 
 
-numbers = st.floats(0, 1e6, allow_nan=False)
-counts = st.integers(1, 50)
-projection = st.one_of(
-    st.just(exact()),
-    counts.map(gaussian),
-    counts.map(projections.rademacher),
-    st.builds(sphere, counts, unbiased=st.booleans()),
-    st.builds(projections.orthonormal, counts, unbiased=st.booleans()),
-    st.builds(projections.random_onehot, counts, unbiased=st.booleans()),
-    st.just(projections.onehot()),
-    st.just(projections.fisher()),
-    counts.map(projections.top_k),
-    counts.map(projections.top_singular),
-    st.lists(st.floats(-5, 5), min_size=1, max_size=4).map(lambda v: direction(tuple(v))),
-    st.just(direction(((1.0, 2.0), (3.0, 4.0)))),
-)
-common = {
-    "every": counts,
-    "fraction": st.floats(0.001, 1),
-    "seed": st.integers(0, 2**64 - 1),
-    "draw": st.sampled_from(["per_sample", "per_batch"]),
-    "at": st.none() | st.just("layer1"),
-}
-general = st.builds(
-    JacobianPenalty,
-    numbers,
-    projection=projection,
-    output=st.sampled_from(["logits", "probabilities", "log_probabilities"]),
-    norm=st.sampled_from(["l2", "l1", "linf"]),
-    squared=st.booleans(),
-    phi=st.one_of(st.just(identity()), numbers.map(target), numbers.map(hinge)),
-    scale=st.floats(1e-3, 10),
-    **common,
-)
-named = st.one_of(
-    *(st.builds(kind, numbers, **common) for kind in (DataGrad, presets.JacReg, presets.OneHot)),
-    st.builds(SpectReg, numbers, spherical=st.booleans(), projections=counts, **common),
-    st.builds(HoffmanReg, numbers, projections=st.none() | counts, **common),
-    st.builds(ConfidencePenalty, numbers, every=counts),
-    st.builds(WeightDecay, numbers, every=counts),
-)
-term = general | named
+# --- classes that are bases ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("base", [Term, JacobianTerm, SidedTerm])
+def test_bases_cannot_be_constructed(base: type[Term]) -> None:
+    message = (
+        rf"^{base.__name__} is the base class of regularizers and has no value of its own; use a named one such as"
+    )
+    with pytest.raises(SpecError, match=message):
+        base(1.0)
+    assert base.abstract
 
 
-@given(st.lists(term, min_size=1, max_size=4))
-def test_dicts_are_json_and_give_the_same_spec_back(terms: list[Any]) -> None:
-    reg = terms[0] if len(terms) == 1 else Sum(tuple(terms))
-    data = json.loads(json.dumps(to_dict(reg)))
-    assert data["schema"] == 1
-    assert from_dict(data) == reg
-    assert set(data) <= {"schema", "kind", "weight", "terms", *(() if len(terms) > 1 else terms[0].chosen())}
+def test_a_term_of_ones_own_is_constructed_and_evaluated() -> None:
+    @dataclass(frozen=True, repr=False)
+    class MeanOutput(Term):
+        """weight * mean_i sum_k z_ik."""
+
+        needs_outputs: ClassVar[bool] = True
+
+        def value(self, batch: Batch) -> Any:
+            return batch.mean(batch.ops.sum(batch.forward.logits, (1, 2)))
+
+    model, x, y = problem("dense")
+    module = Module(model.network, model.params, torch.float64)
+    reg = MeanOutput(2.0, every=3) + DataGrad(1.0)
+    _, parts = gradreg_torch.loss(module, torch.tensor(x), torch.tensor(y), reg, step=3)
+    torch.testing.assert_close(parts.penalty[0], 6.0 * parts.outputs.sum(1).mean())
+    assert repr(reg) == "MeanOutput(2.0, every=3) + DataGrad(1.0)"
 
 
+# --- fields that do not go together ----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("make", "message"),
     [
-        ({}, "expected a dict with 'schema': 1, got None"),
-        ({"schema": 2, "kind": "DataGrad", "weight": 1}, "expected a dict with 'schema': 1, got 2"),
-        ({"schema": 1, "kind": "DoubleGrad", "weight": 1}, "unknown kind 'DoubleGrad'; known are"),
-        ({"schema": 1, "kind": "DataGrad", "weight": 1, "evry": 2}, "DataGrad has no field 'evry'"),
-        ({"schema": 1, "kind": "DataGrad"}, "DataGrad needs a 'weight'"),
-        ({"schema": 1, "kind": "DataGrad", "weight": -1}, "weight must be a finite number"),
-        ({"schema": 1, "kind": "Sum", "terms": 3}, "a Sum has 'terms', a list"),
-        ({"schema": 1, "kind": "Sum", "terms": [{"weight": 1}]}, "expected a dict with a 'kind'"),
-        ({"schema": 1, "kind": "Term", "weight": 1}, "unknown kind 'Term'"),
+        (lambda: SpectReg(1.0, side="both"), "side must be one of"),
+        (lambda: SpectReg(1.0, side="input", method="secant"), "method must be one of"),
+        (lambda: SpectReg(1.0, method="difference"), "is of side='input'"),
+        (lambda: SpectReg(1.0, side="input", h=0.1), "step of method='difference'"),
+        (lambda: SpectReg(1.0, side="input", method="difference", h=0.0), "h must be"),
+        (lambda: SpectReg(1.0, side="input", at="3"), "does not go with side='input'"),
+        (lambda: JacobianPenalty(1.0, side="input", projection=fisher()), "is a direction in output space"),
+        (
+            lambda: JacobianPenalty(1.0, output="loss", projection=gaussian()),
+            r"takes projection=exact\(\), got gaussian",
+        ),
     ],
 )
-def test_bad_dicts_are_refused(data: Any, message: str) -> None:
+def test_specifications_that_make_no_sense(make: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        from_dict(data)
+        make()
 
 
-def test_a_schedule_does_not_go_into_a_dict() -> None:
-    with pytest.raises(SpecError, match="a weight schedule is a function and cannot be written"):
-        to_dict(SpectReg(lambda step: 1.0))
+# --- steps -----------------------------------------------------------------------------------------------------------
+def test_a_term_is_due_where_it_may_cost_something() -> None:
+    assert DataGrad(1.0).is_due(7)
+    assert [step for step in range(9) if DataGrad(1.0, every=4).is_due(step)] == [0, 4, 8]
+    assert not DataGrad(0.0).is_due(0)
+    assert [DataGrad(lambda step: 0.0 if step < 2 else 1.0).is_due(step) for step in (1, 2)] == [False, True]
+    traced = torch.tensor(3)
+    assert DataGrad(1.0, every=4).is_due(traced)
+    assert DataGrad(lambda step: 0.0 * step).is_due(traced)
+    assert not DataGrad(0.0, every=4).is_due(traced)
 
 
-def test_lowering_pins_the_conventions() -> None:
-    assert DataGrad(2.0).lower() == JacobianPenalty(2.0, projection=exact(), output="loss")
-    assert SpectReg(1.0, spherical=True, seed=3).lower() == JacobianPenalty(1.0, projection=sphere(), seed=3)
-    assert HoffmanReg(1.0).lower() == JacobianPenalty(1.0, projection=sphere(1, unbiased=True), scale=0.5)
-    wgan = GradientPenalty(10.0).lower()
-    assert wgan == JacobianPenalty(10.0, projection=exact(), squared=False, phi=target(1.0))
-    assert replace(wgan, phi=hinge(1.0)) == GradientPenalty(10.0, one_sided=True).lower()
+def test_lazy_changes_jacobian_terms_alone() -> None:
+    assert DataGrad(2.0, seed=3).lazy(8) == DataGrad(2.0, seed=3, every=8)
+    both = DataGrad(2.0) + WeightDecay(0.1)
+    assert both.lazy(5) == DataGrad(2.0, every=5) + WeightDecay(0.1)
+    several = DataGrad(2.0) + SpectReg(1.0) + JacReg(1.0) + JacobianPenalty(1.0, projection=exact(), output="loss")
+    assert [term.every for term in several.lazy().terms] == [2, 8, 8, 2]
+    with pytest.raises(SpecError, match="every must be"):
+        DataGrad(1.0).lazy(0)
