@@ -1,13 +1,11 @@
-"""gradreg's calls in PyTorch."""
+"""The public names of gradreg in PyTorch."""
 
-from gradreg_core.calls import Calls
-from gradreg_torch.backend import TorchBackend
+from gradreg_torch.calls import calls
 from gradreg_torch.criterion import Criterion
 
 __all__ = ["Criterion", "check", "loss", "measure", "penalty"]
 
-_calls = Calls(TorchBackend())
-loss = _calls.loss
-penalty = _calls.penalty
-measure = _calls.measure
-check = _calls.check
+loss = calls.loss
+penalty = calls.penalty
+measure = calls.measure
+check = calls.check

@@ -3,23 +3,20 @@
 import torch
 from torch import Tensor, nn
 
-from gradreg_core.calls import Calls
 from gradreg_core.errors import InputError
 from gradreg_core.presets import HoffmanReg
-from gradreg_torch.backend import TorchBackend
+from gradreg_torch.calls import calls
 
 __all__ = ["JacobianReg"]
-
-_calls = Calls(TorchBackend())
 
 
 class JacobianReg(nn.Module):
     """``JacobianReg(n)(x, y)`` with the signature of facebookresearch/jacobian_regularizer.
 
-    1/2 * mean_i ||dy_i/dx_i||_F^2, exactly for n = -1 and estimated from n random directions otherwise, without a
-    weight, from outputs y that were computed from x (Hoffman, Roberts, Yaida 2019). Value and gradient are those of
-    that package for n = -1; for n > 0 the expectation is, while the draws are gradreg's own: they depend on `seed` and
-    on the number of calls in training mode, not on PyTorch's generator.
+    1/2 * mean_i ||dy_i/dx_i||_F^2 without a weight, from outputs y that were computed from x (Hoffman, Roberts, Yaida
+    2019): exact for n = -1, otherwise estimated from n random directions. For n = -1 value and gradient equal that
+    package's. For n > 0 their expectations are equal; the draws are gradreg's own and depend on `seed` and the number
+    of calls in training mode, not on PyTorch's generator.
 
     Args:
         n: the number of random directions, or -1 for the exact norm.
@@ -32,7 +29,7 @@ class JacobianReg(nn.Module):
         super().__init__()
         self.n = n
         self.reg = HoffmanReg(1.0, projections=None if n == -1 else n, seed=seed)
-        # Not in the state_dict, which stays empty as in the package that this stands in for.
+        # Not in the state_dict, which is empty in the other package too.
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -46,4 +43,4 @@ class JacobianReg(nn.Module):
         step = self.calls.clone()
         if self.training:
             self.calls.add_(1)
-        return _calls.penalty(lambda _: y, x, None, self.reg, step=step)
+        return calls.penalty(lambda _: y, x, None, self.reg, step=step)

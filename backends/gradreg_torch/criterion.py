@@ -1,55 +1,113 @@
 """A loss module that counts its own steps."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from gradreg_core.calls import Calls
+from gradreg_core.errors import InputTypeError
 from gradreg_core.results import Parts
 from gradreg_core.spec import Regularizer
-from gradreg_torch.backend import TorchBackend
+from gradreg_torch.calls import calls
 
 __all__ = ["Criterion"]
-
-_calls = Calls(TorchBackend())
 
 
 class Criterion(nn.Module):
     """`loss` with the step kept inside: ``total, parts = criterion(model, x, y)``.
 
-    The step is a buffer. It counts the calls in training mode, travels in the state_dict, and moves with ``.to``, so a
-    run that resumes from its state_dict goes on with the draws of an uninterrupted one.
+    The step is a buffer. It counts the calls in training mode, is saved in the state_dict, and moves with ``.to``. A
+    run that resumes from its state_dict therefore continues with the draws of an uninterrupted run.
 
     Args:
-        loss_fn: ``loss_fn(outputs, y)`` -> one loss for each sample, or None for cross-entropy.
+        loss_fn: ``loss_fn(outputs, y)`` -> one loss per sample, or None for cross-entropy.
         reg: a regularizer, or None.
-        options: further arguments of `loss`, such as `class_axis` or `batch_norm`.
+        seed: see `loss`, as for all other arguments; they are the defaults of each call.
+        normalizer: a divisor in place of the batch's size.
+        class_axis: the axis of the outputs that holds the classes.
+        params: parameters for WeightDecay, where the model is a plain function.
+        chunk_size: rows of an exact Jacobian that are pulled back at a time.
+        batch_norm: "error", "warn" or "allow".
+
+    Raises:
+        InputTypeError: loss_fn is a regularizer.
     """
 
     step: Tensor
 
     def __init__(
-        self, loss_fn: Callable[[Tensor, Any], Tensor] | None = None, reg: Regularizer | None = None, **options: Any
+        self,
+        loss_fn: Callable[[Tensor, Any], Tensor] | None = None,
+        reg: Regularizer | None = None,
+        *,
+        seed: Any = None,
+        normalizer: Any = None,
+        class_axis: int | None = None,
+        params: Any = None,
+        chunk_size: int | None = None,
+        batch_norm: str = "warn",
     ) -> None:
         super().__init__()
+        if isinstance(loss_fn, Regularizer):
+            raise InputTypeError(
+                f"Criterion: loss_fn must be a function of (outputs, y), got the regularizer {loss_fn!r}. Pass it as "
+                f"reg=: Criterion(reg={loss_fn!r})."
+            )
         self.loss_fn = loss_fn
         self.reg = reg
-        self.options = options
+        self.options: dict[str, Any] = {
+            "seed": seed,
+            "normalizer": normalizer,
+            "class_axis": class_axis,
+            "params": params,
+            "chunk_size": chunk_size,
+            "batch_norm": batch_norm,
+        }
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, model: Any, x: Tensor, y: Any, **options: Any) -> tuple[Tensor, Parts]:
-        """(total, parts) at the current step; in training mode the step then goes up by one.
+    def forward(
+        self,
+        model: Any,
+        x: Tensor,
+        y: Any,
+        *,
+        seed: Any = None,
+        sample_ids: Any = None,
+        sample_weight: Any = None,
+        normalizer: Any = None,
+        class_axis: int | None = None,
+        directions: Any = None,
+        params: Any = None,
+        chunk_size: int | None = None,
+        batch_norm: str | None = None,
+    ) -> tuple[Tensor, Parts]:
+        """(total, parts) at the current step; in training mode the step then increases by one.
+
+        Arguments other than None replace the criterion's own.
 
         Raises:
             InputError, InputTypeError: as `loss`.
         """
-        step = self.step.clone()
-        result = _calls.loss(model, x, y, self.reg, step=step, loss_fn=self.loss_fn, **(self.options | options))
+        given = {
+            "seed": seed,
+            "sample_ids": sample_ids,
+            "sample_weight": sample_weight,
+            "normalizer": normalizer,
+            "class_axis": class_axis,
+            "directions": directions,
+            "params": params,
+            "chunk_size": chunk_size,
+            "batch_norm": batch_norm,
+        }
+        options = self.options | {name: value for name, value in given.items() if value is not None}
+        result = calls.loss(model, x, y, self.reg, step=self.step.clone(), loss_fn=self.loss_fn, **options)
         if self.training:
             self.step.add_(1)
         return result
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"loss_fn={self.loss_fn}, reg={self.reg}"

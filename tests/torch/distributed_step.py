@@ -4,17 +4,17 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from torch import nn
 
 import gradreg_torch as gradreg
-import torch
-from torch import nn
 
 REG = gradreg.DataGrad(2.0) + gradreg.SpectReg(0.5, seed=3)
 
 
 def main(rank: int, size: int, port: int, folder: Path) -> None:
-    """Save the averaged gradients of the ranks, and those of the whole batch on one process."""
+    """Save the ranks' averaged gradients, and those of the whole batch in one process."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
@@ -26,10 +26,10 @@ def main(rank: int, size: int, port: int, folder: Path) -> None:
     total, _ = gradreg.loss(parallel, x[ids], y[ids], REG, step=4, sample_ids=ids)
     total.backward()
     if rank == 0:
-        torch.save([each.grad for each in model.parameters()], folder / "gradients.pt")
+        torch.save([parameter.grad for parameter in model.parameters()], folder / "gradients.pt")
         whole, _ = gradreg.loss(model, x, y, REG, step=4)
         gradients = torch.autograd.grad(whole, list(model.parameters()))
-        torch.save(torch.cat([each.flatten() for each in gradients]), folder / "wanted.pt")
+        torch.save(torch.cat([gradient.flatten() for gradient in gradients]), folder / "wanted.pt")
     dist.destroy_process_group()
 
 
