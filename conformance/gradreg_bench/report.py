@@ -10,8 +10,8 @@ from rich.console import Console
 from gradreg_bench.run import cores
 from gradreg_bench.task import Measurement, Result
 from gradreg_bench.variants import BASELINES, PLAIN
-from gradreg_core.cli.main import module_version
 from gradreg_core.cli.terminal import make_table
+from gradreg_core.cli.versions import module_version
 from gradreg_core.plugins.discovery import backends
 
 __all__ = ["as_json", "machine", "print_notes", "print_result"]

@@ -9,8 +9,8 @@ from typing import Any
 import joblib
 from threadpoolctl import threadpool_limits
 
-from gradreg_core.cli.main import module_version
 from gradreg_core.cli.terminal import progress_bar
+from gradreg_core.cli.versions import module_version
 from gradreg_core.errors import BackendImportError
 from gradreg_experiments.job import Job
 from gradreg_experiments.plan import Plan, Trained, unseeded

@@ -11,7 +11,7 @@ from gradreg_core.errors import GradregError
 from gradreg_core.plugins import discovery
 from gradreg_core.plugins.discovery import CommandRecord
 
-__all__ = ["LazyGroup", "main", "module_version"]
+__all__ = ["LazyGroup", "main"]
 
 
 class _Failure(click.ClickException):

@@ -105,10 +105,10 @@ class BackendDescription(_Description):
         install: the command that installs what it needs, such as ``pip install "gradreg[torch]"``.
         harness: what the conformance kit drives the backend by, a :class:`gradreg_conformance.harness.Harness`.
         devices: a function without arguments that lists the devices as strings, for ``gradreg doctor``.
-        trainer: what the experiments train with; a :class:`gradreg_experiments.trainers.Trainer`.
-        validation: what ``gradreg validate`` looks into models with, a :class:`gradreg_validation.models.Side`.
-        benchmark: the training steps that ``gradreg bench`` times.
-        sweep: the framework's operations for ``gradreg sweep``.
+        trainer: what the experiments train with, a :class:`gradreg_experiments.trainers.Trainer`.
+        validation: how ``gradreg validate`` looks into a model, a :class:`gradreg_validation.models.Side`.
+        benchmark: the steps that ``gradreg bench`` times, a :class:`gradreg_bench.steps.Steps`.
+        sweep: an instance of :class:`gradreg_sweep.framework.Framework`, for ``gradreg sweep``; the others are classes.
 
     Raises:
         PluginError: a value is not as said here.

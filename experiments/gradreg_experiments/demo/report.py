@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from gradreg_core.cli.main import module_version
 from gradreg_core.cli.terminal import make_table
+from gradreg_core.cli.versions import module_version
 from gradreg_experiments.demo.experiment import TUNING_SEED, Outcome
 from gradreg_experiments.demo.methods import METHODS
 
