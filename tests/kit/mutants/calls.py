@@ -85,8 +85,11 @@ def difference_over_a_step_of_its_own() -> TorchHarness:
 
 @mutant("seed_of_the_call")
 def seed_of_the_call_ignored() -> Made:
-    plain = Calls._call
-    return patched(Calls, "_call", lambda *args, **options: replace(plain(*args, **options), seed=None))
+    def checked(ops, name, seed):  # type: ignore[no-untyped-def]
+        plain(ops, name, seed)
+
+    plain = calls._checked_seed
+    return patched(calls, "_checked_seed", checked)
 
 
 # --- means ------------------------------------------------------------------------------------------------------------
