@@ -11,6 +11,7 @@ import pytest
 
 from gradreg_conformance import plugin, runner
 from gradreg_conformance.check import LAYERS
+from gradreg_conformance.checks.capabilities import CAPABILITIES
 from gradreg_conformance.profiles import PROFILES
 from gradreg_conformance.reference import CONSTANT
 from gradreg_conformance.report import STATUSES
@@ -48,14 +49,15 @@ def test_its_code_runs_as_it_stands(monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.setattr(runner, "CHECKS", runner.CHECKS)
     conformance_fakes.install("good", "late")
+    names = {"__name__": "page"}
     for block in blocks("python"):
-        exec(compile(block, "conformance.md", "exec"), {"__name__": "page"})
+        exec(compile(block, "conformance.md", "exec"), names)
     shown = capsys.readouterr().out
     assert "conforms\n" in shown
     assert shown.count(": agree, error") == 2
 
 
-def test_its_tables_have_every_layer_profile_and_status():
+def test_its_tables_have_every_layer_profile_status_and_capability():
     for index, layer in enumerate(LAYERS):
         assert f"| L{index} | {layer} |" in PAGE
     for profile in PROFILES.values():
@@ -64,6 +66,8 @@ def test_its_tables_have_every_layer_profile_and_status():
         )
     for status in STATUSES:
         assert f"\n| {status} |" in PAGE
+    for capability in CAPABILITIES:
+        assert f"\n| `{capability}` |" in PAGE
     assert f"\n    {CONSTANT:g} * condition * u\n" in PAGE
 
 
