@@ -1,7 +1,7 @@
 """A loss module that counts its own steps."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,11 @@ from gradreg_core.spec import Regularizer
 from gradreg_torch.calls import calls
 
 __all__ = ["Criterion"]
+
+if TYPE_CHECKING:
+    _Function = TypeVar("_Function")
+
+    def _typed_like(function: _Function) -> Callable[[object], _Function]: ...
 
 
 class Criterion(nn.Module):
@@ -106,8 +111,10 @@ class Criterion(nn.Module):
             self.step.add_(1)
         return result
 
-    if TYPE_CHECKING:
-        __call__ = forward
+    if TYPE_CHECKING:  # PyTorch declares that every module takes any arguments
+
+        @_typed_like(forward)
+        def __call__(self, *args: Any, **keywords: Any) -> Any: ...
 
     def extra_repr(self) -> str:
         return f"loss_fn={self.loss_fn}, reg={self.reg}"

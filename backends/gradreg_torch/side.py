@@ -1,11 +1,11 @@
-"""One side of a validation in PyTorch: a model seen through NumPy arrays, and left as it was."""
+"""One side of a validation in PyTorch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
 
 from gradreg_validation.models import Arrays, Evaluation, Side, goals, unsupported
 
@@ -16,30 +16,29 @@ class TorchSide(Side):
     """An nn.Module, called functionally with copies of its arrays, or a plain function."""
 
     def _open(self) -> None:
-        self.torch = import_module("torch")
         model = getattr(self.model, "_orig_mod", self.model)  # what torch.compile wraps
-        self.module = model if isinstance(model, self.torch.nn.Module) else None
+        self.module = model if isinstance(model, torch.nn.Module) else None
         self.device = "cpu"
         if self.module is None:
             return
         self.trained = dict(self.module.named_parameters())
         self.arrays = {**self.trained, **dict(self.module.named_buffers())}
-        self.values = {name: self._host(each) for name, each in self.arrays.items() if each.is_floating_point()}
-        self.layer_kinds = {name: type(each).__name__ for name, each in self.module.named_modules() if name}
-        self.device = next((each.device for each in self.arrays.values()), self.device)
+        self.values = {name: self._host(array) for name, array in self.arrays.items() if array.is_floating_point()}
+        self.layer_kinds = {name: type(module).__name__ for name, module in self.module.named_modules() if name}
+        self.device = next((array.device for array in self.arrays.values()), self.device)
 
     def warnings(self) -> list[str]:
         modules = () if self.module is None else self.module.modules()
-        kinds = {type(each).__name__ for each in modules if each.training}
+        kinds = {type(module).__name__ for module in modules if module.training}
         modes = sorted(kind for kind in kinds if kind.startswith(("BatchNorm", "Dropout", "InstanceNorm")))
         return [f"{', '.join(modes)} in training mode; call eval() unless the other model trains too"] if modes else []
 
     def _native(self, array: np.ndarray) -> Any:
         integer = np.issubdtype(array.dtype, np.integer)
-        return self.torch.tensor(array, device=self.device, dtype=self.torch.int64 if integer else None)
+        return torch.tensor(array, device=self.device, dtype=torch.int64 if integer else None)
 
     def _host(self, array: Any) -> np.ndarray:
-        if array.dtype == self.torch.bfloat16:  # which NumPy does not have
+        if array.dtype == torch.bfloat16:  # which NumPy does not have
             raise unsupported(["bfloat16"])
         return np.array(array.detach().cpu().numpy())
 
@@ -48,40 +47,40 @@ class TorchSide(Side):
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        with self.torch.random.fork_rng(), self.torch.inference_mode(False), self.torch.enable_grad():
+        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
             yield
 
     def _copies(self, changed: Arrays) -> dict[str, Any]:
         if self.module is None:
             return {}
         return {
-            name: self._native(changed[name]).to(each.dtype) if name in changed else each.detach().clone()
-            for name, each in self.arrays.items()
+            name: self._native(changed[name]).to(array.dtype) if name in changed else array.detach().clone()
+            for name, array in self.arrays.items()
         }
 
     def _bound(self, copies: dict[str, Any]) -> Callable[[Any], Any]:
         if self.module is None:
             return lambda x: self.model(self._arranged(x))
-        call = self.torch.func.functional_call
+        call = torch.func.functional_call
         return lambda x: call(self.module, copies, (self._arranged(x),))
 
     def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
         copies = self._copies(changed)
-        leaves = {name: each.requires_grad_() for name, each in copies.items() if name in self.trained}
+        leaves = {name: copy.requires_grad_() for name, copy in copies.items() if name in self.trained}
         native = self._native(x).requires_grad_()
         outputs, loss, penalties = self._forward(self._bound(copies), native, leaves if copies else None)
         by_input, by_parameter = {}, {}
         for name, goal in goals(loss, penalties).items():
-            found = self._gradients(goal, [native, *leaves.values()])
-            by_input[name], by_parameter[name] = found[0], dict(zip(leaves, found[1:], strict=True))
+            by_input[name], *gradients = self._gradients(goal, [native, *leaves.values()])
+            by_parameter[name] = dict(zip(leaves, gradients, strict=True))
         host_loss = None if loss is None else self._host(loss)
         return Evaluation(self._host(outputs), host_loss, tuple(map(self._host, penalties)), by_input, by_parameter)
 
     def _gradients(self, goal: Any, leaves: list[Any]) -> list[np.ndarray]:
         if not goal.requires_grad:
-            return [np.zeros(tuple(each.shape)) for each in leaves]
-        found = self.torch.autograd.grad(goal, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return [self._host(each) for each in found]
+            return [np.zeros(tuple(leaf.shape)) for leaf in leaves]
+        gradients = torch.autograd.grad(goal, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return [self._host(gradient) for gradient in gradients]
 
     def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
         if self.module is None or self.stages is not None:
@@ -90,7 +89,7 @@ class TorchSide(Side):
 
         def keeper(name: str) -> Callable[..., None]:
             def keep(module: Any, inputs: Any, output: Any) -> None:
-                if isinstance(output, self.torch.Tensor):
+                if isinstance(output, torch.Tensor):
                     kept.setdefault(name, self._host(output))
 
             return keep

@@ -44,7 +44,7 @@ LINES = [
     "gradreg_core.results.Measures",
     'note: Revealed type is "bool"',
     'error: Unexpected keyword argument "stepp"; did you mean "step"?',
-    'error: Unexpected keyword argument "sample_id"; did you mean "sample_ids"?',
+    'error: Unexpected keyword argument "sample_id" for "__call__" of "Criterion"; did you mean "sample_ids"?',
     'error: Unexpected keyword argument "projection" for "SpectReg"; did you mean "projections"?',
     'error: Argument 4 has incompatible type "float"; expected "Regularizer | None"',
     'error: Argument 1 to "Criterion" has incompatible type "Sum"',
