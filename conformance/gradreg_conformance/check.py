@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING
-from unittest import SkipTest
+
+from gradreg_conformance.outcomes import Disagreement, NotApplicable
 
 if TYPE_CHECKING:
     from gradreg_conformance.subject import Subject
@@ -13,17 +14,6 @@ __all__ = ["CHECKS", "LAYERS", "Check", "Disagreement", "NotApplicable", "check"
 
 LAYERS = ("loads", "primitives", "values", "gradients", "laws", "modes")
 """The layers L0 to L5. After a failure in one, the later ones are not run: they would only repeat it."""
-
-
-class Disagreement(AssertionError):  # noqa: N818 - said of a backend
-    """The backend is wrong: what was asked, what was expected, what came."""
-
-
-class NotApplicable(SkipTest):
-    """The subject lacks, by its own declaration, what the check is about; the message says what.
-
-    A test runner takes it for a skipped test, and hypothesis does not look for a smaller example of it.
-    """
 
 
 @dataclass(frozen=True)

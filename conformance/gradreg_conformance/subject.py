@@ -11,9 +11,9 @@ from hypothesis.strategies import SearchStrategy, just, tuples
 
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case, squared
-from gradreg_conformance.check import Disagreement, NotApplicable
 from gradreg_conformance.draws import same_draws
 from gradreg_conformance.harness import Arrays, Function, Harness, load_harness
+from gradreg_conformance.outcomes import Disagreement, NotApplicable
 from gradreg_conformance.profiles import PROFILES, Profile
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_core.backend import Backend

@@ -9,7 +9,7 @@ from gradreg_conformance.harness import Harness
 from gradreg_core.errors import UnsupportedError
 from gradreg_core.portable.networks import Network
 from gradreg_experiments.plan import Masks, Plan, Steps, Trained
-from gradreg_experiments.trainers import Tick, Trainer, silent
+from gradreg_experiments.trainers.trainer import Tick, Trainer, silent
 
 __all__ = ["GenericTrainer"]
 
@@ -19,7 +19,7 @@ _EPSILON = 1e-8
 
 
 class GenericTrainer(Trainer):
-    """See :class:`gradreg_experiments.trainers.Trainer`.
+    """See :class:`gradreg_experiments.trainers.trainer.Trainer`.
 
     Args:
         harness: of the backend; its first mode and device are used.

@@ -14,7 +14,7 @@ from gradreg_core.errors import InputError
 from gradreg_core.portable.networks import Network
 from gradreg_core.spec import JacobianTerm
 from gradreg_experiments.plan import Masks, Plan, Steps, Trained, unseeded
-from gradreg_experiments.trainers import Tick, Trainer, silent
+from gradreg_experiments.trainers.trainer import Tick, Trainer, silent
 from gradreg_jax.networks import apply
 
 __all__ = ["JaxTrainer"]
@@ -25,7 +25,7 @@ _EPSILON = 1e-8
 
 
 class JaxTrainer(Trainer):
-    """See :class:`gradreg_experiments.trainers.Trainer`. Plans in float64 need no global setting."""
+    """See :class:`gradreg_experiments.trainers.trainer.Trainer`. Plans in float64 need no global setting."""
 
     def train(self, plan: Plan, tick: Tick = silent) -> Trained:
         return self.train_together([plan], tick)[0]

@@ -9,7 +9,7 @@ import tensorflow as tf
 import gradreg_tensorflow as gradreg
 from gradreg_core.portable.networks import Network
 from gradreg_experiments.plan import Masks, Plan, Steps, Trained
-from gradreg_experiments.trainers import Tick, Trainer, silent
+from gradreg_experiments.trainers.trainer import Tick, Trainer, silent
 from gradreg_tensorflow.networks import apply
 
 __all__ = ["TensorFlowTrainer"]
@@ -20,7 +20,7 @@ _EPSILON = 1e-8
 
 
 class TensorFlowTrainer(Trainer):
-    """See :class:`gradreg_experiments.trainers.Trainer`."""
+    """See :class:`gradreg_experiments.trainers.trainer.Trainer`."""
 
     def train(self, plan: Plan, tick: Tick = silent) -> Trained:
         run, losses = _Run(plan), [np.zeros(0)]

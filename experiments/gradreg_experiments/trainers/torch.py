@@ -10,7 +10,7 @@ from torch import Tensor
 import gradreg_torch as gradreg
 from gradreg_core.portable.networks import Network
 from gradreg_experiments.plan import Masks, Plan, Steps, Trained
-from gradreg_experiments.trainers import Tick, Trainer, silent
+from gradreg_experiments.trainers.trainer import Tick, Trainer, silent
 from gradreg_torch.networks import apply
 
 __all__ = ["TorchTrainer"]
@@ -19,7 +19,7 @@ Arrays = Mapping[str, Any]
 
 
 class TorchTrainer(Trainer):
-    """See :class:`gradreg_experiments.trainers.Trainer`. PyTorch's generators and gradient mode stay as they are."""
+    """See :class:`gradreg_experiments.trainers.trainer.Trainer`. PyTorch's generators and gradient mode are kept."""
 
     def train(self, plan: Plan, tick: Tick = silent) -> Trained:
         with torch.inference_mode(False), torch.enable_grad():
