@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 import gradreg_numpy
-from gradreg_core.portable.networks import Activation, MaxPool, Network, Residual
+from gradreg_core.portable.networks import LAYERS, Activation, Layer, MaxPool, Network, interpret
+from gradreg_core.presets import FrobReg
 from gradreg_core.spec import Regularizer
+from gradreg_numpy.layers import linearize
 
 __all__ = ["Case", "Data", "Squared", "kink_margin", "rounded", "squared"]
 
@@ -65,10 +67,8 @@ class Case:
 
     @property
     def data(self) -> "Data":
-        """The arrays of the case; the same object for equal data."""
-        return _data(
-            self.network, self.batch, self.seed, self.dtype, self.labels, self.directions, self.loss, self.class_axis
-        )
+        """The arrays of the case; the same object for equal cases."""
+        return _data(self)
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the call that are plain values, without those left at None."""
@@ -127,66 +127,54 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=4096)
-def _data(
-    network: Network,
-    batch: int,
-    seed: int,
-    dtype: str,
-    labels: str,
-    directions: str | None,
-    loss: str,
-    class_axis: int | None = None,
-) -> Data:
-    rng = np.random.default_rng([seed, batch])
-    # Biases, scales of norms and variances away from 0 and 1, where much that is wrong does not show.
+def _data(case: Case) -> Data:
+    network, batch, dtype = case.network, case.batch, case.dtype
+    rng = np.random.default_rng([case.seed, batch])
+    # Biases, scales of norms and variances away from 0 and 1, where many mistakes do not show.
     params = {
         path: value + 0.3 * rng.normal(size=value.shape)
         if path in network.weights()
         else np.exp(0.2 * rng.normal(size=value.shape))
-        for path, value in gradreg_numpy.initialize(network, seed).items()
+        for path, value in gradreg_numpy.initialize(network, case.seed).items()
     }
     x = rng.normal(size=(batch, *network.input_shape))
     own = network.output_shape
     size = math.prod(own)
-    axis = len(own) - 1 if class_axis is None else class_axis - 1 if class_axis > 0 else class_axis + len(own)
+    axis = -1 if case.class_axis is None else case.class_axis
+    axis = axis - 1 if axis > 0 else axis + len(own)
     classes, without = own[axis], (batch, *own[:axis], *own[axis + 1 :])
     y: np.ndarray | None = None
-    if loss == "squared":
+    if case.loss == "squared":
         y = rounded(rng.normal(size=(batch, *own)), dtype)
-    elif labels == "distribution":
+    elif case.labels == "distribution":
         y = np.moveaxis(rng.dirichlet(np.ones(classes), size=without), -1, axis + 1)
-    elif labels == "classes":
+    elif case.labels == "classes":
         y = rng.integers(0, max(2, classes), size=without)
     shapes = {"shared": (size,), "sample": (batch, size), "rows": (2, batch, size)}
-    given = None if directions is None else rounded(rng.normal(size=shapes[directions]), dtype)
+    given = None if case.directions is None else rounded(rng.normal(size=shapes[case.directions]), dtype)
     return Data({path: rounded(value, dtype) for path, value in params.items()}, rounded(x, dtype), y, given)
 
 
 @lru_cache(maxsize=4096)
 def kink_margin(network: Network, batch: int, seed: int) -> float:
-    """The least distance of anything that a rectifier or a maximum sees from its kink; infinite without any."""
-    data = _data(network, batch, seed, "float64", "none", None, "cross_entropy")
-    return _margin(network.layers, "", network.input_shape, dict(data.params), data.x)
+    """The least distance of an input of a rectifier or a maximum from its kink; infinite if there are none."""
+    distances = [math.inf]
+
+    def rule(layer: Layer, arrays: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
+        distances.append(_kink_distance(layer, x))
+        return linearize(layer, dict(arrays), x)[0]
+
+    data = Case(network, FrobReg(1.0), batch, seed, labels="none").data
+    interpret(dict.fromkeys(LAYERS, rule), network, data.params, data.x)
+    return min(distances)
 
 
-def _margin(
-    layers: tuple[Any, ...], prefix: str, shape: tuple[int, ...], params: dict[str, Any], x: np.ndarray
-) -> float:
-    least = math.inf
-    for index, layer in enumerate(layers):
-        path = f"{prefix}{index}"
-        if isinstance(layer, Residual):
-            least = min(least, _margin(layer.layers, f"{path}.", shape, params, x))
-        elif isinstance(layer, Activation) and layer.kind in ("relu", "leaky_relu"):
-            least = min(least, float(np.abs(x).min()))
-        elif isinstance(layer, MaxPool):
-            rows, columns, _ = layer.output_shape(shape)
-            size = layer.size
-            windows = x[:, : rows * size, : columns * size].reshape(len(x), rows, size, columns, size, -1)
-            ordered = np.sort(np.moveaxis(windows, 2, 3).reshape(len(x), rows, columns, size * size, -1), axis=3)
-            if size > 1:
-                least = min(least, float((ordered[:, :, :, -1] - ordered[:, :, :, -2]).min()))
-        local = {f"0{name[len(path) :]}": value for name, value in params.items() if name.startswith(f"{path}.")}
-        x = gradreg_numpy.apply(Network(shape, (layer,)), local, x)
-        shape = layer.output_shape(shape)
-    return least
+def _kink_distance(layer: Layer, x: np.ndarray) -> float:
+    if isinstance(layer, Activation) and layer.kind in ("relu", "leaky_relu"):
+        return float(np.abs(x).min())
+    if isinstance(layer, MaxPool) and layer.size > 1:
+        size, rows, columns = layer.size, x.shape[1] // layer.size, x.shape[2] // layer.size
+        windows = x[:, : rows * size, : columns * size].reshape(len(x), rows, size, columns, size, -1)
+        ordered = np.sort(np.moveaxis(windows, 2, 3).reshape(len(x), rows, columns, size * size, -1), axis=3)
+        return float((ordered[:, :, :, -1] - ordered[:, :, :, -2]).min())
+    return math.inf
