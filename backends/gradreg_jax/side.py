@@ -1,11 +1,11 @@
-"""One side of a validation in JAX: a model seen through NumPy arrays, and left as it was."""
+"""One side of a validation in JAX."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
+import jax
 import numpy as np
 
 from gradreg_core.errors import InputTypeError
@@ -14,26 +14,25 @@ from gradreg_validation.models import Arrays, Evaluation, Side, goals
 __all__ = ["JaxSide"]
 
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""What halves XLA's time to compile on the CPU, for a computation that runs a few times only."""
+"""Options that halve XLA's time to compile on the CPU, for a computation that runs only a few times."""
 
 
 class JaxSide(Side):
     """A pair (function, parameters), an NNX or Equinox module, or a plain function of x."""
 
     def _open(self) -> None:
-        self.jax = import_module("jax")
         call, tree = self._functional()
-        leaves, treedef = self.jax.tree_util.tree_flatten_with_path(tree)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
         names = [_path_name(path) for path, _ in leaves]
         self.leaves = dict(zip(names, (leaf for _, leaf in leaves), strict=True))
-        self.values = {name: np.array(each) for name, each in self.leaves.items() if self._is_floating(each)}
+        self.values = {name: np.array(leaf) for name, leaf in self.leaves.items() if self._is_floating(leaf)}
 
         def rebuilt(params: Mapping[str, Any]) -> Any:
             return treedef.unflatten([params.get(name, leaf) for name, leaf in self.leaves.items()])
 
         self.rebuilt, self.call = rebuilt, call
-        options = _QUICK if self.jax.default_backend() == "cpu" else None
-        self.compiled = self.jax.jit(self._everything, compiler_options=options)
+        options = _QUICK if jax.default_backend() == "cpu" else None
+        self.compiled = jax.jit(self._everything, compiler_options=options)
 
     merged: Callable[[Any], Any] | None = None
     """What makes an NNX module of its state."""
@@ -62,35 +61,34 @@ class JaxSide(Side):
         return lambda tree, x: model(x), ()
 
     def _is_floating(self, leaf: Any) -> bool:
-        jnp = self.jax.numpy
-        return isinstance(leaf, self.jax.Array | np.ndarray) and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+        return isinstance(leaf, jax.Array | np.ndarray) and bool(jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating))
 
     def _native(self, array: np.ndarray) -> Any:
-        return self.jax.numpy.asarray(array)
+        return jax.numpy.asarray(array)
 
     def _transpose(self, x: Any, axes: tuple[int, ...]) -> Any:
-        return self.jax.numpy.transpose(x, axes)
+        return jax.numpy.transpose(x, axes)
 
     def _everything(self, params: Mapping[str, Any], x: Any) -> tuple[Any, ...]:
         def scalars(params: Mapping[str, Any], x: Any) -> tuple[dict[str, Any], tuple[Any, ...]]:
             tree = self.rebuilt(params)
-            found = self._forward(lambda at: self.call(tree, self._arranged(at)), x, dict(params) or None)
-            return goals(found[1], found[2]), found
+            results = self._forward(lambda at: self.call(tree, self._arranged(at)), x, dict(params) or None)
+            return goals(results[1], results[2]), results
 
-        values, pull, found = self.jax.vjp(scalars, params, x, has_aux=True)
+        values, pull, results = jax.vjp(scalars, params, x, has_aux=True)
         zeros = {name: value * 0 for name, value in values.items()}
         gradients = {name: pull({**zeros, name: zeros[name] + 1}) for name in values}
-        return (*found, gradients)
+        return (*results, gradients)
 
     def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
         params = {name: self._native(changed.get(name, value)) for name, value in self.values.items()}
         try:
-            found = self.compiled(params, self._native(x))
-        except self.jax.errors.JAXTypeError:  # the model looks at values, so it cannot be traced
-            found = self._everything(params, self._native(x))
-        outputs, loss, penalties, gradients = self.jax.tree.map(np.asarray, found)
-        by_input = {name: each[1] for name, each in gradients.items()}
-        by_parameter = {name: each[0] for name, each in gradients.items()}
+            results = self.compiled(params, self._native(x))
+        except jax.errors.JAXTypeError:  # the model looks at values, so it cannot be traced
+            results = self._everything(params, self._native(x))
+        outputs, loss, penalties, gradients = jax.tree.map(np.asarray, results)
+        by_input = {name: of_x for name, (_, of_x) in gradients.items()}
+        by_parameter = {name: of_params for name, (of_params, _) in gradients.items()}
         return Evaluation(outputs, loss, tuple(penalties), by_input, by_parameter)
 
     @cached_property
@@ -102,13 +100,12 @@ class JaxSide(Side):
     def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
         first: tuple[Any, ...] = ()
         if self.values:
-            tree = self.rebuilt({name: self._native(each) for name, each in {**self.values, **changed}.items()})
+            tree = self.rebuilt({name: self._native(array) for name, array in {**self.values, **changed}.items()})
             first = (tree if self.merged is None else self.merged(tree),)
-        found = self._staged(x, first)
-        return {name: value for name, value in found.items() if name in names}
+        return {name: value for name, value in self._staged(x, first).items() if name in names}
 
 
 def _path_name(path: Sequence[Any]) -> str:
     """The name of a leaf: the keys on the way to it, joined by dots."""
-    keys = [str(getattr(each, "key", getattr(each, "idx", getattr(each, "name", each)))) for each in path]
+    keys = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
     return ".".join(keys[:-1] if len(keys) > 1 and keys[-1] == "value" else keys)

@@ -59,7 +59,7 @@ class Variant:
     """Whether the limit of exact double backpropagation applies to it."""
 
     def limit(self, first_share: float | None, outputs: int) -> float | None:
-        """The least ratio to a plain step, or None if it is not known. Without f it is that for f = 0, a lower bound."""
+        """The least ratio to a plain step; None if it is not known. Without f it is that for f = 0, which is lower."""
         if not self.bounded:
             return None
         rows = outputs if self.rows is None else self.rows

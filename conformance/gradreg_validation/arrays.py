@@ -1,4 +1,4 @@
-"""Which parameter or layer of one model is which of the other, and how their arrays are turned into each other."""
+"""Maps of names, and how an array of one model is turned into its counterpart in the other."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,28 +34,28 @@ class Match(NamedTuple):
     difference: float
 
     def rearrange(self, array: np.ndarray) -> np.ndarray:
-        """An array in the first model's layout, in the second's."""
+        """An array of the first model in the layout of the second."""
         return _rearrange(array, self.how)
 
 
 def pairs(name: str, given: Names | None) -> list[Pair]:
     """The entries of a map of names."""
     entries = []
-    for each in given.items() if isinstance(given, Mapping) else given or ():
-        entry = (each, each) if isinstance(each, str) else tuple(each) if isinstance(each, list | tuple) else ()
+    for item in given.items() if isinstance(given, Mapping) else given or ():
+        entry = (item, item) if isinstance(item, str) else tuple(item) if isinstance(item, list | tuple) else ()
         if len(entry) == 2 and isinstance(entry[1], list | tuple):  # a dict whose values are (name, rearrangement)
             entry = (entry[0], *entry[1])
         if len(entry) not in (2, 3) or not all(isinstance(part, str) for part in entry[:2]):
             raise InputTypeError(
                 f"validate: {name} must be a dict of names or a list of (first, second) or (first, second, axes), "
-                f"got the entry {each!r}."
+                f"got the entry {item!r}."
             )
         entries.append(Pair((entry[0], entry[1]), entry[2] if len(entry) == 3 else None))
     return entries
 
 
 def relative(first: np.ndarray, second: np.ndarray) -> float:
-    """||first - second|| over the larger norm; 0 where both are zero, infinite where anything is not finite."""
+    """||first - second|| over the larger norm; 0 if both are zero, infinite if anything is not finite."""
     one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if one.shape != two.shape:
         raise InputError(
@@ -107,9 +107,9 @@ def align(
     choices: list[_Turn] = [turn]
     if turn is None and transpose and 2 <= first.ndim <= _MAX_AXES:
         axes = list(permutations(range(first.ndim)))
-        choices += [each for each in axes[1:] if not (batch and each[0])]
+        choices += [order for order in axes[1:] if not (batch and order[0])]
     elif turn is not None and not callable(turn) and sorted(turn) != list(range(first.ndim)):
-        raise InputError(f"validate: {tuple(turn)} is no permutation of the axes of an array of shape {first.shape}.")
+        raise InputError(f"validate: {tuple(turn)} does not permute the axes of an array of shape {first.shape}.")
     best: tuple[_Turn, float] = (turn, math.nan)
     for choice in choices:
         moved = _rearrange(first, choice)

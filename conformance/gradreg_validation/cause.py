@@ -1,4 +1,4 @@
-"""What the pattern of differences between two models says about where they part."""
+"""What the pattern of differences between two models says about their cause."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -39,17 +39,17 @@ def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> 
         return (
             f"the outputs agree, but not the parameters: {parameters}. They may hold the same numbers in another "
             f"order, as a dense layer after a flatten does (channels last or first). Give the rearrangement as third "
-            f"element of parameters. Nothing else can be judged before."
+            f"element of parameters. Nothing else can be judged before that."
         )
     if VALUES in differ:
         return f"the parameters differ: {parameters}. Nothing else can be judged before they are equal."
     if infinite := [row.quantity for row in rows if math.isinf(row.difference)]:
-        return f"NaN or infinite in one of the models at least: {', '.join(infinite)}."
+        return f"NaN or infinite in at least one of the models: {', '.join(infinite)}."
     if OUTPUTS in differ:
         extra = f" The map of parameters leaves out {' and '.join(unmatched)}." if unmatched else ""
-        return f"the outputs differ already: the models are not the same function.{extra}"
+        return f"the outputs differ: the models are not the same function.{extra}"
     if LOSS in differ:
-        return "the outputs agree, but the loss of them differs: compare loss_fn and what it averages over."
+        return "the outputs agree, but the loss differs: compare loss_fn and what it averages over."
     stopped = "look for stop_gradient, detach, no_grad or a custom gradient in one of the models."
     if f"{INPUT}loss" in differ or any(name.startswith(PENALTY) for name in differ):
         return f"the outputs agree, but the first derivatives differ: {stopped}"

@@ -8,6 +8,7 @@ import sys
 import zipfile
 import zlib
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from gradreg_core import vocabulary
 from gradreg_core.errors import DataFileError, GradregError, InputError
 from gradreg_core.schema import from_dict
 from gradreg_core.spec import Regularizer
-from gradreg_validation.agreement import TOLERANCE, validate
+from gradreg_validation import TOLERANCE, validate
 
 __all__ = ["parse_regularizer", "read_batch", "resolve", "validate_command"]
 
@@ -30,13 +31,13 @@ __all__ = ["parse_regularizer", "read_batch", "resolve", "validate_command"]
 @click.option("--reg", metavar="SPEC", help="'SpectReg(0.01)', a sum of such, or a JSON file of to_dict().")
 @click.option("--parameters", metavar="FILE.json", help="Names in FIRST -> names in SECOND, or a list of pairs.")
 @click.option("--layers", metavar="FILE.json", help="Pairs of names of activations, or a list of names.")
-@click.option("--first-backend", metavar="NAME", help="The framework of FIRST, where its type does not tell.")
-@click.option("--second-backend", metavar="NAME", help="The framework of SECOND.")
+@click.option("--first-backend", metavar="NAME", help="The backend of FIRST, if its type does not tell.")
+@click.option("--second-backend", metavar="NAME", help="The backend of SECOND.")
 @click.option("--first-axes", metavar="0,3,1,2", help="A permutation that turns x into FIRST's input.")
 @click.option("--second-axes", metavar="0,3,1,2", help="A permutation that turns x into SECOND's input.")
-@click.option("--first-activations", metavar="MODULE:NAME", help="Stages or a function that gives FIRST's activations.")
+@click.option("--first-activations", metavar="MODULE:NAME", help="Stages, or a function that returns activations.")
 @click.option("--second-activations", metavar="MODULE:NAME", help="The same for SECOND.")
-@click.option("--step", default=0, show_default=True, help="Of training, for draws and schedules.")
+@click.option("--step", default=0, show_default=True, help="The step of training, for draws and schedules.")
 @click.option("--tolerance", default=TOLERANCE, show_default=True, help="Times the measured roundoff.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def validate_command(first: str, second: str, batch: str, as_json: bool, **given: Any) -> None:
@@ -78,21 +79,18 @@ def resolve(target: str) -> Any:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
-        found = import_module(module)
-        for each in name.split("."):
-            found = getattr(found, each)
+        return attrgetter(name)(import_module(module))
     except Exception as error:
         raise InputError(f"validate: {target!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    return found
 
 
 def _model(target: str) -> Any:
     """The model that `target` names, made if it names a class or a function without arguments."""
-    found = resolve(target)
-    if not inspect.isclass(found) and not (inspect.isfunction(found) and not inspect.signature(found).parameters):
-        return found
+    model = resolve(target)
+    if not inspect.isclass(model) and not (inspect.isfunction(model) and not inspect.signature(model).parameters):
+        return model
     try:
-        return found()
+        return model()
     except GradregError:
         raise
     except Exception as error:
@@ -107,7 +105,7 @@ def read_batch(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | N
     """The arrays x and y (None if there is none) of an .npz file.
 
     Raises:
-        DataFileError: the file is missing or no .npz file of plain arrays, or has no x.
+        DataFileError: the file is missing, is not an .npz file of plain arrays, or has no x.
     """
     try:
         with Path(path).open("rb") as file:
@@ -129,19 +127,19 @@ def _json_file(path: str | None) -> Any:
     if path is None:
         return None
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        names = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataFileError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict | list):
-        raise DataFileError(f"{path}: expected a dict of names or a list of pairs, got {type(found).__name__}.")
-    return found
+    if not isinstance(names, dict | list):
+        raise DataFileError(f"{path}: expected a dict of names or a list of pairs, got {type(names).__name__}.")
+    return names
 
 
 def _axes(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(int(each) for each in text.split(","))
+        return tuple(int(axis) for axis in text.split(","))
     except ValueError as error:
         raise InputError(f"validate: expected axes such as 0,3,1,2, got {text!r}.") from error
 
@@ -158,14 +156,14 @@ def parse_regularizer(text: str) -> Regularizer:
     if text.endswith(".json"):
         return from_dict(_json_file(text))
     try:
-        found = _build(ast.parse(text.strip(), mode="eval").body)
+        reg = _build(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, GradregError):
             raise
-        raise InputError(f"validate: {text!r} is no regularizer: {error}") from error
-    if not isinstance(found, Regularizer):
-        raise InputError(f"validate: {text!r} is no regularizer such as SpectReg(0.01).")
-    return found
+        raise InputError(f"validate: {text!r} is not a regularizer: {error}") from error
+    if not isinstance(reg, Regularizer):
+        raise InputError(f"validate: {text!r} is not a regularizer such as SpectReg(0.01).")
+    return reg
 
 
 def _build(node: ast.expr) -> Any:
@@ -174,10 +172,10 @@ def _build(node: ast.expr) -> Any:
     if not isinstance(node, ast.Call):
         return ast.literal_eval(node)
     name = node.func.id if isinstance(node.func, ast.Name) else ""
-    kind = getattr(vocabulary, name) if name in vocabulary.__all__ else None
+    kind = getattr(vocabulary, name) if name in vocabulary.WORDS else None
     if not callable(kind):
         raise ValueError(f"{ast.unparse(node.func)} is not one of gradreg's words")
-    named = {each.arg: _build(each.value) for each in node.keywords if each.arg is not None}
+    named = {word.arg: _build(word.value) for word in node.keywords if word.arg is not None}
     if len(named) < len(node.keywords):
         raise ValueError("** is not allowed")
     return kind(*map(_build, node.args), **named)

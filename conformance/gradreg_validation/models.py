@@ -1,24 +1,17 @@
-"""One side of a validation: a model in its framework, seen through NumPy arrays.
+"""One side of a validation: a model in its framework, seen through NumPy arrays and left as it was."""
 
-Every framework is imported when the first model of it is wrapped, never before. No model is left changed.
-"""
-
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
+from gradreg_core.errors import UnsupportedError
+from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.spec import Regularizer
-
-if TYPE_CHECKING:
-    from gradreg_core.calls import Calls
 
 __all__ = [
     "DTYPES",
@@ -26,23 +19,12 @@ __all__ = [
     "Evaluation",
     "Problem",
     "Side",
-    "backend_of_model",
-    "find_name",
     "goals",
-    "make_side",
     "unsupported",
 ]
 
 DTYPES = ("float32", "float64")
 Arrays = dict[str, np.ndarray]
-_LIBRARIES = {
-    "torch": "torch",
-    "flax": "jax",
-    "equinox": "jax",
-    "jax": "jax",
-    "jaxlib": "jax",
-    "tensorflow": "tensorflow",
-}
 
 
 @dataclass(frozen=True)
@@ -57,40 +39,21 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model gives on one batch."""
+    """The results of one model on one batch."""
 
     outputs: np.ndarray
     loss: np.ndarray | None
     penalties: tuple[np.ndarray, ...]
     by_input: Arrays
-    """Gradients with respect to the input, of "loss", "penalty" and "total"; without labels of "penalty" alone."""
+    """Gradients with respect to the input, of "loss", "penalty" and "total"; without labels, of "penalty" alone."""
     by_parameter: dict[str, Arrays]
     """Gradients with respect to the parameters by name, of "loss" and "penalty"."""
 
 
-def backend_of_model(model: Any) -> str | None:
-    """The name of the framework that `model` is a model of, by its type; None if it is a plain function."""
-    if isinstance(model, tuple):
-        return "jax"
-    packages = [cls.__module__.partition(".")[0] for cls in type(model).__mro__]
-    if "keras" in packages:
-        return str(sys.modules["keras"].config.backend())
-    return next((_LIBRARIES[package] for package in packages if package in _LIBRARIES), None)
-
-
-def find_name(names: Sequence[str], wanted: str) -> str | None:
-    """The one of `names` that is `wanted`, or ends in it after a separator; None if there is none or several."""
-    if wanted in names:
-        return wanted
-    ending = "." + wanted.replace("/", ".")
-    found = [name for name in names if ("." + name.replace("/", ".")).endswith(ending)]
-    return found[0] if len(found) == 1 else None
-
-
 def unsupported(dtypes: Collection[str]) -> UnsupportedError:
     """The error for parameters of these dtypes."""
-    found = ", ".join(sorted(dtypes))
-    return UnsupportedError(f"it has parameters of dtype {found}; validate compares float32 and float64 models.")
+    names = ", ".join(sorted(dtypes))
+    return UnsupportedError(f"it has parameters of dtype {names}; validate compares float32 and float64 models.")
 
 
 class Side(ABC):
@@ -98,19 +61,20 @@ class Side(ABC):
 
     Args:
         model: the model.
-        calls: gradreg's calls in the framework.
+        backend: the name of its backend.
         problem: what is computed.
         axes: a permutation of the axes of x, or a function of the framework's own x, applied before the model.
-        activations: stages or a function that gives the activations, where the framework has no names for them.
+        activations: stages or a function that returns the activations, if the framework has no names for them.
     """
 
     values: Arrays
-    """Every array of the model by name; empty where they cannot be reached."""
+    """Every array of the model by name; empty if they cannot be reached."""
     layer_kinds: dict[str, str]
     """The type of each named layer."""
 
-    def __init__(self, model: Any, calls: "Calls", problem: Problem, axes: Any, activations: Any) -> None:
-        self.model, self.calls, self.problem, self.axes, self.stages = model, calls, problem, axes, activations
+    def __init__(self, model: Any, backend: str, problem: Problem, axes: Any, activations: Any) -> None:
+        self.model, self.backend, self.problem, self.axes, self.stages = model, backend, problem, axes, activations
+        self.calls = load_backend(backend)
         self.dtype = "float32"
         self.layer_kinds = {}
         self.values = {}
@@ -123,7 +87,7 @@ class Side(ABC):
 
     @abstractmethod
     def _open(self) -> None:
-        """Find the arrays and the layers."""
+        """Set `values` and `layer_kinds`."""
 
     @abstractmethod
     def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
@@ -139,7 +103,7 @@ class Side(ABC):
         return list(self.layer_kinds)
 
     def warnings(self) -> list[str]:
-        """What is seen of the model that makes a comparison doubtful."""
+        """Why a comparison with this model is doubtful."""
         return []
 
     @contextmanager
@@ -160,17 +124,17 @@ class Side(ABC):
         return self.axes(x) if callable(self.axes) else self._transpose(x, tuple(self.axes))
 
     def _staged(self, x: np.ndarray, first: tuple[Any, ...]) -> Arrays:
-        """The activations that the caller's stages or function give; `first` comes before x in every call."""
+        """The activations from the caller's stages or function; `first` comes before x in every call."""
         if self.stages is None:
             return {}
         value = self._arranged(self._native(x))
         if callable(self.stages):
-            return {str(name): self._host(each) for name, each in self.stages(*first, value).items()}
-        found = {}
+            return {str(name): self._host(array) for name, array in self.stages(*first, value).items()}
+        activations = {}
         for name, stage in self.stages:
             value = stage(*first, value)
-            found[str(name)] = self._host(value)
-        return found
+            activations[str(name)] = self._host(value)
+        return activations
 
     def _host(self, array: Any) -> np.ndarray:
         return np.asarray(array)
@@ -198,31 +162,3 @@ def goals(loss: Any, penalties: Sequence[Any]) -> dict[str, Any]:
     """The scalars whose gradients are compared."""
     penalty = sum(penalties[1:], penalties[0])
     return {"penalty": penalty} if loss is None else {"loss": loss, "penalty": penalty, "total": loss + penalty}
-
-
-_SIDES = {"torch": "TorchSide", "jax": "JaxSide", "tensorflow": "TensorFlowSide"}
-
-
-def make_side(
-    model: Any, backend: str | None, problem: Problem, *, axes: Any = None, activations: Any = None
-) -> tuple[str, Side]:
-    """The name of the backend of `model`, and the model as a side.
-
-    Raises:
-        InputError: the backend is neither given nor seen in the model's type, or the model cannot be used yet.
-        UnsupportedError: validate cannot look into models of this backend.
-    """
-    from gradreg_core.plugins.dispatch import load_backend
-
-    if not callable(model) and not isinstance(model, tuple):
-        raise InputTypeError(f"a model is a callable or a pair (fn, params), got {type(model).__name__}.")
-    name = backend or backend_of_model(model)
-    if name is None:
-        raise InputError(
-            f"which framework {getattr(model, '__name__', type(model).__name__)} belongs to cannot be seen; "
-            f"name its backend: 'torch', 'jax' or 'tensorflow'."
-        )
-    if name not in _SIDES:
-        raise UnsupportedError(f"validate compares models of torch, jax and tensorflow, not of {name!r}.")
-    kind: type[Side] = getattr(import_module(f"gradreg_{name}.side"), _SIDES[name])
-    return name, kind(model, load_backend(name), problem, axes, activations)

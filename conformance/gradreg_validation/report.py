@@ -1,4 +1,4 @@
-"""What a validation found: a table of differences in units of roundoff, a verdict and a cause."""
+"""The report of a validation: a table of differences in units of roundoff, a verdict and a cause."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class Agreement:
     layers: tuple[Row, ...]
     """The named activations that both have, in order."""
     first_divergence: str | None
-    """The first layer whose activations differ by more than roundoff; None if none was seen to."""
+    """The first layer whose activations differ by more than roundoff; None if there is none."""
     cause: str | None
     """What the pattern of differences says; None if the models agree."""
     notes: tuple[str, ...]
@@ -74,8 +74,8 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values; a number that is not finite becomes None."""
-        found: dict[str, Any] = _finite({"verdict": self.verdict, "ok": self.ok, **asdict(self)})
-        return found
+        values = {"verdict": self.verdict, "ok": self.ok} | asdict(self)
+        return {name: _finite(value) for name, value in values.items()}
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -84,9 +84,9 @@ class Agreement:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import numpy as np
 from gradreg_core.cli.main import main
 from gradreg_sweep import report
 from gradreg_sweep.differences import derivative

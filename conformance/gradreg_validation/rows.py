@@ -1,0 +1,121 @@
+"""The rows of a report: differences between the models in units of the roundoff that the computation allows.
+
+The unit is the median change of a quantity when the inputs and the parameters move by one unit in the last place. So a
+badly conditioned model gets the room that it needs, and a well conditioned one no more.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradreg_validation.arrays import Match, Pair, align, relative
+from gradreg_validation.cause import INPUT, LOSS, OUTPUTS, PARAMETER, PENALTY, VALUES
+from gradreg_validation.matching import list_names, worst
+from gradreg_validation.models import Arrays, Evaluation
+from gradreg_validation.report import Row
+from gradreg_validation.sides import Sides, blame
+
+__all__ = ["Measurement"]
+
+_FLOOR = 2.0
+"""Unit roundoffs that are always allowed: perturbing the inputs does not show the roundings inside a linear map."""
+
+
+@dataclass
+class Measurement:
+    """Differences between two models, and the roundoff that is measured on one of them."""
+
+    sides: Sides
+    axes: Sequence[int | None]
+    """The axis of the outputs that holds the classes, per model."""
+    tolerance: float
+    transpose: bool
+    """Whether permutations of axes are tried."""
+    moved: Sequence[tuple[np.ndarray, Arrays]]
+    """Perturbed inputs and parameters of the measured model."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def unit(self) -> str:
+        """How the roundoff is measured."""
+        i = self.sides.measured
+        reached = self.sides.pair[i].values
+        changed = "input and parameters" if reached else "input alone (the parameters cannot be reached)"
+        return (
+            f"the median relative change over {len(self.moved)} perturbations of the {changed} by one unit in the last "
+            f"place of {self.sides.dtype}, measured in the {self.sides.label(i)} model, and at least {_FLOOR:g} unit "
+            f"roundoffs"
+        )
+
+    def quantity_rows(self, matches: Sequence[Match], evaluations: Sequence[Evaluation]) -> list[Row]:
+        """The parameters' values, outputs, loss, penalties and gradients."""
+        trained = [evaluation.by_parameter["penalty"] for evaluation in evaluations]
+        both = [match for match in matches if match.first in trained[0] and match.second in trained[1]]
+        frozen = [match.first for match in matches if match not in both]
+        if frozen:
+            self.notes.append(
+                f"compared in value only, because one of the models does not train it: {list_names(frozen)}"
+            )
+        first, second = (self._quantities(i, evaluation, both) for i, evaluation in enumerate(evaluations))
+        measured = self.sides.measured
+        with blame(self.sides.label(measured)):
+            side = self.sides.pair[measured]
+            moved = [self._quantities(measured, side.evaluate(*inputs), both) for inputs in self.moved]
+        base = (first, second)[measured]
+        match = worst(matches)
+        values = [] if match is None else [self._row(VALUES, match.difference, ())]
+        return values + [
+            self._row(
+                name, relative(first[name], second[name]), [relative(arrays[name], base[name]) for arrays in moved]
+            )
+            for name in first
+        ]
+
+    def layer_rows(self, pairs: Sequence[Pair]) -> list[Row]:
+        """The activations of the paired layers, in order."""
+        if not pairs:
+            return []
+        names = [list(dict.fromkeys(pair.names[i] for pair in pairs)) for i in (0, 1)]
+        kept = [self.sides.activations(i, names[i]) for i in (0, 1)]
+        measured = self.sides.measured
+        moved = [self.sides.activations(measured, names[measured], *inputs) for inputs in self.moved]
+        rows = []
+        for pair in pairs:
+            label = pair.names[0] if pair.names[0] == pair.names[1] else " ~ ".join(pair.names)
+            missing = [self.sides.label(i) for i in (0, 1) if pair.names[i] not in kept[i]]
+            if missing:
+                self.notes.append(f"layer {label}: no activation in the {' and '.join(missing)} model")
+                continue
+            first, second = (kept[i][pair.names[i]] for i in (0, 1))
+            difference = align(first, second, pair.how, self.transpose, batch=True)[1]
+            if math.isnan(difference):
+                self.notes.append(f"layer {label}: shapes {first.shape} and {second.shape}, not compared")
+                continue
+            own, base = pair.names[measured], (first, second)[measured]
+            rows.append(self._row(label, difference, [relative(arrays[own], base) for arrays in moved]))
+        return rows
+
+    def _row(self, name: str, difference: float, changes: Sequence[float]) -> Row:
+        roundoff = max(float(np.median(changes)) if len(changes) else 0.0, _FLOOR * self.sides.u)
+        ratio = difference / roundoff
+        return Row(name, difference, roundoff, ratio, bool(ratio <= self.tolerance))
+
+    def _quantities(self, i: int, evaluation: Evaluation, matches: Sequence[Match]) -> Arrays:
+        """What is compared, by the name of its row, in the second model's layout."""
+        axis = self.axes[i]
+        quantities = {OUTPUTS: evaluation.outputs if axis is None else np.moveaxis(evaluation.outputs, axis, -1)}
+        if evaluation.loss is not None:
+            quantities[LOSS] = evaluation.loss
+        for term, penalty in zip(self.sides.pair[i].problem.reg.terms, evaluation.penalties, strict=True):
+            label = f"{PENALTY}{term!r}"
+            quantities[f"{label} #{len(quantities)}" if label in quantities else label] = penalty
+        quantities |= {f"{INPUT}{name}": gradient for name, gradient in evaluation.by_input.items()}
+        for name, gradients in evaluation.by_parameter.items():
+            if name != "total" and matches:
+                parts = [
+                    match.rearrange(gradients[match.first]) if i == 0 else gradients[match.second] for match in matches
+                ]
+                quantities[f"{PARAMETER}{name}"] = np.concatenate([np.ravel(part) for part in parts])
+        return quantities
