@@ -44,10 +44,8 @@ _WRITERS = {".json": to_json, ".html": to_html}
     help="Write FILE.json or FILE.html. Repeat it for both.",
     show_default=False,
 )
-@click.option(
-    "--from", "reading", is_flag=True, help="The NAMEs are reports, FILE.json, to be put together; run nothing."
-)
-@click.option("--part", is_flag=True, hidden=True, help="One of several runs, whose report is put together elsewhere.")
+@click.option("--from", "reading", is_flag=True, help="Merge reports: the NAMEs are FILE.json; run nothing.")
+@click.option("--part", is_flag=True, hidden=True, help="One of several runs, whose reports are merged elsewhere.")
 @click.option("--list", "listing", is_flag=True, help="List the checks and run nothing.")
 def conformance(
     names: tuple[str, ...],

@@ -6,7 +6,7 @@ __all__ = ["Disagreement", "NotApplicable"]
 
 
 class Disagreement(AssertionError):  # noqa: N818 - said of a backend
-    """The backend is wrong: what was asked, what was expected, what came."""
+    """The backend is wrong: what was asked, expected and returned."""
 
 
 class NotApplicable(SkipTest):

@@ -18,7 +18,7 @@ ABOUT = {
     "primitives": "Array operations, draws and derivatives of its own",
     "values": "Penalties and losses equal the reference",
     "gradients": "Gradients for weights and input equal the reference",
-    "laws": "What the mathematics says of every penalty",
+    "laws": "What the mathematics says about every penalty",
     "modes": "The same when compiled, sharded or on another device",
 }
 """Layer -> what its checks are about."""

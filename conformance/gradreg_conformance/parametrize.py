@@ -1,4 +1,4 @@
-"""The checks as parameters of a pytest test, for test suites of one's own."""
+"""The checks as parameters of a pytest test, for your own test suite."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -12,7 +12,7 @@ __all__ = ["SHAPE", "call", "equal", "floating", "floats", "integers", "seeds", 
 
 seeds = st.integers(0, 999)
 SHAPE = (3, 2, 4)
-"""One shape, whose axes all differ: some frameworks compile every operation anew for every other."""
+"""A single shape, whose axes all differ: some frameworks compile every operation again for each shape."""
 
 
 def widest(subject: Subject) -> str:

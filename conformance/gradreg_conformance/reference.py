@@ -1,4 +1,4 @@
-"""What the reference says of a case, and how far from it rounding may take an honest computation.
+"""The reference's result for a case, and how far from it rounding may take an honest computation.
 
 The reference (:mod:`gradreg_numpy`) is float64 and has no autodiff: analytic Jacobians, complex steps. How far rounding
 may go is measured, not guessed: the inputs of the case (weights, x) are moved by a tiny relative amount, and the root
@@ -55,7 +55,7 @@ class Expected:
 
     def allowed(self, dtype: str, multiplier: float = 1.0) -> float:
         """The absolute error, in norm, that an honest computation in `dtype` may have."""
-        # Rounding the result alone costs half a unit of its norm, whatever the condition is.
+        # Rounding the result alone costs half a unit of its norm, however small the condition is.
         return CONSTANT * multiplier * UNIT_ROUNDOFF[dtype] * max(self.condition, self.norm)
 
 

@@ -168,7 +168,7 @@ def general_terms(draw: Any, classes: int, positions: int = 1) -> JacobianPenalt
 
 @st.composite
 def input_terms(draw: Any, inputs: int) -> JacobianPenalty:
-    """The general form with directions in the space of the input, of so many components, by exact products."""
+    """The general form with directions in the space of the input, which has `inputs` components, by exact products."""
     sided = projections(inputs).filter(lambda one: one.on_input_side and one != direction())
     return JacobianPenalty(
         1.0,
@@ -199,7 +199,7 @@ PRESETS: dict[str, st.SearchStrategy[Term]] = {
     "ConfidencePenalty": st.just(ConfidencePenalty(1.0)),
     "WeightDecay": st.just(WeightDecay(1.0)),
 }
-"""The named regularizers by name, with weight 1 and every choice that is theirs alone."""
+"""The named regularizers by name, with weight 1 and every choice of their own."""
 
 
 def preset_terms() -> st.SearchStrategy[Term]:

@@ -104,7 +104,7 @@ class Report:
     left_out: tuple[str, ...] = ()
     """The checks of the kit that were not asked for."""
     error: str = ""
-    """Why there are no checks, where the run ended before its end."""
+    """Why there are no checks, if the run was cut off."""
 
     @classmethod
     def of(cls, subject: "Subject", results: Iterable[Result], left_out: Sequence[str] = ()) -> "Report":
@@ -217,7 +217,7 @@ def read_reports(path: str | os.PathLike[str]) -> list[Report]:
     """The reports in a JSON file that ``gradreg conformance --report`` wrote.
 
     Raises:
-        DataFileError: it cannot be read, or is no such file.
+        DataFileError: it cannot be read, or is another kind of file.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -74,7 +74,7 @@ def select(checks: Sequence[str | Check] | None = None) -> list[Check]:
     """The checks of these names, in the order of their layers; all of them for None.
 
     Raises:
-        InputError: there is no check of that name, or none is asked for.
+        InputError: there is no check of that name, or the list is empty.
     """
     known = all_checks()
     if checks is None:
@@ -92,7 +92,7 @@ def select(checks: Sequence[str | Check] | None = None) -> list[Check]:
 
 
 def find_subject(backend: str | Harness | Subject, profile: str = "quick", device: str = "") -> Subject:
-    """The subject to test; see :func:`run_checks`, of which these are arguments and errors."""
+    """The subject to test; arguments and errors as in :func:`run_checks`."""
     from gradreg_conformance.profiles import PROFILES
 
     if profile not in PROFILES:
@@ -105,8 +105,8 @@ def find_subject(backend: str | Harness | Subject, profile: str = "quick", devic
         kind = type(backend)
         subject = Subject(f"{kind.__module__}:{kind.__qualname__}", backend, PROFILES[profile])
     if device and device not in subject.harness.devices:
-        at_hand = ", ".join(subject.harness.devices)
-        raise InputError(f"run_checks: {subject.name} has no device {device!r} here; at hand: {at_hand}.")
+        available = ", ".join(subject.harness.devices)
+        raise InputError(f"run_checks: {subject.name} has no device {device!r} here; available: {available}.")
     return replace(subject, device=device or subject.device)
 
 

@@ -69,7 +69,7 @@ def test_callbacks_hear_of_each_check_before_and_after():
         ({"checks": "good"}, "expected a list of names of checks"),
         ({"checks": ["gradients_equal_the_referense"]}, "there is no check 'gradients_equal_the_referense'.*--list"),
         ({"profile": "slow"}, "profile must be one of quick, default, thorough, got 'slow'"),
-        ({"device": "tpu"}, "has no device 'tpu' here; at hand: cpu, npu"),
+        ({"device": "tpu"}, "has no device 'tpu' here; available: cpu, npu"),
     ],
 )
 def test_what_cannot_be_run_is_refused(options, message):

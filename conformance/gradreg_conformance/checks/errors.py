@@ -38,7 +38,7 @@ def _refused(subject: Subject, misuse: str, kind: type[GradregError], **changed:
 
 @check("values")
 def misuse_is_refused(subject: Subject) -> None:
-    """What cannot be meant is refused by InputTypeError or InputError, whatever the framework would make of it."""
+    """Arguments that make no sense raise InputTypeError or InputError, even where the framework would accept them."""
     dtype = subject.harness.dtypes[0]
     whole = subject.array(np.ones((2, *SMALL.input_shape)), "int32")
     if subject.harness.any_callable:  # where models are of the backend's own kind, any numbers will do

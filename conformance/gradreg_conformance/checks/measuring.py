@@ -1,4 +1,4 @@
-"""The norms that `measure` gives, against the reference, and what `check` says of a right model."""
+"""The norms that `measure` gives, against the reference, and the report of `check` on a right model."""
 
 from dataclasses import replace
 from typing import Any

@@ -86,7 +86,7 @@ def sample_ids(subject: Subject) -> None:
 
 @check("values")
 def draw_per_batch(subject: Subject) -> None:
-    """draw="per_batch": all samples share one draw, whatever their numbers are."""
+    """draw="per_batch": all samples share one draw, which does not depend on their numbers."""
     for numbers in (None, (7, 8, 9)):
         _agree(subject, _RANDOM.map(lambda reg: replace(reg, draw="per_batch")), ids=st.just(numbers))
 

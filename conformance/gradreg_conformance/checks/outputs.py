@@ -49,7 +49,7 @@ def a_single_logit(subject: Subject) -> None:
 
 @check("values")
 def classes_on_any_axis(subject: Subject) -> None:
-    """class_axis= says which axis holds the classes: softmax and labels are for each position alone, losses a mean."""
+    """class_axis= says which axis holds the classes: softmax and labels are per position, losses a mean."""
     regs: list[Regularizer] = [DataGrad(1.0), JacobianPenalty(1.0, projection=gaussian(), output="probabilities")]
     regs += [JacobianPenalty(1.0, projection=projection) for projection in (fisher(), top_k(1))]
     for reg in regs:
