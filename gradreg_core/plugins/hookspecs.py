@@ -111,7 +111,7 @@ class BackendDescription(_Description):
         sweep: an instance of :class:`gradreg_sweep.framework.Framework`, for ``gradreg sweep``; the others are classes.
 
     Raises:
-        PluginError: a value is not as said here.
+        PluginError: a field has another form than described here.
     """
 
     name: str
@@ -159,7 +159,7 @@ class CommandDescription(_Description):
         install: the command that installs what the module needs, such as ``pip install "gradreg[demo,torch]"``.
 
     Raises:
-        PluginError: a value is not as said here.
+        PluginError: a field has another form than described here.
     """
 
     name: str
