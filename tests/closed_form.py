@@ -8,8 +8,8 @@ import gradreg_numpy as gradreg
 from gradreg_core.portable.networks import Activation, BatchNorm, Dense, Network
 from gradreg_core.random import STREAM_DIRECTION
 from gradreg_core.spec import JacobianPenalty
-from gradreg_numpy.networks import initialize
 from gradreg_numpy.draws import draws
+from gradreg_numpy.networks import initialize
 
 TANH = Activation("tanh")
 EXACT = 1e-13  # relative: the same numbers by sums in another order, some hundred roundings of 1e-16

@@ -28,7 +28,7 @@ class JaxSide(Side):
         self.values = {name: np.array(leaf) for name, leaf in self.leaves.items() if self._is_floating(leaf)}
 
         def rebuilt(params: Mapping[str, Any]) -> Any:
-            return treedef.unflatten([params.get(name, leaf) for name, leaf in self.leaves.items()])
+            return jax.tree.unflatten(treedef, [params.get(name, leaf) for name, leaf in self.leaves.items()])
 
         self.rebuilt, self.call = rebuilt, call
         options = _QUICK if jax.default_backend() == "cpu" else None
