@@ -40,7 +40,6 @@ class TensorFlowBackend(Backend):
     """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
 
     name = "tensorflow"
-    capabilities = frozenset({"host_checks", "named_activations", "traced_branch"})
 
     # These are TensorFlow's own.
     astype = staticmethod(tf.cast)

@@ -96,7 +96,7 @@ class RegularizedModel(keras.Model):
             auto_scale_loss=auto_scale_loss,
         )
 
-    def _losses(self, outputs: tf.Tensor, y: Any) -> tf.Tensor:
+    def _loss_of_samples(self, outputs: tf.Tensor, y: Any) -> tf.Tensor:
         """The compiled loss of each sample."""
         loss = getattr(self._keras_loss, "call", self._keras_loss)
         return loss(tf.convert_to_tensor(y), tf.cast(outputs, getattr(self._keras_loss, "dtype", outputs.dtype)))
@@ -112,7 +112,7 @@ class RegularizedModel(keras.Model):
                 y,
                 self.reg,
                 step=self.optimizer.iterations,
-                loss_fn=self._losses,
+                loss_fn=self._loss_of_samples,
                 sample_weight=sample_weight,
             )
             penalty = tf.add_n(parts.penalty)
