@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gradreg_sweep.operation import MATRICES, VECTORS, function
+from gradreg_sweep.operation import MATRICES, VECTORS, function, functions
 
 __all__ = ["OPERATIONS"]
 
@@ -11,14 +11,11 @@ SYMMETRIC = "h @ h.T + 2 * jnp.eye({n})"
 BOTH = ("jit", "eager")
 
 _ACTIVATIONS = (
-    *(
-        function(f"jax.nn.{name}", **VECTORS)
-        for name in (
-            "relu", "relu6", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "soft_sign", "sigmoid",
-            "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "squareplus", "sparse_plus",
-            "sparse_sigmoid", "softmax", "log_softmax", "standardize", "logsumexp",
-        )
-    ),
+    *functions("jax.nn", (
+        "relu", "relu6", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "soft_sign", "sigmoid",
+        "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "squareplus", "sparse_plus",
+        "sparse_sigmoid", "softmax", "log_softmax", "standardize", "logsumexp",
+    ), **VECTORS),
     function("jax.nn.gelu, exact", "jax.nn.gelu(h, approximate=False)", **VECTORS),
     function("jax.nn.glu", shape="({b}, 2 * {n})"),
 )  # fmt: skip
@@ -28,44 +25,31 @@ _ARRAYS = (
         function(f"jnp.{name}", f"jnp.{name}(h, axis={{axis}})", options={"axis": (-1, 0)}, **VECTORS)
         for name in ("var", "std", "max", "sort", "cumsum", "median")
     ),
-    *(
-        function(f"jnp.{name}", f"jnp.{name}(h, 0) + h.sum(0)", shape="({b}, {n})",
-                 sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=BOTH)
-        for name in ("prod", "cumprod")
-    ),
+    *functions("jnp", (
+        "prod(h, 0) + h.sum(0)", "cumprod(h, 0) + h.sum(0)",
+    ), shape="({b}, {n})", sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=BOTH),
     function("jnp.linalg.norm", "jnp.linalg.norm(h, {ord}, axis=-1)", options={"ord": (2, 1, "np.inf", 3)}, **VECTORS),
     function("jnp.take", "jnp.take(h, np.array([0, 1, 0]), axis=-1) ** 2", **VECTORS),
     function("jnp.ndarray.at.set", "h.at[:, 0].set(h[:, 1] ** 2)", **VECTORS),
     function("jnp.ndarray.at.multiply", "h.at[:, np.array([0, 1, 0])].multiply(h[:, :1])", **VECTORS),
     function("jnp.ndarray.at.max", "h.at[:, 0].max(h[:, 1])", **VECTORS),
-    function("jnp.where", "jnp.where(h > 0, h**2, h)", **VECTORS),
-    function("jnp.clip", "jnp.clip(h, -0.5, 0.5)", **VECTORS),
-    function("jnp.interp", "jnp.interp(h, np.linspace(-1, 1, 5), np.arange(5.0) ** 2)", **VECTORS),
-    function("jnp.quantile", "jnp.quantile(h, 0.3, axis=-1)", **VECTORS),
-    function("jnp.convolve", "jnp.convolve(h[0], jnp.sin(h[0]))", **VECTORS),
-    function("jnp.einsum", "jnp.einsum('ij,kj->ik', h, jnp.sin(h))", **VECTORS),
+    *functions("jnp", (
+        "where(h > 0, h**2, h)", "clip(h, -0.5, 0.5)", "interp(h, np.linspace(-1, 1, 5), np.arange(5.0) ** 2)",
+        "quantile(h, 0.3, axis=-1)", "convolve(h[0], jnp.sin(h[0]))", "einsum('ij,kj->ik', h, jnp.sin(h))",
+    ), **VECTORS),
     function("jnp.power", "jnp.power(h + 2, h)", bounded=True, **VECTORS),
-    function("jnp.arctan2", "jnp.arctan2(h, h + 2)", **VECTORS),
-    function("jnp.hypot", "jnp.hypot(h, h + 2)", **VECTORS),
-    function("jnp.sinc", **VECTORS),
-    function("jnp.logaddexp", "jnp.logaddexp(h, h[:, ::-1] ** 2)", **VECTORS),
-    function("jax.lax.top_k", "jax.lax.top_k(h, 2)[0]", **VECTORS),
-    function("jax.lax.cummax", "jax.lax.cummax(h)", **VECTORS),
-    function("jax.lax.cumlogsumexp", "jax.lax.cumlogsumexp(h)", **VECTORS),
+    *functions("jnp", ("arctan2(h, h + 2)", "hypot(h, h + 2)", "sinc", "logaddexp(h, h[:, ::-1] ** 2)"), **VECTORS),
+    *functions("jax.lax", ("top_k(h, 2)[0]", "cummax", "cumlogsumexp"), **VECTORS),
     *(
         function(f"jax.ops.segment_{name}", f"jax.ops.segment_{name}(h, np.array([1, 0, 1]), 2)",
                  shape="(3, {n})", sizes={"n": (1, 3)}, zeros=2 if name == "prod" else 0)
         for name in ("sum", "prod", "max")
     ),
-    *(
-        function(f"jax.scipy.special.{name}", f"jax.scipy.special.{name}({inside})", bounded=True, **VECTORS)
-        for name, inside in (
-            ("erf", "h"), ("erfinv", "h / 2"), ("gammaln", "h + 2"), ("digamma", "h + 2"), ("ndtri", "(h + 2) / 4"),
-            ("i0e", "h"), ("i1e", "h"), ("xlogy", "h + 2, h + 3"), ("entr", "h + 2"), ("logit", "(h + 2) / 4"),
-            ("gammainc", "jnp.exp(h), h + 2"), ("betainc", "h + 2, h + 3, (h + 2) / 4"), ("zeta", "h + 3, h + 2"),
-            ("polygamma", "1, h + 2"),
-        )
-    ),
+    *functions("jax.scipy.special", (
+        "erf", "erfinv(h / 2)", "gammaln(h + 2)", "digamma(h + 2)", "ndtri((h + 2) / 4)", "i0e", "i1e",
+        "xlogy(h + 2, h + 3)", "entr(h + 2)", "logit((h + 2) / 4)", "gammainc(jnp.exp(h), h + 2)",
+        "betainc(h + 2, h + 3, (h + 2) / 4)", "zeta(h + 3, h + 2)", "polygamma(1, h + 2)",
+    ), bounded=True, **VECTORS),
 )  # fmt: skip
 
 _IMAGES = (
@@ -99,13 +83,10 @@ _IMAGES = (
 )  # fmt: skip
 
 _LINALG = (
-    *(
-        function(f"jnp.linalg.{name}", f"jnp.linalg.{name}({SYMMETRIC}){part}", **MATRICES)
-        for name, part in (
-            ("cholesky", ""), ("inv", ""), ("pinv", ""), ("det", ""), ("slogdet", "[1]"), ("eigh", "[0]"),
-            ("qr", "[1]"),
-        )
-    ),
+    *functions("jnp.linalg", (
+        f"cholesky({SYMMETRIC})", f"inv({SYMMETRIC})", f"pinv({SYMMETRIC})", f"det({SYMMETRIC})",
+        f"slogdet({SYMMETRIC})[1]", f"eigh({SYMMETRIC})[0]", f"qr({SYMMETRIC})[1]",
+    ), **MATRICES),
     function("jnp.linalg.det, singular", "jnp.linalg.det(h) + h", shape="({n}, {n})", sizes={"n": (2, 3)}, zeros=2),
     function("jnp.linalg.eigh, vectors", f"jnp.abs(jnp.linalg.eigh({SYMMETRIC})[1])", **MATRICES),
     function("jnp.linalg.svd", "jnp.linalg.svd(h + 2 * jnp.eye({n}))[1]", **MATRICES),
@@ -113,13 +94,11 @@ _LINALG = (
     function("jnp.linalg.eig", f"jnp.linalg.eig({SYMMETRIC})[0].real", **MATRICES),
     function("jnp.linalg.solve", f"jnp.linalg.solve({SYMMETRIC}, h)", **MATRICES),
     function("jnp.linalg.lstsq", f"jnp.linalg.lstsq({SYMMETRIC}, h)[0]", **MATRICES),
-    function("jax.scipy.linalg.expm", **MATRICES),
-    function("jax.scipy.linalg.sqrtm", f"jax.scipy.linalg.sqrtm({SYMMETRIC}).real", **MATRICES),
-    function("jax.scipy.linalg.lu", f"jax.scipy.linalg.lu({SYMMETRIC})[2]", **MATRICES),
-    function("jax.scipy.linalg.solve_triangular", f"jax.scipy.linalg.solve_triangular({SYMMETRIC}, h)", **MATRICES),
+    *functions("jax.scipy.linalg", (
+        "expm", f"sqrtm({SYMMETRIC}).real", f"lu({SYMMETRIC})[2]", f"solve_triangular({SYMMETRIC}, h)",
+    ), **MATRICES),
     function("jnp.fft.fft", "jnp.abs(jnp.fft.fft(h))", **VECTORS),
-    function("jnp.fft.rfft", "jnp.fft.rfft(h).imag", **VECTORS),
-    function("jnp.fft.irfft", "jnp.fft.irfft(jnp.fft.rfft(h) ** 2)", **VECTORS),
+    *functions("jnp.fft", ("rfft(h).imag", "irfft(jnp.fft.rfft(h) ** 2)"), **VECTORS),
 )  # fmt: skip
 
 _CONTROL = (

@@ -1,13 +1,13 @@
 """An operation as a framework's users write it: source code with a small configuration to draw, and where it holds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-__all__ = ["MATRICES", "VECTORS", "Configuration", "Operation", "Program", "Syntax", "function"]
+__all__ = ["MATRICES", "VECTORS", "Configuration", "Operation", "Program", "Syntax", "function", "functions"]
 
 Configuration = Mapping[str, Any]
 """The drawn values by name. Always there: "seed" of the data, and "bare": no nonlinear layer before the operation."""
@@ -78,6 +78,15 @@ class Operation:
 def function(name: str, code: str = "", **more: Any) -> Operation:
     """An operation that is a function of one array, unless `code` says how it is called."""
     return Operation(name, code or f"{name}(h)", **more)
+
+
+def functions(prefix: str, calls: Sequence[str], **more: Any) -> tuple[Operation, ...]:
+    """Operations that are functions of one module: "relu" for ``prefix.relu(h)``, "pow(h, 2)" for that very call."""
+    names = [f"{prefix}.{call.partition('(')[0]}" for call in calls]
+    return tuple(
+        function(name, f"{prefix}.{call}" if "(" in call else "", **more)
+        for name, call in zip(names, calls, strict=True)
+    )
 
 
 @dataclass(frozen=True)

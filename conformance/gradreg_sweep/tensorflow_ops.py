@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gradreg_sweep.operation import VECTORS, Operation, function
+from gradreg_sweep.operation import VECTORS, Operation, function, functions
 
 __all__ = ["OPERATIONS"]
 
@@ -26,16 +26,12 @@ _ACTIVATIONS = (
         function(f"tf.nn.{name}", **VECTORS, modes=FAST if name in ("relu", "gelu") else None)
         for name in ("relu", "relu6", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh", "crelu")
     ),
-    function("tf.nn.softsign", **VECTORS),
-    function("tf.nn.leaky_relu", **VECTORS),
+    *functions("tf.nn", ("softsign", "leaky_relu"), **VECTORS),
     function("tf.nn.gelu, approximate", "tf.nn.gelu(h, approximate=True)", **VECTORS),
-    *(
-        function(f"tf.keras.activations.{name}", **VECTORS)
-        for name in (
-            "mish", "hard_sigmoid", "hard_silu", "hard_tanh", "exponential", "celu", "log_sigmoid", "squareplus",
-            "sparse_plus", "tanh_shrink", "soft_shrink", "hard_shrink", "sparsemax", "sparse_sigmoid",
-        )
-    ),
+    *functions("tf.keras.activations", (
+        "mish", "hard_sigmoid", "hard_silu", "hard_tanh", "exponential", "celu", "log_sigmoid", "squareplus",
+        "sparse_plus", "tanh_shrink", "soft_shrink", "hard_shrink", "sparsemax", "sparse_sigmoid",
+    ), **VECTORS),
     function("tf.keras.activations.glu", "tf.keras.activations.glu(h)", shape="({b}, 2 * {n})"),
     layer("PReLU", **VECTORS),
     function("tf.nn.softmax", **VECTORS, modes=FAST),
@@ -64,8 +60,7 @@ _NORMS = (
     function("tf.nn.moments", "tf.concat(tf.nn.moments(h, [-1]), 0)", **VECTORS, modes=FAST),
     function("tf.nn.weighted_moments", "tf.concat(tf.nn.weighted_moments(h, [-1], tf.abs(h[:1]) + 1), 0)", **VECTORS),
     function("tf.keras.ops.moments", "tf.concat(tf.keras.ops.moments(h, [-1]), 0)", **VECTORS),
-    function("tf.math.reduce_variance", "tf.math.reduce_variance(h, -1)", **VECTORS),
-    function("tf.math.reduce_std", "tf.math.reduce_std(h, -1)", **VECTORS),
+    *functions("tf.math", ("reduce_variance(h, -1)", "reduce_std(h, -1)"), **VECTORS),
     function("tf.nn.l2_normalize", "tf.nn.l2_normalize(h, -1)", **VECTORS),
     function("tf.norm", "tf.norm(h, axis=-1, ord={ord})", options={"ord": (2, 1, "np.inf", 3)}, **VECTORS),
     function("tf.nn.local_response_normalization", "tf.nn.local_response_normalization({cast}, 1)",
@@ -156,29 +151,19 @@ _RESIZES = (
     function("tf.pad, reflect", "tf.pad(h, [[0, 0], [1, 1]], '{pad}')",
              options={"pad": ("REFLECT", "SYMMETRIC", "CONSTANT")}, **VECTORS),
     function("tf.nn.depth_to_space", "tf.nn.depth_to_space(h, 2)", shape="(1, {r}, {r}, 4)", sizes={"r": (1, 3)}),
-    function("tf.image.extract_patches",
-             "tf.image.extract_patches(h, [1, 2, 2, 1], [1, 1, 1, 1], [1, 1, 1, 1], 'VALID')", **IMAGES),
+    *functions("tf.image", ("extract_patches(h, [1, 2, 2, 1], [1, 1, 1, 1], [1, 1, 1, 1], 'VALID')",), **IMAGES),
 )  # fmt: skip
 
 _LOSSES = (
-    *(
-        function(f"tf.keras.losses.{name}", f"tf.keras.losses.{name}({target}, {prediction})", **VECTORS)
-        for name, target, prediction in (
-            ("mse", "tf.zeros_like(h)", "h"),
-            ("mae", "tf.zeros_like(h)", "h"),
-            ("huber", "tf.zeros_like(h)", "3 * h"),
-            ("logcosh", "tf.zeros_like(h)", "h"),
-            ("cosine_similarity", "tf.ones_like(h)", "h"),
-            ("kld", "tf.ones_like(h) / 4", "tf.nn.softmax(h)"),
-            ("poisson", "tf.ones_like(h)", "tf.exp(h)"),
-            ("hinge", "tf.ones_like(h)", "h"),
-            ("binary_crossentropy", "tf.ones_like(h) / 4", "tf.sigmoid(h)"),
-            ("binary_focal_crossentropy", "tf.ones_like(h)", "tf.sigmoid(h)"),
-            ("categorical_crossentropy", "tf.nn.softmax(tf.ones_like(h))", "tf.nn.softmax(h)"),
-            ("dice", "tf.ones_like(h) / 2", "tf.sigmoid(h)"),
-            ("tversky", "tf.ones_like(h) / 2", "tf.sigmoid(h)"),
-        )
-    ),
+    *functions("tf.keras.losses", (
+        "mse(tf.zeros_like(h), h)", "mae(tf.zeros_like(h), h)", "huber(tf.zeros_like(h), 3 * h)",
+        "logcosh(tf.zeros_like(h), h)", "cosine_similarity(tf.ones_like(h), h)",
+        "kld(tf.ones_like(h) / 4, tf.nn.softmax(h))", "poisson(tf.ones_like(h), tf.exp(h))",
+        "hinge(tf.ones_like(h), h)", "binary_crossentropy(tf.ones_like(h) / 4, tf.sigmoid(h))",
+        "binary_focal_crossentropy(tf.ones_like(h), tf.sigmoid(h))",
+        "categorical_crossentropy(tf.nn.softmax(tf.ones_like(h)), tf.nn.softmax(h))",
+        "dice(tf.ones_like(h) / 2, tf.sigmoid(h))", "tversky(tf.ones_like(h) / 2, tf.sigmoid(h))",
+    ), **VECTORS),
     function("tf.keras.losses.sparse_categorical_crossentropy",
              "tf.keras.losses.sparse_categorical_crossentropy(np.arange({b}) % {n}, h, from_logits={logits})",
              options={"logits": (True,)}, **VECTORS),
@@ -204,8 +189,7 @@ _REDUCTIONS = (
              shape="({b}, {n})", sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=FAST),
     function("tf.math.cumprod", "tf.math.cumprod(h, 0, exclusive={ex}) + h", options={"ex": (False, True)},
              shape="({b}, {n})", sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=FAST),
-    function("tf.math.cumsum", "tf.math.cumsum(h, -1) * h", **VECTORS),
-    function("tf.math.cumulative_logsumexp", "tf.math.cumulative_logsumexp(h, -1)", **VECTORS),
+    *functions("tf.math", ("cumsum(h, -1) * h", "cumulative_logsumexp(h, -1)"), **VECTORS),
     function("tf.reduce_max", "tf.reduce_max(h, -1)", **VECTORS, modes=FAST),
     function("tf.reduce_euclidean_norm", "tf.math.reduce_euclidean_norm(h, -1)", **VECTORS),
     function("tf.sort", "tf.sort(h, -1) * tf.constant(range(1, {n} + 1), h.dtype)", **VECTORS),
@@ -214,11 +198,10 @@ _REDUCTIONS = (
     function("tf.gather_nd", "tf.gather_nd(h, [[0, 1], [0, 0]]) ** 2", **VECTORS),
     function("tf.where", "tf.where(h > 0, h ** 2, h)", **VECTORS),
     function("tf.boolean_mask", "tf.boolean_mask(h, np.arange({n}) > 0, axis=1) ** 2", **VECTORS),
-    *(
-        function(f"tf.math.segment_{name}", f"tf.math.segment_{name}(h, [0, 0, 1])",
-                 shape="(3, {n})", sizes={"n": (1, 3)})
-        for name in ("sum", "mean", "prod", "max")
-    ),
+    *functions("tf.math", (
+        "segment_sum(h, [0, 0, 1])", "segment_mean(h, [0, 0, 1])", "segment_prod(h, [0, 0, 1])",
+        "segment_max(h, [0, 0, 1])",
+    ), shape="(3, {n})", sizes={"n": (1, 3)}),
     *(
         function(f"tf.math.unsorted_segment_{name}", f"tf.math.unsorted_segment_{name}(h, [1, 0, 1], 2)",
                  shape="(3, {n})", sizes={"n": (1, 3)}, zeros=2 if name == "prod" else 0)
@@ -230,39 +213,28 @@ _REDUCTIONS = (
     function("tf.math.squared_difference", "tf.math.squared_difference(h, h[:, ::-1])", **VECTORS),
     function("tf.math.divide_no_nan", "tf.math.divide_no_nan(h, h + 2)", **VECTORS),
     function("tf.clip_by_value", "tf.clip_by_value(h, -0.5, 0.5)", **VECTORS),
-    *(
-        function(f"tf.math.{name}", f"tf.math.{name}({inside})", bounded=True, **VECTORS)
-        for name, inside in (
-            ("lgamma", "h + 2"), ("digamma", "h + 2"), ("erf", "h"), ("erfinv", "h / 2"), ("ndtri", "(h + 2) / 4"),
-            ("bessel_i0e", "h"), ("bessel_i1e", "h"), ("atan2", "h, h + 2"), ("pow", "h + 2, h"), ("expm1", "h"),
-            ("asinh", "h"), ("acosh", "h + 3"), ("atanh", "h / 2"), ("igamma", "tf.exp(h), h + 2"),
-            ("betainc", "tf.exp(h), tf.exp(-h), (h + 2) / 4"), ("zeta", "h + 3, h + 2"),
-            ("polygamma", "h * 0 + 1, h + 2"),
-        )
-    ),
+    *functions("tf.math", (
+        "lgamma(h + 2)", "digamma(h + 2)", "erf", "erfinv(h / 2)", "ndtri((h + 2) / 4)", "bessel_i0e", "bessel_i1e",
+        "atan2(h, h + 2)", "pow(h + 2, h)", "expm1", "asinh", "acosh(h + 3)", "atanh(h / 2)",
+        "igamma(tf.exp(h), h + 2)", "betainc(tf.exp(h), tf.exp(-h), (h + 2) / 4)", "zeta(h + 3, h + 2)",
+        "polygamma(h * 0 + 1, h + 2)",
+    ), bounded=True, **VECTORS),
 )  # fmt: skip
 
 _LINALG = (
-    function("tf.linalg.cholesky", f"tf.linalg.cholesky({SYMMETRIC})", **MATRICES),
-    function("tf.linalg.inv", f"tf.linalg.inv({SYMMETRIC})", **MATRICES),
-    function("tf.linalg.pinv", f"tf.linalg.pinv({SYMMETRIC})", **MATRICES),
-    function("tf.linalg.det", f"tf.linalg.det({SYMMETRIC})", **MATRICES),
-    function("tf.linalg.slogdet", f"tf.linalg.slogdet({SYMMETRIC})[1]", **MATRICES),
-    function("tf.linalg.logdet", f"tf.linalg.logdet({SYMMETRIC})", **MATRICES),
-    function("tf.linalg.solve", f"tf.linalg.solve({SYMMETRIC}, h)", **MATRICES),
-    function("tf.linalg.triangular_solve", f"tf.linalg.triangular_solve({SYMMETRIC}, h)", **MATRICES),
-    function("tf.linalg.lstsq", f"tf.linalg.lstsq({SYMMETRIC}, h)", **MATRICES),
-    function("tf.linalg.eigh", f"tf.linalg.eigh({SYMMETRIC})[0]", **MATRICES),
+    *functions("tf.linalg", (
+        f"cholesky({SYMMETRIC})", f"inv({SYMMETRIC})", f"pinv({SYMMETRIC})", f"det({SYMMETRIC})",
+        f"slogdet({SYMMETRIC})[1]", f"logdet({SYMMETRIC})", f"solve({SYMMETRIC}, h)",
+        f"triangular_solve({SYMMETRIC}, h)", f"lstsq({SYMMETRIC}, h)", f"eigh({SYMMETRIC})[0]",
+    ), **MATRICES),
     function("tf.linalg.eigh, vectors", f"tf.abs(tf.linalg.eigh({SYMMETRIC})[1])", **MATRICES),
     function("tf.linalg.svd", "tf.linalg.svd(h + 2 * tf.eye({n}, dtype=h.dtype))[0]", **MATRICES),
     function("tf.linalg.svd, values alone", "tf.linalg.svd(h + 2 * tf.eye({n}, dtype=h.dtype), compute_uv=False)",
              **MATRICES),
     function("tf.linalg.qr", f"tf.abs(tf.linalg.qr({SYMMETRIC})[1])", **MATRICES),
-    function("tf.linalg.lu", f"tf.linalg.lu({SYMMETRIC})[0]", **MATRICES),
-    function("tf.linalg.expm", "tf.linalg.expm(h)", **MATRICES),
+    *functions("tf.linalg", (f"lu({SYMMETRIC})[0]", "expm"), **MATRICES),
     function("tf.linalg.logm", f"tf.math.real(tf.linalg.logm(tf.cast({SYMMETRIC}, 'complex128')))", **MATRICES),
-    function("tf.linalg.sqrtm", f"tf.linalg.sqrtm({SYMMETRIC})", **MATRICES),
-    function("tf.linalg.trace", "tf.linalg.trace(h @ h)", **MATRICES),
+    *functions("tf.linalg", (f"sqrtm({SYMMETRIC})", "trace(h @ h)"), **MATRICES),
     function("tf.signal.fft", "tf.abs(tf.signal.fft(tf.cast(h, 'complex128')))", **VECTORS),
     function("tf.signal.rfft", "tf.math.imag(tf.signal.rfft(h))", **VECTORS),
     function("tf.signal.irfft", "tf.signal.irfft(tf.signal.rfft(h) ** 2)", **VECTORS),
@@ -272,8 +244,7 @@ _LINALG = (
 
 _CONTROL = (
     function("tf.map_fn", "tf.map_fn(lambda r: tf.sin(r) * r, h)", **VECTORS, modes=FAST),
-    function("tf.vectorized_map", "tf.vectorized_map(lambda r: tf.sin(r) * r, h)", **VECTORS),
-    function("tf.scan", "tf.scan(lambda s, r: tf.tanh(s) * r, h)", **VECTORS),
+    *functions("tf", ("vectorized_map(lambda r: tf.sin(r) * r, h)", "scan(lambda s, r: tf.tanh(s) * r, h)"), **VECTORS),
     function("tf.while_loop",
              "tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, tf.sin(s) * s + h), (0, h))[1]",
              **VECTORS, modes=FAST),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gradreg_sweep.operation import MATRICES, VECTORS, Operation, function
+from gradreg_sweep.operation import MATRICES, VECTORS, Operation, function, functions
 
 __all__ = ["OPERATIONS"]
 
@@ -21,21 +21,15 @@ def module(name: str, arguments: str = "", call: str = "layer(h)", **more: Any) 
 
 
 _ACTIVATIONS = (
-    *(
-        function(f"{F}.{name}", **VECTORS)
-        for name in (
-            "relu", "relu6", "elu", "selu", "celu", "silu", "mish", "softplus", "softsign", "hardsigmoid",
-            "hardswish", "hardtanh", "hardshrink", "softshrink", "tanhshrink", "leaky_relu", "logsigmoid", "rrelu",
-        )
-    ),
+    *functions(F, (
+        "relu", "relu6", "elu", "selu", "celu", "silu", "mish", "softplus", "softsign", "hardsigmoid", "hardswish",
+        "hardtanh", "hardshrink", "softshrink", "tanhshrink", "leaky_relu", "logsigmoid", "rrelu",
+    ), **VECTORS),
     function(f"{F}.gelu", f"{F}.gelu(h, approximate='{{how}}')", options={"how": ("none", "tanh")}, **VECTORS),
     function(f"{F}.threshold", f"{F}.threshold(h, 0.1, 0.2)", **VECTORS),
     function(f"{F}.glu", shape="({b}, 2 * {n})"),
     module("PReLU", **VECTORS),
-    *(
-        function(f"{F}.{name}", f"{F}.{name}(h, -1)", modes=BOTH, **VECTORS)
-        for name in ("softmax", "softmin", "log_softmax")
-    ),
+    *functions(F, ("softmax(h, -1)", "softmin(h, -1)", "log_softmax(h, -1)"), modes=BOTH, **VECTORS),
     function("torch.logsumexp", "torch.logsumexp(h, -1)", **VECTORS),
 )  # fmt: skip
 
@@ -51,13 +45,11 @@ _NORMS = (
     module("InstanceNorm2d", "{c}, affine=True", **IMAGES),
     module("LocalResponseNorm", "2", **IMAGES),
     function(f"{F}.normalize", f"{F}.normalize(h, p={{p}}, dim=-1)", options={"p": (2.0, 1.0, 3.0)}, **VECTORS),
-    function("torch.linalg.vector_norm", "torch.linalg.vector_norm(h, {p}, dim=-1)",
-             options={"p": (2, 1, "float('inf')", 3)}, **VECTORS),
+    *functions("torch.linalg", ("vector_norm(h, {p}, dim=-1)",), options={"p": (2, 1, "float('inf')", 3)}, **VECTORS),
     function("torch.renorm", "torch.renorm(h, 2, 0, 0.5)", **VECTORS),
     function("torch.nn.utils.parametrizations.weight_norm", "layer(h)", **VECTORS,
              setup="layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear({n}, 2)).to(torch.{dtype})"),
-    function("torch.var", "torch.var(h, -1)", **VECTORS),
-    function("torch.std", "torch.std(h, -1)", **VECTORS),
+    *functions("torch", ("var(h, -1)", "std(h, -1)"), **VECTORS),
 )  # fmt: skip
 
 _POOLS = (
@@ -91,8 +83,7 @@ _LINEAR = (
     module("Unfold", "2", **IMAGES),
     function(f"{F}.fold", f"{F}.fold(h, (3, 3), 2) ** 2", shape="(1, 4, 4)", sizes={}),
     function("torch.einsum", "torch.einsum('bij,bkj->bik', h, torch.sin(h))", **SEQUENCES),
-    function("torch.cdist", "torch.cdist(h, torch.sin(h) + 1, p={p})",
-             options={"p": (2.0, 1.0, 3.0)}, **VECTORS),
+    *functions("torch", ("cdist(h, torch.sin(h) + 1, p={p})",), options={"p": (2.0, 1.0, 3.0)}, **VECTORS),
     function(f"{F}.pdist", shape="({b}, {n})", sizes={"b": (2, 3), "n": (1, 3)}),
     function(f"{F}.pairwise_distance", f"{F}.pairwise_distance(h, h[:, [1, 0]].sum(1, keepdim=True) + 2)", **VECTORS),
     function(f"{F}.cosine_similarity", f"{F}.cosine_similarity(h, torch.sin(h) + 1)", **VECTORS),
@@ -144,8 +135,7 @@ _IMAGES = (
     function(f"{F}.grid_sample, volumes",
              f"{F}.grid_sample(h, torch.tanh(torch.stack([h[:, 0]] * 3, -1)), 'bilinear', align_corners=True)",
              **VOLUMES),
-    function(f"{F}.affine_grid", f"{F}.affine_grid(h, (1, 1, 2, 2), align_corners=True) ** 2",
-             shape="(1, 2, 3)", sizes={}),
+    *functions(F, ("affine_grid(h, (1, 1, 2, 2), align_corners=True) ** 2",), shape="(1, 2, 3)", sizes={}),
     function(f"{F}.pad", f"{F}.pad(h, (1, 1, 1, 1), mode='{{mode}}')",
              options={"mode": ("constant", "reflect", "replicate", "circular")}, **IMAGES),
     module("PixelShuffle", "2", shape="(1, 4, {r}, {r})", sizes={"r": (1, 3)}),
@@ -154,26 +144,22 @@ _IMAGES = (
 )  # fmt: skip
 
 _LOSSES = (
-    *(
-        function(f"{F}.{name}", f"{F}.{name}({arguments})", **VECTORS)
-        for name, arguments in (
-            ("mse_loss", "h, h.flip(1) ** 2 + 1"), ("l1_loss", "h, h[:, :1].expand_as(h) ** 2 + 2"),
-            ("smooth_l1_loss", "3 * h, torch.sin(h) ** 2"), ("huber_loss", "3 * h, torch.sin(h) ** 2"),
-            ("kl_div", "torch.log_softmax(h, -1), torch.softmax(h ** 2, -1), reduction='batchmean'"),
-            ("binary_cross_entropy", "torch.sigmoid(h), torch.full_like(h, 0.3)"),
-            ("binary_cross_entropy_with_logits", "h, torch.sigmoid(h ** 2)"),
-            ("poisson_nll_loss", "h, torch.ones_like(h)"), ("gaussian_nll_loss", "h, torch.zeros_like(h), h ** 2 + 1"),
-            ("soft_margin_loss", "h, torch.ones_like(h)"), ("hinge_embedding_loss", "h, -torch.ones_like(h)"),
-            ("multilabel_soft_margin_loss", "h, torch.ones_like(h)"),
-            ("margin_ranking_loss", "h[:, 0], h[:, 1], torch.ones(h.shape[0])"),
-            ("cosine_embedding_loss", "h, torch.sin(h) + 1, torch.ones(h.shape[0])"),
-            ("triplet_margin_loss", "h, torch.sin(h) + 1, h ** 2"),
-            ("nll_loss", "torch.log_softmax(h, -1), torch.arange(h.shape[0]) % h.shape[1]"),
-            ("cross_entropy", "h, torch.arange(h.shape[0]) % h.shape[1], label_smoothing=0.1"),
-            ("multi_margin_loss", "h, torch.arange(h.shape[0]) % h.shape[1]"),
-            ("multilabel_margin_loss", "h, torch.arange(h.shape[1]).expand(h.shape) * 0"),
-        )
-    ),
+    *functions(F, (
+        "mse_loss(h, h.flip(1) ** 2 + 1)", "l1_loss(h, h[:, :1].expand_as(h) ** 2 + 2)",
+        "smooth_l1_loss(3 * h, torch.sin(h) ** 2)", "huber_loss(3 * h, torch.sin(h) ** 2)",
+        "kl_div(torch.log_softmax(h, -1), torch.softmax(h ** 2, -1), reduction='batchmean')",
+        "binary_cross_entropy(torch.sigmoid(h), torch.full_like(h, 0.3))",
+        "binary_cross_entropy_with_logits(h, torch.sigmoid(h ** 2))", "poisson_nll_loss(h, torch.ones_like(h))",
+        "gaussian_nll_loss(h, torch.zeros_like(h), h ** 2 + 1)", "soft_margin_loss(h, torch.ones_like(h))",
+        "hinge_embedding_loss(h, -torch.ones_like(h))", "multilabel_soft_margin_loss(h, torch.ones_like(h))",
+        "margin_ranking_loss(h[:, 0], h[:, 1], torch.ones(h.shape[0]))",
+        "cosine_embedding_loss(h, torch.sin(h) + 1, torch.ones(h.shape[0]))",
+        "triplet_margin_loss(h, torch.sin(h) + 1, h ** 2)",
+        "nll_loss(torch.log_softmax(h, -1), torch.arange(h.shape[0]) % h.shape[1])",
+        "cross_entropy(h, torch.arange(h.shape[0]) % h.shape[1], label_smoothing=0.1)",
+        "multi_margin_loss(h, torch.arange(h.shape[0]) % h.shape[1])",
+        "multilabel_margin_loss(h, torch.arange(h.shape[1]).expand(h.shape) * 0)",
+    ), **VECTORS),
     function(f"{F}.cross_entropy, labels of the model",
              f"{F}.cross_entropy(h, torch.softmax(h.flip(1), -1))", **VECTORS),
     function(f"{F}.ctc_loss",
@@ -182,24 +168,18 @@ _LOSSES = (
 )  # fmt: skip
 
 _REDUCTIONS = (
-    *(
-        function(f"torch.{name}", f"torch.{name}(h, 0) + h.sum(0)",
-                 shape="({b}, {n})", sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=BOTH)
-        for name in ("prod", "cumprod")
-    ),
-    *(
-        function(f"torch.{name}", f"torch.{name}(h, {{axis}}){part}", options={"axis": (-1, 0)}, **VECTORS)
-        for name, part in (
-            ("cumsum", " * h"), ("logcumsumexp", ""), ("cummax", "[0]"), ("sort", "[0]"), ("amax", ""), ("max", "[0]"),
-            ("median", "[0]"), ("mode", "[0]"),
-        )
-    ),
-    function("torch.topk", "torch.topk(h, 2)[0]", **VECTORS),
-    function("torch.kthvalue", "torch.kthvalue(h, 2)[0]", **VECTORS),
-    function("torch.quantile", "torch.quantile(h, 0.3, dim=-1)", **VECTORS),
-    function("torch.gather", "torch.gather(h, 1, torch.zeros(h.shape, dtype=torch.int64)) ** 2", **VECTORS),
-    function("torch.index_select", "torch.index_select(h, 1, torch.tensor([0, 1, 0])) ** 2", **VECTORS),
-    function("torch.index_add", "torch.index_add(h, 1, torch.tensor([0, 0]), h[:, :2] ** 2)", **VECTORS),
+    *functions("torch", (
+        "prod(h, 0) + h.sum(0)", "cumprod(h, 0) + h.sum(0)",
+    ), shape="({b}, {n})", sizes={"b": (2, 4), "n": (1, 2)}, zeros=2, modes=BOTH),
+    *functions("torch", (
+        "cumsum(h, {axis}) * h", "logcumsumexp(h, {axis})", "cummax(h, {axis})[0]", "sort(h, {axis})[0]",
+        "amax(h, {axis})", "max(h, {axis})[0]", "median(h, {axis})[0]", "mode(h, {axis})[0]",
+    ), options={"axis": (-1, 0)}, **VECTORS),
+    *functions("torch", (
+        "topk(h, 2)[0]", "kthvalue(h, 2)[0]", "quantile(h, 0.3, dim=-1)",
+        "gather(h, 1, torch.zeros(h.shape, dtype=torch.int64)) ** 2",
+        "index_select(h, 1, torch.tensor([0, 1, 0])) ** 2", "index_add(h, 1, torch.tensor([0, 0]), h[:, :2] ** 2)",
+    ), **VECTORS),
     *(
         function(f"torch.scatter_reduce, {name}",
                  f"torch.scatter_reduce(h, 1, torch.zeros(h.shape, dtype=torch.int64), h ** 2 + 1, '{name}')",
@@ -211,31 +191,23 @@ _REDUCTIONS = (
                  shape="(3, {n})", sizes={"n": (1, 3)})
         for name in ("sum", "mean", "max", "prod")
     ),
-    function("torch.where", "torch.where(h > 0, h**2, h)", **VECTORS),
-    function("torch.clamp", "torch.clamp(h, -0.5, 0.5)", **VECTORS),
-    function("torch.logaddexp", "torch.logaddexp(h, h.flip(1) ** 2)", **VECTORS),
-    function("torch.hypot", "torch.hypot(h, h + 2)", **VECTORS),
-    *(
-        function(f"torch.special.{name}", f"torch.special.{name}({inside})", bounded=True, **VECTORS)
-        for name, inside in (
-            ("erf", "h"), ("erfinv", "h / 2"), ("erfcx", "h"), ("gammaln", "h + 2"), ("digamma", "h + 2"),
-            ("polygamma", "1, h + 2"), ("multigammaln", "h + 3, 2"), ("ndtri", "(h + 2) / 4"), ("log_ndtr", "h"),
-            ("i0", "h"), ("i0e", "h"), ("i1", "h"), ("i1e", "h"), ("xlogy", "h + 2, h + 3"),
-            ("xlog1py", "h + 2, h + 3"),
-            ("entr", "h + 2"), ("logit", "(h + 2) / 4"), ("sinc", "h"), ("gammainc", "2.0 * torch.ones_like(h), h + 2"),
-        )
-    ),
+    *functions("torch", (
+        "where(h > 0, h**2, h)", "clamp(h, -0.5, 0.5)", "logaddexp(h, h.flip(1) ** 2)", "hypot(h, h + 2)",
+    ), **VECTORS),
+    *functions("torch.special", (
+        "erf", "erfinv(h / 2)", "erfcx", "gammaln(h + 2)", "digamma(h + 2)", "polygamma(1, h + 2)",
+        "multigammaln(h + 3, 2)", "ndtri((h + 2) / 4)", "log_ndtr", "i0", "i0e", "i1", "i1e", "xlogy(h + 2, h + 3)",
+        "xlog1py(h + 2, h + 3)", "entr(h + 2)", "logit((h + 2) / 4)", "sinc",
+        "gammainc(2.0 * torch.ones_like(h), h + 2)",
+    ), bounded=True, **VECTORS),
 )  # fmt: skip
 
 _LINALG = (
-    *(
-        function(f"torch.linalg.{name}", f"torch.linalg.{name}({SYMMETRIC}){part}", **MATRICES)
-        for name, part in (
-            ("cholesky", ""), ("inv", ""), ("pinv", ""), ("det", ""), ("slogdet", "[1]"), ("eigh", "[0]"),
-            ("eigvalsh", ""), ("qr", "[1]"), ("lu", "[2]"),
-        )
-    ),
-    function("torch.linalg.matrix_exp", **MATRICES),
+    *functions("torch.linalg", (
+        f"cholesky({SYMMETRIC})", f"inv({SYMMETRIC})", f"pinv({SYMMETRIC})", f"det({SYMMETRIC})",
+        f"slogdet({SYMMETRIC})[1]", f"eigh({SYMMETRIC})[0]", f"eigvalsh({SYMMETRIC})", f"qr({SYMMETRIC})[1]",
+        f"lu({SYMMETRIC})[2]", "matrix_exp",
+    ), **MATRICES),
     function("torch.linalg.det, singular", "torch.linalg.det(h) + h", shape="({n}, {n})", sizes={"n": (2, 3)}, zeros=2),
     function("torch.linalg.eigh, vectors", f"torch.linalg.eigh({SYMMETRIC})[1].abs()", **MATRICES),
     function("torch.linalg.eig", f"torch.linalg.eig({SYMMETRIC})[0].real", **MATRICES),
@@ -244,14 +216,11 @@ _LINALG = (
              **MATRICES),
     function("torch.linalg.matrix_norm, nuclear",
              "torch.linalg.matrix_norm(h + 2 * torch.eye({n}, dtype=h.dtype), 'nuc')", **MATRICES),
-    function("torch.linalg.solve", f"torch.linalg.solve({SYMMETRIC}, h)", **MATRICES),
-    function("torch.linalg.lstsq", f"torch.linalg.lstsq({SYMMETRIC}, h)[0]", **MATRICES),
-    function("torch.linalg.solve_triangular", f"torch.linalg.solve_triangular({SYMMETRIC}, h, upper=False)",
-             **MATRICES),
+    *functions("torch.linalg", (
+        f"solve({SYMMETRIC}, h)", f"lstsq({SYMMETRIC}, h)[0]", f"solve_triangular({SYMMETRIC}, h, upper=False)",
+    ), **MATRICES),
     function("torch.cholesky_solve", f"torch.cholesky_solve(h, torch.linalg.cholesky({SYMMETRIC}))", **MATRICES),
-    function("torch.fft.fft", "torch.fft.fft(h).abs()", **VECTORS),
-    function("torch.fft.rfft", "torch.fft.rfft(h).imag", **VECTORS),
-    function("torch.fft.irfft", "torch.fft.irfft(torch.fft.rfft(h) ** 2)", **VECTORS),
+    *functions("torch.fft", ("fft(h).abs()", "rfft(h).imag", "irfft(torch.fft.rfft(h) ** 2)"), **VECTORS),
     function("torch.stft", "torch.stft(h[0], 2, 1, return_complex=True, window=torch.ones(2, dtype=h.dtype)).abs()",
              shape="(1, {n})", sizes={"n": (4, 6)}),
 )  # fmt: skip
