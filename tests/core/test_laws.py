@@ -94,9 +94,9 @@ def test_a_spherical_projection_never_exceeds_the_spectral_norm(case: Any, seed:
 def test_enough_power_iterations_give_the_spectral_norm() -> None:
     model, x, _ = problem("dense")
     _, J = gradreg_numpy.jacobian(model.network, model.params, x)
-    wanted = np.mean([np.linalg.norm(each, 2) ** 2 for each in J])
-    found = penalty(model, x, None, SpectralNormReg(1.0, iterations=60))
-    assert found == pytest.approx(wanted, rel=1e-9)  # (s2/s1)^120 with a ratio below 0.84 at each sample
+    wanted = np.mean([np.linalg.norm(jacobian, 2) ** 2 for jacobian in J])
+    value = penalty(model, x, None, SpectralNormReg(1.0, iterations=60))
+    assert value == pytest.approx(wanted, rel=1e-9)  # (s2/s1)^120 with a ratio below 0.84 at each sample
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_random_projections_are_unbiased_for_the_squared_frobenius_norm(make: An
     model, x, _ = problem("dense", batch=8)
     one, inputs = module(model), torch.tensor(x)
     wanted = constant * penalty(model, x, None, FrobReg(1.0))
-    found = np.array([gradreg.penalty(one, inputs, None, make(3), step=step).item() for step in range(400)])
-    assert abs(found.mean() - wanted) < 5 * found.std() / np.sqrt(len(found))  # five standard errors
-    assert found.std() > 1e-3 * wanted or constant == 0  # it is random at all
+    value = np.array([gradreg.penalty(one, inputs, None, make(3), step=step).item() for step in range(400)])
+    assert abs(value.mean() - wanted) < 5 * value.std() / np.sqrt(len(value))  # five standard errors
+    assert value.std() > 1e-3 * wanted or constant == 0  # it is random at all
 
 
 def test_the_fisher_penalty_is_unbiased_for_its_trace() -> None:
@@ -128,15 +128,8 @@ def test_the_fisher_penalty_is_unbiased_for_its_trace() -> None:
     f = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     wanted = np.mean([np.trace(J[i].T @ (np.diag(f[i]) - np.outer(f[i], f[i])) @ J[i]) for i in range(6)])
     one, inputs = module(model), torch.tensor(x)
-    found = np.array([gradreg.penalty(one, inputs, None, InputFisher(1.0), step=step).item() for step in range(400)])
-    assert abs(found.mean() - wanted) < 5 * found.std() / 20  # five standard errors of 400 draws
-
-
-def test_every_is_unbiased_over_a_period() -> None:
-    model, x, y = problem("dense")
-    each = [penalty(model, x, y, DataGrad(1.0, every=4), step=step) for step in range(8)]
-    once = penalty(model, x, y, DataGrad(1.0))
-    assert each == pytest.approx([4 * once, 0, 0, 0] * 2, rel=ROUND)
+    value = np.array([gradreg.penalty(one, inputs, None, InputFisher(1.0), step=step).item() for step in range(400)])
+    assert abs(value.mean() - wanted) < 5 * value.std() / 20  # five standard errors of 400 draws
 
 
 @pytest.mark.parametrize(
@@ -156,7 +149,7 @@ def test_a_lazy_gradient_is_unbiased(reg: Any) -> None:
         gradients = torch.autograd.grad(
             total - plain, list(one.parameters()), materialize_grads=True, allow_unused=True
         )
-        return torch.cat([each.flatten() for each in gradients]).numpy()
+        return torch.cat([gradient.flatten() for gradient in gradients]).numpy()
 
     for step in range(33):
         wanted = 16 * gradient(reg, step) if step % 16 == 0 else 0.0 * gradient(reg, 0)
@@ -184,8 +177,8 @@ def test_the_order_of_a_batch_changes_nothing(case: Any, reg: Any, random: Any) 
     model, x, y = case
     order = list(range(len(x)))
     random.shuffle(order)
-    found = penalty(model, x[order], y[order], reg, sample_ids=order)
-    assert found == pytest.approx(penalty(model, x, y, reg), rel=ROUND)
+    value = penalty(model, x[order], y[order], reg, sample_ids=order)
+    assert value == pytest.approx(penalty(model, x, y, reg), rel=ROUND)
 
 
 @given(models(), st.sampled_from(REGS), st.floats(0.1, 10))
@@ -193,8 +186,8 @@ def test_inputs_in_other_units_scale_the_penalty(case: Any, reg: Any, scale: flo
     """With x = s u, the gradient with respect to u is s times as long, so the squared norm is s^2 times as large."""
     model, x, y = case
     one = module(model)
-    found = gradreg.penalty(lambda u: one(u * scale), torch.tensor(x / scale), torch.tensor(y), reg)
-    assert found.item() == pytest.approx(scale**2 * penalty(model, x, y, reg), rel=1e-9)  # x / s * s is not quite x
+    value = gradreg.penalty(lambda u: one(u * scale), torch.tensor(x / scale), torch.tensor(y), reg)
+    assert value.item() == pytest.approx(scale**2 * penalty(model, x, y, reg), rel=1e-9)  # x / s * s is not quite x
 
 
 @given(models(), st.floats(0, 10))
@@ -230,47 +223,3 @@ def test_the_loss_and_the_penalty_share_one_forward_pass(case: Any, reg: Any) ->
     torch.testing.assert_close(parts.loss, cross_entropy)
     torch.testing.assert_close(total, parts.loss + sum(parts.penalty))
     torch.testing.assert_close(parts.outputs, one(inputs))
-
-
-def test_a_part_of_the_batch_is_forwarded_once_and_the_rest_without_a_penalty() -> None:
-    model, x, y = problem("dense", batch=8)
-    one, calls = module(model), []
-
-    def counted(inputs: torch.Tensor) -> torch.Tensor:
-        calls.append(len(inputs))
-        return one(inputs)
-
-    _, parts = gradreg.loss(counted, torch.tensor(x), torch.tensor(y), SpectReg(1.0, fraction=0.25))
-    assert calls == [2, 6]
-    torch.testing.assert_close(parts.outputs, one(torch.tensor(x)))
-
-
-def test_terms_that_cost_nothing_do_nothing() -> None:
-    model, x, y = problem("dense")
-    one, inputs = module(model), torch.tensor(x)
-
-    def refuses(outputs: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("the graph was walked")
-
-    def hooked(inputs: torch.Tensor) -> torch.Tensor:
-        outputs = one(inputs)
-        outputs.register_hook(refuses)
-        return outputs
-
-    for reg in (DataGrad(0.0), DataGrad(1.0, every=2), DataGrad(lambda step: 0.0)):
-        _, parts = gradreg.loss(hooked, inputs, torch.tensor(y), reg, step=1)
-        assert parts.penalty[0].item() == 0.0
-    with pytest.raises(AssertionError, match="the graph was walked"):
-        gradreg.loss(hooked, inputs, torch.tensor(y), DataGrad(1.0, every=2), step=2)
-
-
-def test_norms_at_zero_have_gradient_zero_and_not_nan() -> None:
-    network = nets.Network((3,), (nets.Dense(4), nets.Activation("relu"), nets.Dense(1)))
-    params = {path: np.zeros(shape) for path, shape in network.weights().items()}
-    one = networks.Module(network, params, torch.float64)
-    for norm in ("l2", "l1", "linf"):
-        reg = JacobianPenalty(1.0, projection=gradreg.exact(), norm=norm, squared=False, phi=gradreg.target(1.0))
-        value = gradreg.penalty(one, torch.ones(2, 3, dtype=torch.float64), None, reg)
-        assert value.item() == 1.0
-        gradients = torch.autograd.grad(value, list(one.parameters()), allow_unused=True, materialize_grads=True)
-        assert all(bool((each == 0).all()) for each in gradients)

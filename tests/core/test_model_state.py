@@ -117,7 +117,7 @@ def test_check_leaves_keras_layers_behind_an_attribute_alone() -> None:
 
     trainer = Trainer()
     name = trainer.net.layers[0].name
-    before = [each.numpy() for each in trainer.net.variables]
+    before = [variable.numpy() for variable in trainer.net.variables]
     for reg in (SpectReg(1.0), DIFFERENCE, SpectReg(1.0) + SpectReg(1.0, at=name)):
         trainer.check(reg)
     for now, then in zip(trainer.net.variables, before, strict=True):
@@ -138,7 +138,7 @@ def test_batch_normalisation_behind_a_function_is_seen_and_check_leaves_it_alone
         gradreg_torch.penalty(hidden, x, None, reg)
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    state = {name: each.clone() for name, each in model.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     buffers = list(model.buffers())
     assert "couples the samples" in str(gradreg_torch.check(hidden, x, y, reg))
     assert all(now is before for now, before in zip(model.buffers(), buffers, strict=True))
@@ -152,7 +152,7 @@ def test_batch_normalisation_behind_a_function_is_seen_and_check_leaves_it_alone
 def test_buffers_that_functional_call_brings_are_put_back_by_it() -> None:
     model = torch_net()
     own = list(model.buffers())
-    brought = {name: each.clone() for name, each in model.named_buffers()}
+    brought = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     def call(x: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(model, brought, (x,))
@@ -241,7 +241,7 @@ def test_a_difference_over_half_precision_layers_is_refused_in_keras() -> None:
 
 # --- layers that work in place --------------------------------------------------------------------------------------
 def test_layers_in_place_make_no_difference() -> None:
-    found = []
+    results = []
     for inplace in (False, True):
         torch.manual_seed(0)
         net = nn.Sequential(
@@ -250,10 +250,10 @@ def test_layers_in_place_make_no_difference() -> None:
         for reg in (SpectReg(1.0), FrobReg(1.0, at="2"), FrobReg(1.0, at="0") + FrobReg(1.0)):
             value = gradreg_torch.penalty(net, torch.tensor(X), None, reg)
             gradients = torch.autograd.grad(value, list(net.parameters()), allow_unused=True, materialize_grads=True)
-            found.append(torch.cat([value[None], *(each.flatten() for each in gradients)]))
-    for plain, written in zip(found[:3], found[3:], strict=True):
+            results.append(torch.cat([value[None], *(gradient.flatten() for gradient in gradients)]))
+    for plain, written in zip(results[:3], results[3:], strict=True):
         torch.testing.assert_close(written, plain, rtol=1e-5, atol=1e-6)  # ELU in place has another formula
-    assert not torch.allclose(found[1][0], found[2][0])
+    assert not torch.allclose(results[1][0], results[2][0])
 
 
 def test_an_input_that_the_model_writes_into_is_refused() -> None:
@@ -275,14 +275,3 @@ def test_labels_that_broadcast_against_the_outputs_are_refused(backend: str) -> 
     with pytest.raises(InputError, match=r"losses of shape \(16, 16\) for outputs of shape \(16, 1\)"):
         module.loss(lambda x: x @ weight, x, y, DataGrad(1.0), loss_fn=lambda z, y: (z - y) ** 2)
     module.loss(lambda x: (x @ weight)[:, 0], x, y, DataGrad(1.0), loss_fn=lambda z, y: (z - y) ** 2)
-
-
-@pytest.mark.parametrize(
-    "reg", [SpectReg(1.0, every=4), SpectReg(lambda step: 0.1), DataGrad(1.0) + SpectReg(1.0, every=2)]
-)
-def test_what_depends_on_the_step_asks_for_it(reg: Regularizer) -> None:
-    net, x, y = torch_net().eval(), torch.tensor(X), torch.tensor(Y)
-    with pytest.raises(InputError, match="pass step=, the number of the step"):
-        gradreg_torch.loss(net, x, y, reg)
-    gradreg_torch.loss(net, x, y, reg, step=0)
-    assert gradreg_torch.check(net, x, y, reg).ok
