@@ -8,23 +8,9 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from gradreg_core import presets
 from gradreg_core.norms import NORMS, Phi, hinge, identity, target
 from gradreg_core.outputs import OUTPUTS
-from gradreg_core.presets import (
-    R1,
-    ConfidencePenalty,
-    DataGrad,
-    FrobReg,
-    GradientPenalty,
-    HoffmanReg,
-    InputFisher,
-    JacReg,
-    OneHot,
-    RandomOneHot,
-    SpectralNormReg,
-    SpectReg,
-    WeightDecay,
-)
 from gradreg_core.projections import (
     Projection,
     direction,
@@ -182,24 +168,19 @@ def input_terms(draw: Any, inputs: int) -> JacobianPenalty:
 
 
 _numbers = st.integers(1, 3)
-PRESETS: dict[str, st.SearchStrategy[Term]] = {
-    "DataGrad": st.just(DataGrad(1.0)),
-    "SpectReg": st.builds(SpectReg, st.just(1.0), spherical=st.booleans(), projections=_numbers),
-    "FrobReg": st.just(FrobReg(1.0)),
-    "JacReg": st.just(JacReg(1.0)),
-    "HoffmanReg": st.builds(HoffmanReg, st.just(1.0), projections=st.none() | _numbers),
-    "GradientPenalty": st.builds(
-        GradientPenalty, st.just(1.0), target=st.sampled_from([1.0, 0.0, 2.0]), one_sided=st.booleans()
-    ),
-    "R1": st.just(R1(1.0)),
-    "OneHot": st.just(OneHot(1.0)),
-    "RandomOneHot": st.just(RandomOneHot(1.0)),
-    "InputFisher": st.just(InputFisher(1.0)),
-    "SpectralNormReg": st.builds(SpectralNormReg, st.just(1.0), iterations=st.integers(1, 4)),
-    "ConfidencePenalty": st.just(ConfidencePenalty(1.0)),
-    "WeightDecay": st.just(WeightDecay(1.0)),
+_CHOICES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "SpectReg": {"spherical": st.booleans(), "projections": _numbers},
+    "HoffmanReg": {"projections": st.none() | _numbers},
+    "GradientPenalty": {"target": st.sampled_from([1.0, 0.0, 2.0]), "one_sided": st.booleans()},
+    "SpectralNormReg": {"iterations": st.integers(1, 4)},
 }
-"""The named regularizers by name, with weight 1 and every choice of their own."""
+"""The fields that only one preset has."""
+PRESETS: dict[str, st.SearchStrategy[Term]] = {
+    name: st.builds(kind, st.just(1.0), **_CHOICES.get(name, {}))
+    for name, kind in vars(presets).items()
+    if name in presets.__all__ and issubclass(kind, Term)
+}
+"""Every named regularizer by name, with weight 1 and every choice of its own."""
 
 
 def preset_terms() -> st.SearchStrategy[Term]:

@@ -135,20 +135,12 @@ class Subject:
         return self.harness.model(network, arrays)
 
     def need_any_callable(self) -> None:
-        """For checks that pass functions of their own as models.
-
-        Raises:
-            NotApplicable: the calls take no such models.
-        """
+        """Raise NotApplicable where the calls do not take any function as model."""
         if not self.harness.any_callable:
             raise NotApplicable("the calls take models of the backend's own kind only, not any callable")
 
     def need_layers(self, network: Network) -> None:
-        """For checks of one network.
-
-        Raises:
-            NotApplicable: the harness lacks a layer of it.
-        """
+        """Raise NotApplicable where the harness lacks a layer of the network."""
         missing = {type(layer) for _, layer, _ in network.walk()} - set(self.harness.layers)
         if missing:
             raise NotApplicable(f"the harness has no {', '.join(sorted(kind.__name__ for kind in missing))}")
