@@ -153,25 +153,24 @@ class _Differences:
 
     def _disagreement(self, indices: Sequence[int]) -> float:
         """Relative difference between the derivative along a direction of some variables and finite differences."""
-        starts = [self.variables[index].numpy().astype(np.float64) for index in indices]
+        variables = [self.variables[index] for index in indices]
+        starts = [variable.numpy().astype(np.float64) for variable in variables]
         slope, directions = self._steep(starts, [self.gradients[index] for index in indices])
 
+        def move(step: float) -> None:
+            for variable, start, direction in zip(variables, starts, directions, strict=True):
+                variable.assign(start + step * direction)
+
         def penalty_at(step: float) -> float:
-            self._move(indices, starts, directions, step)
+            move(step)
             return float(self.penalty())
 
         try:
             differences = [(penalty_at(step) - penalty_at(-step)) / (2 * step) for step in _RELATIVE_STEPS]
         finally:
-            self._move(indices, starts, directions, 0.0)
+            move(0.0)
         nearest, settled = compare(slope, differences, _RELATIVE_STEPS, self.floor)
         return nearest if settled or nearest <= AGREEMENT else 0.0  # over unknown kinks the differences say nothing
-
-    def _move(
-        self, indices: Sequence[int], starts: Sequence[np.ndarray], directions: Sequence[np.ndarray], step: float
-    ) -> None:
-        for index, start, direction in zip(indices, starts, directions, strict=True):
-            self.variables[index].assign(start + step * direction)
 
     def _steep(self, starts: Sequence[np.ndarray], gradients: Sequence[Any]) -> tuple[float, list[np.ndarray]]:
         """The steepest of a few random directions, relative to the variables' own size, and the slope along it.

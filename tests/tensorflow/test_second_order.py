@@ -1,83 +1,34 @@
-"""Where TensorFlow's second derivatives are wrong or missing: right inside gradreg, found by the check elsewhere.
+"""Operations whose second derivative is wrong or missing in TensorFlow are right inside gradreg.
 
 Each test of a raw operation shows that TensorFlow is still wrong there; when one fails, TensorFlow has changed.
 """
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import pytest
-from keras import layers
-from tensorflow.python.eager.polymorphic_function import polymorphic_function
-from tensorflow.python.ops import gen_image_ops, gen_math_ops, gen_nn_ops, nn_impl
-
-import gradreg_tensorflow as gradreg
 import numpy as np
+import pytest
 import tensorflow as tf
-from gradreg_core.errors import DoubleBackwardError, InputError
-from gradreg_core.presets import DataGrad, SpectReg
-from gradreg_tensorflow.replace import replaced
+from keras import layers
+
+from double_backpropagation import (
+    DOUBLE,
+    IMAGES,
+    RIGHT,
+    SEQUENCES,
+    SINGLE,
+    VECTORS,
+    VOLUMES,
+    WRONG,
+    Function,
+    disagreement,
+    norm_of_difference,
+    normal,
+    penalty,
+    surrounded,
+)
 from gradreg_tensorflow.second_order import second_order_safe
-
-Function = Callable[[tf.Tensor], tf.Tensor]
-RIGHT = 1e-7
-"""Central differences in float64 with a step of 1e-5: the error of the step is 1e-10 times a third derivative of order
-a hundred. Measured: below 3e-8."""
-WRONG = 1e-4
-"""TensorFlow's own errors. Measured: 3e-4 to 8e-1 along a random direction."""
-SINGLE = 1e-6
-"""Some ten roundings of float32. Measured: 2e-7 to 3e-7."""
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-VECTORS, IMAGES, SEQUENCES = tf.constant(normal(3, 6)), tf.constant(normal(2, 7, 9, 3)), tf.constant(normal(2, 5, 4))
-VOLUMES = tf.constant(normal(2, 5, 5, 5, 2))
-MATRIX, KERNEL = normal(6, 6, seed=1), normal(3, 3, 3, 3, seed=2) * 0.3
-DOUBLE = {"dtype": "float64"}
-
-
-def surrounded(layer: Any, x: tf.Tensor) -> Function:
-    """The layer between nonlinear functions, without which a wrong second derivative does not show."""
-    if len(x.shape) == 2:
-        before: Function = lambda x: tf.tanh(x @ MATRIX)  # noqa: E731
-    elif len(x.shape) == 4:
-        before = lambda x: tf.tanh(tf.nn.conv2d(x, KERNEL, 1, "SAME"))  # noqa: E731
-    else:
-        before = tf.tanh
-    return lambda x: tf.sin(layer(before(x)))
-
-
-def penalty(model: Function, x: tf.Tensor, safe: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """||J^T w||^2 for a fixed w, and its gradient; by plain tapes, so that TensorFlow alone is tested."""
-    with tf.GradientTape() as outer:
-        outer.watch(x)
-        with second_order_safe() if safe else contextlib.nullcontext(), tf.GradientTape(persistent=True) as inner:
-            inner.watch(x)
-            z = model(x)
-        gradient = inner.gradient(z, x, output_gradients=tf.constant(normal(*z.shape, seed=3), z.dtype))
-        value = tf.reduce_sum(tf.convert_to_tensor(gradient) ** 2)
-    return value, outer.gradient(value, x)
-
-
-def disagreement(model: Function, x: tf.Tensor, safe: bool) -> float:
-    """Of the penalty's gradient from central differences, along a random direction, relative."""
-    v = normal(*x.shape, seed=4)
-    value, gradient = penalty(model, x, safe)
-    slope = float(tf.reduce_sum(gradient * v))
-    ends = [float(penalty(model, x + sign * 1e-5 * v, safe)[0]) for sign in (1, -1)]
-    difference = (ends[0] - ends[1]) / 2e-5
-    return abs(difference - slope) / max(abs(difference), abs(slope), 1e-3 * float(value))
-
-
-def norm_of_difference(found: Any, wanted: Any) -> float:
-    found, wanted = (np.asarray(each, np.float64) for each in (found, wanted))
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 def training(layer: Any) -> Function:
@@ -189,8 +140,8 @@ def test_resizing(name: str) -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_traced_bilinear_resizing(compiled: bool) -> None:
     native, exact, x = resized("bilinear")
-    found = tf.function(lambda x: penalty(native, x, safe=True)[1], jit_compile=compiled, autograph=False)(x)
-    assert norm_of_difference(found, penalty(exact, tf.cast(x, tf.float64), safe=False)[1]) < SINGLE
+    gradient = tf.function(lambda x: penalty(native, x, safe=True)[1], jit_compile=compiled, autograph=False)(x)
+    assert norm_of_difference(gradient, penalty(exact, tf.cast(x, tf.float64), safe=False)[1]) < SINGLE
 
 
 # --- the values stay -------------------------------------------------------------------------------------------------
@@ -260,270 +211,3 @@ def test_nan_is_not_lost_in_a_window() -> None:
         x.reshape(-1)[position] = np.nan
         with second_order_safe():
             assert np.isnan(tf.nn.max_pool(x, 2, 2, "VALID").numpy()).all()
-
-
-# --- the context -----------------------------------------------------------------------------------------------------
-OWNERS = (nn_impl, gen_nn_ops, gen_image_ops, gen_math_ops, tf.nn, tf.math, tf, tf.compat.v1.nn)
-CLASSES = (polymorphic_function.Function, layers.BatchNormalization, layers.Layer)
-
-
-def functions() -> dict[tuple[int, str], Any]:
-    """Everything that might be replaced."""
-    return {
-        (index, name): (value, getattr(value, "__code__", None))
-        for index, owner in enumerate((*OWNERS, *CLASSES))
-        for name, value in vars(owner).items()
-        if callable(value)
-    }
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays() -> Iterator[None]:
-    keras.utils.set_random_seed(0)
-    before = functions()
-    yield
-    assert functions() == before
-
-
-def failing(before: Any) -> None:
-    with second_order_safe(), second_order_safe():
-        assert functions() != before
-        _ = 1 / 0
-
-
-def test_nothing_stays_after_an_exception() -> None:
-    before = functions()
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            failing(before)
-        assert functions() == before
-    with pytest.raises(KeyError, match="'mine'"):
-        gradreg.penalty(lambda x: {}["mine"], VECTORS, None, SpectReg(1.0))
-    assert functions() == before
-
-
-def test_other_threads_and_later_calls_are_not_affected() -> None:
-    model = surrounded(layers.LayerNormalization(**DOUBLE), VECTORS)
-    right, wrong = penalty(model, VECTORS, safe=True)[1], penalty(model, VECTORS, safe=False)[1]
-    assert norm_of_difference(wrong, right) > 1e-3
-    found: list[tf.Tensor] = []
-    with second_order_safe():
-        thread = threading.Thread(target=lambda: found.append(penalty(model, VECTORS, safe=False)[1]))
-        thread.start()
-        thread.join()
-        found.append(penalty(model, VECTORS, safe=False)[1])
-    found.append(penalty(model, VECTORS, safe=False)[1])
-    np.testing.assert_array_equal(found[0], wrong)
-    np.testing.assert_array_equal(found[1], right)
-    np.testing.assert_array_equal(found[2], wrong)
-
-
-def test_threads_may_enter_and_leave_in_any_order() -> None:
-    model = surrounded(layers.LayerNormalization(**DOUBLE), VECTORS)
-    right = penalty(model, VECTORS, safe=True)[1]
-    turns = [threading.Event() for _ in range(3)]
-    found: list[tf.Tensor] = []
-
-    def other() -> None:
-        with second_order_safe():
-            turns[0].set()
-            turns[1].wait()
-            found.append(penalty(model, VECTORS, safe=False)[1])
-
-    thread = threading.Thread(target=other)
-    with second_order_safe():
-        thread.start()
-        turns[0].wait()
-    turns[1].set()
-    thread.join()
-    np.testing.assert_array_equal(found[0], right)
-
-
-def test_the_outermost_of_several_replacements_counts() -> None:
-    def doubled(original: Any) -> Any:
-        return lambda features, name=None: 2 * original(features)
-
-    one = tf.constant(1.0)
-    with replaced("a test", [(tf.nn, "softsign", doubled)]):
-        with second_order_safe():
-            assert float(tf.nn.softsign(one)) == 1.0
-        assert float(tf.nn.softsign(one)) == 1.0
-    with second_order_safe(), replaced("a test", [(tf.nn, "softsign", doubled)]):
-        assert float(tf.nn.softsign(one)) == 0.5
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_function_traced_before_is_traced_anew(compiled: bool) -> None:
-    plain = surrounded(layers.LayerNormalization(**DOUBLE), VECTORS)
-    plain(VECTORS)  # makes the layer's variables, which would cost another trace
-    traces: list[int] = []
-
-    @tf.function(jit_compile=compiled)
-    def model(x: tf.Tensor) -> tf.Tensor:
-        traces.append(1)
-        return plain(x)
-
-    model(VECTORS)
-    wanted = gradreg.penalty(plain, VECTORS, None, SpectReg(1.0))
-
-    def gradient(model: Function) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(VECTORS)
-            value = gradreg.penalty(model, VECTORS, None, SpectReg(1.0))
-        assert float(value) == pytest.approx(float(wanted), rel=1e-12)  # roundoff
-        return tape.gradient(value, VECTORS)
-
-    right = gradient(plain)
-    for _ in range(2):
-        assert norm_of_difference(gradient(model), right) < 1e-12  # roundoff
-    assert len(traces) == 2
-    model(VECTORS)
-    assert len(traces) == 2  # the user's own trace is still there
-    assert disagreement(model, VECTORS, safe=False) > WRONG
-
-
-# --- the check -------------------------------------------------------------------------------------------------------
-X = tf.constant(normal(6, 8, 8, 3), tf.float32)
-FLAT = tf.constant(normal(6, 10), tf.float32)
-Y = np.arange(6) % 4
-
-
-def variables(*shapes: tuple[int, ...]) -> list[tf.Variable]:
-    return [
-        tf.Variable(normal(*shape, seed=index) / np.sqrt(np.prod(shape[:-1])), dtype=tf.float32, name=f"w{index}")
-        for index, shape in enumerate(shapes)
-    ]
-
-
-def convolutions(resize: Function, activation: Function) -> Function:
-    first, second, last = variables((3, 3, 3, 4), (3, 3, 4, 4), (6 * 6 * 4, 4))
-
-    def model(x: tf.Tensor) -> tf.Tensor:
-        h = resize(activation(tf.nn.conv2d(x, first, 1, "SAME")))
-        return tf.reshape(activation(tf.nn.conv2d(h, second, 1, "SAME")), (len(x), -1)) @ last
-
-    return model
-
-
-def raw_bilinear(x: tf.Tensor) -> tf.Tensor:
-    return tf.raw_ops.ResizeBilinear(images=x, size=[6, 6])
-
-
-def dense(normalise: Function, scale: float = 1.0) -> Function:
-    first, last = variables((10, 16), (16, 4))
-    return lambda x: normalise(tf.tanh(scale * (x @ first))) @ last
-
-
-def stopped(h: tf.Tensor) -> tf.Tensor:
-    """Normalisation written by hand in TensorFlow's way."""
-    mean = tf.reduce_mean(h, 1, keepdims=True)
-    variance = tf.reduce_mean((h - tf.stop_gradient(mean)) ** 2, 1, keepdims=True)
-    return (h - mean) / tf.sqrt(variance + 1e-3)
-
-
-def moments(h: tf.Tensor) -> tf.Tensor:
-    mean, variance = tf.nn.moments(h, [1], keepdims=True)
-    return (h - mean) / tf.sqrt(variance + 1e-3)
-
-
-def sequential(*inner: Any, shape: tuple[int, ...] = (8, 8, 3)) -> keras.Model:
-    return keras.Sequential([layers.Input(shape), *inner, layers.Flatten(), layers.Dense(4)])
-
-
-GOOD: dict[str, tuple[Callable[[], Any], tf.Tensor]] = {
-    "linear": (lambda: sequential(shape=(10,)), FLAT),
-    "rectifiers and pooling": (
-        lambda: sequential(
-            layers.Conv2D(6, 3, activation="relu"),
-            layers.LayerNormalization(),
-            layers.MaxPooling2D(),
-            layers.Conv2D(6, 3, activation="leaky_relu"),
-            layers.ReLU(6.0),
-        ),
-        X,
-    ),
-    "bilinear": (lambda: convolutions(lambda x: tf.image.resize(x, (6, 6)), tf.nn.relu), X),
-    "dropout": (
-        lambda: (lambda m: lambda x: m(x, training=True))(
-            sequential(layers.Dense(16, "relu"), layers.Dropout(0.5), shape=(10,))
-        ),
-        FLAT,
-    ),
-    "traced before": (lambda: tf.function(dense(moments)), FLAT),
-}
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_the_check_passes(name: str) -> None:
-    make, x = GOOD[name]
-    model = make()
-    model(x)
-    report = gradreg.check(model, x, Y, DataGrad(1.0) + SpectReg(0.1))
-    assert report.ok, report
-    assert not report.findings
-    report.raise_if_failed()
-
-
-KEPT = dense(moments)  # a concrete function does not keep its variables alive
-BAD: dict[str, tuple[Callable[[], Any], tf.Tensor, str]] = {
-    "bilinear": (
-        lambda: convolutions(raw_bilinear, tf.tanh),
-        X,
-        r"depends on w1:0, w2:0, but its gradient there is None",
-    ),
-    "bilinear and rectifiers": (lambda: convolutions(raw_bilinear, tf.nn.relu), X, "its gradient there is None"),
-    "moments by hand": (lambda: dense(stopped), FLAT, "most for w0:0: some operation has a wrong second derivative"),
-    "a concrete function": (
-        lambda: tf.function(KEPT).get_concrete_function(tf.TensorSpec((6, 10))),
-        FLAT,
-        "has a wrong second derivative",
-    ),
-    "no second derivative": (
-        lambda: dense(lambda h: tf.raw_ops.Softsign(features=h)),
-        FLAT,
-        "no second derivative in TensorFlow .SoftsignGrad",
-    ),
-    "recompute_grad": (lambda: dense(tf.recompute_grad(tf.sin)), FLAT, "tf.recompute_grad has no second derivative"),
-    "not a number": (
-        lambda: (lambda model: lambda x: tf.sqrt(tf.nn.relu(model(x)) * [[0.0], *[[1.0]] * 5]))(dense(tf.sin)),
-        FLAT,
-        "gradient is NaN or infinite",
-    ),
-    "no variable": (
-        lambda: (lambda w: lambda x: tf.tanh(x @ tf.stop_gradient(w)))(variables((10, 4))[0]),
-        FLAT,
-        "gradient is None for every variable",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_the_check_finds(name: str) -> None:
-    make, x, message = BAD[name]
-    report = gradreg.check(make(), x, Y, SpectReg(0.1))
-    assert not report.ok
-    assert any(finding.level == "error" for finding in report.findings)
-    with pytest.raises((DoubleBackwardError, InputError), match=message):
-        report.raise_if_failed()
-
-
-def test_the_check_changes_nothing() -> None:
-    model = sequential(layers.Dense(8, "relu"), layers.BatchNormalization(), layers.Dropout(0.5), shape=(10,))
-    tf.random.set_seed(5)
-    before = [each.numpy() for each in model.weights]
-    seeds = [each.numpy() for each in model.non_trainable_variables]
-    report = gradreg.check(lambda x: model(x, training=True), FLAT, Y, SpectReg(0.1))
-    assert [finding.level for finding in report.findings] == ["warning"], report
-    assert "is in training mode and couples the samples" in report.findings[0].problem
-    drawn = tf.random.normal((3,))
-    tf.random.set_seed(5)
-    np.testing.assert_array_equal(drawn, tf.random.normal((3,)))
-    for each, value in zip(model.weights, before, strict=True):
-        np.testing.assert_array_equal(each, value)
-    for each, value in zip(model.non_trainable_variables, seeds, strict=True):
-        np.testing.assert_array_equal(each, value)
-
-
-def test_the_check_wants_eager_mode() -> None:
-    with pytest.raises(InputError, match=r"call it in eager mode, outside tf\.function"):
-        tf.function(lambda x: gradreg.check(dense(tf.sin), x, Y, SpectReg(0.1)), autograph=False)(FLAT)

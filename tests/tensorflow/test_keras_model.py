@@ -1,93 +1,25 @@
-"""Training in TensorFlow: portable networks against NumPy, Keras' fit against a loop, several replicas."""
+"""Keras' fit with a regularizer: against a loop, with sample weights, on several replicas."""
 
 import functools
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
-import gradreg_numpy
 import gradreg_tensorflow as gradreg
-import numpy as np
-import tensorflow as tf
 from cases import FLOAT64
 from gradreg_core.errors import BatchNormWarning, InputError
-from gradreg_core.portable.networks import Activation, BatchNorm, Dense, Dropout, LayerNorm, Network
-from gradreg_core.presets import DataGrad, SpectReg, WeightDecay
-from gradreg_core.training import Plan
-from gradreg_tensorflow import training
+from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_tensorflow.keras_model import RegularizedModel
 
 ROOT = Path(__file__).parents[2]
-NETWORK = Network((4,), (Dense(5), Activation("tanh"), BatchNorm(), LayerNorm(), Dropout(0.5), Dense(3)))
-
-
-def masks(step: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(step)
-    return {path: 2.0 * (rng.random((6, *shape)) < 0.5) for path, shape in NETWORK.masks().items()}
-
-
-def plan(dtype: str = "float64", steps: int = 5, **changes: Any) -> Plan:
-    rng = np.random.default_rng(0)
-    given = {
-        "network": NETWORK,
-        "params": gradreg_numpy.initialize(NETWORK, 0),
-        "x": rng.normal(size=(20, 4)),
-        "y": rng.integers(0, 3, 20),
-        "batches": rng.integers(0, 20, (steps, 6)),
-        "reg": DataGrad(lambda step: 0.1 * (step % 3)) + SpectReg(0.2, every=2) + WeightDecay(1e-3),
-        "learning_rate": lambda step: 0.05 / (1 + step),
-        "masks": masks,
-        "dtype": dtype,
-    }
-    return Plan(**(given | changes))
-
-
-def by_hand(plan: Plan) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Adam (Kingma, Ba 2015, algorithm 1) on the reference's gradients."""
-    params = {path: np.array(value) for path, value in plan.params.items()}
-    first, second = ({path: 0.0 * params[path] for path in plan.network.weights()} for _ in range(2))
-    losses = []
-    for step, batch in enumerate(plan.batches):
-        model = gradreg_numpy.Model(plan.network, params, plan.masks(step))
-        x, y = plan.x[batch], plan.y[batch]
-        losses.append(float(gradreg_numpy.loss(model, x, y, plan.reg, step=step)[0]))
-        for path, slope in gradreg_numpy.gradient(model, x, y, plan.reg, step=step, of="total")[0].items():
-            first[path] = 0.9 * first[path] + 0.1 * slope
-            second[path] = 0.999 * second[path] + 0.001 * slope**2
-            corrected = first[path] / (1 - 0.9 ** (step + 1)), second[path] / (1 - 0.999 ** (step + 1))
-            params[path] = params[path] - plan.learning_rate(step) * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
-    return params, losses
-
-
-def test_a_run_equals_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_CHUNK", 2)  # the state is carried over from one chunk to the next
-    wanted, losses = by_hand(plan())
-    found = training.train(plan())
-    # Adam divides small gradients by their own size, so a relative error of 1e-15 in them grows to one of 1e-11.
-    np.testing.assert_allclose(found.losses, losses, rtol=1e-10)
-    assert found.losses.dtype == np.float64
-    assert set(found.params) == set(wanted)
-    for path, value in wanted.items():
-        np.testing.assert_allclose(found.params[path], value, rtol=1e-9, atol=1e-12, err_msg=path)
-    single = training.train(plan("float32"))
-    assert {value.dtype for value in single.params.values()} == {np.dtype("float32")}
-    np.testing.assert_allclose(single.losses, losses, rtol=1e-4)  # five steps of float32
-
-
-def test_a_run_without_regularizer_masks_or_steps() -> None:
-    found = training.train(plan(reg=None, masks=None, network=NETWORK))
-    assert found.losses[-1] < found.losses[0]
-    nothing = training.train(plan(batches=np.zeros((0, 6), int)))
-    assert nothing.losses.shape == (0,)
-    np.testing.assert_array_equal(nothing.params["0.weight"], plan().params["0.weight"])
-
-
-# --- Keras -----------------------------------------------------------------------------------------------------------
 REG = DataGrad(1.0) + SpectReg(0.1)
 X = np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)
 Y = np.random.default_rng(1).integers(0, 5, 48)
@@ -172,10 +104,10 @@ def test_datagrad_in_fit_is_of_the_compiled_loss(loss: Any) -> None:
     model.compile(keras.optimizers.SGD(0.0), loss, jit_compile=False)
     targets = X[:16, :2]
     kernel, z = line.layers[0].kernel.numpy(), line(X[:16]).numpy()
-    found = model.fit(X[:16], targets, 16, verbose=0, shuffle=False).history["penalty"][0]
+    penalty = model.fit(X[:16], targets, 16, verbose=0, shuffle=False).history["penalty"][0]
     # The loss of a sample is the mean of (z - t)^2 over two outputs, so its gradient is W (z - t).
     wanted = (((z - targets) @ kernel.T) ** 2).sum(1).mean()
-    assert found == pytest.approx(wanted, rel=1e-5)  # float32
+    assert penalty == pytest.approx(wanted, rel=1e-5)  # float32
 
 
 REPLICAS = """
@@ -200,7 +132,8 @@ def trained(strategy):
             keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False
         )
     history = model.fit(data, verbose=0, shuffle=False).history
-    return np.concatenate([each.numpy().ravel() for each in inner.weights] + [history["loss"], history["penalty"]])
+    weights = [weight.numpy().ravel() for weight in inner.weights]
+    return np.concatenate([*weights, history["loss"], history["penalty"]])
 
 one, two = trained(tf.distribute.get_strategy()), trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 print(np.linalg.norm(one - two) / np.linalg.norm(one))
@@ -214,3 +147,13 @@ def test_two_replicas_train_as_one(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < FLOAT64
+
+
+def test_every_keyword_has_a_name() -> None:
+    """Of the model: those of `loss` that a training step does not set itself. Of compile: those of Keras."""
+    set_by_the_step = {"model", "x", "y", "reg", "step", "loss_fn", "sample_weight"}
+    assert set(inspect.signature(gradreg.loss).parameters) - set_by_the_step == set(
+        inspect.signature(RegularizedModel).parameters
+    ) - {"model", "reg"}
+    names = inspect.signature(RegularizedModel.compile).parameters
+    assert set(names) == set(inspect.signature(keras.Model.compile).parameters)
