@@ -6,15 +6,15 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import numpy as np
 from gradreg_core.errors import DataFileError
-from gradreg_experiments.demo.data import draw, load_dataset
-from gradreg_experiments.demo.idx import MAX_BYTES, load_mnist, read_idx
+from gradreg_experiments.data.digits import draw, load_dataset
+from gradreg_experiments.data.idx import MAX_BYTES, load_mnist, read_idx
 
 IMAGES = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
 
