@@ -7,7 +7,7 @@ import numpy as np
 
 from gradreg_bench.steps import Model, Steps, Total, network_arrays
 from gradreg_bench.variants import Variant
-from gradreg_core.errors import InputError
+from gradreg_core.errors import InputError, UnsupportedError
 from gradreg_core.plugins.dispatch import load_component
 from gradreg_core.portable.networks import Network
 
@@ -15,14 +15,9 @@ __all__ = ["HarnessSteps"]
 
 
 class HarnessSteps(Steps):
-    """Steps whose gradients come from the harness, in its first mode, and whose baselines use the backend's primitives.
+    """Steps of a pair (function of (params, x), dict of arrays).
 
-    Args:
-        backend: the backend's name.
-        model: a pair (function of (params, x), params), the parameters as a dict of arrays.
-        x: inputs.
-        y: labels.
-        mode: "harness".
+    The gradients come from the harness, in its first mode, and the baselines use the backend's primitives.
     """
 
     modes = ("harness",)
@@ -30,7 +25,9 @@ class HarnessSteps(Steps):
     def __init__(self, backend: str, model: Any, x: Any, y: Any, mode: str) -> None:
         super().__init__(backend, model, x, y, mode)
         self.harness = load_component(backend, "harness")()
-        if not isinstance(model, tuple) or not all(hasattr(self.calls, name) for name in ("loss", "backend")):
+        if not self.harness.any_callable:
+            raise UnsupportedError(f"bench: the backend {backend!r} does not take any function as a model.")
+        if not isinstance(model, tuple):
             raise InputError(f"bench: {backend}: expected a pair (function of (params, x), params), got {model!r}.")
         dtype = "float32" if "float32" in self.harness.dtypes else self.harness.dtypes[0]
         self.apply, params = model

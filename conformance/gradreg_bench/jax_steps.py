@@ -19,14 +19,10 @@ __all__ = ["JaxSteps"]
 
 
 class JaxSteps(Steps):
-    """Steps of one model on one batch.
+    """Steps of a pair (function of (params, x), params).
 
-    Args:
-        backend: "jax".
-        model: (function of (params, x), params).
-        x: inputs.
-        y: labels.
-        mode: "jit", or "fast" (a portable network with the convolution of `gradreg_jax.convolution`, in all steps).
+    In the mode "fast", a network described in :mod:`gradreg_bench.networks` has the convolution of
+    `gradreg_jax.convolution`, in all steps.
     """
 
     modes = ("jit", "fast")

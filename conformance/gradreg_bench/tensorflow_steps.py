@@ -15,15 +15,7 @@ __all__ = ["TensorFlowSteps"]
 
 
 class TensorFlowSteps(Steps):
-    """Steps of one model on one batch.
-
-    Args:
-        backend: "tensorflow".
-        model: a Keras model, or another callable with `trainable_variables`.
-        x: inputs.
-        y: labels.
-        mode: "function", or "xla" (``jit_compile=True``).
-    """
+    """Steps of a Keras model, or of a callable with `trainable_variables`. The mode "xla" is ``jit_compile=True``."""
 
     modes = ("function", "xla")
 

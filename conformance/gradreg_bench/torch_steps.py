@@ -19,15 +19,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
 class TorchSteps(Steps):
-    """Steps of one model on one batch.
-
-    Args:
-        backend: "torch".
-        model: the module.
-        x: inputs.
-        y: labels.
-        mode: "eager", or "compile" (the function that gives the loss, by inductor).
-    """
+    """Steps of a module. In the mode "compile", inductor compiles the function that gives the loss."""
 
     modes = ("eager", "compile")
 
