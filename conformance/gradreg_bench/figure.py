@@ -13,7 +13,7 @@ from gradreg_core.cli.files import replacing
 __all__ = ["draw"]
 
 _OURS, _OTHERS, _LIMIT = "#0072b2", "#8c8c8c", "#d55e00"
-"""Colours of Okabe and Ito, told apart without colour too."""
+"""Colours of Okabe and Ito, which can be told apart in grey too."""
 _COLUMNS, _DPI = 3, 150
 
 

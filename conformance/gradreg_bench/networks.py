@@ -1,7 +1,7 @@
-"""The networks whose steps are timed, described once for all frameworks, and the arithmetic that they ask for.
+"""The networks whose steps are timed, described once for all frameworks, and the arithmetic that they need.
 
 Counting multiply-adds of dense, convolutional and attention layers and nothing else, with a forward pass as the unit
-and f the share of the first layer, of which no gradient with respect to its input is needed:
+and f the share of the first layer, whose input needs no gradient:
 
     plain step                 3 - f          forward 1, weights 1, inputs 1 - f
     k projections              3 + 3k - f     k pullbacks, each differentiated with respect to both its factors

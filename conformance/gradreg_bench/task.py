@@ -1,4 +1,4 @@
-"""What one process is asked to measure, and what it answers: values that go through JSON."""
+"""Tasks and results of one measuring process: values that go through JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

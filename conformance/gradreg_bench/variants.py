@@ -1,4 +1,4 @@
-"""What is timed: a plain step, every regularizer, and baselines: how this is written without gradreg."""
+"""The steps that are timed: a plain one, one per regularizer, and baselines, which are written without gradreg."""
 
 import json
 import math

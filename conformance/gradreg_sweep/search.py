@@ -1,4 +1,4 @@
-"""Hypothesis over the configurations of an operation: what is wrong with it, in the smallest example."""
+"""Hypothesis searches the configurations of an operation for errors, and shrinks what it finds."""
 
 import json
 import time
@@ -30,7 +30,7 @@ class Finding:
     """The largest relative error over all examples."""
     detail: str = ""
     single: bool = False
-    """Whether the operation computes in float32 inside, so that float64 arrays give no more than that."""
+    """Whether the operation computes in float32 inside, so that float64 arrays are no more exact than that."""
     also: tuple[str, ...] = ()
     """Kinds seen in other configurations."""
     examples: int = 0

@@ -80,7 +80,7 @@ def validate(
         loss_fn: the loss per sample, ``loss_fn(outputs, y)``, or a pair of them.
         class_axis: the axis of the outputs that holds the classes, or a pair of them.
         seed: of the perturbations.
-        repeats: perturbations, of which the median is taken.
+        repeats: the number of perturbations; their median counts.
         tolerance: the largest ratio to the measured roundoff that counts as agreement.
 
     Returns:
@@ -144,7 +144,7 @@ def _compare(measurement: Measurement, parameters: Names | None, layers: Names |
 
 
 def _hint(sides: Sides, quantity: str) -> str:
-    """What the kind of the first diverging layer is often ported wrongly in."""
+    """The first diverging layer, and a frequent mistake in ports of its kind."""
     names = quantity.split(" ~ ")
     kinds = [side.layer_kinds.get(name, "") for side, name in zip(sides.pair, (names[0], names[-1]), strict=True)]
     return f" The first layer that differs is {quantity}.{hint_for([*names, *kinds])}"

@@ -101,7 +101,7 @@ def align(
 ) -> tuple[_Turn, float]:
     """How the first is turned into the second, and their difference then; NaN if the shapes do not fit.
 
-    Without `how`, of the permutations that give the right shape (with `batch`: that leave axis 0), the best one.
+    Without `how`, the best permutation among those with the right shape; with `batch`, among those that leave axis 0.
     """
     turn = _reordering(how, first, second) if isinstance(how, Mapping) else how
     choices: list[_Turn] = [turn]

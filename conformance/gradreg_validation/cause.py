@@ -25,7 +25,7 @@ _HINTS = (
 
 
 def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> str | None:
-    """What is wrong, judged by the first thing that goes wrong; None if nothing does.
+    """The cause, judged by the first quantity that differs; None if none does.
 
     Args:
         rows: all quantities compared.
@@ -63,6 +63,6 @@ def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> 
 
 
 def hint_for(names: Iterable[str]) -> str:
-    """What a layer with one of `names` (its own, its kind) is often ported wrongly in; empty if nothing is known."""
+    """A frequent mistake in ports of a layer with one of `names` (its own, its kind); empty if none is known."""
     text = "".join(names).lower().replace("_", "")
     return next((hint for mark, hint in _HINTS if mark in text), "")
