@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -90,12 +89,6 @@ class JaxSide(Side):
         by_input = {name: of_x for name, (_, of_x) in gradients.items()}
         by_parameter = {name: of_params for name, (of_params, _) in gradients.items()}
         return Evaluation(outputs, loss, tuple(penalties), by_input, by_parameter)
-
-    @cached_property
-    def layer_names(self) -> list[str]:
-        if self.stages is None or callable(self.stages):
-            return []
-        return [str(name) for name, _ in self.stages]
 
     def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
         first: tuple[Any, ...] = ()

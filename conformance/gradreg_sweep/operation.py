@@ -1,6 +1,6 @@
-"""An operation as a framework's users write it: source code with a small configuration to draw, and where it holds."""
+"""An operation as a framework's users write it: source code with a small configuration to draw."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +28,11 @@ class Operation:
         sizes: word in `shape` or elsewhere -> its least and largest value.
         options: further words -> their values, the simplest first.
         arrays: the operation's own parameters, differentiated too: name -> shape.
-        setup: a statement before, such as the construction of a layer named ``layer``, whose variables are
+        setup: a statement that comes first, such as the construction of a layer named ``layer``, whose variables are
             differentiated too.
-        where: which configurations make sense.
         zeros: whether the last rows of x may be exactly zero ("zero" in the configuration says how many).
-        bounded: whether h must be in (-1, 1), so that the nonlinear layer always stands before.
-        modes: the modes it is tried in; None for all but those that the framework tries on request only.
+        bounded: whether h must be in (-1, 1), so that the nonlinear layer always comes before.
+        modes: the modes it is tried in; None for all except the slow ones.
         dtypes: mode -> the dtypes to try there, the simplest first; "float64" for modes that are not named.
     """
 
@@ -44,7 +43,6 @@ class Operation:
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     arrays: Mapping[str, str] = field(default_factory=dict)
     setup: str = ""
-    where: Callable[[Configuration], bool] = lambda configuration: True
     zeros: int = 0
     bounded: bool = False
     modes: tuple[str, ...] | None = None
@@ -60,7 +58,7 @@ class Operation:
             "bare": st.sampled_from([False] if self.bounded else [True, False]),
             "seed": st.integers(0, 9),
         }
-        return st.fixed_dictionaries(draws).filter(self.where)
+        return st.fixed_dictionaries(draws)
 
     def usual(self, mode: str) -> dict[str, Any]:
         """The first that is tried: the largest sizes, the first options, one row of zeros, a nonlinear layer before."""

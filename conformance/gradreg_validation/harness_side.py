@@ -79,7 +79,3 @@ class HarnessSide(Side):
     def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
         first = (self._natives(changed),) if isinstance(self.model, tuple) else ()
         return {name: array for name, array in self._staged(x, first).items() if name in names}
-
-    @property
-    def layer_names(self) -> list[str]:
-        return [] if self.stages is None or callable(self.stages) else [str(name) for name, _ in self.stages]

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -97,10 +96,12 @@ class Side(ABC):
         """The activations of those names, in the order in which they are computed."""
         return {name: value for name, value in self._staged(x, ()).items() if name in names}
 
-    @cached_property
+    @property
     def layer_names(self) -> list[str]:
-        """The names of activations that can be asked for."""
-        return list(self.layer_kinds)
+        """The names of the activations, as far as they are known before they are computed."""
+        if self.stages is None:
+            return list(self.layer_kinds)
+        return [] if callable(self.stages) else [str(name) for name, _ in self.stages]
 
     def warnings(self) -> list[str]:
         """Why a comparison with this model is doubtful."""
