@@ -138,13 +138,12 @@ def _schedules(plan: Plan) -> dict[str, Callable[[int], float]]:
 def _with_weights(name: str, reg: Regularizer | None, weights: Mapping[str, Any]) -> Regularizer | None:
     if reg is None or not any(callable(term.weight) for term in reg.terms):
         return reg
-    terms = {f"{name}.{index}": term for index, term in enumerate(reg.terms)}
-    return Sum(
-        tuple(
-            replace(term, weight=lambda step, key=key: weights[key]) if key in weights else term
-            for key, term in terms.items()
-        )
-    )
+    terms = ((f"{name}.{index}", term) for index, term in enumerate(reg.terms))
+    return Sum(tuple(replace(term, weight=_constant(weights[key])) if key in weights else term for key, term in terms))
+
+
+def _constant(weight: Any) -> Callable[[Any], Any]:
+    return lambda step: weight
 
 
 def unseeded(reg: Regularizer | None) -> Regularizer | None:

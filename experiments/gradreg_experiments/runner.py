@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import joblib
@@ -65,15 +66,16 @@ def run_missing(
     description = f"{words}{{}} of {total} runs"
     steps = {job.key: job.protocol.steps for job in todo}
     with progress_bar(description.format(done), sum(steps.values())) as bar:
-        run = partial(run_jobs, data=data)
-        outcomes = _here(units, run, bar.advance) if alone else _spread(units, run, workers, scheduler)
-        for outcome in outcomes:
-            for result in outcome:
-                results.add(result)
-                done += 1
-                bar.describe(description.format(done))
-                if not alone:
-                    bar.advance(steps[result["key"]])
+        if alone:
+            outcomes: Iterator[list[dict[str, Any]]] = (run_jobs(unit, data, bar.advance) for unit in units)
+        else:
+            outcomes = _spread(units, run_jobs, data, workers, scheduler)
+        for result in chain.from_iterable(outcomes):
+            results.add(result)
+            done += 1
+            bar.describe(description.format(done))
+            if not alone:
+                bar.advance(steps[result["key"]])
     return len(todo)
 
 
@@ -88,13 +90,8 @@ def _units(todo: Sequence[Job], together: int) -> list[list[Job]]:
     return [own[start : start + together] for own in alike.values() for start in range(0, len(own), together)]
 
 
-def _here(units: Sequence[list[Job]], run: Callable[..., Any], tick: Tick) -> Iterator[list[dict[str, Any]]]:
-    for unit in units:
-        yield run(unit, tick=tick)
-
-
 def _spread(
-    units: Sequence[list[Job]], run: Callable[..., Any], workers: int, scheduler: str | None
+    units: Sequence[list[Job]], run_jobs: RunJobs, data: Any, workers: int, scheduler: str | None
 ) -> Iterator[list[dict[str, Any]]]:
     with _scheduled(scheduler):
         # No more jobs are handed out than there are workers, so that a kill loses no more than those. The data go with
@@ -105,7 +102,7 @@ def _spread(
             pre_dispatch="n_jobs",
             batch_size=1,
         )
-        yield from parallel(joblib.delayed(partial(run, unit, tick=silent))() for unit in units)
+        yield from parallel(joblib.delayed(partial(run_jobs, unit, data, silent))() for unit in units)
 
 
 def _scheduled(scheduler: str | None) -> Any:

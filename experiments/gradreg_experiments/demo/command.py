@@ -85,6 +85,7 @@ main = demo
 def _experiment(console: Console, data: Dataset, settings: Settings, out: Path, start: float) -> None:
     from gradreg_experiments.demo.figure import draw_comparison
 
+    assert data.test is not None
     console.print(
         f"{data.name}: {len(data.pool.y)} images to draw {settings.train_size} training images from, "
         f"{len(data.validation.y)} for validation, {len(data.test.y)} for the test; "

@@ -166,17 +166,13 @@ def run_trials(jobs: Sequence[Job], data: Dataset, tick: Tick = silent) -> list[
         return trial.recipe.plan(parts[job.seed][0], job.regularizer, job.seed, trial.dropout)
 
     def evaluate(trainer: Trainer, job: Job, plan: Plan, trained: Trained) -> dict[str, Any]:
-        evaluated, network, params = parts[job.seed][1], plan.network, trained.params
-        logits = np.concatenate([trainer.logits(network, params, x) for x in _chunks(evaluated.x)])
-        points = _chunks(evaluated.x[: job.protocol.jacobian_points])
-        norms = [trainer.jacobian_norms(network, params, x) for x in points]
+        (x, y), network, params = parts[job.seed][1], plan.network, trained.params
+        points = x[: job.protocol.jacobian_points]
+        starts = range(0, len(points), _CHUNK)
+        norms = [trainer.jacobian_norms(network, params, points[start : start + _CHUNK]) for start in starts]
         return {
-            "accuracy": float((logits.argmax(-1) == evaluated.y).mean()),
+            "accuracy": trainer.count_right(network, params, x, y, _CHUNK) / len(y),
             "jacobian_frobenius": float(np.mean(np.concatenate(norms))) if norms else None,
         }
 
     return train_jobs(jobs, [plan(job) for job in jobs], tick, evaluate)
-
-
-def _chunks(x: Any) -> list[Any]:
-    return [x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK)]

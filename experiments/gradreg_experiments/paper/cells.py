@@ -142,7 +142,7 @@ class CellExperiment(Experiment):
         ]
 
     def coverage(self, page: Page) -> list[tuple[str, ...]]:
-        lines = []
+        lines: list[tuple[str, ...]] = []
         for backend in page.backends:
             counts = [len(row.values) for row in self._summaries(page, backend)]
             done = f"{sum(counts)} of {len(counts) * len(PAGE_SEEDS)}"

@@ -51,7 +51,7 @@ def draw_sizes(stem: Path, title: str, summaries: Sequence[Summary]) -> list[Pat
         if line:
             axes.errorbar(
                 [int(row.cell.row) for row in line],
-                [row.mean for row in line],
+                [row.mean or 0.0 for row in line],
                 yerr=[row.deviation or 0 for row in line],
                 color=COLOURS[index % len(COLOURS)],
                 marker=MARKERS[index % len(MARKERS)],

@@ -35,11 +35,7 @@ def measure(trainer: Trainer, network: Network, params: Mapping[str, Any], part:
         return np.clip(values, low, high).astype(np.float32)
 
     def accuracy(values: Any) -> float:
-        right = 0
-        for start in range(0, len(y), _BATCH):
-            outputs = trainer.logits(network, params, values[start : start + _BATCH])
-            right += int((outputs.argmax(-1) == y[start : start + _BATCH]).sum())
-        return 100 * right / len(y)
+        return 100 * trainer.count_right(network, params, values, y, _BATCH) / len(y)
 
     def gradient_sign(values: Any) -> Any:
         parts = [slice(start, start + _BATCH) for start in range(0, len(y), _BATCH)]

@@ -141,9 +141,4 @@ def _accuracy(trainer: Trainer, job: Job, plan: Plan, params: Mapping[str, Any],
     if job.protocol.before_last == "batchnorm":
         size = job.protocol.batch
         order = np.random.default_rng([job.seed, _TEST_SEED]).permutation(len(y))
-    right = 0
-    for start in range(0, len(y), size):
-        chosen = order[start : start + size]
-        outputs = trainer.logits(plan.network, params, x[chosen])
-        right += int((outputs.argmax(-1) == y[chosen]).sum())
-    return 100 * right / len(y)
+    return 100 * trainer.count_right(plan.network, params, x[order], y[order], size) / len(y)

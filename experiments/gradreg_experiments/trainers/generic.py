@@ -86,7 +86,7 @@ class GenericTrainer(Trainer):
         )
         native, step = self._arrays(params), int(steps.numbers[index])
 
-        def total(weights: Arrays) -> Any:
+        def total(weights: Any) -> Any:
             options = {"step": step, "batch_norm": "allow"}
             model = _Dropout(self.harness, plan.network, native | weights, masks)
             value, _ = self.harness.calls.loss(

@@ -65,15 +65,11 @@ class _Run:
                 share = float(steps.shares[index])
                 x = share * x + (1 - share) * self.x[partners[index]]
                 y = share * y + (1 - share) * self.y[partners[index]]
-            models = (self._model(rows, index) for rows in (masks, apart_masks))
-            self._update(self._total(*models, x, y, step), float(steps.rates[index]))
-
-    def _total(self, model: Any, apart: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
-        plan = self.plan
-        total, _ = gradreg.loss(model, x, y, plan.reg, step=step, params=self.weights, loss_fn=plan.loss_fn)
-        if plan.apart is not None:
-            total = total + gradreg.penalty(apart, x, y, plan.apart, step=step)
-        return plan.scale * total
+            plan, model = self.plan, self._model(masks, index)
+            total, _ = gradreg.loss(model, x, y, plan.reg, step=step, params=self.weights, loss_fn=plan.loss_fn)
+            if plan.apart is not None:
+                total = total + gradreg.penalty(self._model(apart_masks, index), x, y, plan.apart, step=step)
+            self._update(plan.scale * total, float(steps.rates[index]))
 
     def _update(self, total: Tensor, rate: float) -> None:
         gradients = torch.autograd.grad(total, tuple(self.weights.values()))

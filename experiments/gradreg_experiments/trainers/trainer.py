@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gradreg_core.errors import UnsupportedError
 from gradreg_core.portable.networks import Network
 from gradreg_experiments.plan import Plan, Trained
@@ -40,6 +42,12 @@ class Trainer(ABC):
     @abstractmethod
     def logits(self, network: Network, params: Arrays, x: Any) -> Any:
         """The outputs without dropout, (N, m)."""
+
+    def count_right(self, network: Network, params: Arrays, x: Any, y: Any, batch: int) -> int:
+        """How many samples are classified correctly, evaluated `batch` at a time."""
+        starts = range(0, len(y), batch)
+        outputs = [self.logits(network, params, x[start : start + batch]) for start in starts]
+        return int((np.concatenate(outputs).argmax(-1) == y).sum())
 
     @abstractmethod
     def input_gradient(self, network: Network, params: Arrays, x: Any, y: Any) -> Any:

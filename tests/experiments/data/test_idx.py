@@ -136,7 +136,9 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 
 HEADERS = st.builds(
-    lambda magic, dtype, rank, lengths: magic + bytes([dtype, rank]) + b"".join(each.to_bytes(4) for each in lengths),
+    lambda magic, dtype, rank, lengths: (
+        magic + bytes([dtype, rank]) + b"".join(length.to_bytes(4) for length in lengths)
+    ),
     st.sampled_from([b"\0\0", b"\0\1", b"\x1f\x8b"]),
     st.sampled_from([8, 9, 0]),
     st.integers(0, 4),
@@ -172,12 +174,12 @@ def test_any_bytes_give_the_array_or_a_data_file_error(data, rank):
 @pytest.mark.parametrize("ending", ["", ".gz"])
 @pytest.mark.parametrize("separator", ["-", "."])
 def test_mnist_is_found_under_its_usual_names(tmp_path, separator, ending):
-    found = load_mnist(write_mnist(tmp_path, separator=separator, ending=ending))
-    assert [each.shape for each in found] == [(30, 8, 8), (30,), (6, 8, 8), (6,)]
+    mnist = load_mnist(write_mnist(tmp_path, separator=separator, ending=ending))
+    assert [array.shape for array in mnist] == [(30, 8, 8), (30,), (6, 8, 8), (6,)]
     data = load_dataset(tmp_path)
     assert [len(part.y) for part in (data.pool, data.validation, data.test)] == [25, 5, 6]
-    np.testing.assert_array_equal(np.concatenate([data.pool.x, data.validation.x])[..., 0], found.train_images)
-    np.testing.assert_array_equal(data.test.y, found.test_labels)
+    np.testing.assert_array_equal(np.concatenate([data.pool.x, data.validation.x])[..., 0], mnist.train_images)
+    np.testing.assert_array_equal(data.test.y, mnist.test_labels)
     assert draw(data.pool, 25, seed=0).x.shape == (25, 8, 8, 1)
 
 

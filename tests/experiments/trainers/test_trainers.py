@@ -13,6 +13,10 @@ from gradreg_conformance.harness import load_harness
 from gradreg_core.errors import InputError, UnsupportedError
 from gradreg_core.portable.networks import Activation, Dense, Dropout, Network, Residual
 from gradreg_core.presets import DataGrad, SpectReg, WeightDecay
+from gradreg_experiments import trainers
+from gradreg_experiments.demo.experiment import Settings, experiment
+from gradreg_experiments.demo.recipe import Recipe
+from gradreg_experiments.paper.run import run_curves
 from gradreg_experiments.plan import Trained
 from gradreg_experiments.trainers import load_trainer, trainable, usable
 from gradreg_experiments.trainers.generic import GenericTrainer
@@ -175,6 +179,26 @@ def test_the_generic_trainer_says_what_it_lacks(trainer, small_plan):
         trainer("generic").train(plan)
     with pytest.raises(UnsupportedError, match=r"a dtype that the harness has \(float64, .*got int8"):
         trainer("generic").train(small_plan(dtype="int8"))
+
+
+def test_a_backend_with_a_harness_alone_demos_and_reproduces(monkeypatch, digits, make_job, tiny, files):
+    """As a third party's: PyTorch's description without its trainer."""
+    records = tuple(
+        replace(record, description=replace(record.description, trainer="")) if record.name == "torch" else record
+        for record in trainers.backends()
+    )
+    monkeypatch.setattr(trainers, "backends", lambda: records)
+    monkeypatch.setattr(trainers, "find_backend", lambda name: {record.name: record for record in records}[name])
+    assert trainable() == ("torch", "jax", "tensorflow")
+    assert isinstance(load_trainer("torch"), GenericTrainer)
+    settings = Settings(
+        train_size=10, seeds=1, tuning_seeds=1, recipe=Recipe(steps=2, batch=5), grid_limit=1, workers=1
+    )
+    assert 0 <= experiment(digits, settings).runs["dropout + DataGrad"][0]["accuracy"] <= 1
+    job = make_job(protocol=replace(tiny, steps=2, before_last="dropout", mixup=0.2), reg=SpectReg(0.1))
+    (generic,) = run_curves([job], files)
+    monkeypatch.undo()
+    assert generic["every_loss"] == pytest.approx(run_curves([job], files)[0]["every_loss"], rel=1e-4)  # float32
 
 
 def test_backends_that_train_are_known_by_their_descriptions():
