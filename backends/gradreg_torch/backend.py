@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradreg_core.backend import Backend, Model, Pullback
 from gradreg_core.errors import InputError
-from gradreg_torch.diagnose import DOUBLE_BACKWARD_MARKS, diagnose, explain
+from gradreg_torch.diagnose import diagnose, explain, is_about_double_backward
 from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.kinks import Smoothed
 from gradreg_torch.model.activations import forward_with_activations
@@ -209,7 +209,7 @@ class TorchBackend(Backend):
             try:
                 yield x.clone() if x.is_inference() else x
             except RuntimeError as error:
-                if any(mark in str(error) for mark in DOUBLE_BACKWARD_MARKS):
+                if is_about_double_backward(error):
                     raise explain(call, error) from error
                 raise
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from gradreg_core.errors import DoubleBackwardError
 
-__all__ = ["DOUBLE_BACKWARD_MARKS", "diagnose", "explain"]
+__all__ = ["diagnose", "explain", "is_about_double_backward"]
 
-DOUBLE_BACKWARD_MARKS = (
+_MARKS = (
     "double backward",
     "Double backward",
     "is not implemented",
@@ -52,8 +52,9 @@ def explain(call: str, error: RuntimeError) -> DoubleBackwardError:
     )
 
 
-def _is_about_double_backward(error: BaseException) -> bool:
-    return isinstance(error, DoubleBackwardError) or any(mark in str(error) for mark in DOUBLE_BACKWARD_MARKS)
+def is_about_double_backward(error: BaseException) -> bool:
+    """Whether the error says that an operation cannot be differentiated twice."""
+    return isinstance(error, DoubleBackwardError) or any(mark in str(error) for mark in _MARKS)
 
 
 def _double_backward_error(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> RuntimeError | None:
@@ -78,7 +79,7 @@ def _double_backward_error(module: nn.Module, inputs: tuple[Any, ...], keywords:
             parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
             torch.autograd.grad(total, [*sources, *parameters], allow_unused=True)
     except RuntimeError as error:
-        return error if _is_about_double_backward(error) else None
+        return error if is_about_double_backward(error) else None
     return None
 
 
@@ -131,7 +132,7 @@ def diagnose(calls: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) 
             differentiable = value.requires_grad and sources
             gradients = torch.autograd.grad(value, sources, allow_unused=True) if differentiable else ()
         except (RuntimeError, DoubleBackwardError) as error:
-            if not _is_about_double_backward(error):
+            if not is_about_double_backward(error):
                 raise
             return _without_second_derivative(_culprits(model, x) or [("an operation of the model", error)]), True
     reached = [gradient for gradient in gradients if gradient is not None]
