@@ -143,9 +143,14 @@ def load_harness(name: str) -> Harness:
 def _make(target: str, owner: str) -> Harness:
     module, _, attribute = target.partition(":")
     try:
-        harness: Harness = attrgetter(attribute)(import_module(module))()
+        harness = attrgetter(attribute)(import_module(module))()
     except Exception as error:
         raise PluginError(
             f"conformance: the harness {target!r}{owner} cannot be made: {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(harness, Harness):
+        raise PluginError(
+            f"conformance: {target!r}{owner} must make a gradreg_conformance.harness.Harness, got {harness!r}; inherit "
+            f"from it."
+        )
     return harness

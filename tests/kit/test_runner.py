@@ -88,6 +88,10 @@ def test_an_absent_backend_is_an_error():
         run_checks("tohrc")
     with pytest.raises(PluginError, match="'conformance_fakes:absent' cannot be made: AttributeError"):
         run_checks("conformance_fakes:absent")
+    with pytest.raises(
+        PluginError, match=r"must make a gradreg_conformance\.harness\.Harness, got \{\}; inherit from it"
+    ):
+        run_checks("builtins:dict")
 
 
 @pytest.mark.parametrize(
