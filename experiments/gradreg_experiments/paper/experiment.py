@@ -103,7 +103,7 @@ class Experiment(ABC):
         """The blocks of the section below its title; none if nothing has been run."""
 
     def coverage(self, page: Page) -> list[tuple[str, ...]]:
-        """Rows of the page's last table: experiment, framework, runs done, seeds of the cell that has the fewest."""
+        """Rows of the page's last table: experiment, framework, runs done, fewest seeds of a cell."""
         return []
 
 

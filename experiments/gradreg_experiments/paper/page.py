@@ -12,7 +12,7 @@ from gradreg_experiments.trainers import trainable
 
 __all__ = ["make_page"]
 
-_COVERAGE = ("experiment", "framework", "runs done, ten seeds each", "seeds of the least run cell")
+_COVERAGE = ("experiment", "framework", "runs done, ten seeds each", "fewest seeds of a cell")
 
 
 def make_page(out: Path, results: Results) -> str:
