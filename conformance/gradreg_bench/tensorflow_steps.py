@@ -39,10 +39,8 @@ class TensorFlowSteps(Steps):
 
         compiled = tf.function(gradients, autograph=False, jit_compile=self.mode == "xla")
 
-        def run(number: int) -> None:
-            for gradient in compiled(tf.constant(number)):
-                if gradient is not None:
-                    tf.convert_to_tensor(gradient).numpy()
+        def run(number: int) -> list[np.ndarray]:
+            return [tf.convert_to_tensor(g).numpy() for g in compiled(tf.constant(number)) if g is not None]
 
         return run
 

@@ -17,6 +17,7 @@ SMALL = nets.Network(
 EXACT = {
     "torch": ("projection loop", "vmap(jacrev)", "backward per projection"),
     "jax": ("projection loop", "vmap(jacrev)"),
+    "tensorflow": ("projection loop", "vmap(jacrev)"),
     "autograd": ("projection loop",),
 }
 
@@ -31,12 +32,18 @@ def jax_gradients(variant):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(JaxSteps.of_network("jax", SMALL, 3, "jit").step(variant)(0))]
 
 
+def tensorflow_gradients(variant):
+    from gradreg_bench.tensorflow_steps import TensorFlowSteps
+
+    return TensorFlowSteps.of_network("tensorflow", SMALL, 3, "function").step(variant)(0)
+
+
 def harness_gradients(variant):
     gradients = HarnessSteps.of_network("autograd", SMALL, 3, "harness").step(variant)(0)[1]
     return [gradients[path] for path in sorted(gradients)]  # in JAX's order
 
 
-@pytest.fixture(params=[torch_gradients, jax_gradients, harness_gradients], ids=["torch", "jax", "autograd"])
+@pytest.fixture(params=[torch_gradients, jax_gradients, tensorflow_gradients, harness_gradients], ids=EXACT)
 def gradients(request):
     if request.param is harness_gradients:
         request.getfixturevalue("autograd_plugin")
