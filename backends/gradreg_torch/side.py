@@ -18,7 +18,7 @@ class TorchSide(Side):
     def _open(self) -> None:
         model = getattr(self.model, "_orig_mod", self.model)  # what torch.compile wraps
         self.module = model if isinstance(model, torch.nn.Module) else None
-        self.device = "cpu"
+        self.device: torch.device | str = "cpu"
         if self.module is None:
             return
         self.trained = dict(self.module.named_parameters())
@@ -59,10 +59,10 @@ class TorchSide(Side):
         }
 
     def _bound(self, copies: dict[str, Any]) -> Callable[[Any], Any]:
-        if self.module is None:
+        module = self.module
+        if module is None:
             return lambda x: self.model(self._arranged(x))
-        call = torch.func.functional_call
-        return lambda x: call(self.module, copies, (self._arranged(x),))
+        return lambda x: torch.func.functional_call(module, copies, (self._arranged(x),))
 
     def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
         copies = self._copies(changed)
