@@ -114,9 +114,8 @@ def test_pytorch_models_with_kinks_pass(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", JAX)
 def test_jax_models_with_kinks_pass(kind: str) -> None:
-    for reg in (DataGrad(1.0), SpectReg(1.0)):
-        report = jax_check(jax_model(kind), reg)
-        assert agrees(report), str(report)
+    report = jax_check(jax_model(kind), DataGrad(1.0) + SpectReg(1.0))  # together: each operation compiles anew
+    assert agrees(report), str(report)
 
 
 class WrongSecond(torch.autograd.Function):
