@@ -18,7 +18,7 @@ from gradreg_experiments.plan import Plan, Trained, unseeded
 from gradreg_experiments.results import Results
 from gradreg_experiments.trainers import Tick, Trainer, check_trains, load_trainer, silent
 
-__all__ = ["RunJobs", "missing", "result_of", "run_missing", "train_jobs"]
+__all__ = ["RunJobs", "every_loss", "missing", "run_missing", "train_jobs", "versions"]
 
 RunJobs = Callable[[Sequence[Job], Any, Tick], list[dict[str, Any]]]
 """(jobs that differ in their seeds only, data, tick) -> a result per job; at the top level of a module."""
@@ -139,7 +139,7 @@ def train_jobs(
             "cpu_seconds": (time.process_time() - start_cpu) / len(plans),
         }
         return [
-            result_of(job)
+            {"key": job.key, **job.as_json(), "versions": versions(job.backend)}
             | evaluate(trainer, job, plan, run)
             | {name: round(seconds, 3) for name, seconds in times.items()}
             | {"together": len(plans)}
@@ -147,7 +147,11 @@ def train_jobs(
         ]
 
 
-def result_of(job: Job) -> dict[str, Any]:
-    """The part of a result that every job has: key, settings and versions."""
-    versions = {name: module_version(name) for name in ("gradreg", "numpy", job.backend)}
-    return {"key": job.key, **job.as_json(), "versions": versions}
+def every_loss(trainer: Trainer, job: Job, plan: Plan, trained: Trained) -> dict[str, Any]:
+    """For `evaluate` of :func:`train_jobs`: the loss of each step."""
+    return {"every_loss": trained.losses.tolist()}
+
+
+def versions(*modules: str) -> dict[str, str | None]:
+    """Of gradreg, NumPy and the given top-level modules."""
+    return {name: module_version(name) for name in ("gradreg", "numpy", *modules)}

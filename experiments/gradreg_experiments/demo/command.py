@@ -1,6 +1,7 @@
 """The command ``gradreg demo``."""
 
 import os
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from gradreg_experiments.data.digits import Dataset, draw, load_dataset, standar
 from gradreg_experiments.demo import compare, report
 from gradreg_experiments.demo.experiment import Settings, experiment
 from gradreg_experiments.demo.recipe import Recipe
+from gradreg_experiments.runner import versions
 
 __all__ = ["demo", "main"]
 
@@ -115,7 +117,7 @@ def _compare(console: Console, named: Sequence[str], data_dir: Path | None, sett
     heading = {
         "data": data.name,
         "settings": asdict(settings.recipe) | {"train_size": settings.train_size},
-        "versions": report.versions(names),
+        "versions": {"python": platform.python_version()} | versions(*names),
         "skipped": skipped,
     }
     write_json(numbers, heading | compare.as_json(comparison))

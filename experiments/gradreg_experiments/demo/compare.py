@@ -15,9 +15,8 @@ from gradreg_experiments.curves import DTYPES, Curves, recorded_curves
 from gradreg_experiments.data.digits import Part
 from gradreg_experiments.demo.recipe import Recipe
 from gradreg_experiments.job import Job
-from gradreg_experiments.paper.run import every_loss
 from gradreg_experiments.results import Results
-from gradreg_experiments.runner import run_missing, train_jobs
+from gradreg_experiments.runner import every_loss, run_missing, train_jobs
 from gradreg_experiments.trainers import Tick, silent, usable
 
 __all__ = ["REGULARIZER", "SEED", "as_json", "comparable", "compare_frameworks", "print_comparison", "run_curves"]

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from gradreg_core.cli.terminal import make_table
-from gradreg_core.cli.versions import module_version
 from gradreg_experiments.demo.experiment import TUNING_SEED, Outcome
 from gradreg_experiments.demo.methods import METHODS
+from gradreg_experiments.runner import versions
 
-__all__ = ["Summary", "as_json", "print_outcome", "summarise", "versions"]
+__all__ = ["Summary", "as_json", "print_outcome", "summarise"]
 
 
 class Summary(NamedTuple):
@@ -110,16 +110,9 @@ def as_json(outcome: Outcome, wall_seconds: float) -> dict[str, Any]:
     return {
         "data": outcome.data,
         "settings": asdict(outcome.settings) | {"first_tuning_seed": TUNING_SEED},
-        "versions": versions((outcome.settings.backend,)),
+        "versions": {"python": platform.python_version()} | versions(outcome.settings.backend),
         "methods": methods,
         "wall_seconds": wall_seconds,
-    }
-
-
-def versions(modules: Sequence[str]) -> dict[str, str | None]:
-    """Of Python, gradreg, NumPy and the given top-level modules."""
-    return {"python": platform.python_version()} | {
-        name: module_version(name) for name in ("gradreg", "numpy", *modules)
     }
 
 

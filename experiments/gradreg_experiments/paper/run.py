@@ -12,10 +12,10 @@ from gradreg_experiments.paper import robustness
 from gradreg_experiments.paper.network import CLASSES, build, initialise
 from gradreg_experiments.paper.protocol import Protocol, split
 from gradreg_experiments.plan import Plan, Trained, permuted_batches
-from gradreg_experiments.runner import train_jobs
+from gradreg_experiments.runner import every_loss, train_jobs
 from gradreg_experiments.trainers import Tick, Trainer, silent
 
-__all__ = ["every_loss", "image_plan", "make_plan", "run_curves", "run_jobs"]
+__all__ = ["image_plan", "make_plan", "run_curves", "run_jobs"]
 
 _BATCHES, _MASKS, _MIXING = 1, 2, 3
 """Keep the generators of one seed apart; 0 is the initial weights'."""
@@ -104,11 +104,6 @@ def run_jobs(jobs: Sequence[Job], data: Mnist, tick: Tick = silent) -> list[dict
 def run_curves(jobs: Sequence[Job], data: Mnist, tick: Tick = silent) -> list[dict[str, Any]]:
     """Train jobs on images and keep every loss."""
     return train_jobs(jobs, [image_plan(job, _split(data, job)) for job in jobs], tick, every_loss)
-
-
-def every_loss(trainer: Trainer, job: Job, plan: Plan, trained: Trained) -> dict[str, Any]:
-    """The part of a result that has the loss of each step."""
-    return {"every_loss": trained.losses.tolist()}
 
 
 def _split(files: Mnist, job: Job) -> Split:
