@@ -228,7 +228,10 @@ def test_what_may_draw_is_refused_inside_torch_compile(wrapped: bool) -> None:
 
 # --- half precision in the middle -----------------------------------------------------------------------------------
 def test_a_difference_under_autocast_is_refused() -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(UnsupportedError, match="autocast's rounding errors are divided by h"):
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(UnsupportedError, match="autocast's rounding errors are divided by h"),
+    ):
         gradreg_torch.penalty(lambda x: nn.functional.linear(x, x).float(), torch.tensor(X), None, DIFFERENCE)
 
 
