@@ -35,7 +35,7 @@ def call_twice(model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
     """
     if torch.is_autocast_enabled(x.device.type):
         raise UnsupportedError(
-            "method='difference' needs both passes in float32: under autocast, rounding errors are divided by h. Use "
+            "method='difference' needs both passes in float32: autocast's rounding errors are divided by h. Use "
             "method='jvp', or leave autocast for the penalty."
         )
     if torch.compiler.is_compiling():
