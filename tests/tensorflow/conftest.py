@@ -1,5 +1,6 @@
 """Settings of the tests of TensorFlow."""
 
+import ctypes
 import gc
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ def dropped_programs() -> Iterator[None]:
     keras.backend.clear_session()
     context.context().clear_kernel_cache()
     gc.collect()
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # glibc keeps freed memory otherwise
 
 
 @pytest.fixture(autouse=True)

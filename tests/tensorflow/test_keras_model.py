@@ -4,6 +4,7 @@ import functools
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,23 @@ def batches(size: int = 16) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(size, drop_remainder=True)
 
 
-@functools.cache
-def fitted(compiled: bool) -> tuple[RegularizedModel, dict[str, list[float]]]:
+Fitted = tuple[RegularizedModel, dict[str, list[float]]]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Callable[[bool], Fitted]:
+    """A function that fits once per argument."""
+    return functools.cache(fit)
+
+
+def fit(compiled: bool) -> Fitted:
     model = RegularizedModel(make(), REG, batch_norm="allow")
     model.compile(keras.optimizers.SGD(0.1), LOSS, metrics=["accuracy"], jit_compile=compiled)
     return model, model.fit(batches(), epochs=2, verbose=0, shuffle=False).history
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_fit_equals_a_loop(compiled: bool) -> None:
+def test_fit_equals_a_loop(fitted: Callable[[bool], Fitted], compiled: bool) -> None:
     model, optimizer, losses, penalties = make(), keras.optimizers.SGD(0.1), [], []
     for step, (x, y) in enumerate([*batches(), *batches()]):
         with tf.GradientTape() as tape:
@@ -64,7 +73,7 @@ def test_fit_equals_a_loop(compiled: bool) -> None:
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5, err_msg=wanted.path)
 
 
-def test_evaluate_and_predict_are_without_the_penalty() -> None:
+def test_evaluate_and_predict_are_without_the_penalty(fitted: Callable[[bool], Fitted]) -> None:
     model, _ = fitted(False)
     results = model.evaluate(batches(), verbose=0, return_dict=True)
     outputs = model.predict(X, verbose=0)
