@@ -1,6 +1,6 @@
 # make demo   runs the main job: trains on real data with and without gradient regularization
 # make test   runs all tests
-# make check  lints, checks the format and the types
+# make check  lints, checks the format, the types and the layers of imports
 # make venv   sets up .venv alone; the others do it by themselves
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,7 @@ check: venv
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf .venv out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gradreg_core
-import torch
 from gradreg_core import calls, norms, outputs, presets, projections
 
 ROOT = Path(__file__).parents[2]
