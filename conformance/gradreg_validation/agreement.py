@@ -50,9 +50,8 @@ def validate(
 ) -> Agreement:
     """Compare outputs, loss, penalties and gradients of a model and its port on one batch.
 
-    Both models get the same x, in float32, or in float64 if their parameters are; random regularizers draw the same
-    numbers in every framework. Neither model is changed. Put layers that behave differently in training into evaluation
-    mode.
+    Both models get the same x, in float32, or in float64 if their parameters are. Neither model is changed. Put layers
+    that behave differently in training into evaluation mode.
 
     Args:
         first: a model: a `torch.nn.Module`, a Keras model, a Flax NNX or Equinox module, a pair (fn, params) with
@@ -62,20 +61,12 @@ def validate(
         y: labels, if the loss is compared too.
         reg: the regularizer; the default is ``SpectReg(1.0)``, and ``+ DataGrad(1.0)`` with labels.
         backends: the backend of each model, such as "torch", if its type does not tell; a pair is taken to be JAX's.
-        parameters: names in the first model -> names in the second, a dict or a list of pairs. A third element says how
-            the first array is turned into the second: a permutation of its axes, a dict such as
-            ``{"reshape": (4, 4, 8, 10), "axes": (3, 2, 0, 1)}`` (reshaped, its axes permuted, then reshaped to the
-            second's shape), or a function that only rearranges its elements. A name may be shortened to an ending that
-            is unique. The default is the names that both have, with equal shapes.
-        layers: pairs of names of activations, or names that both have, in the order of computation, with a third
-            element as in `parameters`; the default is the names that both have.
-        inputs: per model, what turns x into its input: a permutation of axes, or a function of the framework's own
-            array. Gradients are with respect to x before that.
-        activations: per model without named layers, a list of stages (name, fn), each a function of the result of the
-            one before, or a function of x that returns a dict of activations. For a pair (fn, params) or a JAX module
-            they take the parameters (or the module) before x.
-        transpose: whether to take the permutation of the axes under which the arrays agree best, if `parameters` or
-            `layers` name no rearrangement.
+        parameters: names in the first model -> names in the second, see :data:`gradreg_validation.arrays.Names`. The
+            default is the names that both have, with equal shapes.
+        layers: the same for activations, in the order of computation; the default is the names that both have.
+        inputs: per model, a permutation of axes or a function of the framework's array, from x to the model's input.
+        activations: per model without named layers, its activations; see :class:`gradreg_validation.models.Side`.
+        transpose: whether arrays without a rearrangement are compared under the best permutation of their axes.
         step: the step of training, for draws and schedules.
         loss_fn: the loss per sample, ``loss_fn(outputs, y)``, or a pair of them.
         class_axis: the axis of the outputs that holds the classes, or a pair of them.
@@ -95,18 +86,29 @@ def validate(
     Integer(1)("validate", "repeats", repeats)
     Number(0, open_minimum=True)("validate", "tolerance", tolerance)
     reg = _regularizer(reg, y)
-    axes = class_axis if isinstance(class_axis, tuple) else (class_axis, class_axis)
-    losses = loss_fn if isinstance(loss_fn, tuple | list) else (loss_fn, loss_fn)
-    made = []
-    for i, model in enumerate((first, second)):
-        problem = Problem(y, reg, {"step": step, "class_axis": axes[i], "loss_fn": losses[i]})
-        with blame(WHICH[i]):
-            made.append(make_side(model, backends[i], problem, axes=inputs[i], activations=activations[i]))
-    sides = Sides([side for _, side in made], [name for name, _ in made], x)
+    problems = _problems(y, reg, step, loss_fn, class_axis)
+    sides = _sides((first, second), backends, problems, inputs, activations, x)
+    axes = tuple(problem.options["class_axis"] for problem in problems)
     rng = np.random.default_rng(seed)
     measurement = Measurement(sides, axes, tolerance, transpose, [sides.perturbed(rng) for _ in range(repeats)])
     with sides.kept():
         return _compare(measurement, parameters, layers, _draws(reg, step))
+
+
+def _sides(models: Any, backends: Any, problems: Any, inputs: Any, activations: Any, x: np.ndarray) -> Sides:
+    made = []
+    for i, model in enumerate(models):
+        with blame(WHICH[i]):
+            made.append(make_side(model, backends[i], problems[i], axes=inputs[i], activations=activations[i]))
+    return Sides([side for _, side in made], [name for name, _ in made], x)
+
+
+def _problems(y: Any, reg: Regularizer, step: int, loss_fn: Any, class_axis: Any) -> tuple[Problem, Problem]:
+    """The problem of each model."""
+    axes = class_axis if isinstance(class_axis, tuple) else (class_axis, class_axis)
+    losses = loss_fn if isinstance(loss_fn, tuple | list) else (loss_fn, loss_fn)
+    first, second = (Problem(y, reg, {"step": step, "class_axis": axes[i], "loss_fn": losses[i]}) for i in (0, 1))
+    return first, second
 
 
 def _compare(measurement: Measurement, parameters: Names | None, layers: Names | None, draws: str) -> Agreement:

@@ -63,7 +63,9 @@ class Side(ABC):
         backend: the name of its backend.
         problem: what is computed.
         axes: a permutation of the axes of x, or a function of the framework's own x, applied before the model.
-        activations: stages or a function that returns the activations, if the framework has no names for them.
+        activations: for models without named layers: a list of stages (name, fn), each a function of the result of the
+            one before, or a function of x that returns a dict of activations. For a pair (fn, params) or a JAX module
+            they take the parameters (or the module) before x.
     """
 
     values: Arrays

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import gradreg_numpy
 import gradreg_torch
-from cases import FLOAT64, named, problem
+from cases import FLOAT64, named, problem, schedule
 from gradreg_core.calls import Calls
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.forward import Call
@@ -185,7 +185,7 @@ def test_policies_and_missing_regularizers() -> None:
         gradreg_torch.loss(model, x, y, REG, sedd=3)
 
 
-DEPENDS = [SpectReg(1.0, every=4), SpectReg(lambda step: 0.1), DataGrad(1.0) + SpectReg(1.0, every=2)]
+DEPENDS = [SpectReg(1.0, every=4), SpectReg(schedule), DataGrad(1.0) + SpectReg(1.0, every=2)]
 
 
 @pytest.mark.parametrize("reg", named(DEPENDS))
