@@ -83,14 +83,10 @@ def validate(
         UnsupportedError: the backend of a model cannot be used here, or the model is in half precision.
     """
     x, y = _batch(x, y)
-    Integer(1)("validate", "repeats", repeats)
-    Number(0, open_minimum=True)("validate", "tolerance", tolerance)
-    reg = _regularizer(reg, y)
+    reg = _checked(reg, y, repeats, tolerance)
     problems = _problems(y, reg, step, loss_fn, class_axis)
     sides = _sides((first, second), backends, problems, inputs, activations, x)
-    axes = tuple(problem.options["class_axis"] for problem in problems)
-    rng = np.random.default_rng(seed)
-    measurement = Measurement(sides, axes, tolerance, transpose, [sides.perturbed(rng) for _ in range(repeats)])
+    measurement = _measurement(sides, problems, tolerance, transpose, np.random.default_rng(seed), repeats)
     with sides.kept():
         return _compare(measurement, parameters, layers, _draws(reg, step))
 
@@ -101,6 +97,19 @@ def _sides(models: Any, backends: Any, problems: Any, inputs: Any, activations: 
         with blame(WHICH[i]):
             made.append(make_side(model, backends[i], problems[i], axes=inputs[i], activations=activations[i]))
     return Sides([side for _, side in made], [name for name, _ in made], x)
+
+
+def _measurement(
+    sides: Sides, problems: Any, tolerance: float, transpose: bool, rng: np.random.Generator, repeats: int
+) -> Measurement:
+    axes = tuple(problem.options["class_axis"] for problem in problems)
+    return Measurement(sides, axes, tolerance, transpose, [sides.perturbed(rng) for _ in range(repeats)])
+
+
+def _checked(reg: Any, y: Any, repeats: int, tolerance: float) -> Regularizer:
+    Integer(1)("validate", "repeats", repeats)
+    Number(0, open_minimum=True)("validate", "tolerance", tolerance)
+    return _regularizer(reg, y)
 
 
 def _problems(y: Any, reg: Regularizer, step: int, loss_fn: Any, class_axis: Any) -> tuple[Problem, Problem]:
