@@ -54,8 +54,7 @@ def validate(
     that behave differently in training into evaluation mode.
 
     Args:
-        first: a model: a `torch.nn.Module`, a Keras model, a Flax NNX or Equinox module, a pair (fn, params) with
-            ``fn(params, x)``, or a function of x, whose parameters cannot be reached.
+        first: a module or model of its framework, a pair (fn, params) with ``fn(params, x)``, or a function of x.
         second: the other model.
         x: the input, a floating-point NumPy array (B, ...).
         y: labels, if the loss is compared too.

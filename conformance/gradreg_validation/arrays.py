@@ -19,8 +19,8 @@ Names = Mapping[str, Any] | Sequence[Any]
 """Names in the first model -> names in the second: a dict, or a list of pairs, or of names that both have.
 
 A name may be shortened to an ending that is unique. A third element of a pair says how the first array is turned into
-the second: a permutation of its axes, a dict such as ``{"reshape": (4, 4, 8, 10), "axes": (3, 2, 0, 1)}`` (reshaped, its
-axes permuted, then reshaped to the second's shape), or a function that only rearranges its elements.
+the second: a permutation of its axes, a dict such as ``{"reshape": (4, 4, 8, 10), "axes": (3, 2, 0, 1)}`` (reshaped,
+its axes permuted, then reshaped to the second's shape), or a function that only rearranges its elements.
 """
 
 
