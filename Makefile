@@ -21,7 +21,7 @@ demo: venv
 	$(BIN)/gradreg demo --out out/demo
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: venv
 	$(BIN)/ruff check

@@ -55,6 +55,7 @@ def write_for_ever(folder, ready):
         ready.release()
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, which the children do not use
 def test_killed_writers_leave_whole_results_only(tmp_path):
     context = multiprocessing.get_context("fork")
     ready = context.Semaphore(0)

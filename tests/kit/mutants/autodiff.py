@@ -21,7 +21,8 @@ def sign_with_a_straight_through_gradient() -> TorchHarness:
     return harness_of(Wrong())
 
 
-@mutant("constants_carry_no_gradient", "gradients_with_top_singular", "check_reports_on_a_model")
+# Where PyTorch has not warned yet that such a tensor becomes a number, more checks fail.
+@mutant("constants_carry_no_gradient", "gradients_with_top_singular", exactly=False)
 def stop_gradient_that_does_nothing() -> TorchHarness:
     class Wrong(TorchBackend):
         def stop_gradient(self, array):  # type: ignore[no-untyped-def]

@@ -76,11 +76,17 @@ def rows_pulled_at_once_and_not_declared() -> TorchHarness:
 
 
 @mutant("backend_has_every_primitive")
-def a_primitive_is_missing() -> TorchHarness:
-    class Wrong(TorchBackend):
-        parameters = None  # type: ignore[assignment]
+def a_backend_of_its_own_kind() -> TorchHarness:
+    class Wrong:
+        """Has every method, but does not inherit from Backend."""
 
-    return harness_of(Wrong())
+        def __init__(self) -> None:
+            self.backend = TorchBackend()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.backend, name)
+
+    return harness_of(Wrong())  # type: ignore[arg-type]
 
 
 @mutant("harness_is_complete")
