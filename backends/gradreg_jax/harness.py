@@ -96,6 +96,9 @@ class JaxHarness(Harness):
 
         return call, run._cache_size
 
+    def release(self) -> None:
+        jax.clear_caches()
+
 
 _NAMES = {"gpu": "cuda"}
 _PLATFORMS = {"cuda": "gpu"}

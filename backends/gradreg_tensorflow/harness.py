@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from gradreg_conformance.harness import Harness
 from gradreg_core.plugins.dispatch import load_backend
@@ -87,6 +88,9 @@ class TensorFlowHarness(Harness):
             return None
         run = _in_mode(function, mode)
         return lambda arrays: run(dict(arrays)), run.experimental_get_tracing_count
+
+    def release(self) -> None:
+        context.context().clear_kernel_cache()
 
 
 def _in_mode(function: Callable[[Arrays], Any], mode: str) -> Any:

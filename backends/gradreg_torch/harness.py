@@ -98,6 +98,9 @@ class TorchHarness(Harness):
         """The values alone."""
         return torch.no_grad()
 
+    def release(self) -> None:
+        torch._dynamo.reset()
+
 
 def _split(arrays: Arrays) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The floating-point arrays, which have gradients, and the others."""

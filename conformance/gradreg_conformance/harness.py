@@ -118,6 +118,9 @@ class Harness:
         """The framework's mode in which nothing is differentiated; None if it has no such mode."""
         return None
 
+    def release(self) -> None:
+        """Drop compiled programs, of which a long run makes many. Default: nothing."""
+
 
 def load_harness(name: str) -> Harness:
     """The harness of the backend `name`, or the one at ``"module:callable"``, which needs no plugin.

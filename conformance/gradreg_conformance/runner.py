@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from gradreg_conformance.check import CHECKS, LAYERS, Check, Disagreement, NotApplicable
 from gradreg_conformance.harness import Harness
+from gradreg_conformance.memory import Memory
 from gradreg_conformance.report import Report, Result
 from gradreg_conformance.subject import Measured, Subject, load_subject
 from gradreg_core.errors import InputError, PluginError
@@ -24,6 +25,9 @@ __all__ = [
     "run_subject",
     "select",
 ]
+
+_GROWTH = 500.0
+"""Megabytes of compiled programs that are kept from check to check."""
 
 
 def run_checks(
@@ -162,6 +166,7 @@ def run_subject(
     """Run checks over a subject in the order of their layers; see :func:`run_checks` for the arguments."""
     results: list[Result] = []
     broken: int | None = None
+    memory = Memory(_GROWTH)
     for check in sorted(all_checks().values() if checks is None else checks, key=lambda check: check.layer):
         if stop and broken is not None and check.layer > broken:
             result = Result.of(check, "not run", not_run(broken))
@@ -169,6 +174,7 @@ def run_subject(
             if starting is not None:
                 starting(check)
             result = run_check(check, subject)
+            memory.keep(subject.harness.release)
             broken = check.layer if not result.ok and broken is None else broken
         results.append(result)
         if progress is not None:
