@@ -60,8 +60,7 @@ def draws_of(term: JacobianPenalty, call: Call, batch: int, ids: Array | None, l
     """The draws of a term for the samples of a pass, or the single draw that they share."""
     if term.draw == "per_batch":
         batch, ids = 1, None
-    seed = term.seed if call.seed is None else call.seed
-    return make_draws(call.ops, seed, call.step, call.ops.arange(batch, like) if ids is None else ids)
+    return make_draws(call.ops, call.seed_of(term), call.step, call.ops.arange(batch, like) if ids is None else ids)
 
 
 def _given(call: Call, layout: Layout, like: Array) -> Array | None:

@@ -135,8 +135,7 @@ class _Passes:
 
 def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:
     """A random order of the batch; its first samples are the part that `fraction` penalises."""
-    seed = term.seed if call.seed is None else call.seed
-    words = make_draws(call.ops, seed, call.step, ids).words(STREAM_SUBSET, (0,), 1)
+    words = make_draws(call.ops, call.seed_of(term), call.step, ids).words(STREAM_SUBSET, (0,), 1)
     return call.ops.argsort(words[0, :, 0])
 
 

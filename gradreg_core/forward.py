@@ -29,6 +29,10 @@ class Call:
     params: Any = None
     chunk_size: int | None = None
 
+    def seed_of(self, term: Any) -> Any:
+        """The seed of a term's draws: the call's, if it has one."""
+        return term.seed if self.seed is None else self.seed
+
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the call, for another call with the same."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
