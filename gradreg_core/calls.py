@@ -90,8 +90,20 @@ class Calls:
             InputError: shapes or values do not fit; the message says which and what was expected.
             InputTypeError: a dtype or type does not fit, such as an integer input.
         """
-        batch = (sample_ids, sample_weight, normalizer, class_axis)
-        call = Call(self.backend, "loss", step, seed, loss_fn, *batch, directions, params, chunk_size)
+        call = Call(
+            self.backend,
+            "loss",
+            step=step,
+            seed=seed,
+            loss_fn=loss_fn,
+            sample_ids=sample_ids,
+            sample_weight=sample_weight,
+            normalizer=normalizer,
+            class_axis=class_axis,
+            directions=directions,
+            params=params,
+            chunk_size=chunk_size,
+        )
         call = _checked(call, x, reg, batch_norm)
         ops = self.backend
         with ops.enter(call.name, model, x, batch_norm) as x:
@@ -132,8 +144,20 @@ class Calls:
         """
         if reg is None:
             raise InputTypeError("penalty: expected a regularizer such as SpectReg(0.01), got None.")
-        batch = (sample_ids, sample_weight, normalizer, class_axis)
-        call = Call(self.backend, "penalty", step, seed, loss_fn, *batch, directions, params, chunk_size)
+        call = Call(
+            self.backend,
+            "penalty",
+            step=step,
+            seed=seed,
+            loss_fn=loss_fn,
+            sample_ids=sample_ids,
+            sample_weight=sample_weight,
+            normalizer=normalizer,
+            class_axis=class_axis,
+            directions=directions,
+            params=params,
+            chunk_size=chunk_size,
+        )
         call = _checked(call, x, reg, batch_norm)
         with self.backend.enter(call.name, model, x, batch_norm) as x:
             evaluation = evaluate(call, model, x, y, reg, with_loss=False)
@@ -176,8 +200,17 @@ class Calls:
             InputError: as `loss`.
             InputTypeError: as `loss`.
         """
-        call = Call(self.backend, "measure", step, seed, loss_fn, sample_ids, None, None, class_axis)
-        call = _checked(replace(call, chunk_size=chunk_size), x, None, batch_norm)
+        call = Call(
+            self.backend,
+            "measure",
+            step=step,
+            seed=seed,
+            loss_fn=loss_fn,
+            sample_ids=sample_ids,
+            class_axis=class_axis,
+            chunk_size=chunk_size,
+        )
+        call = _checked(call, x, None, batch_norm)
         ops = self.backend
         with ops.enter(call.name, model, x, batch_norm) as x:
             ids = None if call.sample_ids is None else ops.int32(ops.asarray(call.sample_ids, x), x)
@@ -225,9 +258,19 @@ class Calls:
         Raises:
             InputTypeError: an argument is of a type that no call takes.
         """
-        batch = (sample_ids, sample_weight, normalizer, class_axis)
         call = Call(
-            self.backend, "check", 0 if step is None else step, seed, loss_fn, *batch, directions, params, chunk_size
+            self.backend,
+            "check",
+            step=0 if step is None else step,
+            seed=seed,
+            loss_fn=loss_fn,
+            sample_ids=sample_ids,
+            sample_weight=sample_weight,
+            normalizer=normalizer,
+            class_axis=class_axis,
+            directions=directions,
+            params=params,
+            chunk_size=chunk_size,
         )
         _checked(call, x, reg, "allow")
         return run_check(self, model, x, y, reg, call.options())
