@@ -41,6 +41,9 @@ _DRAWS = ("per_sample", "per_batch")
 _MAX_EVERY = 2**31 - 1
 _DEFAULT_H = 0.01
 _GAUSSIAN, _EXACT, _IDENTITY = gaussian(), exact(), identity()
+_PLACE = Instance(
+    lambda name: name is None or (isinstance(name, str) and name != ""), "the name of a layer or of a tap, or None"
+)
 LAZY_EVERY = 8
 LAZY_EVERY_OF_LOSS = 2
 """Of :meth:`Regularizer.lazy`: what kept the whole gain of SpectReg, and of DataGrad (docs/performance.md)."""
@@ -238,16 +241,16 @@ class JacobianTerm(Term, abstract=True):
         seed: of the draws, in [0, 2**64); equal seeds give equal draws in all frameworks.
         draw: ``"per_sample"``, or ``"per_batch"``: one draw shared by all samples, as in the paper's own code.
         at: differentiate with respect to this named activation instead of the input, where the framework has names.
+        of: differentiate this named activation instead of the outputs; W has as many components as its values, taken as
+            they are. With ``at`` the Jacobian of one place of the network with respect to an earlier one.
     """
 
     _: KW_ONLY
     fraction: Annotated[float, Number(minimum=0, maximum=1, open_minimum=True)] = 1.0
     seed: Annotated[int, Integer(minimum=0, maximum=2**64 - 1)] = 0
     draw: Annotated[str, Choice(_DRAWS)] = "per_sample"
-    at: Annotated[
-        str | None,
-        Instance(lambda name: name is None or (isinstance(name, str) and name != ""), "the name of a layer or None"),
-    ] = None
+    at: Annotated[str | None, _PLACE] = None
+    of: Annotated[str | None, _PLACE] = None
 
     def lower(self) -> "JacobianPenalty":
         lowered: JacobianPenalty = self.__dict__["_lowered"]
@@ -257,7 +260,9 @@ class JacobianTerm(Term, abstract=True):
         raise NotImplementedError
 
     def _general(self, **chosen: Any) -> "JacobianPenalty":
-        shared = {name: getattr(self, name) for name in ("every", "fraction", "seed", "draw", "at")}
+        shared = {name: getattr(self, name) for name in ("every", "fraction", "seed", "draw", "at", "of")}
+        if self.of is not None:
+            _check_of(type(self).__name__, self.of, **chosen)
         return JacobianPenalty(self.weight, **shared, **chosen)
 
     def value(self, batch: Batch) -> Array:
@@ -266,6 +271,30 @@ class JacobianTerm(Term, abstract=True):
     @property
     def factor(self) -> float:
         return self.lower().scale
+
+
+def _check_of(
+    owner: str,
+    of: str,
+    output: str = "logits",
+    side: str = "output",
+    projection: Projection = _GAUSSIAN,
+    **_: Any,
+) -> None:
+    """Refuse what does not go with the values of a place inside the network.
+
+    Raises:
+        SpecError: the output or the projection is one of class scores, or the directions lie in input space.
+    """
+    if output != "logits" or projection.needs_classes:
+        chosen = f"output={output!r}" if output != "logits" else f"{projection!r}"
+        raise SpecError(
+            f"{owner}: of={of!r} differentiates the values of that place as they are, and {chosen} needs the outputs "
+            f"of the network; use SpectReg or FrobReg, or JacobianPenalty with output='logits' and a projection such "
+            f"as gaussian()."
+        )
+    if side != "output":
+        raise SpecError(f"{owner}: of={of!r} goes with side='output' only; leave side out.")
 
 
 @dataclass(frozen=True, repr=False)
@@ -284,7 +313,7 @@ class SidedTerm(JacobianTerm, abstract=True):
         h: the step of the difference, in units of v: each component of the input moves by about h for Gaussian v.
             Too large a step measures another function, too small a step the rounding of the outputs, which enters
             divided by h. The default, 0.01, suits float32 and standardised inputs.
-        weight, every, fraction, seed, draw, at: see :class:`JacobianTerm`.
+        weight, every, fraction, seed, draw, at, of: see :class:`JacobianTerm`.
     """
 
     _: KW_ONLY
@@ -320,7 +349,7 @@ class JacobianPenalty(SidedTerm):
         squared: whether n is the squared norm (the paper's footnote 2).
         phi: ``identity()``, ``target(t)`` or ``hinge(t)``.
         scale: a convention's constant, such as one half.
-        weight, every, fraction, seed, draw, at, side, method, h: see :class:`SidedTerm`.
+        weight, every, fraction, seed, draw, at, of, side, method, h: see :class:`SidedTerm`.
 
     A single logit counts as binary: f is the logistic function of it.
     """
@@ -338,6 +367,8 @@ class JacobianPenalty(SidedTerm):
 
     def _check_together(self) -> None:
         super()._check_together()
+        if self.of is not None:
+            _check_of("JacobianPenalty", self.of, self.output, self.side, self.projection)
         if self.side == "input" and not self.projection.on_input_side:
             raise SpecError(
                 f"JacobianPenalty: {self.projection!r} is a direction in output space; side='input' takes "
