@@ -9,86 +9,20 @@ The engine writes the rest with Python operators on the arrays: ``+ - * /``, ``-
 dtype of the array beside it.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from gradreg_core import threefry
-from gradreg_core.errors import InputTypeError, UnsupportedError
+from gradreg_core import closures, structures
+from gradreg_core.errors import InputTypeError
+from gradreg_core.passes import Apply, ModelPass, Pair, perturbed_pass
+from gradreg_core.primitives import Array, DrawPrimitives, Model, Pullback
+from gradreg_core.structures import Leaves, Rebuild
 
-__all__ = ["Array", "Backend", "DrawPrimitives", "Model", "Pullback"]
-
-Array = Any
-"""An array of whichever framework the backend belongs to."""
-Model = Callable[[Array], Array]
-Pullback = Callable[[Array], Array]
-
-
-class DrawPrimitives(ABC):
-    """The operations that random draws are made of; see :mod:`gradreg_core.random`."""
-
-    @abstractmethod
-    def shape(self, array: Array) -> tuple[int, ...]:
-        """The static shape."""
-
-    @abstractmethod
-    def dtype(self, array: Array) -> str:
-        """The dtype's name, such as ``"float32"`` or ``"int64"``."""
-
-    @abstractmethod
-    def constant(self, values: Any, dtype: str, like: Array) -> Array:
-        """An array of Python numbers on the device of `like`."""
-
-    @abstractmethod
-    def int32(self, value: Any, like: Array) -> Array:
-        """A Python int in [-2**31, 2**31) or a (traced) integer array, as int32 on the device of `like`, wrapped."""
-
-    @abstractmethod
-    def arange(self, stop: int, like: Array) -> Array:
-        """0 .. stop-1 as int32."""
-
-    @abstractmethod
-    def astype(self, array: Array, dtype: str) -> Array:
-        """`array` converted to `dtype`, differentiably."""
-
-    @abstractmethod
-    def reshape(self, array: Array, shape: Sequence[int]) -> Array:
-        """`array` in a new shape, in which one length may be -1."""
-
-    @abstractmethod
-    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
-        """`arrays` joined along an existing axis."""
-
-    @abstractmethod
-    def take(self, array: Array, indices: Array) -> Array:
-        """Rows of `array` (axis 0) at integer `indices` of any shape, differentiably."""
-
-    @abstractmethod
-    def where(self, condition: Array, if_true: Any, if_false: Any) -> Array:
-        """Elementwise choice; one of the two choices may be a Python number, and takes the other's dtype."""
-
-    @abstractmethod
-    def bitwise_left_shift(self, array: Array, bits: Any) -> Array:
-        """int32 << bits (a Python int, or an int32 array)."""
-
-    @abstractmethod
-    def bitwise_right_shift(self, array: Array, bits: Any) -> Array:
-        """Integers >> bits, arithmetic for signed ones: the sign bit is copied in. For int32, and int64 where it is."""
-
-    def threefry2x32(self, key: threefry.Pair, counter: threefry.Pair) -> threefry.Pair:
-        """Two random words from int32 arrays that broadcast; see :func:`gradreg_core.threefry.rounds`.
-
-        Override it where a primitive of the framework gives the same bits sooner.
-        """
-
-        def rotate_left(words: Array, bits: int) -> Array:
-            low = self.bitwise_right_shift(words, 32 - bits) & ((1 << bits) - 1)
-            return self.bitwise_left_shift(words, bits) | low
-
-        return threefry.rounds(key, counter, rotate_left)
+__all__ = ["Apply", "Array", "Backend", "DrawPrimitives", "Model", "ModelPass", "Pair", "Pullback"]
 
 
 class Backend(DrawPrimitives):
@@ -203,18 +137,20 @@ class Backend(DrawPrimitives):
     def stop_gradient(self, array: Array) -> Array:
         """`array` as a constant."""
 
-    def named_vjp(self, model: Any, x: Array, names: Sequence[str | None]) -> tuple[Array, dict[str | None, Pullback]]:
-        """Like `vjp`, with a pullback to each named activation (None: to x).
+    def vjp_with_aux(self, fn: Callable[[Array], tuple[Array, Any]], x: Array) -> tuple[Array, Any, Pullback]:
+        """(outputs, aux, pullback) for fn(x) -> (outputs, aux), as `vjp`.
 
-        Frameworks whose models have named layers override it and declare the capability ``named_activations``.
-
-        Raises:
-            UnsupportedError: the default; the backend has no names for activations.
+        Default: aux leaves `fn` on the side. Override it where arrays made inside of a transformed function may not.
         """
-        raise UnsupportedError(
-            f"at={names[-1]!r}: the {self.name} backend has no names for activations. Pass the head of the network as "
-            f"the model and the activation as x."
-        )
+        kept: list[Any] = []
+
+        def outputs_alone(point: Array) -> Array:
+            outputs, aux = fn(point)
+            kept.append(aux)
+            return outputs
+
+        outputs, pullback = self.vjp(outputs_alone, x)
+        return outputs, kept[-1], pullback
 
     def jvp(self, fn: Model, x: Array, v: Array) -> tuple[Array, Array]:
         """(fn(x), J v), differentiable.
@@ -235,16 +171,63 @@ class Backend(DrawPrimitives):
         return self.where(predicate, branch(), 0.0)
 
     # --- the model -------------------------------------------------------------------------------------------------
-    def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> AbstractContextManager[Array]:
-        """A context for the whole call that gives x ready to be differentiated, gradient mode on, misuse refused.
+    def flatten(self, structure: Any) -> tuple[Leaves, Rebuild]:
+        """The leaves of a nested structure with their paths, and a function that puts others in their place.
 
-        Default: x as it is. `call` is the name of the call, for messages.
+        Default: of dicts, lists, tuples, named tuples and dataclasses.
+        """
+        return structures.flatten(structure, self.is_array)
+
+    def enter(self, call: str, model: Any, arrays: Sequence[Array], batch_norm: str) -> AbstractContextManager[None]:
+        """A context for the whole call: gradient mode on, misuse refused. Default: nothing is done.
+
+        Args:
+            call: the name of the call, for messages.
+            model: as the user passed it.
+            arrays: of the input.
+            batch_norm: the policy.
 
         Raises:
             InputError: inference mode.
             BatchNormError: batch normalisation in training mode and `batch_norm` is "error".
         """
-        return nullcontext(x)
+        return nullcontext()
+
+    def prepared(self, array: Array) -> Array:
+        """An array of the input, ready to be differentiated, inside of `enter`. Default: as it is."""
+        return array
+
+    def model_vjp(self, model: Any, apply: Apply, x: Array | None, pairs: Sequence[Pair]) -> ModelPass:
+        """One pass through the model, with a pullback for each pair (of, at): from `of` back to `at`.
+
+        A place is a tap, a layer where the framework's models have names, or None: x as `at`, the outputs as `of`.
+        State moves once. Default: by `vjp_with_aux`; a named place is differentiated at by adding zeros to it, for
+        which a first pass finds its shape.
+
+        Args:
+            model: as the user passed it.
+            apply: apply(model, x) -> (outputs, what the model returned). Call it with `model` or a stand-in for it.
+            x: the differentiable input, or None if nothing in the input is.
+            pairs: without repetition; empty for a pass that nothing is differentiated in.
+
+        Raises:
+            InputError: a place is not passed, or passed twice.
+        """
+        if not pairs:
+            return ModelPass(*apply(model, x), {}, {})
+        if all(pair == (None, None) for pair in pairs):
+            outputs, returned, pullback = self.vjp_with_aux(lambda point: apply(model, point), x)
+            return ModelPass(outputs, returned, {(None, None): pullback}, {})
+        return perturbed_pass(self, self.vjp_with_aux, model, self.without_state_changes(model), apply, x, pairs)
+
+    def model_jvp(self, model: Any, apply: Apply, x: Array, v: Array) -> tuple[Array, Any, Array]:
+        """(outputs, what the model returned, J v) of one pass, differentiable. State moves once.
+
+        Default: two reverse passes, as `jvp`.
+        """
+        outputs, returned, pullback = self.vjp_with_aux(lambda point: apply(model, point), x)
+        _, push = self.vjp(pullback, self.stop_gradient(outputs))
+        return outputs, returned, push(v)
 
     def finish(self, value: Array) -> Array:
         """`value` as it leaves a call: without history where the caller's own mode keeps none. Default: as it is."""
@@ -266,16 +249,31 @@ class Backend(DrawPrimitives):
         """
         return nullcontext()
 
-    def call_twice(self, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
-        """(model(x), model(moved)) with the same random masks. Default: two calls, for models without a generator."""
-        return model(x), model(moved)
+    def call_twice(self, model: Any, apply: Apply, x: Array, moved: Array) -> tuple[Array, Any, Array]:
+        """(outputs, what the model returned, outputs at `moved`) with the same random masks. State moves once.
+
+        Default: two passes, for models without a generator.
+        """
+        outputs, returned = apply(model, x)
+        return outputs, returned, apply(self.without_state_changes(model), moved)[0]
 
     def without_state_changes(self, model: Any) -> Model:
-        """The model as a function that changes none of its state (moving statistics, counters). Default: the model.
+        """The model as a callable that changes none of its state (moving statistics, counters). Default: the model.
 
-        A call passes through it after its first pass, so that state moves once per call.
+        It takes the model's own arguments. A call passes through it after its first pass: state moves once per call.
         """
         return model  # type: ignore[no-any-return]
+
+    def is_parameter(self, value: Any) -> bool:
+        """Whether an array that a model refers to is a parameter or a variable of it, by its type. Default: no."""
+        return False
+
+    def holds_samples(self, model: Any, batch: int) -> bool:
+        """Whether the model may hold arrays of the batch itself, so that no part of it can be passed alone.
+
+        Default: whether anything that it refers to has `batch` as its first length and is no parameter.
+        """
+        return closures.holds_samples(model, batch, self.is_array, self.is_parameter)
 
     def smoothed(self, model: Any, x: Array) -> AbstractContextManager[Any]:
         """A context that gives the model with rectifiers, maxima and absolute values rounded off.

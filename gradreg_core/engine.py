@@ -24,10 +24,11 @@ __all__ = ["draws_of", "jacobian_rows", "per_sample", "reduced"]
 def _pull(term: JacobianPenalty, forward: Forward) -> Pullback:
     """The pullback of W in the term's output space, (B, positions, classes), to J^T w, in float32 or better."""
     ops, layout = forward.call.ops, forward.layout
-    output, pullback = OUTPUTS[term.output], forward.pullbacks[term.at]
+    output, pullback, mask = OUTPUTS[term.output], forward.pullbacks[term.of, term.at], forward.mask()
 
     def pull(w: Array) -> Array:
-        cotangent = layout.from_canonical(ops, output.pull(forward, w))
+        pulled = output.pull(forward, w)
+        cotangent = layout.from_canonical(ops, pulled if mask is None else pulled * mask)
         return widened(ops, pullback(ops.astype(cotangent, ops.dtype(forward.outputs))))
 
     return pull
@@ -35,6 +36,7 @@ def _pull(term: JacobianPenalty, forward: Forward) -> Pullback:
 
 def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     """The rows J_i^T w of every sample, a chunk (c, B, ...) at a time."""
+    forward = forward.place(term.of)
     call, ops, layout = forward.call, forward.call.ops, forward.layout
     if term.projection.needs_classes:
         layout.require_classes(call.name, f"the projection {term.projection}")

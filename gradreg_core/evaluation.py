@@ -9,15 +9,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from gradreg_core import engine, input_side
-from gradreg_core.backend import Array, Backend
+from gradreg_core.backend import Array, Backend, ModelPass
 from gradreg_core.errors import InputError
-from gradreg_core.forward import Call, Forward, forward_pass, make_forward
+from gradreg_core.forward import Call, Forward, Samples, application, forward_pass, make_forward, position_weights
+from gradreg_core.inputs import Arguments
 from gradreg_core.layout import is_floating, is_integer, require_integer_scalar
 from gradreg_core.outputs import losses
 from gradreg_core.random import STREAM_SUBSET, make_draws
 from gradreg_core.spec import JacobianPenalty, Regularizer, Term
 
-__all__ = ["Evaluation", "Plan", "evaluate", "make_plan"]
+__all__ = ["Evaluation", "Plan", "evaluate", "make_plan", "samples_of"]
 
 
 class PartKey(NamedTuple):
@@ -83,10 +84,12 @@ def _part_key(call: Call, term: JacobianPenalty) -> PartKey:
 
 
 class _Part(NamedTuple):
-    """A forward pass over a part of the batch."""
+    """The part of the batch that terms penalise, and the pass that they take it from."""
 
     forward: Forward
     indices: Array
+    is_cut: bool
+    """Whether the pass is over the part alone; otherwise it is the one over the whole batch."""
 
 
 @dataclass
@@ -95,42 +98,61 @@ class _Passes:
 
     call: Call
     model: Any
-    x: Array
-    y: Any
-    ids: Array | None
+    samples: Samples
     whole: Forward | None = None
     parts: dict[PartKey, _Part] = field(default_factory=dict)
 
     def run(self, plan: Plan) -> None:
-        if plan.needs_whole and not plan.splits:
-            self.whole = _pass(self.call, self.model, self.x, self.y, self.ids, plan.over_whole)
+        cuts = not (plan.over_part and self.call.ops.holds_samples(self.model, self.samples.batch))
+        over_whole = plan.over_whole if cuts else (*plan.over_whole, *(t for p in plan.over_part.values() for t in p))
+        splits = plan.splits and cuts
+        if (plan.needs_whole and not splits) or (plan.over_part and not cuts):
+            self.whole = _pass(self.call, self.model, self.samples, over_whole)
         for key, terms in plan.over_part.items():
-            self._run_part(key, terms, plan.splits)
+            self._run_part(key, terms, splits, cuts)
 
-    def _run_part(self, key: PartKey, terms: tuple[JacobianPenalty, ...], splits: bool) -> None:
+    def _run_part(self, key: PartKey, terms: tuple[JacobianPenalty, ...], splits: bool, cuts: bool) -> None:
         """The pass over one part, and over the rest where the plan splits the batch."""
-        call, ops, x = self.call, self.call.ops, self.x
-        batch = ops.shape(x)[0]
-        ids = ops.arange(batch, x) if self.ids is None else self.ids
-        count = _part_size(terms[0], batch)
+        call, ops, samples = self.call, self.call.ops, self.samples
+        ids = ops.arange(samples.batch, samples.like) if samples.ids is None else samples.ids
+        count = _part_size(terms[0], samples.batch)
         order = _part_order(call, terms[0], ids)
         chosen = order[:count]
-        labels = None if self.y is None else ops.take(ops.asarray(self.y, x), chosen)
+        if not cuts:
+            assert self.whole is not None
+            self.parts[key] = _Part(self.whole, chosen, False)
+            return
         first = self.whole is None and not self.parts
         model = self.model if first else ops.without_state_changes(self.model)
-        part = _pass(call, model, ops.take(x, chosen), labels, ops.take(ids, chosen), terms)
-        self.parts[key] = _Part(part, chosen)
+        part = _pass(call, model, samples.take(chosen), terms)
+        self.parts[key] = _Part(part, chosen, True)
         if splits:
-            rest = self.model(ops.take(x, order[count:]))
-            outputs = ops.take(ops.concat([part.outputs, rest], 0), ops.argsort(order))
-            self.whole = make_forward(call, self.model, x, self.y, outputs, ids)
+            self.whole = self._joined(part, order, count)
+
+    def _joined(self, part: Forward, order: Array, count: int) -> Forward:
+        """The pass over the whole batch, from that over its part and one over the rest."""
+        call, ops = self.call, self.call.ops
+        rest = self.samples.take(order[count:]).arguments
+        outputs, returned = application(call, rest)(self.model, rest.packed())
+        back = ops.argsort(order)
+
+        def joined(first: Array, second: Array) -> Array:
+            return ops.take(ops.concat([first, second], 0), back)
+
+        (leaves, rebuild), (others, _) = ops.flatten(part.returned), ops.flatten(returned)
+        kept = [
+            joined(leaf, other) if ops.is_array(leaf) and ops.shape(leaf)[:1] == (count,) else leaf
+            for (_, leaf), (_, other) in zip(leaves, others, strict=True)
+        ]
+        whole = ModelPass(joined(part.outputs, outputs), rebuild(kept), {}, {})
+        return make_forward(call, self.model, self.samples, whole)
 
     @property
     def like(self) -> Array:
         """An array with the dtype and the device of the penalties."""
         if self.whole is not None:
             return self.whole.logits
-        return next((part.forward.logits for part in self.parts.values()), self.x)
+        return next((part.forward.logits for part in self.parts.values()), self.samples.like)
 
 
 def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:
@@ -139,14 +161,14 @@ def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:
     return call.ops.argsort(words[0, :, 0])
 
 
-def _pass(call: Call, model: Any, x: Array, y: Any, ids: Array | None, terms: tuple[JacobianPenalty, ...]) -> Forward:
+def _pass(call: Call, model: Any, samples: Samples, terms: tuple[JacobianPenalty, ...]) -> Forward:
     """One forward pass that serves the loss and as many of `terms` as it can."""
-    names = tuple(dict.fromkeys(term.at for term in terms if term.side == "output"))
+    pairs = tuple(dict.fromkeys((term.of, term.at) for term in terms if term.side == "output"))
     # Where the step is traced, a term of `every=n` belongs into its branch, and may not make the common pass dearer.
     alone = [term for term in terms if term.side == "input" and (term.every == 1 or isinstance(call.step, int))]
-    if alone and not names:
-        return input_side.input_pass(alone[0], call, model, x, y, ids)
-    return forward_pass(call, model, x, y, ids, names)
+    if alone and not pairs:
+        return input_side.input_pass(alone[0], call, model, samples)
+    return forward_pass(call, model, samples, pairs)
 
 
 @dataclass(frozen=True)
@@ -159,8 +181,9 @@ class _Mean:
     normalizer: Any
 
     @classmethod
-    def of(cls, call: Call, batch: int, like: Array) -> "_Mean":
-        ops, weight = call.ops, None
+    def of(cls, call: Call, batch: int, like: Array, positions: Array | None) -> "_Mean":
+        """The mean for a call; `positions` is the weight of the positions of each sample together, (B,)."""
+        ops, weight = call.ops, positions
         normalizer: Any = float(batch)
         if call.sample_weight is not None:
             given = ops.asarray(call.sample_weight, like)
@@ -169,7 +192,9 @@ class _Mean:
             values = ops.values_if_free(given)
             if values is not None and not (values >= 0).all():
                 raise InputError(f"{call.name}: sample_weight must be at least 0 everywhere, and not NaN.")
-            weight = ops.astype(given, ops.dtype(like))
+            own = ops.astype(given, ops.dtype(like))
+            weight = own if weight is None else own * weight
+        if weight is not None:
             total = ops.sum(weight, 0)
             normalizer = ops.where(total > 0, total, 1.0)
         if call.normalizer is not None:
@@ -178,14 +203,15 @@ class _Mean:
                 raise InputError(f"{call.name}: normalizer must be a finite number above 0, got {normalizer!r}.")
         return cls(ops, batch, weight, normalizer)
 
-    def __call__(self, values: Array, indices: Array | None = None) -> Array:
-        """The mean of values (B,), or its unbiased estimate from the part of the batch at `indices`."""
+    def __call__(self, values: Array, part: _Part | None = None) -> Array:
+        """The mean of values (B,), or its unbiased estimate from a part of the batch."""
         ops = self.ops
-        weight = self.weight if self.weight is None or indices is None else ops.take(self.weight, indices)
+        if part is None:
+            return ops.sum(values if self.weight is None else self.weight * values, 0) / self.normalizer
+        values = values if part.is_cut else ops.take(values, part.indices)
+        weight = None if self.weight is None else ops.take(self.weight, part.indices)
         total = ops.sum(values if weight is None else weight * values, 0)
-        if indices is not None:
-            total = total * (self.batch / ops.shape(indices)[0])
-        return total / self.normalizer
+        return total * (self.batch / ops.shape(part.indices)[0]) / self.normalizer
 
 
 class _Batch:
@@ -193,7 +219,17 @@ class _Batch:
 
     def __init__(self, passes: _Passes) -> None:
         self.passes, self.ops, self.call = passes, passes.call.ops, passes.call.name
-        self._mean = _Mean.of(passes.call, self.ops.shape(passes.x)[0], passes.like)
+        self._mean = _Mean.of(passes.call, passes.samples.batch, passes.like, self._positions())
+
+    def _positions(self) -> Array | None:
+        """The weight of each sample's positions together, (B,), or None where all positions count alike."""
+        call, whole = self.passes.call, self.passes.whole
+        if (call.position_weight is None and call.ignore_index is None) or not (whole or self.passes.parts):
+            return None
+        # Where every due term is over a part, the whole batch has no pass of its own.
+        forward = next(part.forward for part in self.passes.parts.values()) if whole is None else whole
+        weight = position_weights(call, self.passes.samples, forward.layout, forward.logits)
+        return None if weight is None else self.ops.sum(weight, 1)
 
     def mean(self, values: Array) -> Array:
         return self._mean(values)
@@ -208,7 +244,7 @@ class _Batch:
         part = self.passes.parts.get(_part_key(self.passes.call, term))
         if part is None:
             return self._mean(side.per_sample(term, self.forward))
-        return self._mean(side.per_sample(term, part.forward), part.indices)
+        return self._mean(side.per_sample(term, part.forward), part)
 
     def parameters(self, owner: str) -> list[Array]:
         given, model = self.passes.call.params, self.passes.model
@@ -249,16 +285,19 @@ class Evaluation:
     outputs: Any
 
 
-def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, with_loss: bool) -> Evaluation:
+def evaluate(
+    call: Call, model: Any, arguments: Arguments, y: Any, reg: Regularizer | None, with_loss: bool
+) -> Evaluation:
     """The loss (if asked for) and the penalty of every term, with as few passes as the terms allow.
 
     Terms over the whole batch share one forward pass with the loss. Where the only Jacobian terms are over one part of
-    the batch, the batch is split into the part and the rest: no sample is forwarded twice.
+    the batch, the batch is split into the part and the rest: no sample is forwarded twice. A model that may hold arrays
+    of the batch itself cannot be split; the part is then taken from the pass over the whole.
     """
-    call = replace(call, step=_checked_step(call, x))
+    call = replace(call, step=_checked_step(call, arguments.like))
     terms = () if reg is None else reg.terms
-    plan = make_plan(call, terms, call.ops.shape(x)[0], with_loss)
-    passes = _Passes(call, model, x, y, _checked_ids(call, x))
+    plan = make_plan(call, terms, arguments.batch, with_loss)
+    passes = _Passes(call, model, samples_of(call, arguments, y))
     passes.run(plan)
     batch = _Batch(passes)
     loss = batch.mean(losses(batch.forward)) if with_loss else None
@@ -266,21 +305,32 @@ def evaluate(call: Call, model: Any, x: Array, y: Any, reg: Regularizer | None, 
         batch.charged(term) if is_due else batch.zero() for term, is_due in zip(terms, plan.due, strict=True)
     )
     due = tuple(penalty for penalty, is_due in zip(penalties, plan.due, strict=True) if is_due)
-    return Evaluation(loss, penalties, due, None if passes.whole is None else passes.whole.outputs)
+    return Evaluation(loss, penalties, due, None if passes.whole is None else passes.whole.returned)
 
 
-def _checked_ids(call: Call, x: Array) -> Array | None:
+def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:
+    """The whole batch, with what the call says of its samples.
+
+    Raises:
+        InputError: the sample ids do not fit.
+    """
+    ops, weight = call.ops, call.position_weight
+    weight = None if weight is None else ops.asarray(weight, arguments.like)
+    return Samples(arguments, y, _checked_ids(call, arguments), weight)
+
+
+def _checked_ids(call: Call, arguments: Arguments) -> Array | None:
     """The sample ids as int32 (B,), or None for 0..B-1."""
-    ops, batch = call.ops, call.ops.shape(x)[0]
+    ops, batch, like = call.ops, arguments.batch, arguments.like
     if call.sample_ids is None:
         return None
-    ids = ops.asarray(call.sample_ids, x)
+    ids = ops.asarray(call.sample_ids, like)
     if ops.shape(ids) != (batch,) or not is_integer(ops.dtype(ids)):
         raise InputError(
             f"{call.name}: sample_ids must be {batch} integers, one for each sample, got {ops.dtype(ids)} of shape "
             f"{ops.shape(ids)}."
         )
-    return ops.int32(ids, x)
+    return ops.int32(ids, like)
 
 
 def _checked_step(call: Call, x: Array) -> Any:

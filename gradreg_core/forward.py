@@ -1,15 +1,28 @@
 """One forward pass: the outputs in one layout, and the pullbacks to whatever is differentiated."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from gradreg_core.backend import Array, Backend, Pullback
+from gradreg_core.backend import Apply, Array, Backend, ModelPass, Pair, Pullback
 from gradreg_core.errors import InputError, InputTypeError
-from gradreg_core.layout import Layout, Target, is_floating, prepare_target, widened
+from gradreg_core.inputs import Arguments, unpack
+from gradreg_core.labels import Target, ignored, prepare_target
+from gradreg_core.layout import Layout, widened
+from gradreg_core.selection import Selector, select, selected_arrays
 
-__all__ = ["Call", "Forward", "forward_pass", "make_forward", "require_floating"]
+__all__ = [
+    "Call",
+    "Forward",
+    "Samples",
+    "application",
+    "forward_pass",
+    "make_forward",
+    "position_weights",
+    "require_differentiable",
+    "scored",
+]
 
 
 @dataclass(frozen=True)
@@ -20,12 +33,16 @@ class Call:
     name: str
     step: Any = 0
     seed: Any = None
-    loss_fn: Callable[[Array, Any], Array] | None = None
+    loss_fn: Callable[[Any, Any], Array] | None = None
+    outputs: Selector = None
     sample_ids: Any = None
     sample_weight: Any = None
+    position_weight: Any = None
+    ignore_index: int | None = None
     normalizer: Any = None
     class_axis: int | None = None
     directions: Any = None
+    target: Any = None
     params: Any = None
     chunk_size: int | None = None
 
@@ -40,32 +57,91 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """The samples of a pass: what the model is called with, and what belongs to each of them."""
+
+    arguments: Arguments
+    y: Any = None
+    """Labels, in any structure."""
+    ids: Array | None = None
+    """int32 (B,), or None for 0..B-1."""
+    position_weight: Array | None = None
+    """(B, positions...)."""
+
+    @property
+    def batch(self) -> int:
+        """The number of samples."""
+        return self.arguments.batch
+
+    @property
+    def like(self) -> Array:
+        """An array on the device of the input."""
+        return self.arguments.like
+
+    def take(self, indices: Array) -> "Samples":
+        """The samples at `indices`, everything that belongs to them cut alike."""
+        ops, like = self.arguments.ops, self.like
+        ids = ops.arange(self.batch, like) if self.ids is None else self.ids
+
+        def cut(value: Any) -> Any:
+            if ops.is_array(value) and ops.shape(value)[:1] == (self.batch,):
+                return ops.take(value, indices)
+            return value
+
+        labels, rebuild = ops.flatten(self.y)
+        if self.y is None or all(ops.is_array(leaf) or not isinstance(leaf, int | float) for _, leaf in labels):
+            y = rebuild([cut(leaf) for _, leaf in labels])
+        else:
+            y = ops.take(ops.asarray(self.y, like), indices)  # nested lists of numbers
+        weight = None if self.position_weight is None else ops.take(self.position_weight, indices)
+        return Samples(self.arguments.take(indices), y, ops.take(ids, indices), weight)
+
+
+@dataclass(frozen=True)
 class Forward:
     """One forward pass over a batch or a part of it."""
 
     call: Call
-    y: Any
+    model: Any
+    """For the terms that pass through the model again."""
+    samples: Samples
     outputs: Array
+    """The selected outputs, (B, ...)."""
+    returned: Any
+    """What the model returned."""
     layout: Layout
     logits: Array
     """(B, positions, classes), in float32 or better."""
-    pullbacks: dict[str | None, Pullback]
-    """The pullback to each named activation, and to the input (None)."""
-    sample_ids: Array | None
-    """int32 (B,), or None for 0..B-1."""
-    model: Any = None
-    """For the terms that pass through the model again."""
-    x: Any = None
-    """The input of the pass."""
+    pullbacks: dict[Pair, Pullback]
+    """From outputs or a named place (None, or `of`) to the input or a named place (None, or `at`)."""
+    values: dict[str, Array] = field(default_factory=dict)
+    """The value of each named place."""
     pushed: Any = None
     """The first row of an input-side term that shared the pass, as (term, array)."""
     _cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def x(self) -> Array | None:
+        """The packed differentiable input."""
+        return self.samples.arguments.packed()
+
+    @property
+    def y(self) -> Any:
+        """The labels."""
+        return self.samples.y
+
+    @property
+    def sample_ids(self) -> Array | None:
+        """int32 (B,), or None for 0..B-1."""
+        return self.samples.ids
 
     def target(self, asker: str) -> Target:
         """The labels as a distribution, prepared once; `asker` needs them, for messages."""
         if "target" not in self._cache:
             call = self.call
-            self._cache["target"] = prepare_target(call.ops, call.name, self.y, self.layout, self.logits, asker)
+            self._cache["target"] = prepare_target(
+                call.ops, call.name, self.y, self.layout, self.logits, asker, call.ignore_index
+            )
         target: Target = self._cache["target"]
         return target
 
@@ -78,71 +154,177 @@ class Forward:
             self._cache["f"] = ops.sigmoid(self.logits) if single else ops.softmax(self.logits)
         return self._cache["f"]
 
+    @property
+    def position_weight(self) -> Array | None:
+        """The weight of each position, (B, positions), or None where all count alike.
 
-def require_floating(call: Call, x: Array) -> None:
-    """Refuse an input that has no derivative.
+        Raises:
+            InputError: the weights do not fit the outputs, are negative, or `ignore_index` comes without labels.
+        """
+        if "weight" not in self._cache:
+            self._cache["weight"] = position_weights(self.call, self.samples, self.layout, self.logits)
+        return self._cache["weight"]
+
+    def mask(self) -> Array | None:
+        """1 where the outputs count and 0 where their position has weight 0, (B, positions, 1); None if all count."""
+        weight = self.position_weight
+        if weight is None:
+            return None
+        ops = self.call.ops
+        counts = ops.astype(weight > 0, ops.dtype(self.logits))
+        return ops.reshape(counts, (*self.layout.canonical[:2], 1))
+
+    @property
+    def position_share(self) -> Array | None:
+        """The weight of each position as a share of its sample's, (B, positions); 0 where no position counts."""
+        ops, weight = self.call.ops, self.position_weight
+        if weight is None:
+            return None
+        total = ops.sum(weight, 1, keepdims=True)
+        return weight / ops.where(total > 0, total, 1.0)
+
+    def mean_over_positions(self, values: Array) -> Array:
+        """The weighted mean of values (B, positions) over the positions of each sample; 0 where none counts."""
+        ops, share, positions = self.call.ops, self.position_share, self.layout.canonical[1]
+        if share is None:
+            total = ops.sum(values, 1)
+            return total if positions == 1 else total / positions
+        # A position of weight 0 may hold anything, and 0 times infinity is not 0.
+        return ops.sum(share * ops.where(share > 0, values, 0.0), 1)
+
+    def place(self, of: str | None) -> "Forward":
+        """The pass as one whose outputs are the value of the place `of`; None: as it is.
+
+        Raises:
+            InputError: the place has no batch axis.
+        """
+        if of is None:
+            return self
+        key = f"of {of}"
+        if key not in self._cache:
+            ops, value = self.call.ops, self.values[of]
+            layout = Layout.of(f"{self.call.name}: of={of!r}", ops.shape(value), self.samples.batch, None)
+            logits = widened(ops, layout.to_canonical(ops, value))
+            weight = _of_place(self, of, value)
+            pullbacks = {pair: pullback for pair, pullback in self.pullbacks.items() if pair[0] == of}
+            self._cache[key] = replace(
+                self, outputs=value, layout=layout, logits=logits, pullbacks=pullbacks, _cache={"weight": weight}
+            )
+        forward: Forward = self._cache[key]
+        return forward
+
+
+def position_weights(call: Call, samples: Samples, layout: Layout, like: Array) -> Array | None:
+    """The weight of each position of `samples`, (B, positions), or None where all count alike.
+
+    Args:
+        call: its `position_weight` and `ignore_index` count.
+        samples: whose positions have the weights.
+        layout: of the outputs; its batch may be another.
+        like: an array of the dtype and the device of the weights.
 
     Raises:
-        InputTypeError: x is of integers.
+        InputError: the weights do not fit the outputs or are negative, or `ignore_index` comes without labels.
     """
-    if not is_floating(call.ops.dtype(x)):
-        raise InputTypeError(
-            f"{call.name}: the input has dtype {call.ops.dtype(x)}, and only floating-point inputs have a gradient. "
-            f"Convert it, or, for tokens, penalise with respect to an embedding: pass the rest of the network as the "
-            f"model and the embedded input as x, or name the layer with at=."
+    ops, given = call.ops, samples.position_weight
+    layout = replace(layout, shape=(samples.batch, *layout.shape[1:]))
+    weight = None
+    if given is not None:
+        own = layout.position_shape(call.name, "position_weight")
+        if ops.shape(given) != own:
+            raise InputError(
+                f"{call.name}: position_weight must have shape {own} for outputs of shape {layout.shape}, one weight "
+                f"for each position, got {ops.shape(given)}."
+            )
+        values = ops.values_if_free(given)
+        if values is not None and not ((values >= 0).all() and (values < math.inf).all()):
+            raise InputError(f"{call.name}: position_weight must be finite and at least 0 everywhere.")
+        weight = ops.reshape(ops.astype(given, ops.dtype(like)), layout.canonical[:2])
+    if call.ignore_index is not None:
+        counted = ignored(ops, call.name, samples.y, layout, like, call.ignore_index)
+        weight = counted if weight is None else weight * counted
+    return weight
+
+
+def _of_place(forward: Forward, of: str, value: Array) -> Array | None:
+    """The weights of the positions, as weights of the components of a place whose first axes are these positions."""
+    weight = forward.position_weight
+    if weight is None:
+        return None
+    ops, shape = forward.call.ops, forward.call.ops.shape(value)
+    positions = forward.layout.position_shape(forward.call.name, "position_weight")
+    if shape[: len(positions)] != positions:
+        raise InputError(
+            f"{forward.call.name}: of={of!r} has shape {shape}, which does not begin with the positions {positions} "
+            f"that have weights. Leave position_weight= and ignore_index= out for this term, in a call of its own."
         )
+    wide = ops.reshape(weight, (*positions, *[1] * (len(shape) - len(positions))))
+    return ops.reshape(ops.broadcast_to(wide, shape), (shape[0], math.prod(shape[1:])))
 
 
-def forward_pass(call: Call, model: Any, x: Array, y: Any, ids: Array | None, names: tuple[str | None, ...]) -> Forward:
-    """Call the model once, keeping a pullback to the input (None) and to each named activation in `names`.
-
-    Raises:
-        UnsupportedError: the backend has no names for activations.
-    """
-    ops = call.ops
-    if None in names:
-        require_floating(call, x)
-    pullbacks: dict[str | None, Pullback]
-    if not names:
-        outputs, pullbacks = model(x), {}
-    elif names == (None,):
-        outputs, pullback = ops.vjp(model, x)
-        pullbacks = {None: pullback}
-    else:
-        outputs, pullbacks = ops.named_vjp(model, x, names)
-    return make_forward(call, model, x, y, outputs, ids, pullbacks)
-
-
-def make_forward(
-    call: Call,
-    model: Any,
-    x: Array,
-    y: Any,
-    outputs: Any,
-    ids: Array | None,
-    pullbacks: dict[str | None, Pullback] | None = None,
-    pushed: Any = None,
-) -> Forward:
-    """The outputs of a model for x, checked and brought into one layout.
+def require_differentiable(call: Call, arguments: Arguments) -> Array:
+    """The packed input.
 
     Raises:
-        InputTypeError: they are not one floating-point array.
-        InputError: they have no batch axis, or are not finite where reading them is free.
+        InputTypeError: no array in x is of a floating-point type.
     """
-    ops = call.ops
-    if not ops.is_array(outputs) or not is_floating(ops.dtype(outputs)):
+    packed = arguments.packed()
+    if packed is None:
+        dtypes = ", ".join(dict.fromkeys(call.ops.dtype(array) for array in arguments.arrays))
         raise InputTypeError(
-            f"{call.name}: the model must return one array of floating-point outputs, got {type(outputs).__name__}"
-            f"{' of ' + ops.dtype(outputs) if ops.is_array(outputs) else ''}. Wrap it: lambda x: model(x).logits, say."
+            f"{call.name}: the input has dtype {dtypes}, and only floating-point inputs have a gradient. Convert it; "
+            f"or, for tokens, penalise with respect to an embedding, named by at=: mark it in the model with "
+            f"h = gradreg.tap('embedding', h) and pass SpectReg(..., at='embedding'), or pass the rest of the network "
+            f"as the model and the embedded input as x."
         )
-    batch = ops.shape(x)[0]
-    layout = Layout.of(call.name, ops.shape(outputs), batch, call.class_axis)
+    return packed
+
+
+def application(call: Call, arguments: Arguments) -> Apply:
+    """The model as a function of its packed input: (model, x) -> (selected outputs, what it returned)."""
+
+    def apply(model: Any, x: Array | None) -> tuple[Array, Any]:
+        returned = arguments.passed_to(model, x)
+        return select(call.ops, call.name, call.outputs, returned), returned
+
+    return apply
+
+
+def forward_pass(call: Call, model: Any, samples: Samples, pairs: Sequence[Pair]) -> Forward:
+    """Call the model once, keeping a pullback for each pair (of, at) of places."""
+    arguments = samples.arguments
+    if any(at is None for _, at in pairs):
+        require_differentiable(call, arguments)
+    apply = application(call, arguments)
+    return make_forward(call, model, samples, call.ops.model_vjp(model, apply, arguments.packed(), tuple(pairs)))
+
+
+def make_forward(call: Call, model: Any, samples: Samples, passed: ModelPass, pushed: Any = None) -> Forward:
+    """The result of a pass, checked and brought into one layout.
+
+    Raises:
+        InputError: the outputs have no batch axis, or are not finite where reading them is free.
+    """
+    ops, outputs = call.ops, passed.outputs
+    layout = Layout.of(call.name, ops.shape(outputs), samples.batch, call.class_axis)
+    if isinstance(call.outputs, list | tuple):
+        layout = layout.without_classes()
     values = ops.values_if_free(outputs)
     if values is not None and not (values.max() < math.inf and values.min() > -math.inf):  # nor for a NaN
-        sample = int((abs(values) < math.inf).reshape(batch, -1).all(-1).argmin())
+        sample = int((abs(values) < math.inf).reshape(samples.batch, -1).all(-1).argmin())
         raise InputError(
             f"{call.name}: the outputs of sample {sample} are NaN or infinite; the model or its input diverged before "
             f"any penalty was computed. Lower the learning rate or look at the data."
         )
     logits = widened(ops, layout.to_canonical(ops, outputs))
-    return Forward(call, y, outputs, layout, logits, pullbacks or {}, ids, model, x, pushed)
+    return Forward(
+        call, model, samples, outputs, passed.returned, layout, logits, passed.pullbacks, passed.values, pushed
+    )
+
+
+def scored(forward: Forward, outputs: Array) -> Any:
+    """The selected outputs as the loss function gets them: one array, or the list that `outputs=` names."""
+    call = forward.call
+    if not isinstance(call.outputs, list | tuple):
+        return outputs
+    return unpack(call.ops, outputs, selected_arrays(call.ops, call.name, call.outputs, forward.returned))

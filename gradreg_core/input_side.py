@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from gradreg_core.backend import Array
+from gradreg_core.backend import Array, ModelPass
 from gradreg_core.engine import draws_of, reduced
 from gradreg_core.errors import InputError
-from gradreg_core.forward import Call, Forward, make_forward, require_floating
+from gradreg_core.forward import Call, Forward, Samples, application, make_forward, require_differentiable
 from gradreg_core.layout import is_half, widened
 from gradreg_core.outputs import OUTPUTS
 from gradreg_core.projections import DirectionContext
@@ -50,50 +50,54 @@ def _directions(term: JacobianPenalty, call: Call, x: Array, ids: Array | None, 
                 yield ops.reshape(ops.astype(rows[offset], ops.dtype(x)), shape)
 
 
-def _pass(term: JacobianPenalty, call: Call, model: Any, x: Array, v: Array) -> tuple[Array, Array]:
-    """One pass along v: the outputs, and their tangent or the outputs of the moved input."""
-    ops = call.ops
+def _pass(term: JacobianPenalty, call: Call, model: Any, samples: Samples, v: Array) -> tuple[ModelPass, Array]:
+    """One pass along v: its result, and the tangent of the outputs or the outputs of the moved input."""
+    ops, x = call.ops, samples.arguments.packed()
+    apply = application(call, samples.arguments)
     if term.method == "jvp":
-        return ops.jvp(model, x, v)
-    outputs, moved = ops.call_twice(model, x, x + term.h * v)
+        outputs, returned, tangent = ops.model_jvp(model, apply, x, v)
+        return ModelPass(outputs, returned, {}, {}), tangent
+    outputs, returned, moved = ops.call_twice(model, apply, x, x + term.h * v)
     for name, array in ("x", x), ("outputs", outputs):
-        if ops.is_array(array) and is_half(ops.dtype(array)):
+        if is_half(ops.dtype(array)):
             raise InputError(
                 f"{call.name}: method='difference' needs {name} in float32 or float64, got {ops.dtype(array)}: the "
                 f"rounding enters divided by h={term.h:g}. Compute in float32, or use method='jvp'."
             )
-    return outputs, moved
+    return ModelPass(outputs, returned, {}, {}), moved
 
 
-def input_pass(term: JacobianPenalty, call: Call, model: Any, x: Array, y: Any, ids: Array | None) -> Forward:
+def input_pass(term: JacobianPenalty, call: Call, model: Any, samples: Samples) -> Forward:
     """A forward pass for the loss that also pushes the first row of an input-side term."""
-    require_floating(call, x)
-    outputs, pushed = _pass(term, call, model, x, next(_directions(term, call, x, ids)))
-    return make_forward(call, model, x, y, outputs, ids, pushed=(term, pushed))
+    x = require_differentiable(call, samples.arguments)
+    passed, pushed = _pass(term, call, model, samples, next(_directions(term, call, x, samples.ids)))
+    return make_forward(call, model, samples, passed, pushed=(term, pushed))
 
 
 def _slope(term: JacobianPenalty, base: Forward, pushed: Array) -> Array:
     """J_i v_i of the term's output, a row (1, B, positions, classes), in float32 or better."""
-    ops, output = base.call.ops, OUTPUTS[term.output]
+    ops, output, mask = base.call.ops, OUTPUTS[term.output], base.mask()
     if term.method == "jvp":
         tangent = widened(ops, base.layout.to_canonical(ops, pushed))
         row = output.push(base, tangent)
     else:
-        moved = make_forward(base.call, base.model, base.x, base.y, pushed, base.sample_ids)
+        moved = make_forward(base.call, base.model, base.samples, ModelPass(pushed, base.returned, {}, {}))
         row = (output.value(moved) - output.value(base)) * (1 / term.h)
+    if mask is not None and term.output != "loss":  # the loss counts its positions itself
+        row = row * mask
     return ops.reshape(row, (1, *ops.shape(row)))
 
 
 def _rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
-    call, x, ids = forward.call, forward.x, forward.sample_ids
-    require_floating(call, x)
+    call, samples = forward.call, forward.samples
+    x = require_differentiable(call, samples.arguments)
     shared = forward.pushed is not None and forward.pushed[0] is term
     if shared:
         yield _slope(term, forward, forward.pushed[1])
     model = call.ops.without_state_changes(forward.model)
-    for v in _directions(term, call, x, ids, start=1 if shared else 0):
-        outputs, pushed = _pass(term, call, model, x, v)
-        yield _slope(term, make_forward(call, model, x, forward.y, outputs, ids), pushed)
+    for v in _directions(term, call, x, samples.ids, start=1 if shared else 0):
+        passed, pushed = _pass(term, call, model, samples, v)
+        yield _slope(term, make_forward(call, model, samples, passed), pushed)
 
 
 def per_sample(term: JacobianPenalty, forward: Forward) -> Array:

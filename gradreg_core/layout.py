@@ -1,7 +1,7 @@
-"""Outputs and labels in one layout: (B, positions, classes), whatever axes the model's outputs have."""
+"""Outputs in one layout: (B, positions, classes), whatever axes the model's outputs have."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gradreg_core.backend import Array, Backend
@@ -9,18 +9,13 @@ from gradreg_core.errors import InputError, InputTypeError
 
 __all__ = [
     "Layout",
-    "Target",
     "is_floating",
     "is_half",
     "is_integer",
     "one_hot",
-    "prepare_target",
     "require_integer_scalar",
     "widened",
 ]
-
-_SOFT_LABEL_TOLERANCE = 1e-3
-"""Soft labels may be rounded to half precision by the caller: a sum of 1000 such terms is 1 to about 1e-3."""
 
 
 def is_integer(dtype: str) -> bool:
@@ -112,12 +107,33 @@ class Layout:
         classes = self.shape[self.class_axis] if len(self.shape) > 1 else 1
         return batch, components // classes, classes
 
+    def position_shape(self, call: str, asker: str) -> tuple[int, ...]:
+        """The shape of the outputs without their class axis: (B, positions...), and (B,) where there is one position.
+
+        Raises:
+            InputError: nobody said which axis holds the classes.
+        """
+        self.require_classes(call, asker)
+        if len(self.shape) == 1:
+            return self.shape
+        axis = (self.class_axis or -1) + len(self.shape)
+        return (*self.shape[:axis], *self.shape[axis + 1 :])
+
+    def without_classes(self) -> "Layout":
+        """The layout in which all components of a sample are one vector."""
+        return Layout(self.shape, None)
+
     def require_classes(self, call: str, asker: str) -> None:
         """Refuse `asker`, which needs classes, if nobody said which axis holds them.
 
         Raises:
-            InputError: the outputs have more than two axes and no class axis was given.
+            InputError: the outputs have more than two axes and no class axis was given, or are several.
         """
+        if self.class_axis is None and len(self.shape) <= 2:
+            raise InputError(
+                f"{call}: {asker} needs classes, and several outputs that count together have none. Select one output, "
+                f"or pass loss_fn=, which gets the list of selected outputs."
+            )
         if self.class_axis is None:
             raise InputError(
                 f"{call}: {asker} needs to know which axis of the outputs {self.shape} holds the classes; "
@@ -137,119 +153,3 @@ class Layout:
             moved = (*self.shape[:axis], *self.shape[axis + 1 :], self.shape[axis])
             return ops.moveaxis(ops.reshape(array, moved), -1, axis)
         return ops.reshape(array, self.shape)
-
-
-@dataclass(frozen=True)
-class Target:
-    """Labels that fit the outputs, as they came and as a distribution over the classes at each position."""
-
-    ops: Backend
-    call: str
-    labels: Array
-    """(B, positions) class indices where there are several classes and `hard`, else (B, positions, classes)."""
-    classes: int
-    hard: bool
-    """Whether they came as integers."""
-    checked: bool
-    """Whether their values were read, and are in range."""
-    dtype: str
-    """Of the distribution."""
-    _made: list[Array] = field(default_factory=list, init=False, repr=False)
-
-    @property
-    def distribution(self) -> Array:
-        """(B, positions, classes), NaN where a label is out of range; made once, where it is asked for."""
-        if not self._made:  # functools.cached_property has a lock, which torch.compile does not take
-            self._made.append(self._distribution())
-        return self._made[0]
-
-    def _distribution(self) -> Array:
-        ops = self.ops
-        if self.classes == 1:
-            probability = ops.astype(self.labels, self.dtype)
-            return ops.where((probability >= 0) & (probability <= 1), probability, math.nan)
-        if not self.hard:
-            return ops.astype(self.labels, self.dtype)
-        basis = one_hot(ops, self.labels, self.classes, self.dtype)
-        return basis if self.checked else ops.where(ops.sum(basis, -1, keepdims=True) > 0, basis, math.nan)
-
-    def basis(self, asker: str) -> Array:
-        """The basis vector of the true class; ones where there is a single logit.
-
-        Raises:
-            InputError: the labels are soft.
-        """
-        if not self.hard:
-            raise InputError(f"{self.call}: {asker} needs integer class labels, got soft labels (floating point).")
-        if self.classes == 1:
-            return self.distribution * 0 + 1
-        return self.distribution
-
-
-def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: int) -> bool:
-    """Refuse label values out of range where reading them is free; elsewhere (False) they turn into NaN."""
-    values = ops.values_if_free(labels)
-    if values is None:
-        return False
-    if values.size == 0:
-        return True
-    top = max(classes - 1, 1)
-    if hard:
-        if values.min() < 0 or values.max() > top:
-            raise InputError(
-                f"{call}: labels must lie in 0..{top} for {classes} outputs, got values from {values.min()} to "
-                f"{values.max()}. Relabel them, or mask padded samples with sample_weight=."
-            )
-    elif not (values >= 0).all() or (classes == 1 and not (values <= 1).all()):
-        raise InputError(
-            f"{call}: soft labels must be probabilities, got values from {values.min()} to {values.max()}."
-        )
-    elif classes > 1 and abs(values.sum(-1) - 1).max() > _SOFT_LABEL_TOLERANCE:
-        raise InputError(
-            f"{call}: soft labels must sum to 1 over the classes, got sums such as {values.sum(-1).min()}."
-        )
-    return True
-
-
-def prepare_target(ops: Backend, call: str, y: Any, layout: Layout, like: Array, asker: str) -> Target:
-    """Labels `y`, their distribution in the dtype of `like`, the canonical logits.
-
-    Integers name a class at each position: shape (B,) or the outputs' shape without its class axis (a single logit
-    takes 0 and 1, with or without the axis of length 1). Floats are distributions of the outputs' own shape, or
-    probabilities of shape (B,) for a single logit. Where values cannot be read without synchronising a device, a label
-    out of range makes the result NaN: never a silently masked sample.
-
-    Raises:
-        InputError: `y` is missing, or its shape or values do not fit.
-        InputTypeError: `y` is not an array of numbers.
-    """
-    layout.require_classes(call, asker)
-    batch, positions, classes = layout.canonical
-    if y is None:
-        raise InputError(f"{call}: {asker} needs labels, but y is None; pass y.")
-    try:
-        labels = ops.asarray(y, like)
-        dtype, shape = ops.dtype(labels), ops.shape(labels)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputTypeError(f"{call}: y must be an array of labels, got {type(y).__name__}.") from error
-    hard = is_integer(dtype)
-    if not hard and not is_floating(dtype):
-        raise InputTypeError(f"{call}: labels must be integers or floating-point probabilities, got dtype {dtype}.")
-    axis = layout.class_axis or -1
-    without = layout.shape[: len(layout.shape) + axis] + (layout.shape[axis:][1:] if axis < -1 else ())
-    without = layout.shape if len(layout.shape) == 1 else without
-    if classes == 1 and shape in (layout.shape, without):
-        canonical = ops.reshape(labels, (batch, positions, 1))
-    elif hard and shape == without:
-        canonical = ops.reshape(labels, (batch, positions))
-    elif not hard and shape == layout.shape:
-        canonical = layout.to_canonical(ops, labels)
-    else:
-        wanted = f"{without}" if hard or classes == 1 else f"{layout.shape}"
-        kind = "integer class labels" if hard else "soft labels"
-        hint = "" if hard or shape != without else " Class labels must be of an integer type."
-        raise InputError(
-            f"{call}: expected {kind} of shape {wanted} for outputs of shape {layout.shape}, got {shape}.{hint}"
-        )
-    checked = _check_values(ops, call, canonical, hard, classes)
-    return Target(ops, call, canonical, classes, hard, checked, ops.dtype(like))

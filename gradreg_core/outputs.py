@@ -10,10 +10,13 @@ from abc import ABC, abstractmethod
 
 from gradreg_core.backend import Array
 from gradreg_core.errors import InputError
-from gradreg_core.forward import Forward
+from gradreg_core.forward import Forward, scored
 from gradreg_core.layout import widened
 
 __all__ = ["OUTPUTS"]
+
+_NO_LABEL = -100
+"""The index that PyTorch's losses leave out; no class has it."""
 
 
 class Output(ABC):
@@ -106,7 +109,10 @@ class _Loss(Output):
             return widened(ops, forward.layout.to_canonical(ops, pullback(ops.reshape(w, (batch,)))))
         f = forward.probabilities("a penalty on the loss")
         pulled = w * (f - forward.target("a penalty on the loss").distribution)
-        return pulled if positions == 1 else pulled / positions
+        share = forward.position_share
+        if share is None:
+            return pulled if positions == 1 else pulled / positions
+        return pulled * ops.reshape(share, (batch, positions, 1))
 
     def push(self, forward: Forward, t: Array) -> Array:
         ops, shape = forward.call.ops, self.shape(forward)
@@ -134,18 +140,19 @@ def losses(forward: Forward) -> Array:
     if forward.call.loss_fn is not None:
         return _custom_losses(forward, forward.outputs)
     target, z = forward.target("the cross-entropy loss"), forward.logits
-    if target.hard and target.checked and classes > 1:
+    if target.hard and target.checked and classes > 1 and forward.position_weight is None:
         total = ops.cross_entropy(z, target.labels)
-    else:
-        y = target.distribution
-        total = ops.sum(ops.softplus(z) - y * z if classes == 1 else (-y) * ops.log_softmax(z), (1, 2))
-    return total if positions == 1 else total / positions
+        return total if positions == 1 else total / positions
+    y = target.distribution
+    return forward.mean_over_positions(
+        ops.sum(ops.softplus(z) - y * z if classes == 1 else (-y) * ops.log_softmax(z), 2)
+    )
 
 
 def _custom_losses(forward: Forward, outputs: Array) -> Array:
     call, ops, batch = forward.call, forward.call.ops, forward.layout.shape[0]
     assert call.loss_fn is not None
-    returned = call.loss_fn(outputs, forward.y)
+    returned = call.loss_fn(scored(forward, outputs), forward.y)
     shape = ops.shape(returned) if ops.is_array(returned) else None
     if shape is None or shape[:1] != (batch,):
         came = f"a result of shape {shape}" if shape is not None else f"{type(returned).__name__}"
@@ -160,4 +167,33 @@ def _custom_losses(forward: Forward, outputs: Array) -> Array:
             f"more than one for each output: labels and outputs were broadcast. Give them one shape."
         )
     returned = widened(ops, returned)
-    return ops.sum(ops.reshape(returned, (batch, -1)), 1) / max(1, math.prod(shape[1:]))
+    weight = forward.position_weight
+    if weight is None:
+        _require_no_ignored_labels(forward)
+        return ops.sum(ops.reshape(returned, (batch, -1)), 1) / max(1, math.prod(shape[1:]))
+    if math.prod(shape) != math.prod(ops.shape(weight)):
+        raise InputError(
+            f"{call.name}: with position_weight= or ignore_index=, loss_fn must return one loss for each position, "
+            f"shape {forward.layout.position_shape(call.name, 'position_weight')}, got {shape}."
+        )
+    return forward.mean_over_positions(ops.reshape(returned, ops.shape(weight)))
+
+
+def _require_no_ignored_labels(forward: Forward) -> None:
+    """Refuse labels that `loss_fn` leaves out by itself: the mean would count their zeros.
+
+    Raises:
+        InputError: there are such labels, as far as reading them is free.
+    """
+    call, ops = forward.call, forward.call.ops
+    values = ops.values_if_free(forward.y) if ops.is_array(forward.y) else None
+    if values is None or values.size == 0 or values.dtype.kind != "i":
+        return
+    options = getattr(call.loss_fn, "keywords", None) or {}
+    declared = options.get("ignore_index", getattr(call.loss_fn, "ignore_index", None))
+    index = declared if isinstance(declared, int) and (values == declared).any() else int(values.min())
+    if index <= _NO_LABEL or index == declared:
+        raise InputError(
+            f"{call.name}: y holds the label {index}, which loss_fn leaves out, and the mean over the batch counts. "
+            f"Pass ignore_index={index} to this call too."
+        )

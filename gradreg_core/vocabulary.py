@@ -3,13 +3,16 @@
 from typing import TYPE_CHECKING
 
 from gradreg_core import norms, outputs, presets, projections, spec
+from gradreg_core.inputs import Inputs as Inputs
 from gradreg_core.norms import *  # noqa: F403
 from gradreg_core.outputs import *  # noqa: F403
 from gradreg_core.presets import *  # noqa: F403
 from gradreg_core.projections import *  # noqa: F403
 from gradreg_core.spec import *  # noqa: F403
+from gradreg_core.taps import tap as tap
 
-WORDS: list[str] = [*norms.__all__, *outputs.__all__, *presets.__all__, *projections.__all__, *spec.__all__]
+WORDS: list[str] = ["Inputs", "tap"]
+WORDS += [*norms.__all__, *outputs.__all__, *presets.__all__, *projections.__all__, *spec.__all__]
 
 if not TYPE_CHECKING:  # type checkers cannot add up lists; without the name they take all that the imports bring
     __all__ = WORDS

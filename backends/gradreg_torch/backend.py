@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradreg_core.backend import Backend, Model, Pullback
+from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
 from gradreg_core.errors import InputError
+from gradreg_core.passes import places_in, require_order
 from gradreg_torch.diagnose import diagnose, explain, is_about_double_backward
 from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.kinks import Smoothed
-from gradreg_torch.model.activations import forward_with_activations
 from gradreg_torch.model.batch_norm import batch_norm_policy
+from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, without_state_changes
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
@@ -151,15 +152,48 @@ class TorchBackend(Backend):
             outputs = fn(x)
         return outputs, _pullback(outputs, x, "x", layer.pulling)
 
-    def named_vjp(
-        self, model: Any, x: Tensor, names: Sequence[str | None]
-    ) -> tuple[Tensor, dict[str | None, Pullback]]:
-        # x requires a gradient even if only activations are named: the parameters before them may be frozen.
-        x = x if x.requires_grad or not x.is_floating_point() else x.detach().requires_grad_()
-        outputs, kept = _unchanged(x, lambda x: forward_with_activations(model, x, names))
-        return outputs, {
-            name: _pullback(outputs, kept[name], f"at={name!r}" if name else "x", nullcontext) for name in names
+    def vjp_with_aux(self, fn: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor) -> tuple[Tensor, Any, Pullback]:
+        if not (torch.compiler.is_compiling() or _in_transform()):
+            return super().vjp_with_aux(fn, x)
+        rebuilt: list[Callable[[Sequence[Any]], Any]] = []
+
+        def with_tensors(point: Tensor) -> tuple[Tensor, list[Tensor]]:
+            outputs, aux = fn(point)
+            leaves, rebuild = self.flatten(aux)
+            is_tensor = [isinstance(leaf, Tensor) for _, leaf in leaves]
+
+            def rebuild_all(tensors: Sequence[Any]) -> Any:
+                given = iter(tensors)
+                return rebuild(
+                    [next(given) if flag else leaf for flag, (_, leaf) in zip(is_tensor, leaves, strict=True)]
+                )
+
+            rebuilt.append(rebuild_all)
+            return outputs, [leaf for flag, (_, leaf) in zip(is_tensor, leaves, strict=True) if flag]
+
+        outputs, pull, tensors = torch.func.vjp(with_tensors, x, has_aux=True)  # type: ignore[misc] # its stub has two
+        return outputs, rebuilt[-1](tensors), lambda w: pull(w)[0]
+
+    def model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
+        names = places_in(pairs)
+        if not names or torch.compiler.is_compiling() or _in_transform():
+            return super().model_vjp(model, apply, x, pairs)
+        if x is not None and not x.requires_grad and any(at is None for _, at in pairs):
+            x = x.detach().requires_grad_()
+        with recorded_places(names, [at for _, at in pairs if at is not None]) as places:
+            outputs, returned = apply(model, x) if x is None else _unchanged(x, lambda x: apply(model, x))
+        places.require_all(places.known)
+        require_order(places, pairs)
+        pullbacks = {
+            (of, at): _pullback(
+                outputs if of is None else places.sources[of],
+                x if at is None else places.sources[at],
+                "x" if at is None else f"at={at!r}",
+                nullcontext,
+            )
+            for of, at in pairs
         }
+        return ModelPass(outputs, returned, pullbacks, places.sources)
 
     def jvp(self, fn: Model, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """(fn(x), J v), differentiable, by two reverse passes.
@@ -169,8 +203,12 @@ class TorchBackend(Backend):
         with ArithmeticNorms():
             return super().jvp(fn, x, v)
 
-    def call_twice(self, model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-        return call_twice(model, x, moved)
+    def model_jvp(self, model: Any, apply: Apply, x: Tensor, v: Tensor) -> tuple[Tensor, Any, Tensor]:
+        with ArithmeticNorms():
+            return super().model_jvp(model, apply, x, v)
+
+    def call_twice(self, model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tensor, Any, Tensor]:
+        return call_twice(model, apply, x, moved)
 
     def without_state_changes(self, model: Any) -> Model:
         return without_state_changes(model)
@@ -195,23 +233,33 @@ class TorchBackend(Backend):
         return int(value) if free and not fractional else None
 
     @contextmanager
-    def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
+    def enter(self, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str) -> Iterator[None]:
         if torch.compiler.is_compiling() or _in_transform():
-            yield x
+            yield
             return
         inference = torch.is_inference_mode_enabled()
-        if call != "measure" and (inference or x.is_inference()):
+        if call != "measure" and (inference or any(array.is_inference() for array in arrays)):
             raise InputError(
                 f"{call}: x or the call is in torch.inference_mode(), where nothing can be differentiated; use "
                 f"torch.no_grad() for the value alone, or measure(), which works there."
             )
         with batch_norm_policy(call, model, batch_norm), torch.inference_mode(False), torch.enable_grad():
             try:
-                yield x.clone() if x.is_inference() else x
+                yield
             except RuntimeError as error:
                 if is_about_double_backward(error):
                     raise explain(call, error) from error
                 raise
+
+    def prepared(self, array: Tensor) -> Tensor:
+        free = torch.compiler.is_compiling() or _in_transform()
+        return array if free or not array.is_inference() else array.clone()
+
+    def is_parameter(self, value: Any) -> bool:
+        return isinstance(value, nn.Parameter)
+
+    def holds_samples(self, model: Any, batch: int) -> bool:
+        return torch.compiler.is_compiling() or super().holds_samples(model, batch)
 
     def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_transform():
@@ -257,7 +305,7 @@ def _unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
     return result
 
 
-def _pullback(outputs: Any, x: Tensor, name: str, context: Callable[[], AbstractContextManager[None]]) -> Pullback:
+def _pullback(outputs: Any, x: Any, name: str, context: Callable[[], AbstractContextManager[None]]) -> Pullback:
     """The map w -> J^T w on the graph from x to outputs, differentiable and repeatable; it runs inside `context`."""
 
     def pullback(w: Tensor) -> Tensor:

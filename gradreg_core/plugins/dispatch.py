@@ -19,9 +19,11 @@ from gradreg_core.errors import (
     PluginError,
     UnsupportedError,
 )
+from gradreg_core.inputs import Inputs
 from gradreg_core.plugins.discovery import DISABLE_VARIABLE, BackendRecord, backends, missing_modules, plugins_disabled
 from gradreg_core.plugins.hookspecs import BackendDescription, Component
 from gradreg_core.plugins.lazy import import_heavy
+from gradreg_core.structures import flatten
 
 __all__ = [
     "BACKEND_VARIABLE",
@@ -120,6 +122,8 @@ def load_component(name: str, component: Component) -> Any:
 def backend_of(array: Any) -> str:
     """The name of the backend that `array` belongs to, by its type; no framework is imported to find out.
 
+    Of a structure, or of :class:`gradreg_core.inputs.Inputs`, the first array counts.
+
     Tracers and other stand-ins for arrays count as arrays of their framework. NumPy arrays, numbers and lists of them
     belong to ``"numpy"``, unless the environment variable GRADREG_BACKEND names another.
 
@@ -127,9 +131,7 @@ def backend_of(array: Any) -> str:
         InputTypeError: no backend has arrays of this type.
     """
     chosen = os.environ.get(BACKEND_VARIABLE, "").strip()
-    leaf = array
-    while isinstance(leaf, list | tuple) and leaf:
-        leaf = leaf[0]
+    leaf = _first_array(array)
     owners: dict[str, list[str]] = {}
     for record in backends():
         for module in () if record.description is None else record.description.array_modules:
@@ -147,6 +149,14 @@ def backend_of(array: Any) -> str:
         f"backend_of: expected an array of one of the backends ({names}), got {type(leaf).__module__}."
         f"{type(leaf).__qualname__}. Convert it, or call load_backend(name) and use its calls."
     )
+
+
+def _first_array(value: Any) -> Any:
+    """The first leaf of a structure that has a shape, else its first leaf, else `value`."""
+    if isinstance(value, Inputs):
+        value = [*value.args, *value.kwargs.values()]
+    leaves = [leaf for _, leaf in flatten(value, lambda part: hasattr(part, "shape"))[0]]
+    return next((leaf for leaf in leaves if hasattr(leaf, "shape")), leaves[0] if leaves else value)
 
 
 def _by_input(method: Callable[Concatenate[Calls, _Parameters], _Result]) -> Callable[_Parameters, _Result]:

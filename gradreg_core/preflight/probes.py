@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from gradreg_core.backend import Array
+from gradreg_core.forward import application
 from gradreg_core.layout import Layout, is_floating
 from gradreg_core.norms import identity
 from gradreg_core.preflight.differences import AGREEMENT
@@ -25,7 +26,7 @@ _NEGLIGIBLE_NORM = 1e-5
 def probabilities(subject: Subject, outputs: Array) -> list[Finding]:
     """Outputs that are distributions already, where logits are expected."""
     ops = subject.ops
-    layout = Layout.of("check", ops.shape(outputs), ops.shape(subject.x)[0], subject.options["class_axis"])
+    layout = Layout.of("check", ops.shape(outputs), subject.arguments.batch, subject.call.class_axis)
     values = ops.stop_gradient(layout.to_canonical(ops, outputs))
     if layout.canonical[2] < 2 or not is_floating(ops.dtype(values)):
         return []
@@ -76,7 +77,8 @@ def random_pairs(subject: Subject) -> list[Finding]:
     if not any(term.method == "difference" for term in jacobian_terms(subject.reg)):
         return []
     with ops.repeatable(model):
-        first, second = map(ops.stop_gradient, ops.call_twice(model, x, x))
+        outputs, _, moved = ops.call_twice(model, application(subject.call, subject.arguments), x, x)
+        first, second = map(ops.stop_gradient, (outputs, moved))
     if subject.length(first - second) <= AGREEMENT * subject.length(first):
         return []
     return [

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gradreg_core.backend import Array, Backend
+from gradreg_core.forward import Call
+from gradreg_core.inputs import Arguments
 from gradreg_core.projections import fisher, gaussian, top_k, top_singular
 from gradreg_core.spec import JacobianPenalty, Regularizer, Sum
 
@@ -29,20 +31,27 @@ class Subject:
     """The arguments of the call that is checked."""
 
     calls: BoundCalls
+    call: Call
     model: Any
-    x: Array
+    arguments: Arguments
     y: Any
     reg: Regularizer
-    options: dict[str, Any]
 
     @property
     def ops(self) -> Backend:
         return self.calls.backend
 
-    def penalty(self, x: Array, reg: Regularizer, model: Any = None) -> Array:
-        """The penalty of `reg` at x."""
+    @property
+    def x(self) -> Array:
+        """The packed differentiable input; an array of another type where nothing is differentiable."""
+        packed = self.arguments.packed()
+        return self.arguments.like if packed is None else packed
+
+    def penalty(self, packed: Array, reg: Regularizer, model: Any = None) -> Array:
+        """The penalty of `reg` where `packed` takes the place of what is differentiated."""
         model = self.model if model is None else model
-        return self.calls.penalty(model, x, self.y, reg, batch_norm="allow", **self.options)
+        x = self.arguments.as_passed(packed if self.arguments.wrt else None)
+        return self.calls.penalty(model, x, self.y, reg, batch_norm="allow", **self.call.options())
 
     def number(self, value: Array) -> float:
         return float(self.ops.stop_gradient(value))

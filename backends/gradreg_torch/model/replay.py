@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradreg_core.backend import Apply
 from gradreg_core.errors import UnsupportedError
 from gradreg_torch.model.module_calls import module_calls
 
@@ -26,8 +27,10 @@ def repeatable(model: Any) -> Iterator[None]:
             buffer.copy_(value)
 
 
-def call_twice(model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-    """(model(x), model(moved)) from the same state of the generators; buffers end as after model(x).
+def call_twice(model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tensor, Any, Tensor]:
+    """(outputs, what the model returned, outputs at `moved`) from one state of the generators and buffers.
+
+    Buffers end as after the pass at x.
 
     Raises:
         UnsupportedError: inside torch.compile, where the generator cannot be set back, the model has dropout or is a
@@ -45,11 +48,11 @@ def call_twice(model: Any, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
                 "method='difference' cannot repeat a dropout mask inside torch.compile, nor see whether a plain "
                 "function has any. Use method='jvp', pass the nn.Module itself, or compile the model alone."
             )
-        return model(x), without_state_changes(model)(moved)
+        return *apply(model, x), apply(without_state_changes(model), moved)[0]
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        moved_outputs = without_state_changes(model)(moved)
-    return model(x), moved_outputs
+        moved_outputs, _ = apply(without_state_changes(model), moved)
+    return *apply(model, x), moved_outputs
 
 
 def _draws_masks(module: nn.Module) -> bool:
@@ -77,15 +80,15 @@ class _OnCopies:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         model = self.model
         if not isinstance(model, nn.Module):
             if torch.compiler.is_compiling():
-                return model(x)
+                return model(*args, **kwargs)
             with _copied_buffers():
-                return model(x)
+                return model(*args, **kwargs)
         copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        return torch.func.functional_call(model, copies, (x,)) if copies else model(x)
+        return torch.func.functional_call(model, copies, args, kwargs) if copies else model(*args, **kwargs)
 
 
 @contextmanager

@@ -1,0 +1,107 @@
+"""Places inside of a model by the names of the modules that compute them, kept in eager mode."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from gradreg_core import structures
+from gradreg_core.errors import InputError
+from gradreg_core.structures import Leaves, Rebuild
+from gradreg_core.taps import Places
+
+__all__ = ["recorded_places"]
+
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Of DistributedDataParallel and torch.compile; a name may leave them out."""
+
+
+class _Recorded(Places):
+    """The places of one pass on autograd's graph.
+
+    Args:
+        keys: the places.
+        at: those that are differentiated with respect to.
+    """
+
+    def __init__(self, keys: Sequence[str], at: Sequence[str]) -> None:
+        super().__init__(keys, self._record)
+        self.at = frozenset(at)
+        self.sources: dict[str, Tensor] = {}
+        """The tensor of each place on the graph."""
+        self.known: list[str] = []
+        """The names of the modules of the model."""
+
+    def _record(self, key: str, value: Any) -> Tensor:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{key!r}: a place must hold a tensor of a floating-point type, got {got}.")
+        if key in self.at and not value.requires_grad:  # behind frozen parameters: nothing before it has a gradient
+            value = value.detach().requires_grad_()
+        self.sources[key] = value
+        return value.clone()  # what comes next may work in place
+
+
+@contextmanager
+def recorded_places(keys: Sequence[str], at: Sequence[str]) -> Iterator[_Recorded]:
+    """The taps and modules called `keys` in the forward pass inside, in this thread.
+
+    A module's name is its path from the outermost module that is called. See :class:`_Recorded` for the arguments.
+    """
+    thread, depth, names = get_ident(), [0], dict[int, list[str]]()
+    with _Recorded(keys, at) as places:
+
+        def enter(module: nn.Module, inputs: Any) -> None:
+            if get_ident() != thread or torch.compiler.is_compiling():
+                return
+            if depth[0] == 0:
+                for name, part in module.named_modules(remove_duplicate=False):
+                    own = names.setdefault(id(part), [])
+                    own.extend(name for name in _short(name) if name not in own)
+                    places.known.extend(filter(None, _short(name)[:1]))
+            depth[0] += 1
+
+        def leave(module: nn.Module, inputs: Any, output: Any) -> Any:
+            if get_ident() != thread or torch.compiler.is_compiling():
+                return None
+            depth[0] -= 1
+            before = output
+            for name in names.get(id(module), ()):
+                if name and places.wants(name):
+                    output = places.visit(name, output, _floating_leaves)
+            return None if output is before else output
+
+        hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+        try:
+            yield places
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _short(name: str) -> list[str]:
+    """The name as it is and without the names of wrappers."""
+    short = name
+    for wrapper in _WRAPPERS:
+        short = short.removeprefix(wrapper)
+    return [short, name] if short != name else [name]
+
+
+def _floating_leaves(output: Any) -> tuple[Leaves, Rebuild]:
+    """The leaves of a module's output that are tensors of floats."""
+    leaves, rebuild = structures.flatten(output, lambda value: isinstance(value, Tensor))
+    floating = [
+        index for index, (_, leaf) in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+
+    def rebuild_all(new: Sequence[Any]) -> Any:
+        values = [leaf for _, leaf in leaves]
+        for index, value in zip(floating, new, strict=True):
+            values[index] = value
+        return rebuild(values)
+
+    return [leaves[index] for index in floating], rebuild_all

@@ -1,0 +1,77 @@
+"""The arguments of a call, checked as far as no forward pass is needed."""
+
+from dataclasses import replace
+from typing import Any
+
+from gradreg_core.backend import Backend
+from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.forward import Call
+from gradreg_core.inputs import Arguments
+from gradreg_core.layout import require_integer_scalar
+from gradreg_core.selection import require_selector
+from gradreg_core.spec import Regularizer
+
+__all__ = ["BATCH_NORM_POLICIES", "checked"]
+
+BATCH_NORM_POLICIES = ("error", "warn", "allow")
+
+
+def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[Call, Arguments]:
+    """The call with its step and seed as numbers where that costs nothing, checked as far as no forward pass is needed.
+
+    Also the input, taken apart.
+
+    Raises:
+        InputError: a value does not fit.
+        InputTypeError: a type does not fit.
+    """
+    name, ops, chunk = call.name, call.ops, call.chunk_size
+    if reg is not None and not isinstance(reg, Regularizer):
+        raise InputTypeError(f"{name}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
+    if batch_norm not in BATCH_NORM_POLICIES:
+        raise InputError(f"{name}: batch_norm must be one of {BATCH_NORM_POLICIES}, got {batch_norm!r}.")
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise InputError(f"{name}: chunk_size must be an integer of at least 1, got {chunk!r}.")
+    if call.loss_fn is not None and not callable(call.loss_fn):
+        raise InputTypeError(f"{name}: loss_fn must be a function of (outputs, y), got {call.loss_fn!r}.")
+    if not callable(model):
+        raise InputTypeError(
+            f"{name}: model must be callable, got {type(model).__name__}. Pass the module or function itself, not what "
+            f"it returned."
+        )
+    require_selector(name, call.outputs)
+    _require_integer_index(name, call.ignore_index)
+    arguments = Arguments.of(ops, name, x)
+    if call.step is None:
+        _require_no_step(name, reg)
+    step = 0 if call.step is None else call.step
+    return replace(call, step=step, seed=_checked_seed(ops, name, call.seed)), arguments
+
+
+def _require_integer_index(name: str, index: Any) -> None:
+    if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
+        raise InputTypeError(f"{name}: ignore_index must be an integer such as -100, got {index!r}.")
+
+
+def _require_no_step(name: str, reg: Regularizer | None) -> None:
+    for term in () if reg is None else reg.terms:
+        if term.every > 1 or callable(term.weight):
+            raise InputError(
+                f"{name}: {term!r} depends on the step of training; pass step=, the number of the step. Without it "
+                f"every call would be step 0."
+            )
+
+
+def _checked_seed(ops: Backend, name: str, seed: Any) -> Any:
+    """The seed as a Python int where that costs nothing, else as it came."""
+    if seed is None:
+        return None
+    static = ops.static_int(seed)
+    if static is None and isinstance(seed, int) and not isinstance(seed, bool):
+        static = seed  # of a program that is being traced
+    if static is None:
+        require_integer_scalar(ops, name, "seed", seed)
+        return seed
+    if not 0 <= static < 2**64:
+        raise InputError(f"{name}: seed must be in [0, 2**64), got {static}.")
+    return static
