@@ -17,7 +17,8 @@ from typing import Annotated, Any, ClassVar
 from gradreg_core.backend import Array, Backend, Pullback
 from gradreg_core.errors import InputError, SpecError
 from gradreg_core.fields import Boolean, Checked, Integer
-from gradreg_core.layout import Target, one_hot
+from gradreg_core.labels import Target
+from gradreg_core.layout import one_hot
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "fisher",
     "gaussian",
     "onehot",
+    "ones",
     "orthonormal",
     "rademacher",
     "random_onehot",
@@ -77,6 +79,8 @@ class Projection(ABC):
     """Whether it must know which axis of the output holds the classes."""
     on_input_side: ClassVar[bool] = False
     """Whether its rows make sense in input space, because they depend on its size alone."""
+    constant: ClassVar[bool] = True
+    """Whether its rows are constants to differentiation."""
 
     def count(self, size: int) -> int:
         """The number of rows k for m = size."""
@@ -205,6 +209,21 @@ class onehot(Projection):  # noqa: N801
 
 
 @dataclass(frozen=True)
+class ones(Projection):  # noqa: N801
+    """One row (1, ..., 1): J^T W is the gradient of the sum of all outputs of a sample. One backward pass.
+
+    Of a critic with an output per patch it is what PatchGAN's R1 and gradient penalty differentiate. The probabilities
+    sum to 1, so with output="probabilities" it is zero.
+    """
+
+    on_input_side: ClassVar[bool] = True
+
+    def directions(self, context: DirectionContext, rows: range) -> Array:
+        ops = context.ops
+        return context.rows(ops.constant([[[1.0] * context.size]], ops.dtype(context.logits), context.logits))
+
+
+@dataclass(frozen=True)
 class top_k(Checked, Projection):  # noqa: N801
     """One row, 1 at the k largest logits (of every position) and 0 elsewhere; the choice is a constant."""
 
@@ -229,6 +248,7 @@ class fisher(Projection):  # noqa: N801
     """
 
     needs_classes: ClassVar[bool] = True
+    constant: ClassVar[bool] = False
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         ops, (batch, positions, classes) = context.ops, context.shape

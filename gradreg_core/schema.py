@@ -1,9 +1,9 @@
 """Specifications to and from plain dicts of JSON values, with a schema version."""
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
-from gradreg_core import norms, presets, projections, spec
+from gradreg_core import norms, presets, projections, spec, terms
 from gradreg_core.errors import SpecError
 
 __all__ = ["SCHEMA_VERSION", "from_dict", "to_dict"]
@@ -18,7 +18,7 @@ def _kinds(base: type, *modules: Any) -> dict[str, type]:
     return {kind.__name__: kind for kind in kinds if not getattr(kind, "abstract", False)}
 
 
-_TERMS = _kinds(spec.Term, presets, spec)
+_TERMS = _kinds(terms.Weighted, presets, spec)
 _PARTS = _kinds(projections.Projection, projections) | _kinds(norms.Phi, norms)
 
 
@@ -75,8 +75,9 @@ def _build(data: Any, kinds: dict[str, type]) -> Any:
         raise SpecError(
             f"from_dict: {kind.__name__} has no field {', '.join(map(repr, unknown))}; it has {sorted(known)}."
         )
-    if "weight" in known and "weight" not in given:
-        raise SpecError(f"from_dict: {kind.__name__} needs a 'weight'.")
+    missing = [field.name for field in fields(kind) if field.default is MISSING and field.name not in given]
+    if missing:
+        raise SpecError(f"from_dict: {kind.__name__} needs {', '.join(map(repr, missing))}.")
     built = {
         name: _build(value, _PARTS) if isinstance(value, dict) else _tuples(value) for name, value in given.items()
     }
@@ -96,7 +97,7 @@ def from_dict(data: dict[str, Any]) -> spec.Regularizer:
     if body.get("kind") != "Sum":
         regularizer: spec.Regularizer = _build(body, _TERMS)
         return regularizer
-    terms = body.get("terms")
-    if not isinstance(terms, list) or set(body) != {"kind", "terms"}:
+    items = body.get("terms")
+    if not isinstance(items, list) or set(body) != {"kind", "terms"}:
         raise SpecError(f"from_dict: a Sum has 'terms', a list, and nothing else; got {sorted(body)}.")
-    return spec.Sum(tuple(_build(term, _TERMS) for term in terms))
+    return spec.Sum(tuple(_build(term, _TERMS) for term in items))

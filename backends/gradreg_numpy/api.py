@@ -12,7 +12,7 @@ from gradreg_core.spec import Regularizer
 from gradreg_numpy.batch import Batch, LossFunction
 from gradreg_numpy.functions import Array
 from gradreg_numpy.networks import Model, coupled
-from gradreg_numpy.oracle import data_loss, outputs, projected_jacobian, term_values
+from gradreg_numpy.oracle import data_loss, outputs, projected_jacobian, require_target_used, term_values
 from gradreg_numpy.projections import pull
 
 __all__ = ["check", "create", "loss", "measure", "penalty"]
@@ -36,6 +36,7 @@ def loss(
     normalizer: float | None = None,
     class_axis: int | None = None,
     directions: Any = None,
+    target: Any = None,
     loss_fn: LossFunction | None = None,
 ) -> tuple[Any, Parts]:
     """The training loss: mean loss plus penalties.
@@ -52,6 +53,8 @@ def loss(
         normalizer: divide by this number instead of sum_i w_i.
         class_axis: the axis of the outputs that holds the classes.
         directions: for the projection ``direction()``.
+        target: the Jacobian that SobolevReg draws the model's own to: an array (B, *outputs, *input), or a teacher, a
+            :class:`Model` of the same shapes.
         loss_fn: a loss with its gradient instead of cross-entropy.
 
     Returns:
@@ -61,12 +64,25 @@ def loss(
         InputError, InputTypeError: an argument does not fit.
     """
     batch = Batch.of(
-        "loss", model, x, y, step, seed, sample_ids, sample_weight, normalizer, class_axis, directions, loss_fn
+        "loss",
+        model,
+        x,
+        y,
+        step=step,
+        seed=seed,
+        sample_ids=sample_ids,
+        sample_weight=sample_weight,
+        normalizer=normalizer,
+        class_axis=class_axis,
+        directions=directions,
+        target=target,
+        loss_fn=loss_fn,
     )
     return _evaluated(batch, reg)
 
 
 def _evaluated(batch: Batch, reg: Regularizer | None) -> tuple[Any, Parts]:
+    require_target_used(batch, reg)
     terms = () if reg is None else tuple(term_values(batch, reg))
     z = outputs(batch, reg)
     data = data_loss(batch, z)
@@ -86,11 +102,24 @@ def penalty(
     normalizer: float | None = None,
     class_axis: int | None = None,
     directions: Any = None,
+    target: Any = None,
     loss_fn: LossFunction | None = None,
 ) -> Any:
     """The penalty alone: the sum over the terms of `reg`. See :func:`loss` for the arguments and errors."""
     batch = Batch.of(
-        "penalty", model, x, y, step, seed, sample_ids, sample_weight, normalizer, class_axis, directions, loss_fn
+        "penalty",
+        model,
+        x,
+        y,
+        step=step,
+        seed=seed,
+        sample_ids=sample_ids,
+        sample_weight=sample_weight,
+        normalizer=normalizer,
+        class_axis=class_axis,
+        directions=directions,
+        target=target,
+        loss_fn=loss_fn,
     )
     return sum(term_values(batch, reg))
 
@@ -142,6 +171,7 @@ def check(
     normalizer: float | None = None,
     class_axis: int | None = None,
     directions: Any = None,
+    target: Any = None,
     loss_fn: LossFunction | None = None,
 ) -> CheckReport:
     """Look for what would go wrong: values, labels, samples coupled by batch normalisation.
@@ -155,7 +185,19 @@ def check(
     findings = []
     try:
         batch = Batch.of(
-            "loss", model, x, y, step, seed, sample_ids, sample_weight, normalizer, class_axis, directions, loss_fn
+            "loss",
+            model,
+            x,
+            y,
+            step=step,
+            seed=seed,
+            sample_ids=sample_ids,
+            sample_weight=sample_weight,
+            normalizer=normalizer,
+            class_axis=class_axis,
+            directions=directions,
+            target=target,
+            loss_fn=loss_fn,
         )
         _evaluated(batch, reg)
     except GradregError as error:

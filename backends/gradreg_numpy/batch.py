@@ -8,7 +8,7 @@ import numpy as np
 
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.spec import JacobianTerm
-from gradreg_numpy.functions import Array
+from gradreg_numpy.functions import Array, numeric
 from gradreg_numpy.layout import View
 from gradreg_numpy.networks import Model
 
@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     normalizer: float | None
     class_axis: int | None
     directions: Any
+    target: Any
     loss_fn: LossFunction | None
 
 
@@ -57,6 +58,7 @@ class Batch:
     normalizer: float
     view: View
     directions: Any
+    target: Model | Array | None
     loss_fn: LossFunction | None
 
     @classmethod
@@ -73,6 +75,7 @@ class Batch:
         normalizer: float | None = None,
         class_axis: int | None = None,
         directions: Any = None,
+        target: Any = None,
         loss_fn: LossFunction | None = None,
     ) -> "Batch":
         """The checked arguments of `call`, whose name is for messages; see :func:`gradreg_numpy.loss`.
@@ -95,7 +98,8 @@ class Batch:
         labels = None if y is None else _labels_array(call, y, len(x))
         own_seed = None if seed is None else int(seed)
         view = View.of(call, model.network.output_shape, class_axis)
-        return cls(call, model, x, labels, int(step), own_seed, ids, weight, divisor, view, directions, loss_fn)
+        goal = target if target is None or isinstance(target, Model) else numeric(target)
+        return cls(call, model, x, labels, int(step), own_seed, ids, weight, divisor, view, directions, goal, loss_fn)
 
     def seed_of(self, term: JacobianTerm) -> int:
         """The seed of a term's draws."""
@@ -110,11 +114,17 @@ class Batch:
             y=None if self.y is None else self.y[samples],
             sample_ids=self.sample_ids[samples],
             sample_weight=self.sample_weight[samples] * (len(self.x) / len(samples)),
+            target=_part_of(self.target, samples),
         )
 
     def mean(self, values: Array) -> Any:
         """sum_i w_i v_i / N for values of shape (B,)."""
         return (self.sample_weight * values).sum() / self.normalizer
+
+
+def _part_of(target: Model | Array | None, samples: Array) -> Model | Array | None:
+    """The target of the samples at those indices."""
+    return target if target is None else target.take(samples) if isinstance(target, Model) else target[samples]
 
 
 def _is_integer(value: Any) -> bool:

@@ -78,36 +78,37 @@ def apply(
     return _linearized(network.layers[start:stop], "", params, masks or {}, numeric(x), start)[0]
 
 
-def coupled(network: Network, start: int = 0) -> bool:
-    """Whether an output depends on other samples of the batch: batch normalisation with the batch's own moments."""
+def coupled(network: Network, start: int = 0, stop: int | None = None) -> bool:
+    """Whether a sample passes the layers [start, stop) with others: batch normalisation by the batch's own moments."""
     return any(
         isinstance(layer, BatchNorm) and layer.training
         for path, layer, _ in network.walk()
-        if int(path.partition(".")[0]) >= start
+        if int(path.partition(".")[0]) in range(len(network.layers))[start:stop]
     )
 
 
 def _pushed(
-    network: Network, params: Arrays, x: Array, masks: Arrays | None, start: int, basis: Array
+    network: Network, params: Arrays, x: Array, masks: Arrays | None, layers: slice, basis: Array
 ) -> tuple[Array, Array]:
-    """(z, dz) for the tangents `basis` of x, dz of shape (B, m, T)."""
-    z, tangent = _linearized(network.layers[start:], "", params, masks or {}, x, start)
+    """(z, dz) for the tangents `basis` of x, which enters `layers`, dz of shape (B, m, T)."""
+    z, tangent = _linearized(network.layers[layers], "", params, masks or {}, x, layers.start)
     dz = tangent(basis.reshape(-1, *x.shape))
     return z, np.moveaxis(dz.reshape(len(dz), len(z), -1), 0, -1)
 
 
 def jacobian(
-    network: Network, params: Arrays, x: Any, masks: Arrays | None = None, *, start: int = 0
+    network: Network, params: Arrays, x: Any, masks: Arrays | None = None, *, start: int = 0, stop: int | None = None
 ) -> tuple[Array, Array]:
     """(z, J): the outputs and J[i, k, c] = dz[i, k] / dx[i, c], shape (B, m, d), outputs and inputs flattened.
 
     All d basis vectors of the input are pushed through as tangents, the same in every sample. With `start` the
-    derivative is with respect to the activation x that enters that top-level layer.
+    derivative is with respect to the activation x that enters that top-level layer; with `stop` it is of what enters
+    that one.
 
     Raises:
         BatchNormError: the samples are coupled, so that this is not all of the derivative; see `full_jacobian`.
     """
-    if coupled(network, start):
+    if coupled(network, start, stop):
         raise BatchNormError(
             "jacobian: BatchNorm(training=True) couples the samples, so dz_i/dx_i is not the whole derivative; "
             "use full_jacobian, or freeze the statistics."
@@ -115,16 +116,16 @@ def jacobian(
     x = numeric(x)
     batch, size = len(x), math.prod(x.shape[1:])
     basis = np.broadcast_to(np.eye(size)[:, None, :], (size, batch, size))
-    return _pushed(network, params, x, masks, start, basis)
+    return _pushed(network, params, x, masks, slice(start, stop), basis)
 
 
 def full_jacobian(
-    network: Network, params: Arrays, x: Any, masks: Arrays | None = None, *, start: int = 0
+    network: Network, params: Arrays, x: Any, masks: Arrays | None = None, *, start: int = 0, stop: int | None = None
 ) -> tuple[Array, Array]:
     """(z, F): the outputs and F[i, k, j, c] = dz[i, k] / dx[j, c], shape (B, m, B, d): also between samples."""
     x = numeric(x)
     batch, size = len(x), math.prod(x.shape[1:])
-    z, dz = _pushed(network, params, x, masks, start, np.eye(batch * size))
+    z, dz = _pushed(network, params, x, masks, slice(start, stop), np.eye(batch * size))
     return z, dz.reshape(batch, -1, batch, size)
 
 
@@ -204,20 +205,35 @@ class Model:
         """The model for a part of the batch: its masks at the indices `samples`."""
         return Model(self.network, self.params, {path: mask[samples] for path, mask in (self.masks or {}).items()})
 
-    def differentiate(self, x: Array, at: str | None = None) -> tuple[Array, Array]:
+    def _index(self, argument: str, name: str) -> int:
+        """The index of a top-level layer by its name; `argument` is for messages."""
+        names = [str(index) for index in range(len(self.network.layers))]
+        if name not in names:
+            raise InputError(
+                f"{argument}={name!r}: the network has no top-level layer of that name; it has {', '.join(names)}."
+            )
+        return names.index(name)
+
+    def activation(self, x: Array, name: str | None, argument: str = "at") -> Array:
+        """The output of the top-level layer `name`, or x if it is None; `argument` is for messages."""
+        stop = 0 if name is None else self._index(argument, name) + 1
+        return apply(self.network, self.params, x, self.masks, stop=stop)
+
+    def differentiate(self, x: Array, at: str | None = None, of: str | None = None) -> tuple[Array, Array]:
         """Outputs z (B, *output_shape) and J (B, m, d), or F (B, m, B, d) where the samples are coupled.
 
         Args:
             x: the input (B, *input_shape).
             at: differentiate with respect to the output of this top-level layer, named by its index, such as "2".
+            of: differentiate the output of this top-level layer in place of the network's; z is that output.
 
         Raises:
-            InputError: no such layer.
+            InputError: no such layer, or `of` does not come after `at`.
         """
-        names = [str(index) for index in range(len(self.network.layers))]
-        if at is not None and at not in names:
-            raise InputError(f"at={at!r}: the network has no top-level layer of that name; it has {', '.join(names)}.")
-        start = 0 if at is None else int(at) + 1
-        entering = apply(self.network, self.params, x, self.masks, stop=start)
-        derivative = full_jacobian if coupled(self.network, start) else jacobian
-        return derivative(self.network, self.params, entering, self.masks, start=start)
+        start = 0 if at is None else self._index("at", at) + 1
+        stop = len(self.network.layers) if of is None else self._index("of", of) + 1
+        if at is not None and stop <= start:
+            raise InputError(f"of={of!r} does not depend on at={at!r}, which comes no earlier.")
+        entering = self.activation(x, at)
+        derivative = full_jacobian if coupled(self.network, start, stop) else jacobian
+        return derivative(self.network, self.params, entering, self.masks, start=start, stop=stop)

@@ -15,6 +15,7 @@ import numpy as np
 
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
 from gradreg_core.presets import ConfidencePenalty, WeightDecay
+from gradreg_core.projections import exact
 from gradreg_core.random import STREAM_SUBSET
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Term
 from gradreg_numpy.batch import Batch, Options
@@ -24,7 +25,7 @@ from gradreg_numpy.layout import View
 from gradreg_numpy.networks import Model
 from gradreg_numpy.norms import NORMS, PHIS
 from gradreg_numpy.outputs import OUTPUTS, losses, negative_entropy
-from gradreg_numpy.projections import Setting, directions, pull, push
+from gradreg_numpy.projections import Setting, directions, pull, push, unit
 
 __all__ = [
     "COMPLEX_STEP",
@@ -33,6 +34,7 @@ __all__ = [
     "outputs",
     "penalty_terms",
     "projected_jacobian",
+    "require_target_used",
     "term_value",
     "term_values",
 ]
@@ -42,13 +44,16 @@ COMPLEX_STEP = 1e-30
 
 
 # --- Jacobian terms ---------------------------------------------------------------------------------------------------
-def projected_jacobian(batch: Batch, output: str = "logits", at: str | None = None) -> tuple[Array, Array]:
+def projected_jacobian(
+    batch: Batch, output: str = "logits", at: str | None = None, of: str | None = None
+) -> tuple[Array, Array]:
     """(z, J): canonical logits (B, positions, classes), and the Jacobian of `output` with respect to the input.
 
     J has shape (B, q, d), or (B, q, B, d) where the samples are coupled; its rows are in the order (positions,
     classes). q is 1 for the loss, whose J is dM/dz J, for cross-entropy (f - y)^T J / positions, and m otherwise.
+    With `of` the values of that layer take the place of the outputs, and `batch.view` is of them.
     """
-    outputs, J = batch.model.differentiate(batch.x, at)
+    outputs, J = batch.model.differentiate(batch.x, at, of)
     outer = OUTPUTS[output].jacobian(batch, outputs)
     subscripts = "iqm,imd->iqd" if J.ndim == 3 else "iqm,imjd->iqjd"
     return batch.view.canonical(outputs), np.einsum(subscripts, outer, J[:, batch.view.order])
@@ -56,7 +61,8 @@ def projected_jacobian(batch: Batch, output: str = "logits", at: str | None = No
 
 def _jacobian_values(batch: Batch, term: JacobianPenalty) -> Array:
     """phi(||J_i^T W_i||) of each sample, shape (B,)."""
-    G = _slopes(batch, term) if term.side == "input" else _pulled(batch, term)
+    along_the_gradient = term.method == "difference" and term.side == "output"
+    G = (_slopes if term.side == "input" else _slope_along_the_gradient if along_the_gradient else _pulled)(batch, term)
     flat = np.moveaxis(G, 0, 1).reshape(G.shape[1], -1)
     return np.asarray(rule_for(term.phi, PHIS)(term.phi, NORMS[term.norm](flat, term.squared)))
 
@@ -67,9 +73,47 @@ def _setting(batch: Batch, term: JacobianPenalty, z: Array, J: Array, view: View
 
 
 def _pulled(batch: Batch, term: JacobianPenalty) -> Array:
-    """J_i^T w_i for the rows w of W, (k, B, d)."""
-    z, J = projected_jacobian(batch, term.output, term.at)
-    return pull(J, directions(term.projection, _setting(batch, term, z, J, batch.view, J.shape[1])))
+    """J_i^T w_i for the rows w of W, (k, B, d), or (J_i - T_i)^T w_i."""
+    if term.of is not None:
+        shape = batch.model.activation(batch.x, term.of, "of").shape
+        batch = replace(batch, view=View.of(batch.call, shape[1:], None))
+    z, J = projected_jacobian(batch, term.output, term.at, term.of)
+    W = directions(term.projection, _setting(batch, term, z, J, batch.view, J.shape[1]))
+    return pull(J, W) - pull(_target(batch, term, J), W) if term.to_target else pull(J, W)
+
+
+def _target(batch: Batch, term: JacobianPenalty, J: Array) -> Array:
+    """The target Jacobian T in the shape of J, real: a constant."""
+    target = batch.target
+    if isinstance(target, Model):
+        if term.at is not None or term.of is not None:
+            raise InputError(f"{batch.call}: a teacher has no places; pass target= as an array for at= and of=.")
+        shapes = [(model.network.input_shape, model.network.output_shape) for model in (batch.model, target)]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"{batch.call}: the teacher must map {shapes[0][0]} to {shapes[0][1]}, got {shapes[1]}.")
+        return projected_jacobian(replace(batch, model=target, x=batch.x.real), term.output)[1].real
+    own = () if term.output == "loss" else batch.view.own
+    wanted = (len(batch.x), *own, *batch.model.activation(batch.x, term.at).shape[1:])
+    if target is None or target.shape != wanted:
+        came = "nothing" if target is None else f"shape {target.shape}"
+        raise InputError(f"{batch.call}: {term!r} needs target= of shape {wanted} or a teacher, got {came}.")
+    T = target.real.reshape(len(batch.x), J.shape[1], -1)
+    return T if term.output == "loss" else T[:, batch.view.order]
+
+
+def _slope_along_the_gradient(batch: Batch, term: JacobianPenalty) -> Array:
+    """(u(x + h d) - u(x)) / h, (1, B, 1), for u the sum of the components of the output and d = grad u / ||grad u||."""
+    _, J = projected_jacobian(batch, term.output)
+    if term.projection == exact() and J.shape[1] > 1:
+        raise InputError(
+            f"{batch.call}: method='difference' needs one output per sample, got {J.shape[1]}; pass projection=ones()."
+        )
+    d = unit(pull(J.real, np.ones((1, *J.shape[:2])))[0]).reshape(batch.x.shape)
+
+    def values(x: Array) -> Array:
+        return OUTPUTS[term.output].value(batch, batch.model(x)).sum(axis=1)
+
+    return ((values(batch.x + term.h * d) - values(batch.x)) / term.h)[None, :, None]
 
 
 def _slopes(batch: Batch, term: JacobianPenalty) -> Array:
@@ -155,10 +199,22 @@ def _(term: JacobianTerm, batch: Batch, reg: Regularizer) -> Any:
     return lowered.scale * batch.mean(_jacobian_values(batch, lowered))
 
 
+def require_target_used(batch: Batch, reg: Regularizer | None) -> None:
+    """Refuse a target Jacobian that no term looks at.
+
+    Raises:
+        InputError: there is one.
+    """
+    terms = () if reg is None else reg.terms
+    if batch.target is not None and not any(isinstance(one, JacobianTerm) and one.lower().to_target for one in terms):
+        raise InputError(f"{batch.call}: target= came, and no term uses it; add SobolevReg, or leave it out.")
+
+
 def term_values(batch: Batch, reg: Regularizer) -> list[Any]:
     """The value of every term of `reg`, after weight and `every`; see :func:`penalty_terms`."""
     if not isinstance(reg, Regularizer):
         raise InputTypeError(f"{batch.call}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
+    require_target_used(batch, reg)
     return [
         term.weight_at(batch.step) * term.every * term_value(term, batch, reg) if _is_due(batch, term) else 0.0
         for term in reg.terms

@@ -15,6 +15,7 @@ from gradreg_core.projections import (
     fisher,
     gaussian,
     onehot,
+    ones,
     orthonormal,
     rademacher,
     random_onehot,
@@ -28,7 +29,7 @@ from gradreg_numpy.functions import Array, rule_for
 from gradreg_numpy.layout import View, labels_of
 from gradreg_numpy.outputs import probabilities
 
-__all__ = ["ROWS", "Setting", "directions", "pull", "push"]
+__all__ = ["ROWS", "Setting", "directions", "pull", "push", "unit"]
 
 
 def pull(J: Array, W: Array) -> Array:
@@ -57,7 +58,7 @@ class Setting:
     """The number of components of a direction: q of the projected output, or d of the input."""
 
 
-def _unit(rows: Array) -> Array:
+def unit(rows: Array) -> Array:
     """Rows divided by their length over the last axis; a row of zeros stays zero."""
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows / np.where(length > 0, length, 1.0)
@@ -131,9 +132,9 @@ def _fisher(projection: fisher, setting: Setting) -> Array:
 def _top_singular(projection: top_singular, setting: Setting) -> Array:
     """Power iteration u <- J J^T u / ||J J^T u|| from a random start, on the real part of J."""
     J = setting.J.real
-    u = _unit(np.broadcast_to(_normals(setting, 1, STREAM_START)[0], (len(setting.z), setting.size)))
+    u = unit(np.broadcast_to(_normals(setting, 1, STREAM_START)[0], (len(setting.z), setting.size)))
     for _ in range(projection.iterations):
-        u = _unit(push(J, pull(J, u[None])[0]))
+        u = unit(push(J, pull(J, u[None])[0]))
     return u[None]
 
 
@@ -170,12 +171,13 @@ ROWS: dict[type[Projection], Callable[[Any, Setting], Array]] = {
     exact: lambda projection, setting: np.eye(setting.size)[:, None, :],
     gaussian: lambda projection, setting: _normals(setting, projection.k) / math.sqrt(projection.k),
     rademacher: lambda projection, setting: _signs(setting, projection.k) / math.sqrt(projection.k),
-    sphere: lambda projection, setting: _unit(_normals(setting, projection.k)) * _scale(projection, setting),
+    sphere: lambda projection, setting: unit(_normals(setting, projection.k)) * _scale(projection, setting),
     orthonormal: _orthonormal,
     random_onehot: lambda projection, setting: (
         _basis(_picks(setting, projection.k), setting.size) * _scale(projection, setting)
     ),
     onehot: _onehot,
+    ones: lambda projection, setting: np.ones((1, 1, setting.size)),
     top_k: _top_k,
     fisher: _fisher,
     top_singular: _top_singular,

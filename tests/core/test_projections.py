@@ -14,7 +14,8 @@ import gradreg_torch
 from cases import FLOAT64, problem
 from gradreg_core import projections
 from gradreg_core.errors import InputError, SpecError
-from gradreg_core.layout import Layout, prepare_target
+from gradreg_core.labels import prepare_target
+from gradreg_core.layout import Layout
 from gradreg_core.projections import (
     DirectionContext,
     Projection,

@@ -171,7 +171,7 @@ def test_full_dicts_of_earlier_versions_are_read() -> None:
         ({"schema": 1, "kind": ["DataGrad"], "weight": 1}, r"unknown kind \['DataGrad'\]; known are"),
         ({"schema": 1, "kind": "gaussian"}, "unknown kind 'gaussian'; known are"),
         ({"schema": 1, "kind": "DataGrad", "weight": 1, "evry": 2}, "DataGrad has no field 'evry'"),
-        ({"schema": 1, "kind": "DataGrad"}, "DataGrad needs a 'weight'"),
+        ({"schema": 1, "kind": "DataGrad"}, "DataGrad needs 'weight'"),
         ({"schema": 1, "kind": "DataGrad", "weight": -1}, "weight must be a finite number"),
         ({"schema": 1, "kind": "JacobianPenalty", "weight": 1, "phi": {"kind": "square"}}, "unknown kind 'square'"),
         ({"schema": 1, "kind": "JacobianPenalty", "weight": 1, "phi": {"t": 1}}, "expected a dict with a 'kind'"),

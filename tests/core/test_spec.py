@@ -159,7 +159,7 @@ def test_a_term_of_ones_own_is_constructed_and_evaluated() -> None:
     [
         (lambda: SpectReg(1.0, side="both"), "side must be one of"),
         (lambda: SpectReg(1.0, side="input", method="secant"), "method must be one of"),
-        (lambda: SpectReg(1.0, method="difference"), "is of side='input'"),
+        (lambda: SpectReg(1.0, method="difference"), "follows the gradient of one number"),
         (lambda: SpectReg(1.0, side="input", h=0.1), "step of method='difference'"),
         (lambda: SpectReg(1.0, side="input", method="difference", h=0.0), "h must be"),
         (lambda: SpectReg(1.0, side="input", at="3"), "does not go with side='input'"),
