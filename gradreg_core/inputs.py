@@ -166,7 +166,10 @@ def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, 
                 f"{type(leaf).__qualname__}. Convert it, or import the backend of its framework."
             )
     if not any(ops.is_array(leaf) for _, leaf in pairs):
-        raise InputTypeError(f"{call}: x holds no array of the {ops.name} backend, got {x!r}.")
+        raise InputTypeError(
+            f"{call}: x must be an array of the {ops.name} backend, or a structure of such arrays, got "
+            f"{type(x).__module__}.{type(x).__qualname__} without any. Convert it, or import the backend of its framework."
+        )
 
 
 def _batch_of(ops: Backend, call: str, arrays: dict[str, Array]) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cases import GENERAL, PRESETS, named, problem
 from gradreg_core.backend import Backend
-from gradreg_core.errors import InputTypeError, UnsupportedError
+from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg
 from gradreg_core.spec import Regularizer
 from gradreg_torch.backend import TorchBackend
@@ -150,8 +150,8 @@ def test_tree_leaves_by_default() -> None:
             MINIMAL.tree_leaves(wrong)
 
 
-def test_a_backend_without_names_refuses_them() -> None:
-    with pytest.raises(UnsupportedError, match=r"at='relu': the minimal backend has no names for activations"):
+def test_a_place_that_is_not_passed_is_refused() -> None:
+    with pytest.raises(InputError, match=r"no tap or layer 'relu' was passed in the forward pass. Passed were: none"):
         CALLS["minimal"].penalty(lambda x: x, torch.ones(2, 3), None, SpectReg(1.0, at="relu"))
 
 
@@ -164,12 +164,13 @@ def test_the_model_is_taken_as_it_is() -> None:
     assert MINIMAL.finish(x) is x
     assert MINIMAL.require_gradient("loss", model, x) is None  # type: ignore[func-returns-value]
     with (
-        MINIMAL.enter("loss", model, x, "error") as entered,
+        MINIMAL.enter("loss", model, [x], "error"),
         MINIMAL.smoothed(model, x) as smooth,
         MINIMAL.repeatable(model),
     ):
-        assert entered is x
+        assert MINIMAL.prepared(x) is x
         assert smooth is model
-    first, second = MINIMAL.call_twice(model, x, 2 * x)
+    first, returned, second = MINIMAL.call_twice(model, lambda model, x: (model(x), "all"), x, 2 * x)
     assert torch.equal(first, model(x))
+    assert returned == "all"
     assert torch.equal(second, model(2 * x))

@@ -55,7 +55,7 @@ def test_the_same_arguments_everywhere() -> None:
         assert set(parameters) - by_name <= shared
         wanted = options | {"batch_norm"} - ({"batch_norm"} if name == "check" else set())
         if name == "measure":
-            wanted -= {"sample_weight", "normalizer", "directions", "params"}
+            wanted -= {"sample_weight", "normalizer", "directions", "target", "params"}
             wanted |= {"projections"}
         if name == "check":
             wanted -= {"batch_norm"}
@@ -78,11 +78,15 @@ def test_options_reach_the_call_by_their_own_names(monkeypatch: pytest.MonkeyPat
         "step": 3,
         "seed": 4,
         "loss_fn": torch.add,
+        "outputs": "logits",
         "sample_ids": [1],
         "sample_weight": [2],
+        "position_weight": [3],
+        "ignore_index": -100,
         "normalizer": 5.0,
         "class_axis": 1,
         "directions": [6],
+        "target": [9],
         "params": [7],
         "chunk_size": 8,
     }
@@ -145,7 +149,7 @@ def test_measures_of_a_jacobian_of_zeros_are_zero() -> None:
         ({"chunk_size": 0}, InputError, "{}: chunk_size must be an integer of at least 1, got 0"),
         ({"chunk_size": True}, InputError, "{}: chunk_size must be an integer of at least 1, got True"),
         ({"loss_fn": "mse"}, InputTypeError, r"{}: loss_fn must be a function of \(outputs, y\), got 'mse'"),
-        ({"x": [[1.0]]}, InputTypeError, "{}: x must be an array of the torch backend, got builtins.list.*Convert it"),
+        ({"x": [[1.0]]}, InputTypeError, "{}: x must be an array of the torch backend, or a structure of such.*got builtins.list.*Convert it"),
         ({"x": np.ones((2, 5))}, InputTypeError, "{}: x must be an array of the torch backend, got numpy.ndarray"),
         (
             {"x": torch.tensor(1.0)},

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 import gradreg_numpy
 import gradreg_torch
 from cases import FLOAT64, problem
+from forward_cases import passed
 from gradreg_core.engine import draws_of, jacobian_rows, per_sample
 from gradreg_core.errors import InputError
-from gradreg_core.forward import Call, Forward, forward_pass
+from gradreg_core.forward import Call, Forward
 from gradreg_core.norms import NORMS, hinge
 from gradreg_core.outputs import OUTPUTS
 from gradreg_core.presets import DataGrad, FrobReg, JacReg, OneHot, SpectReg
@@ -39,7 +40,7 @@ def inputs() -> Tensor:
 
 
 def forward(model: nn.Module, x: Tensor, **options: Any) -> Forward:
-    return forward_pass(Call(OPS, "test", **options), model, x, Y, None, (None,))
+    return passed(Call(OPS, "test", **options), model, x, y=Y)
 
 
 # --- double backward by hand -----------------------------------------------------------------------------------------
@@ -200,6 +201,6 @@ def test_values_of_each_sample_are_those_of_the_reference(output: str, network_n
     module = Module(model.network, model.params, torch.float64)
     reg = JacobianPenalty(1.0, projection=exact(), output=output)
     call = Call(OPS, "test")
-    passed = forward_pass(call, module, torch.tensor(x, requires_grad=True), torch.tensor(y), None, (None,))
+    forwarded = passed(call, module, torch.tensor(x, requires_grad=True), y=torch.tensor(y))
     wanted = [float(gradreg_numpy.penalty(model, x[i : i + 1], y[i : i + 1], reg)) for i in range(len(x))]
-    np.testing.assert_allclose(per_sample(reg, passed).detach().numpy(), wanted, rtol=FLOAT64)
+    np.testing.assert_allclose(per_sample(reg, forwarded).detach().numpy(), wanted, rtol=FLOAT64)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from forward_cases import INPUT, made, passed
 from gradreg_core.errors import InputError, InputTypeError
-from gradreg_core.forward import Call, forward_pass, make_forward
+from gradreg_core.forward import Call
 from gradreg_torch.backend import TorchBackend
 from minimal_backend import MINIMAL
 
@@ -31,15 +32,15 @@ def test_pullbacks_to_the_input_and_to_named_activations() -> None:
     first, last = model[0].weight, model[2].weight
     hidden = model[:2](X)
     w = torch.ones(4, 2)
-    forward = forward_pass(CALL, model, X, None, None, (None, "1"))
-    assert set(forward.pullbacks) == {None, "1"}
+    forward = passed(CALL, model, X, ((None, None), (None, "1")))
+    assert set(forward.pullbacks) == {(None, None), (None, "1")}
     torch.testing.assert_close(forward.outputs, model(X))
-    torch.testing.assert_close(forward.pullbacks["1"](w), w @ last)
-    torch.testing.assert_close(forward.pullbacks[None](w), (w @ last * (1 - hidden**2)) @ first)
+    torch.testing.assert_close(forward.pullbacks[None, "1"](w), w @ last)
+    torch.testing.assert_close(forward.pullbacks[None, None](w), (w @ last * (1 - hidden**2)) @ first)
     assert forward.logits.shape == (4, 1, 2)
-    alone = forward_pass(CALL, model, X, None, None, (None,))
-    torch.testing.assert_close(alone.pullbacks[None](w), forward.pullbacks[None](w))
-    assert forward_pass(CALL, model, X, None, None, ()).pullbacks == {}
+    alone = passed(CALL, model, X)
+    torch.testing.assert_close(alone.pullbacks[None, None](w), forward.pullbacks[None, None](w))
+    assert passed(CALL, model, X, ()).pullbacks == {}
 
 
 def test_the_model_is_called_once_whatever_is_kept() -> None:
@@ -52,23 +53,23 @@ def test_the_model_is_called_once_whatever_is_kept() -> None:
             self.calls += 1
             return self.inner(x)
 
-    for names in ((), (None,), ("inner",), (None, "inner")):
+    for pairs in ((), INPUT, ((None, "inner"),), (*INPUT, ("inner", None))):
         model = Counted()
-        forward_pass(CALL, model, X, None, None, names)
+        passed(CALL, model, X, pairs)
         assert model.calls == 1
 
 
 def test_integer_inputs_have_no_gradient() -> None:
     tokens = torch.ones(2, 3, dtype=torch.long)
     with pytest.raises(InputTypeError, match="test: the input has dtype int64, and only floating-point inputs have a"):
-        forward_pass(CALL, lambda x: x.float(), tokens, None, None, (None,))
-    assert forward_pass(CALL, lambda x: x.float(), tokens, None, None, ()).outputs.dtype == torch.float32
+        passed(CALL, lambda x: x.float(), tokens)
+    assert passed(CALL, lambda x: x.float(), tokens, ()).outputs.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
     ("returned", "came"),
     [
-        ({"logits": X}, "got dict"),
+        ({"scores": X}, "got dict"),
         ((X, X), "got tuple"),
         (None, "got NoneType"),
         (np.ones((4, 2), np.float32), "got ndarray"),
@@ -77,9 +78,9 @@ def test_integer_inputs_have_no_gradient() -> None:
     ],
 )
 def test_a_model_returns_one_array_of_floats(returned: Any, came: str) -> None:
-    for names in ((), (None,)):
+    for pairs in ((), INPUT):
         with pytest.raises(InputTypeError, match=rf"test: the model must return one array of floating-point.*{came}"):
-            forward_pass(CALL, lambda x: returned, X, None, None, names)
+            passed(CALL, lambda x: returned, X, pairs)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -87,21 +88,21 @@ def test_outputs_that_are_not_finite_are_refused_where_reading_them_is_free(valu
     outputs = torch.zeros(4, 3)
     outputs[2, 1] = value
     with pytest.raises(InputError, match="test: the outputs of sample 2 are NaN or infinite"):
-        make_forward(CALL, None, X, None, outputs, None)
-    make_forward(Call(MINIMAL, "test"), None, X, None, outputs, None)
+        made(CALL, X, outputs)
+    made(Call(MINIMAL, "test"), X, outputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_logits_of_half_precision_are_float32(dtype: torch.dtype) -> None:
-    forward = make_forward(CALL, None, X, None, torch.ones(4, 3, dtype=dtype), None)
+    forward = made(CALL, X, torch.ones(4, 3, dtype=dtype))
     assert forward.outputs.dtype == dtype
     assert forward.logits.dtype == torch.float32
 
 
 def test_labels_and_probabilities_are_prepared_once() -> None:
-    forward = make_forward(CALL, None, X, torch.tensor([0, 1, 2, 0]), torch.randn(4, 3), None)
+    forward = made(CALL, X, torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
     assert forward.target("one") is forward.target("other")
     assert forward.probabilities("one") is forward.probabilities("other")
     torch.testing.assert_close(forward.probabilities("one")[:, 0], forward.outputs.softmax(-1))
-    single = make_forward(CALL, None, X, None, torch.randn(4), None)
+    single = made(CALL, X, torch.randn(4))
     torch.testing.assert_close(single.probabilities("it")[:, 0, 0], single.outputs.sigmoid())

@@ -14,8 +14,9 @@ from torch import Tensor
 import gradreg_numpy
 import gradreg_torch
 from cases import FLOAT64, problem
+from forward_cases import made
 from gradreg_core.errors import InputError
-from gradreg_core.forward import Call, Forward, make_forward
+from gradreg_core.forward import Call, Forward
 from gradreg_core.outputs import OUTPUTS, losses
 from gradreg_core.presets import DataGrad
 from gradreg_core.projections import exact
@@ -35,7 +36,7 @@ def forward(outputs: Tensor, y: Any = None, **options: Any) -> Forward:
     """A forward pass that gave these outputs."""
     class_axis = -1 if outputs.dim() > 2 else None
     x = torch.zeros(len(outputs), 1, dtype=torch.float64)
-    return make_forward(Call(OPS, "test", class_axis=class_axis, **options), None, x, y, outputs, None)
+    return made(Call(OPS, "test", class_axis=class_axis, **options), x, outputs, y)
 
 
 def random(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -170,7 +171,7 @@ def test_losses_of_the_wrong_shape_are_refused(loss_fn: Any, message: str) -> No
 @pytest.mark.parametrize("name", [name for name in OUTPUTS if name != "logits"])
 def test_outputs_that_need_classes_ask_for_their_axis(name: str) -> None:
     x = torch.zeros(3, 1)
-    passed = make_forward(Call(OPS, "test"), None, x, torch.zeros(3, 2), random((3, 2, 4), 0), None)
+    passed = made(Call(OPS, "test"), x, random((3, 2, 4), 0), torch.zeros(3, 2))
     subject = "loss" if name == "loss" else name
     with pytest.raises(InputError, match=rf"test: a penalty on the {subject} needs to know which axis"):
         OUTPUTS[name].pull(passed, torch.ones(OUTPUTS[name].shape(passed)))
