@@ -257,6 +257,23 @@ class Backend(DrawPrimitives):
         outputs, returned = apply(model, x)
         return outputs, returned, apply(self.without_state_changes(model), moved)[0]
 
+    def call_along(
+        self, model: Any, apply: Apply, x: Array, move: Callable[[Array, Any, Pullback], Array]
+    ) -> tuple[Array, Any, Array]:
+        """Like `call_twice`, where a pass at x before gives the moved input, with the same random masks.
+
+        Nothing of that pass is differentiated again. Default: a pass that changes no state, and `call_twice`.
+
+        Args:
+            model: as the user passed it.
+            apply: as in `model_vjp`.
+            x: the differentiable input.
+            move: (outputs, what the model returned, pullback to x) -> the moved input.
+        """
+        stateless = self.without_state_changes(model)
+        passed = self.vjp_with_aux(lambda point: apply(stateless, point), self.stop_gradient(x))
+        return self.call_twice(model, apply, x, move(*passed))
+
     def without_state_changes(self, model: Any) -> Model:
         """The model as a callable that changes none of its state (moving statistics, counters). Default: the model.
 

@@ -10,6 +10,7 @@ from gradreg_core.inputs import Arguments
 from gradreg_core.layout import require_integer_scalar
 from gradreg_core.selection import require_selector
 from gradreg_core.spec import Regularizer
+from gradreg_core.targets import require_target
 
 __all__ = ["BATCH_NORM_POLICIES", "checked"]
 
@@ -40,6 +41,7 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
             f"it returned."
         )
     require_selector(name, call.outputs)
+    require_target(call, reg)
     _require_integer_index(name, call.ignore_index)
     arguments = Arguments.of(ops, name, x)
     if call.step is None:

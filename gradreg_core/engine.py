@@ -10,6 +10,7 @@ space, ||J_i V_i||, are in :mod:`gradreg_core.input_side`.
 from collections.abc import Iterable, Iterator
 
 from gradreg_core.backend import Array, Backend, Pullback
+from gradreg_core.errors import InputError
 from gradreg_core.forward import Call, Forward
 from gradreg_core.layout import Layout, widened
 from gradreg_core.norms import NORMS
@@ -17,11 +18,12 @@ from gradreg_core.outputs import OUTPUTS
 from gradreg_core.projections import DirectionContext, exact
 from gradreg_core.random import Draws, make_draws
 from gradreg_core.spec import JacobianPenalty
+from gradreg_core.targets import target_array, teacher_pass
 
-__all__ = ["draws_of", "jacobian_rows", "per_sample", "reduced"]
+__all__ = ["draws_of", "jacobian_rows", "per_sample", "pullback_of", "reduced"]
 
 
-def _pull(term: JacobianPenalty, forward: Forward) -> Pullback:
+def pullback_of(term: JacobianPenalty, forward: Forward) -> Pullback:
     """The pullback of W in the term's output space, (B, positions, classes), to J^T w, in float32 or better."""
     ops, layout = forward.call.ops, forward.layout
     output, pullback, mask = OUTPUTS[term.output], forward.pullbacks[term.of, term.at], forward.mask()
@@ -40,7 +42,7 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     call, ops, layout = forward.call, forward.call.ops, forward.layout
     if term.projection.needs_classes:
         layout.require_classes(call.name, f"the projection {term.projection}")
-    pull = _pull(term, forward)
+    pull = pullback_of(term, forward)
     context = DirectionContext(
         ops=ops,
         shape=OUTPUTS[term.output].shape(forward),
@@ -55,7 +57,24 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     chunk = min(count, call.chunk_size or ops.default_chunk or count)
     for start in range(0, count, chunk):
         rows = term.projection.directions(context, range(start, min(start + chunk, count)))
-        yield ops.pull_rows(pull, rows)
+        pulled = ops.pull_rows(pull, rows)
+        yield pulled - _target_rows(term, forward, rows, pulled) if term.to_target else pulled
+
+
+def _target_rows(term: JacobianPenalty, forward: Forward, rows: Array, pulled: Array) -> Array:
+    """T_i^T w for `rows` of W, a constant in the shape of `pulled`, J_i^T w."""
+    ops = forward.call.ops
+    if callable(forward.samples.target):
+        pull = pullback_of(term, teacher_pass(term, forward))
+        try:
+            return ops.stop_gradient(ops.pull_rows(pull, rows))
+        except InputError as error:
+            raise InputError(
+                f"{forward.call.name}: the teacher of target= cannot be differentiated: {error}"
+            ) from error
+    mask = forward.mask()
+    counted = rows if mask is None or term.output == "loss" else rows * mask
+    return ops.stop_gradient(target_array(term, forward, counted, pulled))
 
 
 def draws_of(term: JacobianPenalty, call: Call, batch: int, ids: Array | None, like: Array) -> Draws:

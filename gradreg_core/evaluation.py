@@ -163,9 +163,9 @@ def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:
 
 def _pass(call: Call, model: Any, samples: Samples, terms: tuple[JacobianPenalty, ...]) -> Forward:
     """One forward pass that serves the loss and as many of `terms` as it can."""
-    pairs = tuple(dict.fromkeys((term.of, term.at) for term in terms if term.side == "output"))
+    pairs = tuple(dict.fromkeys((term.of, term.at) for term in terms if term.pulls))
     # Where the step is traced, a term of `every=n` belongs into its branch, and may not make the common pass dearer.
-    alone = [term for term in terms if term.side == "input" and (term.every == 1 or isinstance(call.step, int))]
+    alone = [term for term in terms if not term.pulls and (term.every == 1 or isinstance(call.step, int))]
     if alone and not pairs:
         return input_side.input_pass(alone[0], call, model, samples)
     return forward_pass(call, model, samples, pairs)
@@ -240,7 +240,7 @@ class _Batch:
         return self.passes.whole
 
     def mean_penalty(self, term: JacobianPenalty) -> Array:
-        side = engine if term.side == "output" else input_side
+        side = engine if term.pulls else input_side
         part = self.passes.parts.get(_part_key(self.passes.call, term))
         if part is None:
             return self._mean(side.per_sample(term, self.forward))
@@ -316,7 +316,10 @@ def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:
     """
     ops, weight = call.ops, call.position_weight
     weight = None if weight is None else ops.asarray(weight, arguments.like)
-    return Samples(arguments, y, _checked_ids(call, arguments), weight)
+    target = call.target
+    if target is not None and not callable(target):
+        target = ops.asarray(target, arguments.like)
+    return Samples(arguments, y, _checked_ids(call, arguments), weight, target)
 
 
 def _checked_ids(call: Call, arguments: Arguments) -> Array | None:

@@ -67,6 +67,8 @@ class Samples:
     """int32 (B,), or None for 0..B-1."""
     position_weight: Array | None = None
     """(B, positions...)."""
+    target: Any = None
+    """The target Jacobian (B, *outputs, *input), or a teacher."""
 
     @property
     def batch(self) -> int:
@@ -94,7 +96,7 @@ class Samples:
         else:
             y = ops.take(ops.asarray(self.y, like), indices)  # nested lists of numbers
         weight = None if self.position_weight is None else ops.take(self.position_weight, indices)
-        return Samples(self.arguments.take(indices), y, ops.take(ids, indices), weight)
+        return Samples(self.arguments.take(indices), y, ops.take(ids, indices), weight, cut(self.target))
 
 
 @dataclass(frozen=True)
@@ -295,8 +297,16 @@ def forward_pass(call: Call, model: Any, samples: Samples, pairs: Sequence[Pair]
     arguments = samples.arguments
     if any(at is None for _, at in pairs):
         require_differentiable(call, arguments)
-    apply = application(call, arguments)
-    return make_forward(call, model, samples, call.ops.model_vjp(model, apply, arguments.packed(), tuple(pairs)))
+    passed = call.ops.model_vjp(model, application(call, arguments), arguments.packed(), tuple(pairs))
+    for name, value in passed.values.items():
+        shape = call.ops.shape(value)
+        if shape[:1] != (samples.batch,):
+            raise InputError(
+                f"{call.name}: the place {name!r} has shape {shape}, and a place must have the batch axis first, of "
+                f"{samples.batch} samples. Mark it with a tap where the batch axis is first: move the axis, tap, and move it "
+                f"back."
+            )
+    return make_forward(call, model, samples, passed)
 
 
 def make_forward(call: Call, model: Any, samples: Samples, passed: ModelPass, pushed: Any = None) -> Forward:

@@ -119,7 +119,7 @@ class _Random(Checked, Projection):
         return self.k
 
 
-def _unit(ops: Backend, rows: Array) -> Array:
+def unit(ops: Backend, rows: Array) -> Array:
     """Rows divided by their length over the last axis; a row of zeros stays zero."""
     square = ops.sum(rows * rows, -1, keepdims=True)
     return rows / ops.sqrt(ops.where(square > 0, square, 1.0))
@@ -163,7 +163,7 @@ class sphere(_UnitRandom):  # noqa: N801
     def directions(self, context: DirectionContext, rows: range) -> Array:
         drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, rows, context.size))
         flat = context.ops.reshape(drawn, (len(rows), context.shape[0], context.size))
-        return context.rows(_unit(context.ops, flat)) * self._scale(context.size)
+        return context.rows(unit(context.ops, flat)) * self._scale(context.size)
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,11 @@ class orthonormal(_UnitRandom):  # noqa: N801
         ops, batch = context.ops, context.shape[0]
         drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, range(rows.stop), context.size))
         drawn = ops.moveaxis(ops.reshape(drawn, (rows.stop, batch, context.size)), 0, 1)
-        frame = _unit(ops, drawn[:, :1])
+        frame = unit(ops, drawn[:, :1])
         for index in range(1, rows.stop):
             row = drawn[:, index : index + 1]
             for _ in range(2):  # Gram-Schmidt twice is orthogonal to roundoff (Giraud, Langou, Rozloznik 2005)
-                row = _unit(ops, row - ops.matmul(ops.matmul(row, ops.moveaxis(frame, 1, 2)), frame))
+                row = unit(ops, row - ops.matmul(ops.matmul(row, ops.moveaxis(frame, 1, 2)), frame))
             frame = ops.concat([frame, row], 1)
         return context.rows(ops.moveaxis(frame, 1, 0)[rows.start :]) * self._scale(context.size)
 
@@ -339,11 +339,11 @@ class top_singular(Checked, Projection):  # noqa: N801
     def directions(self, context: DirectionContext, rows: range) -> Array:
         ops, batch = context.ops, context.shape[0]
         start = context.rows(context.draws.gaussians(STREAM_START, (0,), context.size))
-        u = _unit(ops, ops.reshape(start, (batch, context.size)))
+        u = unit(ops, ops.reshape(start, (batch, context.size)))
         for _ in range(self.iterations):
             cotangent = ops.reshape(u, context.shape)
             # J v is the derivative of the linear map u -> J^T u, pulled back: no forward mode is needed.
             v, push = ops.vjp(context.pullback, cotangent)
             u = ops.stop_gradient(push(ops.stop_gradient(v)))
-            u = _unit(ops, ops.reshape(u, (batch, context.size)))
+            u = unit(ops, ops.reshape(u, (batch, context.size)))
         return context.rows(ops.reshape(u, (1, batch, context.size)))

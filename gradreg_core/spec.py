@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from typing import Annotated, Any
 
 from gradreg_core.backend import Array
-from gradreg_core.errors import SpecError, UnsupportedError
+from gradreg_core.errors import SpecError
 from gradreg_core.fields import Boolean, Choice, Instance, Integer, Number
 from gradreg_core.norms import NORMS, Phi, identity
 from gradreg_core.outputs import OUTPUTS
@@ -91,10 +91,7 @@ class JacobianTerm(Term, abstract=True):
         return JacobianPenalty(self.weight, **shared, **chosen)
 
     def value(self, batch: Batch) -> Array:
-        lowered = self.lower()
-        if lowered.to_target or (lowered.side == "output" and lowered.method == "difference"):
-            raise UnsupportedError(f"{batch.call}: {self!r} is evaluated by gradreg_numpy only.")
-        return batch.mean_penalty(lowered)
+        return batch.mean_penalty(self.lower())
 
     @property
     def factor(self) -> float:
@@ -203,6 +200,11 @@ class JacobianPenalty(NormedTerm, SidedTerm):
 
     def _lower(self) -> "JacobianPenalty":
         return self
+
+    @property
+    def pulls(self) -> bool:
+        """Whether its value is of pullbacks to the input, and not of a product or a difference along it."""
+        return self.side == "output" and self.method != "difference"
 
 
 def _check_general(

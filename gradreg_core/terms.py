@@ -3,14 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import SpecError
 from gradreg_core.fields import Checked, Integer, Schedule
-
-if TYPE_CHECKING:
-    from gradreg_core.spec import JacobianPenalty
 
 __all__ = ["LAZY_EVERY", "LAZY_EVERY_OF_LOSS", "Batch", "Regularizer", "Sum", "Term", "Weight", "Weighted"]
 
@@ -36,7 +33,7 @@ class Batch(Protocol):
     def mean(self, values: Array) -> Array:
         """The weighted mean of values (B,) of the whole batch."""
 
-    def mean_penalty(self, term: "JacobianPenalty") -> Array:
+    def mean_penalty(self, term: Any) -> Array:
         """mean_i phi(||J_i^T W_i||), over the part of the batch that the term penalises."""
 
     def parameters(self, owner: str) -> list[Array]:
@@ -170,12 +167,11 @@ class Term(Weighted):
     def terms(self) -> tuple["Term", ...]:
         return (self,)
 
-    def lower(self) -> "JacobianPenalty | None":
-        """The term in the general form, or None if it is not a penalty on a Jacobian."""
-        lowered: JacobianPenalty | None = self.__dict__["_lowered"]
-        return lowered
+    def lower(self) -> Any:
+        """The term in the general form, a JacobianPenalty, or None if it is not a penalty on a Jacobian."""
+        return self.__dict__["_lowered"]
 
-    def _lower(self) -> "JacobianPenalty | None":
+    def _lower(self) -> Any:
         return None
 
     def value(self, batch: Batch) -> Array:

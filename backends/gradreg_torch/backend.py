@@ -17,7 +17,7 @@ from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.kinks import Smoothed
 from gradreg_torch.model.batch_norm import batch_norm_policy
 from gradreg_torch.model.places import recorded_places
-from gradreg_torch.model.replay import call_twice, repeatable, without_state_changes
+from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
@@ -209,6 +209,14 @@ class TorchBackend(Backend):
 
     def call_twice(self, model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tensor, Any, Tensor]:
         return call_twice(model, apply, x, moved)
+
+    def call_along(
+        self, model: Any, apply: Apply, x: Tensor, move: Callable[[Tensor, Any, Pullback], Tensor]
+    ) -> tuple[Tensor, Any, Tensor]:
+        with same_draws(x):
+            stateless = without_state_changes(model)
+            moved = move(*self.vjp_with_aux(lambda point: apply(stateless, point), x.detach()))
+        return self.call_twice(model, apply, x, moved)
 
     def without_state_changes(self, model: Any) -> Model:
         return without_state_changes(model)

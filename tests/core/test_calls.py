@@ -14,7 +14,7 @@ from cases import FLOAT64, named, problem, schedule
 from gradreg_core.calls import Calls
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.forward import Call
-from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg, WeightDecay
+from gradreg_core.presets import ConfidencePenalty, DataGrad, SobolevReg, SpectReg, WeightDecay
 from gradreg_core.spec import Regularizer
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.networks import Module
@@ -92,7 +92,7 @@ def test_options_reach_the_call_by_their_own_names(monkeypatch: pytest.MonkeyPat
     }
     for name in ("loss", "penalty"):
         with pytest.raises(StopIteration):
-            getattr(gradreg_torch, name)(model, x, y, REG, **given)
+            getattr(gradreg_torch, name)(model, x, y, REG + SobolevReg(1.0), **given)
         assert seen == {**given, "name": name}
 
 
@@ -149,7 +149,11 @@ def test_measures_of_a_jacobian_of_zeros_are_zero() -> None:
         ({"chunk_size": 0}, InputError, "{}: chunk_size must be an integer of at least 1, got 0"),
         ({"chunk_size": True}, InputError, "{}: chunk_size must be an integer of at least 1, got True"),
         ({"loss_fn": "mse"}, InputTypeError, r"{}: loss_fn must be a function of \(outputs, y\), got 'mse'"),
-        ({"x": [[1.0]]}, InputTypeError, "{}: x must be an array of the torch backend, or a structure of such.*got builtins.list.*Convert it"),
+        (
+            {"x": [[1.0]]},
+            InputTypeError,
+            "{}: x must be an array of the torch backend, or a structure of such.*got builtins.list.*Convert it",
+        ),
         ({"x": np.ones((2, 5))}, InputTypeError, "{}: x must be an array of the torch backend, got numpy.ndarray"),
         (
             {"x": torch.tensor(1.0)},

@@ -27,6 +27,7 @@ from gradreg_core.presets import (
     JacReg,
     OneHot,
     RandomOneHot,
+    SobolevReg,
     SpectralNormReg,
     SpectReg,
     WeightDecay,
@@ -67,6 +68,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
+TARGET = np.random.default_rng(9).normal(size=(B, *HAND.J[0].shape))
 FORMULAS: list[tuple[Term, Callable[[Hand], float]]] = [
     (DataGrad(2.0), lambda n: 2 * data_grad(n)),
     (SpectReg(3.0), lambda n: 3 * projected(n, normals(1))),
@@ -89,6 +91,7 @@ FORMULAS: list[tuple[Term, Callable[[Hand], float]]] = [
     (RandomOneHot(1.5), lambda n: 1.5 * n.mean(lambda i: square(n.J[i][picks("integers", M)[i]]))),
     (InputFisher(1.5), lambda n: 1.5 * fisher(n)),
     (SpectralNormReg(2.0, iterations=300), lambda n: 2 * n.mean(lambda i: np.linalg.norm(n.J[i], 2) ** 2)),
+    (SobolevReg(1.5, projection=exact()), lambda n: 1.5 * n.mean(lambda i: square(n.J[i] - TARGET[i]))),
     (ConfidencePenalty(0.3), lambda n: 0.3 * n.mean(lambda i: float((n.f[i] * np.log(n.f[i])).sum()))),
     (WeightDecay(0.3), lambda n: 0.3 / 2 * (square(n.U) + square(n.V))),
 ]
@@ -96,6 +99,8 @@ FORMULAS: list[tuple[Term, Callable[[Hand], float]]] = [
 
 def penalty(term: Term, n: Hand, **options: Any) -> float:
     module = Module(n.model.network, n.model.params, torch.float64)
+    if isinstance(term, SobolevReg):
+        options["target"] = torch.tensor(TARGET)
     return gradreg_torch.penalty(module, torch.tensor(n.x), torch.tensor(n.y), term, **options).item()
 
 
@@ -107,7 +112,8 @@ def test_the_value_is_that_of_the_formula(term: Term, formula: Callable[[Hand], 
 
 @pytest.mark.parametrize("name", presets.__all__)
 def test_every_preset_has_a_formula_here(name: str) -> None:
-    assert name in {type(term).__name__ for term, _ in FORMULAS}, f"add {name} to FORMULAS"
+    elsewhere = {"LayerwiseReg"}  # its places have names: test_layerwise.py
+    assert name in elsewhere | {type(term).__name__ for term, _ in FORMULAS}, f"add {name} to FORMULAS"
 
 
 def test_a_single_logit_counts_as_binary() -> None:

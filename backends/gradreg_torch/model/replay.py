@@ -1,7 +1,7 @@
 """Calling a model again as if nothing had happened: with the same random numbers and the same buffers."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from gradreg_core.backend import Apply
 from gradreg_core.errors import UnsupportedError
 from gradreg_torch.model.module_calls import module_calls
 
-__all__ = ["as_module", "call_twice", "repeatable", "without_state_changes"]
+__all__ = ["as_module", "call_twice", "repeatable", "same_draws", "without_state_changes"]
 
 
 @contextmanager
@@ -49,10 +49,16 @@ def call_twice(model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tens
                 "function has any. Use method='jvp', pass the nn.Module itself, or compile the model alone."
             )
         return *apply(model, x), apply(without_state_changes(model), moved)[0]
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with same_draws(x):
         moved_outputs, _ = apply(without_state_changes(model), moved)
     return *apply(model, x), moved_outputs
+
+
+def same_draws(x: Tensor) -> AbstractContextManager[None]:
+    """A context after which the generators on the device of x are as before it; inside a compiler nothing is done."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return torch.random.fork_rng([x.device] if x.device.type == "cuda" else [])
 
 
 def _draws_masks(module: nn.Module) -> bool:
