@@ -303,7 +303,7 @@ def forward_pass(call: Call, model: Any, samples: Samples, pairs: Sequence[Pair]
         if shape[:1] != (samples.batch,):
             raise InputError(
                 f"{call.name}: the place {name!r} has shape {shape}, and a place must have the batch axis first, of "
-                f"{samples.batch} samples. Mark it with a tap where the batch axis is first: move the axis, tap, and move it "
+                f"{samples.batch} samples. Mark it with a tap where the batch axis is first: move the axis, tap, move it "
                 f"back."
             )
     return make_forward(call, model, samples, passed)
