@@ -1,0 +1,81 @@
+"""``python -m gradreg_experiments.weights``: does the runs that are missing and writes the page."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from threadpoolctl import threadpool_limits
+
+from gradreg_core.cli.files import write_text
+from gradreg_core.cli.terminal import get_console, out_option, progress_bar
+from gradreg_experiments.results import Results
+from gradreg_experiments.runner import versions
+from gradreg_experiments.weights.page import make_page
+from gradreg_experiments.weights.rules import RULES, Rule
+from gradreg_experiments.weights.tasks import TASKS, Task
+from gradreg_experiments.weights.training import Seeds, train
+
+__all__ = ["key", "main", "run_missing"]
+
+_VERSION = 1
+"""Raised when the same settings would give other results."""
+
+
+def key(task: Task, rule: Rule) -> str:
+    """A hash of all that determines the runs of a rule on a task."""
+    everything = [_VERSION, asdict(task), rule.name, rule.formula, list(rule.settings), rule.penalty]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_missing(
+    task: Task, rules: Sequence[Rule], mnist: Path | None, results: Results, tick: Callable[[], None] = lambda: None
+) -> None:
+    """Do the runs of a task that are missing, and keep the results of each rule as they come.
+
+    Args:
+        task: what to train.
+        rules: the first is the one without a penalty, which others refer to.
+        mnist: the folder with MNIST's files.
+        results: where finished runs are looked up and added.
+        tick: called after every rule.
+    """
+    seeds: Seeds | None = None
+    for rule in rules:
+        if key(task, rule) not in results:
+            start = time.perf_counter()
+            if seeds is None:
+                seeds = Seeds.make(task, mnist)
+                if rule is not rules[0]:
+                    train(seeds, rules[0], rules[0].settings)
+            runs = train(seeds, rule, rule.settings)
+            result = {"key": key(task, rule), "task": task.name, "rule": rule.name, "penalty": rule.penalty}
+            took = {"seconds": round(time.perf_counter() - start, 1), "versions": versions("torch")}
+            results.add(result | {"runs": runs} | took)
+        tick()
+
+
+@click.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), help="A folder with MNIST's four files.")
+@out_option(default=Path("out/weights"))
+@click.option("--page-only", is_flag=True, help="Train nothing; write the page of the results there are.")
+def main(data_dir: Path | None, out: Path, page_only: bool) -> None:
+    """Compare forms of the penalty on tasks of several kinds, and write results.jsonl and README.md.
+
+    Without --data-dir the tasks on MNIST are left out.
+    """
+    results = Results(out)
+    tasks = [] if page_only else [task for task in TASKS if task.data != "MNIST" or data_dir is not None]
+    with progress_bar("forms of the penalty, times tasks", len(tasks) * len(RULES)) as bar, threadpool_limits(1):
+        for task in tasks:
+            run_missing(task, RULES, data_dir, results, bar.advance)
+    results.export()
+    write_text(out / "README.md", make_page(results))
+    get_console().print(f"Wrote {out / 'README.md'}.")
+
+
+if __name__ == "__main__":
+    main()
