@@ -18,6 +18,7 @@ import numpy as np
 
 from gradreg_core import closures, structures
 from gradreg_core.errors import InputTypeError
+from gradreg_core.objective import Objective, OfInput, Scalar
 from gradreg_core.passes import Apply, ModelPass, Pair, perturbed_pass
 from gradreg_core.primitives import Array, DrawPrimitives, Model, Pullback
 from gradreg_core.structures import Leaves, Rebuild
@@ -292,23 +293,37 @@ class Backend(DrawPrimitives):
         """
         return closures.holds_samples(model, batch, self.is_array, self.is_parameter)
 
-    def smoothed(self, model: Any, x: Array) -> AbstractContextManager[Any]:
+    def smoothed(self, model: Any) -> AbstractContextManager[Any]:
         """A context that gives the model with rectifiers, maxima and absolute values rounded off.
 
         `check` compares with finite differences, which do not converge over many kinks. Default: the model as it is.
         """
         return nullcontext(model)
 
-    def diagnose(
-        self, calls: Any, model: Any, x: Array, y: Any, reg: Any, options: Any
-    ) -> tuple[list[tuple[str, str, str]], bool]:
-        """Findings of `check` that only the framework can make.
+    def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Array | None, data: Sequence[Array]) -> Objective:
+        """`fn` as a function of x and of the weights that the model uses, for `check`. Default: of x alone.
+
+        Args:
+            model: as the user passed it; its weights are looked for on it and in what it closes over.
+            fn: the scalar; it calls the model.
+            reach: a scalar of the outputs, which tells which weights the outputs depend on.
+            x: the packed differentiable input, or None if nothing in the input is.
+            data: further arrays of the call, which are no weights.
+        """
+        return OfInput(self, fn)
+
+    def blame(self, error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
+        """The operations without a derivative or a second one that `error`, raised by differentiating, is about.
+
+        Args:
+            error: as it was raised.
+            model: as the user passed it.
+            run: run(model) calls the model, or a stand-in, with the input of the call.
 
         Returns:
-            ([(level, problem, remedy)], whether no derivative exists at all); level is "error" or "warning". Default:
-            no findings.
+            [(problem, remedy)]; none, the default, if the error is about something else.
         """
-        return [], False
+        return []
 
     def parameters(self, model: Any) -> list[Array] | None:
         """The trainable parameters that the framework sees on `model`, or None (the default) if it cannot look."""

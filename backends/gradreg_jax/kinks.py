@@ -17,22 +17,46 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core
+
+from gradreg_core.taps import active_places
 
 __all__ = ["smoothed"]
 
 Array = jax.Array
 
 
-def smoothed(fn: Callable[[Any], Any], x: Array) -> Callable[[Any], Any]:
-    """`fn` for inputs like x, with smooth rectifiers, maxima and absolute values; as it is if it cannot be traced."""
-    try:
-        traced, shape = jax.make_jaxpr(fn, return_shape=True)(x)
-    except jax.errors.JAXTypeError:  # it looks at values
-        return fn
-    tree = jax.tree.structure(shape)
-    return lambda x: jax.tree.unflatten(tree, _run(traced.jaxpr, traced.consts, [x]))
+def smoothed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` with smooth rectifiers, maxima and absolute values; as it is where it cannot be traced.
+
+    It is traced when it is called, so that a place inside of it can be perturbed: what `tap` keeps is handed on.
+    """
+
+    def smooth(*args: Any, **kwargs: Any) -> Any:
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+        marked = active_places()
+
+        def run(arrays: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
+            given = list(leaves)
+            for index, array in zip(places, arrays, strict=True):
+                given[index] = array
+            args, kwargs = jax.tree.unflatten(tree, given)
+            return fn(*args, **kwargs), {} if marked is None else dict(marked.values)
+
+        arrays = [jnp.asarray(leaves[index]) for index in places]
+        try:
+            traced, shape = jax.make_jaxpr(run, return_shape=True)(arrays)
+        except jax.errors.JAXTypeError:  # it looks at values
+            return fn(*args, **kwargs)
+        outputs, kept = jax.tree.unflatten(jax.tree.structure(shape), _run(traced.jaxpr, traced.consts, arrays))
+        if marked is not None:
+            marked.values.update(kept)
+        return outputs
+
+    return smooth
 
 
 def _run(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """The part of `check` that needs PyTorch: it names modules without a second derivative, and what to use instead."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gradreg_core.errors import DoubleBackwardError
 
-__all__ = ["diagnose", "explain", "is_about_double_backward"]
+__all__ = ["blame", "explain", "is_about_double_backward"]
 
 _MARKS = (
     "double backward",
@@ -31,9 +31,6 @@ _REMEDIES = (
     ("checkpoint", "Use torch.utils.checkpoint with use_reentrant=False."),
 )
 _GENERAL_REMEDY = "Replace it by differentiable operations, or penalise an activation behind it with at=."
-
-Findings = list[tuple[str, str, str]]
-"""(level, problem, remedy)."""
 
 
 def _remedy(message: str) -> str:
@@ -101,12 +98,12 @@ def _recorded_calls(model: nn.Module) -> Iterator[dict[str, tuple[nn.Module, tup
             hook.remove()
 
 
-def _culprits(model: Any, x: Tensor) -> list[tuple[str, RuntimeError]]:
+def _culprits(model: Any, run: Callable[[Any], Any]) -> list[tuple[str, RuntimeError]]:
     """The innermost modules without a second derivative, each with PyTorch's error."""
     if not isinstance(model, nn.Module):
         return []
     with _recorded_calls(model) as calls:
-        model(x)
+        run(model)
     failed: dict[str, RuntimeError] = {}
     for name, (module, inputs, keywords) in reversed(list(calls.items())):
         if any(other.startswith(f"{name}." if name else "") for other in failed):
@@ -117,49 +114,13 @@ def _culprits(model: Any, x: Tensor) -> list[tuple[str, RuntimeError]]:
     return [(f"{name or 'the model'} ({type(calls[name][0]).__name__})", error) for name, error in failed.items()]
 
 
-def diagnose(calls: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> tuple[Findings, bool]:
-    """Differentiate the penalty with respect to the parameters once, and explain what goes wrong.
-
-    Returns:
-        The findings, and whether the penalty has no derivative at all.
-    """
-    parameters = calls.backend.parameters(model) or []
-    with calls.backend.repeatable(model), torch.inference_mode(False), torch.enable_grad():
-        x = x.detach().clone()
-        try:
-            value = calls.penalty(model, x, y, reg, batch_norm="allow", **options)
-            sources = parameters or [leaf for leaf in _leaves(value) if leaf is not x]
-            differentiable = value.requires_grad and sources
-            gradients = torch.autograd.grad(value, sources, allow_unused=True) if differentiable else ()
-        except (RuntimeError, DoubleBackwardError) as error:
-            if not is_about_double_backward(error):
-                raise
-            return _without_second_derivative(_culprits(model, x) or [("an operation of the model", error)]), True
-    reached = [gradient for gradient in gradients if gradient is not None]
-    if not reached and float(value.detach()) != 0:
-        problem = "the penalty's gradient is None for every parameter: training would not change the penalty."
-        return [("error", problem, "Look for .detach(), .data or torch.no_grad() in the model.")], False
-    if any(not bool(gradient.isfinite().all()) for gradient in reached):
-        return [("error", "the penalty's gradient is NaN or infinite.", "Look for sqrt, norm or log at 0.")], False
-    return [], False
-
-
-def _without_second_derivative(culprits: Sequence[tuple[str, BaseException]]) -> Findings:
+def blame(error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
+    """The modules without a second derivative, each with a remedy; see :meth:`gradreg_core.backend.Backend.blame`."""
+    if not is_about_double_backward(error):
+        return []
+    cause = error.__cause__ if isinstance(error, DoubleBackwardError) and error.__cause__ is not None else error
+    culprits: list[tuple[str, BaseException]] = [*_culprits(model, run)]
     return [
-        ("error", f"{name} has no second derivative: {_first_line(error)}.", _remedy(f"{error} {name}"))
-        for name, error in culprits
+        (f"{name} has no second derivative: {_first_line(problem)}.", _remedy(f"{problem} {name}"))
+        for name, problem in culprits or [("an operation of the model", cause)]
     ]
-
-
-def _leaves(value: Tensor) -> list[Tensor]:
-    """The leaf tensors with a gradient that `value` was computed from."""
-    seen, todo, leaves = set(), [value.grad_fn], []
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        todo += [following for following, _ in node.next_functions]
-    return leaves

@@ -1,0 +1,145 @@
+"""A scalar of a model as a function of its weights too, for `check`: traced once, compiled once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradreg_core.objective import Gradients, Objective, OfInput, Scalar
+from gradreg_core.preflight.references import references
+
+__all__ = ["JaxObjective", "objective"]
+
+_INLINED = ("jit", "pjit", "closed_call", "checkpoint", "remat2")
+"""Programs inside programs whose own constants are looked at, and that run as part of the outer one."""
+_LARGEST = 1e6
+"""Arrays with larger numbers, or infinite ones, are masks."""
+
+
+def objective(ops: Any, model: Any, fn: Scalar, reach: Scalar, x: Any, data: Sequence[Any]) -> Objective:
+    """The objective; of the input alone if the model looks at values, so that it cannot be traced."""
+    try:
+        return JaxObjective(model, fn, reach, x, data)
+    except jax.errors.JAXTypeError:
+        return OfInput(ops, fn)
+
+
+class JaxObjective(Objective):
+    """See :class:`gradreg_core.objective.Objective`.
+
+    The weights are the floating-point arrays, but for the data of the call, that the program of the outputs holds as
+    constants: a model in JAX is a function that closes over its parameters.
+    """
+
+    def __init__(self, model: Any, fn: Scalar, reach: Scalar, x: Any, data: Sequence[Any]) -> None:
+        self._value, self._reach = jax.make_jaxpr(fn)(x), jax.make_jaxpr(reach)(x)
+        excluded = {_identity(array) for array in data}
+        chosen: dict[Any, Any] = {}
+        for constant in _constants(self._reach):
+            if _identity(constant) not in excluded and _is_weight(constant):
+                chosen.setdefault(_identity(constant), constant)
+        self._keys = list(chosen)
+        self.weights = [jnp.asarray(constant) for constant in chosen.values()]
+        names = _names(model)
+        self.names = [names.get(key, f"an array of shape {constant.shape}") for key, constant in chosen.items()]
+        run = self._function(self._value)
+
+        def scaled(weights: Sequence[Any], x: Any, scale: Any) -> tuple[Any, Any]:
+            value = run(weights, x)
+            return value * scale.astype(value.dtype), value
+
+        self._derive = jax.jit(jax.grad(scaled, (0,) if x is None else (0, 1), has_aux=True))
+        self._x = x
+
+    def _function(self, program: Any) -> Callable[[Sequence[Any], Any], Any]:
+        """The program as a function of the weights and of x."""
+
+        def run(weights: Sequence[Any], x: Any) -> Any:
+            given = dict(zip(self._keys, weights, strict=True))
+            return _evaluated(program, [] if x is None else [x], given)[0]
+
+        return run
+
+    def gradients(self, x: Any, scale: float = 1.0) -> Gradients:
+        (of_weights, *of_input), value = self._derive(self.weights, x, jnp.float32(scale))
+        return value, of_weights, of_input[0] if of_input else None
+
+    def at(self, weights: Sequence[Any], x: Any) -> Any:
+        # A second program, without the gradients, would take longer to compile than it saves.
+        return self._derive(list(weights), x, jnp.float32(1.0))[1]
+
+    def reached(self) -> Sequence[bool]:
+        return self._is_reached
+
+    @cached_property
+    def _is_reached(self) -> list[bool]:
+        gradients = jax.jit(jax.grad(self._function(self._reach)))(self.weights, self._x)
+        return [bool(jnp.any(gradient != 0)) for gradient in gradients]
+
+
+def _identity(array: Any) -> Any:
+    """What tells one array from another. JAX copies those of NumPy while it traces, so these are told by content."""
+    if isinstance(array, np.ndarray):
+        return array.shape, str(array.dtype), np.asarray(array).tobytes()
+    return id(array)
+
+
+def _is_weight(constant: Any) -> bool:
+    floating = hasattr(constant, "dtype") and jnp.issubdtype(constant.dtype, jnp.floating)
+    if not floating or isinstance(constant, jax.core.Tracer) or not constant.size:
+        return False
+    return bool(jnp.all(jnp.abs(constant) < _LARGEST))
+
+
+def _inner(equation: Any) -> Any:
+    """The program that an equation runs, if it is one to be run as part of the outer one."""
+    if equation.primitive.name not in _INLINED:
+        return None
+    return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+
+
+def _constants(closed: Any) -> Iterator[Any]:
+    """The constants of a program and of those inside it."""
+    yield from getattr(closed, "consts", ())
+    for equation in getattr(closed, "jaxpr", closed).eqns:
+        inner = _inner(equation)
+        if inner is not None:
+            yield from _constants(inner)
+
+
+def _evaluated(closed: Any, inputs: Sequence[Any], given: dict[Any, Any]) -> list[Any]:
+    """The results of a program where some of its constants, by identity, have other values."""
+    program, constants = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+    values = {
+        variable: given.get(_identity(constant), constant)
+        for variable, constant in zip(program.constvars, constants, strict=True)
+    }
+    values |= zip(program.invars, inputs, strict=True)
+
+    def read(variable: Any) -> Any:
+        return variable.val if hasattr(variable, "val") else values[variable]
+
+    for equation in program.eqns:
+        arguments, inner = list(map(read, equation.invars)), _inner(equation)
+        if inner is not None:
+            results = _evaluated(inner, arguments, given)
+        else:
+            functions, parameters = equation.primitive.get_bind_params(equation.params)
+            results = equation.primitive.bind(*functions, *arguments, **parameters)
+            results = results if equation.primitive.multiple_results else [results]
+        values |= zip(equation.outvars, results, strict=True)
+    return list(map(read, program.outvars))
+
+
+def _names(model: Any) -> dict[Any, str]:
+    """The names of the arrays that are found on the model and in what it closes over, by identity."""
+    names: dict[Any, str] = {}
+    for prefix, owner in references(model):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(owner)[0]:
+            if isinstance(leaf, jax.Array | np.ndarray):
+                name = jax.tree_util.keystr(path, simple=True, separator=".")
+                names.setdefault(_identity(leaf), f"{prefix}.{name}".strip("."))
+    return names

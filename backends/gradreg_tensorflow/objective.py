@@ -1,0 +1,59 @@
+"""A scalar of a model as a function of its variables too, for `check`: on the variables themselves, put back at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from gradreg_core.objective import Gradients, Objective, Scalar
+from gradreg_tensorflow.model.variables import trainable_variables
+
+__all__ = ["TensorFlowObjective"]
+
+
+class TensorFlowObjective(Objective):
+    """See :class:`gradreg_core.objective.Objective`. The weights are the trainable variables.
+
+    They are those that the model reads, and those found on it or in what it closes over.
+    """
+
+    def __init__(self, model: Any, fn: Scalar, reach: Scalar, x: tf.Tensor | None) -> None:
+        self.fn = fn
+        with tf.GradientTape() as tape:
+            outputs = reach(x)
+        found = [*tape.watched_variables(), *trainable_variables(model)]
+        self.variables = [
+            variable
+            for variable in {id(variable): variable for variable in found}.values()
+            if variable.dtype.is_floating
+        ]
+        self.weights = [tf.convert_to_tensor(variable) for variable in self.variables]
+        self.names = [variable.name for variable in self.variables]
+        self._reached = [gradient is not None for gradient in tape.gradient(outputs, self.variables)]
+
+    def gradients(self, x: tf.Tensor | None, scale: float = 1.0) -> Gradients:
+        with tf.GradientTape() as tape:
+            if x is not None:
+                tape.watch(x)
+            value = self.fn(x)
+            scaled = value * scale
+        sources = [*self.variables, *([] if x is None else [x])]
+        found = [
+            None if gradient is None else tf.convert_to_tensor(gradient) for gradient in tape.gradient(scaled, sources)
+        ]
+        of_input = None if x is None else found.pop()
+        return value, found, of_input
+
+    def at(self, weights: Sequence[tf.Tensor], x: tf.Tensor | None) -> tf.Tensor:
+        pairs = zip(self.variables, self.weights, weights, strict=True)
+        changed = [(variable, before, value) for variable, before, value in pairs if value is not before]
+        try:
+            for variable, _, value in changed:
+                variable.assign(value)
+            return self.fn(x)
+        finally:
+            for variable, before, _ in changed:
+                variable.assign(before)
+
+    def reached(self) -> Sequence[bool]:
+        return self._reached

@@ -1,0 +1,107 @@
+"""A scalar of a model as a function of its parameters too, for `check`: on the tensors themselves, put back at once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradreg_core.objective import Gradients, Objective, Scalar
+from gradreg_core.preflight.references import references
+from gradreg_torch.model.module_calls import module_calls
+
+__all__ = ["TorchObjective", "leaves_of"]
+
+
+class TorchObjective(Objective):
+    """See :class:`gradreg_core.objective.Objective`. The weights are the leaf tensors that require a gradient.
+
+    They are looked for on the model, on the modules that it calls, in what it closes over, and in the graph of the
+    outputs: in the graph alone, those behind a detach would be missed. `at` writes through ``.data``, which leaves the
+    version counters of live graphs as they are.
+    """
+
+    def __init__(self, model: Any, fn: Scalar, reach: Scalar, x: Tensor | None) -> None:
+        self.fn = fn
+        called: list[nn.Module] = []
+        x = None if x is None else x.detach().requires_grad_()
+        with module_calls(called.append):
+            outputs = reach(x)
+        in_graph = leaves_of(outputs)
+        found = _named(model, called, in_graph)
+        self.weights = [weight for _, weight in found if weight is not x]
+        self.names = [name for name, weight in found if weight is not x]
+        reached = {id(leaf) for leaf in in_graph}
+        self._reached = [id(weight) in reached for weight in self.weights]
+
+    def gradients(self, x: Tensor | None, scale: float = 1.0) -> Gradients:
+        x = None if x is None else x.detach().requires_grad_()
+        value = self.fn(x)
+        sources = [*self.weights, *([] if x is None else [x])]
+        if not value.requires_grad or not sources:
+            return value.detach(), [None] * len(self.weights), None
+        found = list(torch.autograd.grad(value * scale, sources, allow_unused=True))
+        of_input = None if x is None else found.pop()
+        return value.detach(), found, of_input
+
+    def at(self, weights: Sequence[Tensor], x: Tensor | None) -> Tensor:
+        with _moved(self.weights, weights):
+            return self.fn(x).detach()
+
+    def reached(self) -> Sequence[bool]:
+        return self._reached
+
+
+@contextmanager
+def _moved(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    """The tensors hold other values inside."""
+    changed = [(tensor, value) for tensor, value in zip(tensors, values, strict=True) if tensor is not value]
+    before = [tensor.detach().clone() for tensor, _ in changed]
+    try:
+        for tensor, value in changed:
+            tensor.data.copy_(value)
+        yield
+    finally:
+        for (tensor, _), value in zip(changed, before, strict=True):
+            tensor.data.copy_(value)
+
+
+def _named(model: Any, called: Sequence[nn.Module], in_graph: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    """The leaves that require a gradient, each once, under the first name that is found."""
+    named: dict[int, tuple[str, Tensor]] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and value.is_leaf and value.requires_grad and value.is_floating_point():
+            named.setdefault(id(value), (name or f"a tensor of shape {tuple(value.shape)}", value))
+
+    for prefix, owner in [*references(model), *(("", module) for module in called)]:
+        if isinstance(owner, nn.Module):
+            for name, parameter in owner.named_parameters(prefix):
+                add(name, parameter)
+        elif isinstance(owner, list | tuple):
+            for index, value in enumerate(owner):
+                add(f"{prefix}[{index}]", value)
+        elif isinstance(owner, dict):
+            for name, value in owner.items():
+                add(f"{prefix}[{name!r}]", value)
+        else:
+            add(prefix, owner)
+    for leaf in in_graph:
+        add("", leaf)
+    return list(named.values())
+
+
+def leaves_of(value: Tensor) -> list[Tensor]:
+    """The leaf tensors that require a gradient in the graph of `value`."""
+    seen: set[Any] = set()
+    todo, leaves = [value.grad_fn], []
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        todo += [following for following, _ in node.next_functions]
+    return leaves

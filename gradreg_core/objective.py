@@ -1,0 +1,59 @@
+"""A scalar function of the input that can be differentiated and moved along the weights of its model too."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gradreg_core.primitives import Array
+
+__all__ = ["Gradients", "Objective", "OfInput", "Scalar"]
+
+Scalar = Callable[[Array | None], Array]
+"""A function of the packed differentiable input (None if nothing in the input is) to an array without axes."""
+Gradients = tuple[Array, Sequence[Array | None], Array | None]
+"""(value, gradient for each weight, gradient for the input); None where there is no path."""
+
+
+class Objective(ABC):
+    """What the pre-flight check differentiates, and compares with differences along its input and its weights."""
+
+    names: Sequence[str] = ()
+    """Of the weights, for messages."""
+    weights: Sequence[Array] = ()
+    """The trainable floating-point arrays that the model uses, as they are now."""
+
+    @abstractmethod
+    def gradients(self, x: Array | None, scale: float = 1.0) -> Gradients:
+        """The value, and the gradients of `scale` times the value, at the weights as they are."""
+
+    @abstractmethod
+    def at(self, weights: Sequence[Array], x: Array | None) -> Array:
+        """The value at other weights. The model has its own again afterwards, even after an error."""
+
+    def reached(self) -> Sequence[bool]:
+        """For each weight, whether the outputs have a derivative with respect to it; not if the model stops it."""
+        return [True] * len(self.weights)
+
+
+class OfInput(Objective):
+    """A function of the input alone, for backends and models whose weights are out of reach."""
+
+    def __init__(self, ops: Any, fn: Scalar) -> None:
+        self.ops, self.fn = ops, fn
+
+    def gradients(self, x: Array | None, scale: float = 1.0) -> Gradients:
+        ops = self.ops
+        if x is None:
+            return self.fn(x), (), None
+
+        def connected(point: Array) -> Array:
+            value = self.fn(point)
+            # The penalty of a linear model is a constant, through which there is nothing to pull back.
+            nothing = ops.sum(point * 0, tuple(range(len(ops.shape(point)))))
+            return ops.reshape(value + ops.astype(nothing, ops.dtype(value)), (1,))
+
+        value, pullback = ops.vjp(connected, x)
+        return ops.reshape(value, ()), (), pullback(value * 0 + scale)
+
+    def at(self, weights: Sequence[Array], x: Array | None) -> Array:
+        return self.fn(x)
