@@ -35,6 +35,8 @@ class Case:
         labels: "classes", "distribution" (probabilities of the outputs' shape), or "none".
         directions: the shape of the directions given in the call: None (none), "shared" (m,), "sample" (B, m) or
             "rows" (2, B, m).
+        target: the target Jacobian of the call: None, "outputs" (B, *outputs, *input), "loss" (B, *input), or
+            "teacher": the same network with other weights.
         chunk_size: of the call.
         class_axis: of the call.
         loss: "cross_entropy", or "squared": one half of the squared difference to the labels as real targets.
@@ -52,6 +54,7 @@ class Case:
     normalizer: float | None = None
     labels: str = "classes"
     directions: str | None = None
+    target: str | None = None
     chunk_size: int | None = None
     class_axis: int | None = None
     loss: str = "cross_entropy"
@@ -95,6 +98,8 @@ class Data:
     y: np.ndarray | None
     """Integer labels (B, ...), or probabilities or real targets of the outputs' shape."""
     directions: np.ndarray | None
+    target: np.ndarray | Mapping[str, np.ndarray] | None
+    """The target Jacobian, or the weights and statistics of a teacher."""
 
     def model(self, network: Network) -> gradreg_numpy.Model:
         """The reference model."""
@@ -130,13 +135,7 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 def _data(case: Case) -> Data:
     network, batch, dtype = case.network, case.batch, case.dtype
     rng = np.random.default_rng([case.seed, batch])
-    # Biases, scales of norms and variances away from 0 and 1, where many mistakes do not show.
-    params = {
-        path: value + 0.3 * rng.normal(size=value.shape)
-        if path in network.weights()
-        else np.exp(0.2 * rng.normal(size=value.shape))
-        for path, value in gradreg_numpy.initialize(network, case.seed).items()
-    }
+    params = _params(network, case.seed, rng)
     x = rng.normal(size=(batch, *network.input_shape))
     own = network.output_shape
     size = math.prod(own)
@@ -152,7 +151,24 @@ def _data(case: Case) -> Data:
         y = rng.integers(0, max(2, classes), size=without)
     shapes = {"shared": (size,), "sample": (batch, size), "rows": (2, batch, size)}
     given = None if case.directions is None else rounded(rng.normal(size=shapes[case.directions]), dtype)
-    return Data({path: rounded(value, dtype) for path, value in params.items()}, rounded(x, dtype), y, given)
+    target: np.ndarray | dict[str, np.ndarray] | None = None
+    if case.target == "teacher":
+        teacher = _params(network, case.seed + 1, rng)
+        target = {path: rounded(value, dtype) for path, value in teacher.items()}
+    elif case.target is not None:
+        outputs = own if case.target == "outputs" else ()
+        target = rounded(rng.normal(size=(batch, *outputs, *network.input_shape)), dtype)
+    return Data({path: rounded(value, dtype) for path, value in params.items()}, rounded(x, dtype), y, given, target)
+
+
+def _params(network: Network, seed: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Weights and statistics; biases, scales and variances away from 0 and 1, where many mistakes do not show."""
+    return {
+        path: value + 0.3 * rng.normal(size=value.shape)
+        if path in network.weights()
+        else np.exp(0.2 * rng.normal(size=value.shape))
+        for path, value in gradreg_numpy.initialize(network, seed).items()
+    }
 
 
 @lru_cache(maxsize=4096)

@@ -108,6 +108,9 @@ def _options(case: Case) -> dict[str, Any]:
     chosen.pop("chunk_size", None)
     if case.data.directions is not None:
         chosen["directions"] = case.data.directions
+    if case.data.target is not None:
+        given = case.data.target
+        chosen["target"] = gradreg_numpy.Model(case.network, given) if isinstance(given, Mapping) else given
     if case.loss == "squared":
         chosen["loss_fn"] = Squared()
     return chosen

@@ -18,6 +18,7 @@ from gradreg_core.projections import (
     fisher,
     gaussian,
     onehot,
+    ones,
     orthonormal,
     rademacher,
     random_onehot,
@@ -25,9 +26,10 @@ from gradreg_core.projections import (
     top_k,
     top_singular,
 )
-from gradreg_core.spec import JacobianPenalty, Term
+from gradreg_core.spec import JacobianPenalty, NormedTerm, Term
 
 __all__ = [
+    "CHECKED_ALONE",
     "PHIS",
     "PRESETS",
     "PROJECTIONS",
@@ -116,6 +118,7 @@ PROJECTIONS: dict[str, Drawn] = {
     "orthonormal": Drawn(_orthonormal, _frame, _biased_or_not(orthonormal)),
     "random_onehot": Drawn(st.builds(random_onehot, _few, _flags), _classes, _biased_or_not(random_onehot)),
     "onehot": Drawn(st.just(onehot()), "onehot(): the logit of the true class."),
+    "ones": Drawn(st.just(ones()), "ones(): the sum of all outputs."),
     "top_k": Drawn(
         lambda classes, positions: st.builds(top_k, st.integers(1, classes)),
         "top_k(k): the sum of the k largest logits.",
@@ -171,14 +174,22 @@ _numbers = st.integers(1, 3)
 _CHOICES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "SpectReg": {"spherical": st.booleans(), "projections": _numbers},
     "HoffmanReg": {"projections": st.none() | _numbers},
-    "GradientPenalty": {"target": st.sampled_from([1.0, 0.0, 2.0]), "one_sided": st.booleans()},
-    "SpectralNormReg": {"iterations": st.integers(1, 4)},
+    "GradientPenalty": {
+        "target": st.sampled_from([1.0, 0.0, 2.0]),
+        "one_sided": st.booleans(),
+        "projection": st.sampled_from([exact(), ones()]),
+    },
+    "R1": {"projection": st.sampled_from([exact(), ones()])},
+    "SpectralNormReg": {"iterations": st.integers(1, 4), "squared": st.booleans()},
 }
 """The fields that only one preset has."""
+_NORMED: dict[str, st.SearchStrategy[Any]] = {"norm": st.sampled_from(list(NORMS)), "squared": st.booleans()}
+CHECKED_ALONE = {"LayerwiseReg": "between_layers", "SobolevReg": "target_jacobians"}
+"""Presets that need more of the call than others, with the check that draws them."""
 PRESETS: dict[str, st.SearchStrategy[Term]] = {
-    name: st.builds(kind, st.just(1.0), **_CHOICES.get(name, {}))
+    name: st.builds(kind, st.just(1.0), **_CHOICES.get(name, {}), **(_NORMED if issubclass(kind, NormedTerm) else {}))
     for name, kind in vars(presets).items()
-    if name in presets.__all__ and issubclass(kind, Term)
+    if name in presets.__all__ and issubclass(kind, Term) and name not in CHECKED_ALONE
 }
 """Every named regularizer by name, with weight 1 and every choice of its own."""
 
@@ -194,4 +205,4 @@ def _vanishes(projection: Projection, output: str, classes: int) -> bool:
         return False
     if isinstance(projection, direction) and projection.v is not None:
         return not np.ptp(np.reshape(projection.v, (-1, classes)), axis=1).any()
-    return projection == top_k(classes)
+    return projection in (top_k(classes), ones())

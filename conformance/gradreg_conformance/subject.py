@@ -160,7 +160,8 @@ class Subject:
         names = network.weights()
 
         def function(arrays: Any) -> Any:
-            model = self.model(network, arrays)
+            # A model that held the input could not be cut into parts of the batch.
+            model = self.model(network, {path: array for path, array in arrays.items() if path != "x"})
             weights = {path: arrays[path] for path in names}
             if of == "penalty":
                 return calls.penalty(model, arrays["x"], y, case.reg, params=weights, **options)
@@ -184,6 +185,12 @@ class Subject:
             options["sample_weight"] = self.array(case.sample_weight, case.dtype)
         if case.data.directions is not None:
             options["directions"] = self.array(case.data.directions, case.dtype)
+        target = case.data.target
+        if isinstance(target, Mapping):
+            teacher = {path: self.array(value, case.dtype) for path, value in target.items()}
+            options["target"] = self.model(case.network, teacher)
+        elif target is not None:
+            options["target"] = self.array(target, case.dtype)
         if case.loss == "squared":
             options["loss_fn"] = squared
         return options

@@ -30,6 +30,7 @@ from gradreg_core.projections import (
     fisher,
     gaussian,
     onehot,
+    ones,
     rademacher,
     random_onehot,
     sphere,
@@ -51,6 +52,13 @@ GENERAL: dict[Regularizer, Regularizer] = {
         1.0, projection=exact(), squared=False, phi=hinge(2.0)
     ),
     R1(1.0): JacobianPenalty(1.0, projection=exact(), scale=0.5),
+    R1(1.0, projection=ones()): JacobianPenalty(1.0, projection=ones(), scale=0.5),
+    R1(1.0, projection=ones(), method="difference", h=2.0): JacobianPenalty(
+        1.0, projection=ones(), scale=0.5, method="difference", h=2.0
+    ),
+    GradientPenalty(1.0, projection=ones()): JacobianPenalty(1.0, projection=ones(), squared=False, phi=target(1.0)),
+    DataGrad(1.0, norm="l1"): JacobianPenalty(1.0, projection=exact(), output="loss", norm="l1"),
+    SpectReg(1.0, norm="linf", squared=False): JacobianPenalty(1.0, projection=gaussian(), norm="linf", squared=False),
     OneHot(1.0): JacobianPenalty(1.0, projection=onehot()),
     RandomOneHot(1.0): JacobianPenalty(1.0, projection=random_onehot()),
     InputFisher(1.0): JacobianPenalty(1.0, projection=fisher()),

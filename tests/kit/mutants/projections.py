@@ -101,6 +101,13 @@ def class_of_the_first_sample_for_all() -> Made:
     return _changed(projections.onehot, lambda self, context, W: W[:, :1].expand(W.shape))
 
 
+@mutant("projection_ones")
+def mean_of_the_outputs_for_their_sum() -> Made:
+    return _changed(
+        projections.ones, lambda self, context, W: W / context.size if context.components == "outputs" else W
+    )
+
+
 @mutant("projection_top_k")
 def largest_logit_alone() -> Made:
     plain = projections.top_k.directions
