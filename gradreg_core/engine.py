@@ -52,6 +52,8 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
         make_draws=lambda: draws_of(term, call, layout.shape[0], forward.sample_ids, forward.logits),
         pullback=pull,
         given=_given(call, layout, forward.logits),
+        mask=None if term.output == "loss" else _flat_mask(forward),
+        position_share=forward.position_share,
     )
     count = term.projection.count(context.size)
     chunk = min(count, call.chunk_size or ops.default_chunk or count)
@@ -75,6 +77,14 @@ def _target_rows(term: JacobianPenalty, forward: Forward, rows: Array, pulled: A
     mask = forward.mask()
     counted = rows if mask is None or term.output == "loss" else rows * mask
     return ops.stop_gradient(target_array(term, forward, counted, pulled))
+
+
+def _flat_mask(forward: Forward) -> Array | None:
+    """`Forward.mask` for every component, (B, m)."""
+    ops, mask, (batch, positions, classes) = forward.call.ops, forward.mask(), forward.layout.canonical
+    if mask is None:
+        return None
+    return ops.reshape(ops.broadcast_to(mask, (batch, positions, classes)), (batch, positions * classes))
 
 
 def draws_of(term: JacobianPenalty, call: Call, batch: int, ids: Array | None, like: Array) -> Draws:

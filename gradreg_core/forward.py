@@ -168,13 +168,16 @@ class Forward:
         return self._cache["weight"]
 
     def mask(self) -> Array | None:
-        """1 where the outputs count and 0 where their position has weight 0, (B, positions, 1); None if all count."""
+        """1 where the outputs count and 0 where their position has weight 0; None where all count.
+
+        The shape is (B, positions, 1), or (B, 1, m) of a place whose positions are among its components.
+        """
         weight = self.position_weight
         if weight is None:
             return None
         ops = self.call.ops
         counts = ops.astype(weight > 0, ops.dtype(self.logits))
-        return ops.reshape(counts, (*self.layout.canonical[:2], 1))
+        return ops.reshape(counts, (*self.layout.canonical[:2], -1))
 
     @property
     def position_share(self) -> Array | None:
@@ -303,8 +306,8 @@ def forward_pass(call: Call, model: Any, samples: Samples, pairs: Sequence[Pair]
         if shape[:1] != (samples.batch,):
             raise InputError(
                 f"{call.name}: the place {name!r} has shape {shape}, and a place must have the batch axis first, of "
-                f"{samples.batch} samples. Mark it with a tap where the batch axis is first: move the axis, tap, move it "
-                f"back."
+                f"{samples.batch} samples. Mark it with a tap where the batch axis is first: move the axis, tap, move "
+                f"it back."
             )
     return make_forward(call, model, samples, passed)
 

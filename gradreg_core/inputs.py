@@ -168,7 +168,8 @@ def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, 
     if not any(ops.is_array(leaf) for _, leaf in pairs):
         raise InputTypeError(
             f"{call}: x must be an array of the {ops.name} backend, or a structure of such arrays, got "
-            f"{type(x).__module__}.{type(x).__qualname__} without any. Convert it, or import the backend of its framework."
+            f"{type(x).__module__}.{type(x).__qualname__} without any. Convert it, or import the backend of its "
+            f"framework."
         )
 
 

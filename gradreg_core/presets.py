@@ -328,14 +328,13 @@ class ConfidencePenalty(Term):
     def value(self, batch: Batch) -> Array:
         ops, forward = batch.ops, batch.forward
         forward.layout.require_classes(batch.call, "ConfidencePenalty")
-        _, positions, classes = forward.layout.canonical
         z = forward.logits
-        if classes == 1:
+        if forward.layout.canonical[2] == 1:
             f = ops.sigmoid(z)
             negative_entropy = -f * ops.softplus(-z) - (1 - f) * ops.softplus(z)
         else:
             negative_entropy = ops.softmax(z) * ops.log_softmax(z)
-        return batch.mean(ops.sum(negative_entropy, (1, 2)) / positions)
+        return batch.mean(forward.mean_over_positions(ops.sum(negative_entropy, 2)))
 
 
 @dataclass(frozen=True, repr=False)

@@ -51,6 +51,10 @@ class DirectionContext:
     make_draws: Callable[[], Draws]
     pullback: Pullback
     given: Any = None
+    mask: Array | None = None
+    """(B, m), 1 where a component counts and 0 where its position is left out; None where all count."""
+    position_share: Array | None = None
+    """(B, positions), the share of each position in its sample's loss; None where all have the same."""
     components: str = "outputs"
     """The word for the components in messages: "outputs" or "input components"."""
 
@@ -63,6 +67,17 @@ class DirectionContext:
     def size(self) -> int:
         """The number of output components of one sample."""
         return self.shape[1] * self.shape[2]
+
+    @property
+    def counted(self) -> Array:
+        """The number of components of each sample that count, (B, 1), at least 1."""
+        assert self.mask is not None
+        total = self.ops.sum(self.mask, 1, keepdims=True)
+        return self.ops.where(total > 0, total, 1.0)
+
+    def kept(self, rows: Array) -> Array:
+        """Rows (k, B, m) without the components that are left out."""
+        return rows if self.mask is None else rows * self.mask
 
     def rows(self, flat: Array) -> Array:
         """Rows (k, B or 1, m) as (k, B, positions, classes) in the dtype of the logits."""
@@ -149,8 +164,12 @@ class _UnitRandom(_Random):
 
     unbiased: Annotated[bool, Boolean()] = False
 
-    def _scale(self, size: int) -> float:
-        return math.sqrt((size if self.unbiased else 1) / self.k)
+    def _scaled(self, context: DirectionContext, rows: Array) -> Array:
+        """Unit rows (k, B, positions, classes) with the factors of the convention."""
+        if context.mask is None or not self.unbiased:
+            return rows * math.sqrt((context.size if self.unbiased else 1) / self.k)
+        size = context.ops.reshape(context.ops.sqrt(context.counted / self.k), (1, -1, 1, 1))
+        return rows * context.ops.astype(size, context.ops.dtype(rows))
 
 
 @dataclass(frozen=True)
@@ -163,7 +182,7 @@ class sphere(_UnitRandom):  # noqa: N801
     def directions(self, context: DirectionContext, rows: range) -> Array:
         drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, rows, context.size))
         flat = context.ops.reshape(drawn, (len(rows), context.shape[0], context.size))
-        return context.rows(unit(context.ops, flat)) * self._scale(context.size)
+        return self._scaled(context, context.rows(unit(context.ops, context.kept(flat))))
 
 
 @dataclass(frozen=True)
@@ -178,14 +197,14 @@ class orthonormal(_UnitRandom):  # noqa: N801
             )
         ops, batch = context.ops, context.shape[0]
         drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, range(rows.stop), context.size))
-        drawn = ops.moveaxis(ops.reshape(drawn, (rows.stop, batch, context.size)), 0, 1)
+        drawn = ops.moveaxis(context.kept(ops.reshape(drawn, (rows.stop, batch, context.size))), 0, 1)
         frame = unit(ops, drawn[:, :1])
         for index in range(1, rows.stop):
             row = drawn[:, index : index + 1]
             for _ in range(2):  # Gram-Schmidt twice is orthogonal to roundoff (Giraud, Langou, Rozloznik 2005)
                 row = unit(ops, row - ops.matmul(ops.matmul(row, ops.moveaxis(frame, 1, 2)), frame))
             frame = ops.concat([frame, row], 1)
-        return context.rows(ops.moveaxis(frame, 1, 0)[rows.start :]) * self._scale(context.size)
+        return self._scaled(context, context.rows(ops.moveaxis(frame, 1, 0)[rows.start :]))
 
 
 @dataclass(frozen=True)
@@ -193,9 +212,16 @@ class random_onehot(_UnitRandom):  # noqa: N801
     """k basis vectors drawn uniformly, divided by sqrt(k): E ||J^T W||^2 = ||J||_F^2 / m."""
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
-        picks = context.draws.integers(STREAM_DIRECTION, rows, context.size)
-        basis = one_hot(context.ops, picks, context.size, context.ops.dtype(context.logits))
-        return context.rows(basis) * self._scale(context.size)
+        ops, dtype = context.ops, context.ops.dtype(context.logits)
+        if context.mask is None:
+            picks = context.draws.integers(STREAM_DIRECTION, rows, context.size)
+            return self._scaled(context, context.rows(one_hot(ops, picks, context.size, dtype)))
+        uniform = ops.astype(context.draws.uniforms(STREAM_DIRECTION, rows, 1), dtype)  # (k, B, 1)
+        places = ops.cumulative_sum(context.mask)  # 1, 2, ... at the components that count
+        below = ops.astype(places <= context.counted * uniform, dtype)
+        pick = ops.sum(below, -1)  # the first component whose place is above; the last one where rounding passed it
+        basis = one_hot(ops, pick, context.size, dtype)
+        return self._scaled(context, context.rows(context.kept(basis)))
 
 
 @dataclass(frozen=True)
@@ -260,7 +286,10 @@ class fisher(Projection):  # noqa: N801
         else:
             passed = ops.astype(ops.cumulative_sum(ops.stop_gradient(f))[:, :, :-1] <= uniform, "int32")
             drawn = one_hot(ops, ops.sum(passed, -1), classes, ops.dtype(f))
-        return ops.reshape((f - drawn) * (1 / positions), (1, batch, positions, classes))
+        share = 1 / positions
+        if context.position_share is not None:
+            share = ops.reshape(context.position_share, (batch, positions, 1))
+        return ops.reshape((f - drawn) * share, (1, batch, positions, classes))
 
 
 @dataclass(frozen=True)
