@@ -10,19 +10,24 @@ from tensorflow.python.autograph.core import config as autograph
 from tensorflow.python.autograph.pyct import error_utils
 
 from gradreg_core import errors
-from gradreg_core.backend import Backend, Model, Pullback
+from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
 from gradreg_core.errors import InputError
-from gradreg_tensorflow.diagnose import diagnose, explain, lacks_gradient
+from gradreg_core.objective import Objective, Scalar
+from gradreg_core.passes import places_in, require_order
+from gradreg_tensorflow.diagnose import blame, explain, lacks_gradient
 from gradreg_tensorflow.kinks import smoothed
-from gradreg_tensorflow.model.activations import named_outputs
 from gradreg_tensorflow.model.batch_norm import batch_norm_policy
-from gradreg_tensorflow.model.replay import call_twice, repeatable, without_state_changes
-from gradreg_tensorflow.model.variables import parameters
+from gradreg_tensorflow.model.objects import holds_samples
+from gradreg_tensorflow.model.places import watched_places
+from gradreg_tensorflow.model.replay import repeatable, repeated_passes, without_state_changes
+from gradreg_tensorflow.model.variables import is_variable, parameters
+from gradreg_tensorflow.model.writes import writes_of_call
+from gradreg_tensorflow.objective import TensorFlowObjective
 from gradreg_tensorflow.second_order import second_order_safe
 
 __all__ = ["TensorFlowBackend"]
 
-Pair = tuple[tf.Tensor, tf.Tensor]
+Words = tuple[tf.Tensor, tf.Tensor]
 
 # Two settings of AutoGraph. It does not convert gradreg's own code, which would take seconds at the first trace (`vjp`
 # converts the user's model). And gradreg's errors keep their types when they leave converted code.
@@ -113,7 +118,7 @@ class TensorFlowBackend(Backend):
         return tf.bitwise.right_shift(array, tf.cast(bits, array.dtype))
 
     @tf.function(autograph=False)
-    def threefry2x32(self, key: Pair, counter: Pair) -> Pair:
+    def threefry2x32(self, key: Words, counter: Words) -> Words:
         """The default as a function, traced once per set of shapes: that halves the time to trace a training step."""
         return super().threefry2x32(key, counter)
 
@@ -137,20 +142,33 @@ class TensorFlowBackend(Backend):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
             outputs = _converted(fn)(x)
-        return outputs, _pullback(tape, outputs, x, "x")
+        return outputs, _pullback(tape, outputs, x, "x", "the outputs")
 
-    def named_vjp(
-        self, model: Any, x: tf.Tensor, names: Sequence[str | None]
-    ) -> tuple[tf.Tensor, dict[str | None, Pullback]]:
+    def model_vjp(self, model: Any, apply: Apply, x: tf.Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
+        model, names, ats = _converted(model), places_in(pairs), [at for _, at in pairs]
+        if not pairs:
+            return ModelPass(*apply(model, x), {}, {})
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            if None in names:
+            if None in ats:
                 tape.watch(x)
-            with named_outputs([name for name in names if name is not None], tape.watch) as activations:
-                outputs = _converted(model)(x)
-        sources = {None: x} | activations
-        return outputs, {
-            name: _pullback(tape, outputs, sources[name], f"at={name!r}" if name else "x") for name in names
+            with watched_places(names, [at for at in ats if at is not None], tape.watch) as places:
+                outputs, returned = apply(model, x)
+        places.require_all(places.known)
+        require_order(places, pairs)
+        pullbacks = {
+            (of, at): _pullback(
+                tape,
+                outputs if of is None else places.values[of],
+                x if at is None else places.values[at],
+                "x" if at is None else f"at={at!r}",
+                "the outputs" if of is None else f"of={of!r}",
+            )
+            for of, at in pairs
         }
+        return ModelPass(outputs, returned, pullbacks, {name: places.values[name] for name in names})
+
+    def model_jvp(self, model: Any, apply: Apply, x: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
+        return super().model_jvp(_converted(model), apply, x, v)
 
     def cond(self, predicate: tf.Tensor, branch: Callable[[], tf.Tensor]) -> tf.Tensor:
         # The engine shares arrays between terms, and a tensor made inside a traced branch cannot be used outside of it.
@@ -159,26 +177,52 @@ class TensorFlowBackend(Backend):
         return tf.cond(predicate, branch, lambda: tf.zeros(value.shape, value.dtype))
 
     @contextmanager
-    def enter(self, call: str, model: Any, x: tf.Tensor, batch_norm: str) -> Iterator[tf.Tensor]:
-        with second_order_safe(), batch_norm_policy(call, batch_norm):
-            yield tf.convert_to_tensor(x)
+    def enter(self, call: str, model: Any, arrays: Sequence[tf.Tensor], batch_norm: str) -> Iterator[None]:
+        with second_order_safe(), batch_norm_policy(call, batch_norm), writes_of_call():
+            yield
+
+    def prepared(self, array: Any) -> tf.Tensor:
+        return tf.convert_to_tensor(array)
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
 
-    def call_twice(self, model: Any, x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return call_twice(_converted(model), model, x, moved)
+    def call_twice(self, model: Any, apply: Apply, x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
+        fn = _converted(model)
+        with repeated_passes(model) as passes:
+            other, _ = passes.without_a_trace(lambda: apply(fn, moved))
+            return (*apply(fn, x), other)
+
+    def call_along(
+        self, model: Any, apply: Apply, x: tf.Tensor, move: Callable[[tf.Tensor, Any, Pullback], tf.Tensor]
+    ) -> tuple[tf.Tensor, Any, tf.Tensor]:
+        fn, start = _converted(model), tf.stop_gradient(x)
+        with repeated_passes(model) as passes:
+            moved = move(*passes.without_a_trace(lambda: self.vjp_with_aux(lambda point: apply(fn, point), start)))
+            other, _ = passes.without_a_trace(lambda: apply(fn, moved))
+            return (*apply(fn, x), other)
 
     def without_state_changes(self, model: Any) -> Model:
         return without_state_changes(_converted(model), model)
 
+    def is_parameter(self, value: Any) -> bool:
+        return is_variable(value)
+
+    def holds_samples(self, model: Any, batch: int) -> bool:
+        return holds_samples(model, batch)
+
     @contextmanager
-    def smoothed(self, model: Any, x: tf.Tensor) -> Iterator[Any]:
+    def smoothed(self, model: Any) -> Iterator[Any]:
         with smoothed():
             yield model
 
-    def diagnose(self, calls: Any, model: Any, x: tf.Tensor, y: Any, reg: Any, options: Any) -> Any:
-        return diagnose(calls, model, x, y, reg, options)
+    def objective(
+        self, model: Any, fn: Scalar, reach: Scalar, x: tf.Tensor | None, data: Sequence[tf.Tensor]
+    ) -> Objective:
+        return TensorFlowObjective(model, fn, reach, x)
+
+    def blame(self, error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
+        return blame(error)
 
     def parameters(self, model: Any) -> list[tf.Tensor] | None:
         return parameters(model)
@@ -187,19 +231,19 @@ class TensorFlowBackend(Backend):
         return [tf.convert_to_tensor(leaf) for leaf in super().tree_leaves(params)]
 
 
-def _pullback(tape: tf.GradientTape, outputs: Any, x: tf.Tensor, name: str) -> Pullback:
+def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name: str, result_name: str) -> Pullback:
     """The map w -> J^T w on what the tape recorded. An outer tape records the map in turn."""
 
     def pullback(w: tf.Tensor) -> tf.Tensor:
         try:
-            gradient = tape.gradient(outputs, x, output_gradients=w)
+            gradient = tape.gradient(result, source, output_gradients=w)
         except LookupError as error:
             if lacks_gradient(error):
                 raise explain(error) from error
             raise
         if gradient is None:
             raise InputError(
-                f"{name} does not reach the outputs: they do not depend on it differentiably. Look for "
+                f"{source_name} does not reach {result_name}: there is no differentiable path between them. Look for "
                 f"tf.stop_gradient, NumPy, tf.numpy_function or a cast to an integer type in the model."
             )
         return tf.convert_to_tensor(gradient)

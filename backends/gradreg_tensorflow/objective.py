@@ -1,4 +1,4 @@
-"""A scalar of a model as a function of its variables too, for `check`: on the variables themselves, put back at once."""
+"""A scalar of a model as a function of its variables too, for `check`: on the variables themselves, put back."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,11 +22,8 @@ class TensorFlowObjective(Objective):
         with tf.GradientTape() as tape:
             outputs = reach(x)
         found = [*tape.watched_variables(), *trainable_variables(model)]
-        self.variables = [
-            variable
-            for variable in {id(variable): variable for variable in found}.values()
-            if variable.dtype.is_floating
-        ]
+        distinct = {id(variable): variable for variable in found}.values()
+        self.variables = [variable for variable in distinct if variable.dtype.is_floating]
         self.weights = [tf.convert_to_tensor(variable) for variable in self.variables]
         self.names = [variable.name for variable in self.variables]
         self._reached = [gradient is not None for gradient in tape.gradient(outputs, self.variables)]
@@ -38,9 +35,8 @@ class TensorFlowObjective(Objective):
             value = self.fn(x)
             scaled = value * scale
         sources = [*self.variables, *([] if x is None else [x])]
-        found = [
-            None if gradient is None else tf.convert_to_tensor(gradient) for gradient in tape.gradient(scaled, sources)
-        ]
+        gradients = tape.gradient(scaled, sources)
+        found = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
         of_input = None if x is None else found.pop()
         return value, found, of_input
 

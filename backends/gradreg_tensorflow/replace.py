@@ -72,13 +72,19 @@ def _copied_function(function: FunctionType) -> FunctionType:
     return copied
 
 
-def _leading_to(function: FunctionType, gate: _Gate) -> CodeType:
-    """Code with the function's own parameters that calls the gate."""
-    count = function.__code__.co_argcount
-    names = ", ".join(function.__code__.co_varnames[:count])
+@functools.cache
+def _leading_code(names: str) -> CodeType:
+    """Code with these parameters that calls the placeholder."""
     namespace: dict[str, Any] = {}
     exec(f"def leading({names}):\n _gate = '{_PLACEHOLDER}'\n return _gate({names})", namespace)  # noqa: S102
     code: CodeType = namespace["leading"].__code__
+    return code
+
+
+def _leading_to(function: FunctionType, gate: _Gate) -> CodeType:
+    """Code with the function's own parameters that calls the gate."""
+    count = function.__code__.co_argcount
+    code = _leading_code(", ".join(function.__code__.co_varnames[:count]))
     constants = tuple(gate if constant == _PLACEHOLDER else constant for constant in code.co_consts)
     return code.replace(co_consts=constants, co_name=function.__name__)
 

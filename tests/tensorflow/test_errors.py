@@ -50,7 +50,7 @@ REFUSED: list[tuple[type, str, dict[str, Any]]] = [
         "has no second derivative in TensorFlow .SoftsignGrad",
         {"model": lambda x: tf.raw_ops.Softsign(features=linear(x)), "reg": SpectralNormReg(1.0)},
     ),
-    (InputError, "at='a': no layer of that name is called", {"reg": DataGrad(1.0, at="a")}),
+    (InputError, "no tap or layer 'a' was passed in the forward pass", {"reg": DataGrad(1.0, at="a")}),
 ]
 
 

@@ -93,9 +93,9 @@ def test_penalties_at_a_named_layer(mode: str) -> None:
     value = MODES[mode](lambda x: gradreg.penalty(model, x, Y, reg))(X)
     wanted = gradreg.penalty(head, dense(X), Y, DataGrad(1.0)) + gradreg.penalty(model, X, Y, SpectReg(1.0))
     assert float(value) == pytest.approx(float(wanted), rel=1e-5)  # float32
-    with pytest.raises(InputError, match=r"at='norms': no layer of that name is called .* The names there are"):
+    with pytest.raises(InputError, match=r"no tap or layer 'norms' was passed .* Passed were: 'dense.*norm"):
         gradreg.penalty(model, X, Y, DataGrad(1.0, at="norms"))
-    with pytest.raises(InputError, match=r"at='\w+': the layer is called more than once"):
+    with pytest.raises(InputError, match=r"the place '\w+' is passed more than once"):
         gradreg.penalty(lambda x: model(x) + model(x), X, Y, DataGrad(1.0, at=dense.name))
 
 

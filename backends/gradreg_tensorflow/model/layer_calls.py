@@ -10,17 +10,17 @@ from gradreg_tensorflow.replace import Function, replaced
 
 __all__ = ["layer_calls"]
 
-_Observer = tuple[Callable[[Any], None], Callable[[Any, Any], None]]
+_Observer = tuple[Callable[[Any], None], Callable[[Any, Any], Any]]
 _observers: "ContextVar[tuple[_Observer, ...]]" = ContextVar("gradreg_layer_calls", default=())
 
 
 @contextmanager
 def layer_calls(
-    before: Callable[[Any], None] = lambda layer: None, after: Callable[[Any, Any], None] = lambda layer, output: None
+    before: Callable[[Any], None] = lambda layer: None, after: Callable[[Any, Any], Any] = lambda layer, output: output
 ) -> Iterator[None]:
     """Pass each Keras layer that this thread calls inside to `before`, and with its output to `after`.
 
-    If contexts are nested, each of them sees each call.
+    The layer's caller gets what `after` returns. If contexts are nested, each of them sees each call.
     """
     layers = getattr(sys.modules.get("keras"), "layers", None)
     if layers is None:
@@ -41,7 +41,7 @@ def _observed(original: Function) -> Function:
             before(layer)
         output = original(layer, *args, **keywords)
         for _, after in observers:
-            after(layer, output)
+            output = after(layer, output)
         return output
 
     return call

@@ -1,7 +1,7 @@
 """Calling a model again as if nothing had happened: with the same random numbers and the same state."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,45 +11,71 @@ from tensorflow.python.eager import context
 from gradreg_core.backend import Model
 from gradreg_core.errors import InputError
 from gradreg_core.layout import is_half
+from gradreg_tensorflow.model import writes
+from gradreg_tensorflow.model.draws import RepeatedDraws, repeated_draws
 from gradreg_tensorflow.model.layer_calls import layer_calls
-from gradreg_tensorflow.model.variables import state, variables_of
+from gradreg_tensorflow.model.objects import objects_kept
 
-__all__ = ["call_twice", "repeatable", "without_state_changes"]
+__all__ = ["Repeated", "repeatable", "repeated_passes", "without_state_changes"]
 
 _SEED = 0x67726164
 
 
-def call_twice(fn: Model, model: Any, x: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(fn(x), fn(moved)) from the same state of `model`, which `fn` calls; the state ends as after fn(x).
+class Repeated:
+    """Passes through a model that begin with the same state and draw the same random numbers."""
 
-    Raises:
-        InputError: a layer computes in half precision.
-    """
-    with _state_restored(model) as layers:
-        other = fn(moved)
-    half = next((layer for layer in layers if is_half(str(layer.compute_dtype))), None)
-    if half is not None:
-        raise InputError(
-            f"method='difference' needs layers that compute in float32 or float64, but {half.name} computes in "
-            f"{half.compute_dtype}, whose rounding errors are divided by h. Use method='jvp'."
-        )
-    return fn(x), other
+    def __init__(self, model: Any, draws: RepeatedDraws, layers: list[Any]) -> None:
+        self.model, self._draws, self._layers = model, draws, layers
+
+    def without_a_trace(self, run: Callable[[], Any]) -> Any:
+        """run(), after which the state is as before.
+
+        Raises:
+            InputError: a layer computes in half precision, or draws what cannot be made to repeat.
+        """
+        with writes.kept(), objects_kept(self.model):
+            result = run()
+        self._draws.again()
+        self._require_no_half()
+        return result
+
+    def _require_no_half(self) -> None:
+        half = next((layer for layer in self._layers if is_half(str(layer.compute_dtype))), None)
+        if half is not None or self._draws.half:
+            name, dtype = (self._draws.half, "half precision") if half is None else (half.name, half.compute_dtype)
+            raise InputError(
+                f"method='difference' needs layers that compute in float32 or float64, but {name} computes in {dtype}, "
+                f"whose rounding errors are divided by h. Use method='jvp'."
+            )
+
+
+@contextmanager
+def repeated_passes(model: Any) -> Iterator[Repeated]:
+    """A context for several passes through `model`, of which the last moves the state. See :class:`Repeated`."""
+    layers: list[Any] = []
+    with writes.writes(), layer_calls(before=layers.append), repeated_draws() as draws:
+        yield Repeated(model, draws, layers)
 
 
 def without_state_changes(fn: Model, model: Any) -> Model:
-    """`fn`, which calls `model`, as a function that restores the model's state."""
+    """`fn`, which calls `model`, as a function that changes no state.
+
+    Inside a call of gradreg it begins with the variables as they were at the call's beginning, as every pass of a call
+    does.
+    """
+    start = writes.written_by_call()
 
     @tf.autograph.experimental.do_not_convert
-    def call(x: tf.Tensor) -> tf.Tensor:
-        with _state_restored(model):
-            return fn(x)
+    def call(*args: Any, **keywords: Any) -> Any:
+        with writes.kept(start), objects_kept(model):
+            return fn(*args, **keywords)
 
     return call
 
 
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
-    """Random layers draw the same inside each such context; moving statistics and seeds are restored afterwards."""
+    """Random layers draw the same inside each such context; state and generators are restored afterwards."""
     if not tf.executing_eagerly():
         yield
         return
@@ -58,33 +84,9 @@ def repeatable(model: Any) -> Iterator[None]:
     eager._seed, eager._rng = _SEED, random.Random(_SEED)  # noqa: S311 - as tf.random.set_seed does
     start = eager._rng.getstate()
     try:
-        with _state_restored(model):
+        with writes.kept(), objects_kept(model):
             yield
     finally:
         if eager._rng.getstate() != start:
             eager.clear_kernel_cache()  # random operations would go on from their own state; slow, so only if needed
         eager._seed, eager._rng = seed, generator
-
-
-@contextmanager
-def _state_restored(model: Any) -> Iterator[list[Any]]:
-    """Restore the state of the model and of every Keras layer called inside. The context gives these layers."""
-    saved: dict[int, tuple[Any, tf.Tensor]] = {}
-    layers: list[Any] = []
-
-    def save(variables: list[Any]) -> None:
-        for variable in variables:
-            if id(variable) not in saved:
-                saved[id(variable)] = variable, tf.identity(variable)
-
-    def before(layer: Any) -> None:
-        layers.append(layer)
-        save(variables_of([layer], trainable=False))
-
-    save(state(model))
-    try:
-        with layer_calls(before=before):
-            yield layers
-    finally:
-        for variable, value in saved.values():
-            variable.assign(value)

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops import stateful_random_ops
 
 from gradreg_core.errors import InputError
 
-__all__ = ["parameters", "state", "trainable_variables", "variables_of"]
+__all__ = ["is_variable", "parameters", "trainable_variables"]
 
 
 def parameters(model: Any) -> list[tf.Tensor] | None:
@@ -25,25 +24,21 @@ def parameters(model: Any) -> list[tf.Tensor] | None:
         return None
     if not all(getattr(layer, "built", True) for layer in (owner, *_keras_layers(owner))):
         raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
-    return [tf.convert_to_tensor(variable) for variable in variables_of([owner], trainable=True)]
+    return [tf.convert_to_tensor(variable) for variable in _variables_of([owner], trainable=True)]
 
 
 def trainable_variables(model: Any) -> list[tf.Variable]:
     """The trainable variables of a model, or of the objects that a function refers to."""
-    return variables_of(_owners(model), trainable=True)
+    return _variables_of(_owners(model), trainable=True)
 
 
-def state(model: Any) -> list[Any]:
-    """The variables that a forward pass may change, as far as they can be found: moving statistics, seeds."""
-    variables: list[Any] = variables_of(_owners(model), trainable=False)
-    if stateful_random_ops.global_generator is not None:
-        variables.append(stateful_random_ops.global_generator.state)
-    if _layer_types():
-        variables.append(sys.modules["keras"].src.random.seed_generator.global_seed_generator().state.value)
-    return variables
+def is_variable(value: Any) -> bool:
+    """Whether `value` is a variable of TensorFlow or of Keras."""
+    keras = sys.modules.get("keras")
+    return isinstance(value, tf.Variable) or (keras is not None and isinstance(value, keras.Variable))
 
 
-def variables_of(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
+def _variables_of(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
     """The variables among `owners` and those of the models and layers among them, each once."""
     variables: list[Any] = []
     for owner in owners:

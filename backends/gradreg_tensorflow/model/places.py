@@ -1,0 +1,109 @@
+"""Places inside of a model, by taps and by the names of Keras layers, watched by a tape."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
+
+from gradreg_core import structures
+from gradreg_core.errors import InputError
+from gradreg_core.structures import Leaves, Rebuild
+from gradreg_core.taps import Places, active_places
+from gradreg_tensorflow.model.layer_calls import layer_calls
+from gradreg_tensorflow.replace import Function, replaced
+
+__all__ = ["WatchedPlaces", "watched_places"]
+
+
+class WatchedPlaces(Places):
+    """The places of one pass.
+
+    Args:
+        keys: the places.
+        at: those that are differentiated with respect to.
+        watch: a tape's.
+    """
+
+    def __init__(self, keys: Sequence[str], at: Sequence[str], watch: Callable[[tf.Tensor], None]) -> None:
+        super().__init__(keys, self._watched)
+        self.at, self.watch, self.graph = frozenset(at), watch, _graph()
+        self.known: list[str] = []
+        """The names of the Keras layers called."""
+
+    def _watched(self, key: str, value: Any) -> tf.Tensor:
+        if not tf.is_tensor(value) or not value.dtype.is_floating:
+            got = value.dtype.name if tf.is_tensor(value) else type(value).__name__
+            raise InputError(f"{key!r}: a place must hold a tensor of a floating-point type, got {got}.")
+        if _graph() is not self.graph:
+            raise InputError(
+                f"{key!r}: the place is inside of a branch, a loop or an RNN's step (tf.cond, tf.while_loop, "
+                f"tf.map_fn), where every pass has a value of its own. Name a layer around it, or put the tap outside."
+            )
+        value = tf.identity(value)  # so that it is told apart from the same tensor elsewhere
+        if key in self.at:
+            self.watch(value)
+        return value
+
+
+def _graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+@contextmanager
+def watched_places(
+    keys: Sequence[str], at: Sequence[str], watch: Callable[[tf.Tensor], None]
+) -> Iterator[WatchedPlaces]:
+    """The taps and Keras layers called `keys` in the forward pass inside. See :class:`WatchedPlaces` for the arguments.
+
+    A layer goes by its name, or by its path where names repeat. Functions of TensorFlow that the model calls are called
+    as plain functions meanwhile, because nothing inside of them could be seen.
+    """
+
+    def passed(layer: Any, output: Any) -> Any:
+        names = dict.fromkeys((layer.name, getattr(layer, "path", layer.name) or layer.name))
+        places.known.extend(list(names)[:1])
+        for name in names:
+            if places.wants(name):
+                output = _visited(places, name, output)
+        return output
+
+    places = WatchedPlaces(keys, at, watch)
+    inlined = replaced("places", [(polymorphic_function.Function, "__call__", _inlined)]) if keys else nullcontext()
+    with places, inlined, layer_calls(after=passed) if keys else nullcontext():
+        yield places
+
+
+def _visited(places: Places, name: str, output: Any) -> Any:
+    try:
+        return places.visit(name, output, _floating_leaves)
+    except InputError as error:
+        error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
+        raise
+
+
+def _inlined(original: Function) -> Function:
+    def call(function: Any, *args: Any, **keywords: Any) -> Any:
+        if active_places() is None or type(function) is not polymorphic_function.Function:
+            return original(function, *args, **keywords)
+        python: Function = function.python_function
+        if not tf.executing_eagerly() and function._autograph:
+            python = tf.__internal__.autograph.tf_convert(python, tf.__internal__.autograph.control_status_ctx())
+        return python(*args, **keywords)
+
+    return call
+
+
+def _floating_leaves(output: Any) -> tuple[Leaves, Rebuild]:
+    """The leaves of a layer's output that are tensors of floats."""
+    leaves, rebuild = structures.flatten(output, tf.is_tensor)
+    floating = [index for index, (_, leaf) in enumerate(leaves) if tf.is_tensor(leaf) and leaf.dtype.is_floating]
+
+    def rebuild_all(new: Sequence[Any]) -> Any:
+        values = [leaf for _, leaf in leaves]
+        for index, value in zip(floating, new, strict=True):
+            values[index] = value
+        return rebuild(values)
+
+    return [leaves[index] for index in floating], rebuild_all
