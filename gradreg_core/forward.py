@@ -11,6 +11,7 @@ from gradreg_core.inputs import Arguments, unpack
 from gradreg_core.labels import Target, ignored, prepare_target
 from gradreg_core.layout import Layout, widened
 from gradreg_core.selection import Selector, select, selected_arrays
+from gradreg_core.structures import flatten
 
 __all__ = [
     "Call",
@@ -86,17 +87,22 @@ class Samples:
         ids = ops.arange(self.batch, like) if self.ids is None else self.ids
 
         def cut(value: Any) -> Any:
-            if ops.is_array(value) and ops.shape(value)[:1] == (self.batch,):
-                return ops.take(value, indices)
-            return value
+            array = ops.asarray(value, like) if hasattr(value, "shape") or _is_numbers(value) else None
+            if array is None or ops.shape(array)[:1] != (self.batch,):
+                return value
+            return ops.take(array, indices)
 
-        labels, rebuild = ops.flatten(self.y)
-        if self.y is None or all(ops.is_array(leaf) or not isinstance(leaf, int | float) for _, leaf in labels):
-            y = rebuild([cut(leaf) for _, leaf in labels])
-        else:
-            y = ops.take(ops.asarray(self.y, like), indices)  # nested lists of numbers
+        labels, rebuild = flatten(self.y, lambda value: ops.is_array(value) or _is_numbers(value))
+        y = rebuild([cut(leaf) for _, leaf in labels])
         weight = None if self.position_weight is None else ops.take(self.position_weight, indices)
         return Samples(self.arguments.take(indices), y, ops.take(ids, indices), weight, cut(self.target))
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether `value` is a list of numbers, nested or not, which stands for an array."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    return all(isinstance(item, int | float) or _is_numbers(item) for item in value)
 
 
 @dataclass(frozen=True)

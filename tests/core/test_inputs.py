@@ -155,6 +155,27 @@ def test_labels_of_any_structure_are_cut_with_the_samples() -> None:
     assert round(parts.penalty[0].item(), 10) in halves
 
 
+@pytest.mark.parametrize(
+    "y",
+    [Y, Y.numpy(), Y.tolist(), (Y.numpy(),), {"a": Y.tolist(), "b": 1.0}, [Y, Y.tolist()]],
+    ids=["tensor", "numpy", "list", "tuple", "dict", "both"],
+)
+def test_labels_are_cut_whatever_holds_them(y: Any) -> None:
+    seen: list[Any] = []
+
+    def loss_fn(outputs: Tensor, y: Any) -> Tensor:
+        seen.append((outputs.detach(), y))
+        return outputs.sum(1)
+
+    order = MODEL(IMAGE, CONDITION)
+    gradreg_torch.penalty(MODEL, Inputs(IMAGE, CONDITION), y, DataGrad(1.0, fraction=0.5), loss_fn=loss_fn)
+    for outputs, part in seen:
+        chosen = [int((order - row).abs().sum(1).argmin()) for row in outputs]
+        held = part["a"] if isinstance(part, dict) else part[0] if isinstance(part, tuple | list) else part
+        assert held.tolist() == Y[chosen].tolist()
+        assert not isinstance(part, list) or part[1].tolist() == Y[chosen].tolist()
+
+
 def test_inputs_of_two_dtypes_are_packed_in_the_wider() -> None:
     arrays = [IMAGE, CONDITION.float()]
     packed = pack(OPS, arrays)
