@@ -39,6 +39,14 @@ def test_the_page_on_pytorch_runs_as_it_stands(capsys: pytest.CaptureFixture[str
     assert names["slopes"]["0.weight"].shape == (4, 16, 20)
 
 
+def test_the_page_on_the_calls_runs_as_it_stands() -> None:
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "calls.md").read_text(), re.S):
+        exec(compile(block, "calls.md", "exec"), names)
+    assert 0 < float(names["alone"].detach()) < float(names["both"].detach())
+    assert 0 < float(names["fine"].detach()) < float(names["together"].detach())
+
+
 def test_the_page_on_choosing_runs_as_it_stands() -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "choosing.md").read_text(), re.S)
     names: dict[str, Any] = {}
