@@ -1,13 +1,14 @@
 # make demo   runs the main job: trains on real data with and without gradient regularization
 # make test   runs all tests
 # make check  lints, checks the format, the types and the layers of imports
+# make docs   builds the site in out/docs
 # make venv   sets up .venv alone; the others do it by themselves
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := torch,jax,tensorflow,integrations,conformance,demo,reproduction,dev
+EXTRAS := torch,jax,tensorflow,integrations,conformance,demo,reproduction,docs,dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: venv demo test check clean
+.PHONY: venv demo test check docs clean
 
 venv: .venv/installed
 
@@ -28,6 +29,9 @@ check: venv
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: venv
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d out/doctrees docs out/docs
 
 clean:
 	rm -rf .venv out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

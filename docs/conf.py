@@ -1,0 +1,78 @@
+"""The site: `make docs`. Nothing is fetched while it is built, and a page needs no other host to be read."""
+
+import re
+from importlib.util import find_spec
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+import gradreg_core
+
+project = "gradreg"
+author = "the gradreg maintainers"
+release = version = gradreg_core.__version__
+html_title = "gradreg"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["inventories", "**/runs"]
+
+html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["gradreg.css"]
+html_show_copyright = False
+html_show_sourcelink = False
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # the tests run the notebooks, and their outputs are kept in the files
+suppress_warnings = ["misc.highlighting_failure"]  # listings with "..." in them
+
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+autodoc_typehints = "none"  # the text says what an argument is; its annotation holds the checks of its values
+autodoc_member_order = "bysource"
+autodoc_mock_imports = [name for name in ("torch", "jax", "tensorflow", "keras") if find_spec(name) is None]
+
+# The names that the pages use, as inventories of version 1, which are plain text: no network is needed.
+intersphinx_mapping = {
+    "torch": ("https://docs.pytorch.org/docs/stable/", "inventories/torch.inv"),
+    "jax": ("https://docs.jax.dev/en/latest/", "inventories/jax.inv"),
+    "tensorflow": ("https://www.tensorflow.org/api_docs/python/", "inventories/tensorflow.inv"),
+}
+
+
+def _named_anchors(app: Sphinx, document: str, source: list[str]) -> None:
+    """Anchors that pages write as HTML, for GitHub, are targets here."""
+    source[0] = re.sub(r'^<a id="([\w-]+)"></a>$', r"(\1)=", source[0], flags=re.M)
+
+
+def _inline_math(self: HTML5Translator, node: nodes.Node) -> None:
+    self.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _block_math(self: HTML5Translator, node: nodes.Node) -> None:
+    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Formulas are MathML, which browsers draw by themselves."""
+    app.connect("source-read", _named_anchors)
+    app.add_html_math_renderer("mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+html_math_renderer = "mathml"
