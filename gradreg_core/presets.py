@@ -8,7 +8,7 @@ Inputs in other units scale J: dividing x by s multiplies every gradient by s.
 
 from dataclasses import KW_ONLY, dataclass, fields
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from gradreg_core.backend import Array
 from gradreg_core.errors import InputError, SpecError
@@ -293,10 +293,11 @@ class LayerwiseReg(Weighted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = [self.layers] if isinstance(self.layers, str) else list(self.layers)
+        layers: Any = self.layers
+        names = list(layers) if isinstance(layers, list | tuple) else [layers]
         places = [None] * self.from_input + names + [None] * self.to_outputs
         if not all(isinstance(name, str) and name for name in names) or len(set(names)) < max(len(names), 1):
-            raise SpecError(f"LayerwiseReg: layers must be one or more names, all different, got {self.layers!r}.")
+            raise SpecError(f"LayerwiseReg: layers must be one or more names, all different, got {layers!r}.")
         if len(places) < 2:
             raise SpecError(f"LayerwiseReg: {self.layers!r} has no pair; name two layers, or leave from_input=True.")
         if self.projection.needs_classes:
