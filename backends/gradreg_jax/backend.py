@@ -13,10 +13,20 @@ from jax import lax
 from jax.extend.random import threefry2x32_p
 from jax.sharding import PartitionSpec
 
-from gradreg_core.backend import Backend, Model, Pullback
-from gradreg_jax.diagnose import diagnose, explain
+from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
+from gradreg_core.errors import InputTypeError
+from gradreg_core.objective import Objective, Scalar
+from gradreg_core.passes import places_in, require_order
+from gradreg_core.structures import Leaves, Rebuild
+from gradreg_core.taps import Place
+from gradreg_jax.batch_norm import batch_norm_policy
+from gradreg_jax.diagnose import blame, explain
 from gradreg_jax.kinks import smoothed
-from gradreg_jax.model import functional, parameters, refuse_batch_norm, repeatable, without_state_changes
+from gradreg_jax.model import Keep, Pure, functional, holds_parameters, parameters, repeatable, without_state_changes
+from gradreg_jax.nnx_modules import batch_norms, is_module, part_names
+from gradreg_jax.objective import objective
+from gradreg_jax.places import TracedPlaces, located, zeros
+from gradreg_jax.trees import Carrier, flatten, is_array
 
 __all__ = ["JaxBackend"]
 
@@ -24,6 +34,7 @@ Array = jax.Array
 _HIGHEST = lax.Precision.HIGHEST
 _FEW_WORDS = 1024
 """Random words up to which JAX's own Threefry primitive is the faster one."""
+_PARAMS = "Pass what the optimizer trains: a dictionary of arrays, nnx.state(model, nnx.Param), or a module of Equinox."
 _FEW_ROWS = 16
 """Rows up to which a program that repeats the pullback is the faster one on the CPU."""
 
@@ -40,7 +51,7 @@ class JaxBackend(Backend):
     default_chunk: int | None = None
 
     def is_array(self, value: Any) -> bool:
-        return isinstance(value, jax.Array | np.ndarray)
+        return is_array(value)
 
     def asarray(self, value: Any, like: Array) -> Array:
         if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
@@ -85,6 +96,7 @@ class JaxBackend(Backend):
         return jnp.concatenate(arrays, axis)
 
     def take(self, array: Array, indices: Array) -> Array:
+        array = jnp.asarray(array)
         spec = jax.typeof(array).sharding.spec
         if not spec or spec[0] is None:
             return array[indices]
@@ -141,33 +153,95 @@ class JaxBackend(Backend):
         return jnp.matmul(left, right, precision=_HIGHEST)
 
     def vjp(self, fn: Model, x: Array) -> tuple[Array, Pullback]:
-        pure, keep = functional(fn)
-        outputs, pull, changes = jax.vjp(pure, x, has_aux=True)
-        keep(changes)
+        outputs, pull = jax.vjp(fn, x)
+        return outputs, lambda w: pull(_varying(w, outputs))[0]
 
-        def pullback(w: Array) -> Array:
-            if jax.typeof(w) != jax.typeof(outputs):  # equal values on all devices, where the outputs differ
-                w = w + jnp.zeros_like(outputs)
-            return pull(w)[0]
+    def vjp_with_aux(self, fn: Callable[[Array], tuple[Array, Any]], x: Array) -> tuple[Array, Any, Pullback]:
+        carrier = Carrier()
 
-        return outputs, pullback
+        def run(x: Array) -> tuple[Array, Any]:
+            outputs, aux = fn(x)
+            return outputs, carrier.pack(aux)
+
+        outputs, pull, aux = jax.vjp(run, x, has_aux=True)
+        return outputs, carrier.unpack(aux), lambda w: pull(_varying(w, outputs))[0]
 
     def jvp(self, fn: Model, x: Array, v: Array) -> tuple[Array, Array]:
-        pure, keep = functional(fn)
-        outputs, tangent, changes = jax.jvp(pure, (x,), (v,), has_aux=True)
-        keep(changes)
-        return outputs, tangent
+        return jax.jvp(fn, (x,), (v,))  # type: ignore[no-any-return]
 
-    def call_twice(self, model: Any, x: Array, moved: Array) -> tuple[Array, Array]:
+    def flatten(self, structure: Any) -> tuple[Leaves, Rebuild]:
+        return flatten(structure)
+
+    def model_vjp(self, model: Any, apply: Apply, x: Array | None, pairs: Sequence[Pair]) -> ModelPass:
+        pure, keep = functional(model)
+        if not pairs:
+            (outputs, returned), changes = pure(apply, x)
+            keep(changes)
+            return ModelPass(outputs, returned, {}, {})
+        if x is not None and all(pair == (None, None) for pair in pairs):
+            outputs, (returned, changes), pullback = self.vjp_with_aux(_changes_last(pure, apply), x)
+            keep(changes)
+            return ModelPass(outputs, returned, {(None, None): pullback}, {})
+        return self._between_places(model, pure, keep, apply, x, pairs)
+
+    def _between_places(
+        self, model: Any, pure: Pure, keep: Keep, apply: Apply, x: Array | None, pairs: Sequence[Pair]
+    ) -> ModelPass:
+        """The pass for pairs with named places; J at an activation h is J with respect to d at d = 0 in h + d."""
+        names, carrier = places_in(pairs), Carrier()
+
+        def run(places: TracedPlaces, x: Any) -> Any:
+            with places.watching():
+                return pure(apply, x)
+
+        places, types, inline = located(run, names, x)
+        places.require_all(also=part_names([model]) if is_module(model) else ())
+        require_order(places, pairs)
+        sources = {at: x if at is None else zeros(types[at]) for _, at in pairs}
+
+        def moved(point: dict[Place, Array]) -> tuple[dict[Place, Array], Any]:
+            places = TracedPlaces(names, lambda key, value: value + point[key] if key in point else value, inline)
+            (outputs, returned), changes = run(places, point.get(None, x))
+            results = {of: outputs if of is None else places.values[of] for of, _ in pairs}
+            return results, carrier.pack((outputs, returned, changes, dict(places.values)))
+
+        results, pull, aux = jax.vjp(moved, sources, has_aux=True)
+        outputs, returned, changes, values = carrier.unpack(aux)
+        keep(changes)
+
+        def pullback(of: Place, at: Place) -> Pullback:
+            rest = {name: zeros(result) for name, result in results.items()}
+            return lambda w: pull({**rest, of: _varying(w, results[of])})[0][at]
+
+        return ModelPass(results.get(None, outputs), returned, {pair: pullback(*pair) for pair in pairs}, values)
+
+    def model_jvp(self, model: Any, apply: Apply, x: Array, v: Array) -> tuple[Array, Any, Array]:
+        pure, keep = functional(model)
+        carrier = Carrier()
+
+        def run(x: Array) -> tuple[Array, Any]:
+            outputs, rest = _changes_last(pure, apply)(x)
+            return outputs, carrier.pack(rest)
+
+        outputs, tangent, aux = jax.jvp(run, (x,), (v,), has_aux=True)
+        returned, changes = carrier.unpack(aux)
+        keep(changes)
+        return outputs, returned, tangent
+
+    def call_twice(self, model: Any, apply: Apply, x: Array, moved: Array) -> tuple[Array, Any, Array]:
         pure, keep = functional(model)
         with suppress(jax.errors.ConcretizationTypeError):  # a model that looks at values may
-            jax.eval_shape(pure, x)  # a hidden random state would draw anew in the second pass: this raises
-        (outputs, changes), (other, _) = pure(x), pure(moved)
+            # A hidden random state would draw anew in the second pass: this raises.
+            jax.eval_shape(lambda x: pure(apply, x)[0][0], x)
+        ((outputs, returned), changes), ((other, _), _) = pure(apply, x), pure(apply, moved)
         keep(changes)
-        return outputs, other
+        return outputs, returned, other
 
     def without_state_changes(self, model: Any) -> Model:
         return without_state_changes(model)
+
+    def is_parameter(self, value: Any) -> bool:
+        return holds_parameters(value)
 
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
         on_cpu = jax.default_backend() == "cpu"
@@ -211,33 +285,60 @@ class JaxBackend(Backend):
         return lax.bitcast_convert_type(first, jnp.int32) + zero, lax.bitcast_convert_type(second, jnp.int32) + zero
 
     @contextmanager
-    def enter(self, call: str, model: Any, x: Array, batch_norm: str) -> Iterator[Array]:
-        if batch_norm != "allow":
-            refuse_batch_norm(call, model, batch_norm)
-        try:
-            yield jnp.asarray(x)
-        except Exception as error:
-            explained = explain(call, error)
-            if explained is None:
-                raise
-            raise explained from error
+    def enter(self, call: str, model: Any, arrays: Sequence[Array], batch_norm: str) -> Iterator[None]:
+        with batch_norm_policy(call, batch_norm, batch_norms(model)):
+            try:
+                yield
+            except Exception as error:
+                explained = explain(call, error)
+                if explained is None:
+                    raise
+                raise explained from error
 
-    def smoothed(self, model: Any, x: Array) -> AbstractContextManager[Any]:
-        return nullcontext(smoothed(without_state_changes(model), jnp.asarray(x)))
+    def prepared(self, array: Array) -> Array:
+        return jnp.asarray(array)
+
+    def smoothed(self, model: Any) -> AbstractContextManager[Any]:
+        return nullcontext(smoothed(without_state_changes(model)))
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
 
-    def diagnose(self, calls: Any, model: Any, x: Array, y: Any, reg: Any, options: Any) -> Any:
-        return diagnose(calls, model, x, y, reg, options)
+    def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Any, data: Sequence[Any]) -> Objective:
+        return objective(self, model, fn, reach, x, data)
+
+    def blame(self, error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
+        return blame(error)
 
     def parameters(self, model: Any) -> list[Array] | None:
         tree = parameters(model)
         return None if tree is None else self.tree_leaves(tree)
 
     def tree_leaves(self, params: Any) -> list[Array]:
-        arrays = [leaf for leaf in jax.tree.leaves(params) if self.is_array(leaf)]
-        return [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
+        leaves = jax.tree.leaves(params if (own := parameters(params)) is None else own)
+        for leaf in leaves:
+            if not (is_array(leaf) or isinstance(leaf, int | float | complex) or callable(leaf)):
+                raise InputTypeError(f"params must be a pytree of arrays, but it holds {leaf!r}. {_PARAMS}")
+        arrays = [jnp.asarray(leaf) for leaf in leaves if is_array(leaf) or isinstance(leaf, float)]
+        trained = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
+        if not trained:
+            raise InputTypeError(f"params holds no floating-point array, got {params!r}. {_PARAMS}")
+        return trained
+
+
+def _varying(w: Array, like: Array) -> Array:
+    """`w`, marked as different on the devices of a shard_map where `like` is."""
+    return w if jax.typeof(w) == jax.typeof(like) else w + jnp.zeros_like(like)
+
+
+def _changes_last(pure: Pure, apply: Apply) -> Callable[[Array | None], tuple[Array, tuple[Any, Any]]]:
+    """X -> (outputs, (what the model returned, changes of its state))."""
+
+    def run(x: Array | None) -> tuple[Array, tuple[Any, Any]]:
+        (outputs, returned), changes = pure(apply, x)
+        return outputs, (returned, changes)
+
+    return run
 
 
 def _is_traced_program() -> bool:

@@ -12,6 +12,7 @@ Operations inside loops and branches, and other rectifiers that are written with
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -22,6 +23,7 @@ from jax import lax
 from jax.extend import core
 
 from gradreg_core.taps import active_places
+from gradreg_jax.places import TracedPlaces
 
 __all__ = ["smoothed"]
 
@@ -44,7 +46,8 @@ def smoothed(fn: Callable[..., Any]) -> Callable[..., Any]:
             for index, array in zip(places, arrays, strict=True):
                 given[index] = array
             args, kwargs = jax.tree.unflatten(tree, given)
-            return fn(*args, **kwargs), {} if marked is None else dict(marked.values)
+            with marked.rebased() if isinstance(marked, TracedPlaces) else nullcontext():
+                return fn(*args, **kwargs), {} if marked is None else dict(marked.values)
 
         arrays = [jnp.asarray(leaves[index]) for index in places]
         try:

@@ -4,24 +4,29 @@ No model library is imported here: whoever passes a model of one has imported it
 """
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from gradreg_core.backend import Model
-from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
+from gradreg_core.passes import Apply
+from gradreg_core.primitives import Model
+from gradreg_jax import nnx_modules
+from gradreg_jax.hidden import Attributes, KerasVariables, State, refuse_haiku_state, walk
 
 __all__ = [
+    "Keep",
+    "Pure",
     "Stateful",
-    "batch_norms",
     "functional",
+    "holds_parameters",
     "parameters",
-    "refuse_batch_norm",
     "repeatable",
     "without_state_changes",
 ]
+
+Pure = Callable[[Apply, Any], tuple[tuple[Any, Any], Any]]
+Keep = Callable[[Any], None]
 
 _frozen: ContextVar[bool] = ContextVar("gradreg_frozen", default=False)
 
@@ -36,113 +41,121 @@ class Stateful:
         return total, model.state
 
     Args:
-        fn: the function.
+        fn: the function. With :class:`gradreg_core.inputs.Inputs` it is called as ``fn(*args, state, **kwargs)``.
         state: a pytree for the first call; each later call gets the state that the one before it returned.
     """
 
-    def __init__(self, fn: Callable[[Any, Any], tuple[Any, Any]], state: Any) -> None:
+    def __init__(self, fn: Callable[..., tuple[Any, Any]], state: Any) -> None:
         self.fn = fn
         self.state = state
 
-    def __call__(self, x: Any) -> Any:
-        """The outputs for x; the state moves on."""
-        outputs, state = self.fn(x, self.state)
-        self._keep(state)
-        return outputs
-
-    def _keep(self, state: Any) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs; the state moves on."""
+        outputs, state = self.fn(*args, self.state, **kwargs)
         if not _frozen.get():
             self.state = state
+        return outputs
 
 
-def functional(model: Model) -> tuple[Callable[[Any], tuple[Any, Any]], Callable[[Any], None]]:
-    """A pure function x -> (outputs, changes), and a function that puts the changes into the model."""
-    if isinstance(model, Stateful):
-        before = model.state
-        return lambda x: model.fn(x, before), model._keep
-    if not _is_nnx(model):
-        return lambda x: (model(x), None), lambda changes: None
-    nnx = sys.modules["flax.nnx"]
-    graph, variables = nnx.split(model)
+class _Threaded(State):
+    """The state of a `Stateful`."""
 
-    def pure(x: Any) -> tuple[Any, Any]:
-        copy = nnx.merge(graph, variables, copy=True)
-        old = {path: variable.get_raw_value() for path, variable in nnx.to_flat_state(nnx.state(copy))}
-        outputs = copy(x)
-        changed = nnx.state(copy, lambda path, value: path in old and value.get_raw_value() is not old[path])
-        return outputs, nnx.as_pure(changed)
+    def __init__(self, model: Stateful) -> None:
+        self.model, self.before = model, model.state
+        self.after = model.state
+
+    @contextmanager
+    def scoped(self) -> Iterator[Callable[[], Any]]:
+        yield lambda: self.after
+
+    def stand_in(self, *args: Any, **kwargs: Any) -> Any:
+        outputs, self.after = self.model.fn(*args, self.before, **kwargs)
+        return outputs
+
+    def keep(self, changes: Any) -> None:
+        self.model.state = changes
+
+
+def functional(model: Model) -> tuple[Pure, Keep]:
+    """The model as a pure function, and a function that puts changes of its state into the model.
+
+    Returns:
+        pure(apply, x) -> ((outputs, what the model returned), changes), where apply(model, x) calls the model once; and
+        keep(changes).
+
+    Raises:
+        InputError: the call is inside of a Haiku transform with state.
+    """
+    refuse_haiku_state()
+    states, stand_in = _states(model)
+
+    def pure(apply: Apply, x: Any) -> tuple[tuple[Any, Any], Any]:
+        with ExitStack() as stack:
+            changes = [stack.enter_context(state.scoped()) for state in states]
+            results = apply(stand_in(), x)
+            return results, [of_state() for of_state in changes]
 
     def keep(changes: Any) -> None:
-        if changes and not _frozen.get():
-            nnx.update(model, changes)
+        if not _frozen.get():
+            for state, changed in zip(states, changes, strict=True):
+                state.keep(changed)
 
     return pure, keep
 
 
-def without_state_changes(model: Model) -> Callable[[Any], Any]:
-    """The model as a function that leaves its state as it is."""
+def _states(model: Model) -> tuple[list[State], Callable[[], Any]]:
+    """All state that a call of the model may change, and a function that gives what is called in its place."""
+    states: list[State] = [KerasVariables()] if KerasVariables.in_use() else []
+    if nnx_modules.is_module(model):
+        module = nnx_modules.ModuleState([model], in_place=False)
+        return [*states, module], lambda: module.stand_ins[0]
+    threaded = [_Threaded(model)] if isinstance(model, Stateful) else []
+    modules, holders = walk(model.fn if isinstance(model, Stateful) else model, nnx_modules.is_module)
+    if holders:
+        states.append(Attributes(holders))
+    if modules:
+        states.append(nnx_modules.ModuleState(modules, in_place=True))
+    return [*states, *threaded], lambda: threaded[0].stand_in if threaded else model
+
+
+def without_state_changes(model: Model) -> Callable[..., Any]:
+    """The model as a callable that leaves its state as it is."""
     pure, _ = functional(model)
-    return lambda x: pure(x)[0]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        (outputs, _), _ = pure(lambda stand_in, x: (stand_in(*args, **kwargs), None), None)
+        return outputs
+
+    return call
 
 
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
     """Calls inside leave the model's state as it was, random counters included."""
-    token = _frozen.set(True)
-    variables = _nnx_variables(model)
-    before = [variable.get_raw_value() for variable in variables]
-    try:
-        yield
-    finally:
-        _frozen.reset(token)
-        for variable, value in zip(variables, before, strict=True):
-            if variable.get_raw_value() is not value:
-                variable.set_raw_value(value)
+    with ExitStack() as stack:
+        for state in _states(model)[0]:
+            if isinstance(state, nnx_modules.ModuleState):
+                stack.enter_context(state.restored())
+            elif isinstance(state, KerasVariables):
+                stack.enter_context(state.scoped())
+        token = _frozen.set(True)
+        try:
+            yield
+        finally:
+            _frozen.reset(token)
 
 
 def parameters(model: Any) -> Any | None:
     """A pytree with the parameters of an NNX or Equinox module, else None."""
-    if _is_nnx(model):
-        return sys.modules["flax.nnx"].state(model, sys.modules["flax.nnx"].Param)
-    equinox = sys.modules.get("equinox")
+    nnx, equinox = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
+    if nnx is not None and isinstance(model, nnx.Module):
+        return nnx_modules.parameters(model)
     return model if equinox is not None and isinstance(model, equinox.Module) else None
 
 
-def batch_norms(model: Any) -> list[str]:
-    """The names of an NNX module's batch normalisations in training mode."""
-    if not _is_nnx(model):
-        return []
-    nnx = sys.modules["flax.nnx"]
-    return [
-        ".".join(map(str, path)) or "the model"
-        for path, module in nnx.iter_modules(model)
-        if isinstance(module, nnx.BatchNorm) and not module.use_running_average
-    ]
-
-
-def refuse_batch_norm(call: str, model: Any, policy: str) -> None:
-    """Raise or warn if a batch normalisation of the model is in training mode.
-
-    Raises:
-        BatchNormError: one is, and the policy is "error".
-    """
-    names = batch_norms(model)
-    if not names:
-        return
-    message = batch_norm_message(call, f"{names[0]} (BatchNorm)", "GroupNorm or LayerNorm, call model.eval()")
-    if policy == "error":
-        raise BatchNormError(message)
-    warnings.warn(message, BatchNormWarning, stacklevel=5)
-
-
-def _is_nnx(model: Any) -> bool:
-    nnx = sys.modules.get("flax.nnx")
-    return nnx is not None and isinstance(model, nnx.Module)
-
-
-def _nnx_variables(model: Any) -> list[Any]:
-    """Every variable of an NNX module."""
-    if not _is_nnx(model):
-        return []
-    nnx = sys.modules["flax.nnx"]
-    return [variable for _, variable in nnx.to_flat_state(nnx.state(model))]
+def holds_parameters(value: Any) -> bool:
+    """Whether the value is a variable of NNX or a module of Equinox."""
+    nnx, equinox = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
+    return (nnx is not None and isinstance(value, nnx.Variable)) or (
+        equinox is not None and isinstance(value, equinox.Module)
+    )

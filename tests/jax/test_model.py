@@ -1,6 +1,7 @@
 """Flax and Equinox models, and state by hand."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -129,12 +130,51 @@ def test_check_leaves_a_module_as_it_was() -> None:
     assert same(state(model), before)
 
 
-def test_a_closure_over_a_module_that_changes_is_explained() -> None:
+class Trainer:
+    """A module behind an attribute."""
+
+    def __init__(self, net: nnx.Module) -> None:
+        self.net = net
+
+    def forward(self, x: Any) -> Any:
+        return self.net(x)
+
+
+WAYS = {
+    "closure": lambda model: lambda x: model(x),
+    "partial": lambda model: partial(lambda net, x: net(x), model),
+    "method": lambda model: Trainer(model).forward,
+    "attribute": lambda model: (lambda trainer: lambda x: trainer.net(x))(Trainer(model)),
+    "part": lambda model: (lambda parts: lambda x: parts["out"](model.drop(jnp.tanh(model.norm(model.inner(x))))))(
+        {"out": model.out}
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "reg", [DataGrad(0.1), SpectReg(0.1, side="input", projections=2), SpectReg(0.1, side="input", method="difference")]
+)
+def test_a_module_behind_a_function_moves_its_state_once(way: str, reg: Any) -> None:
+    model, other = Net(), Net()
+    total, _ = gradreg.loss(WAYS[way](model), X, Y, reg, batch_norm="allow")
+    wanted, _ = gradreg.loss(other, X, Y, reg, batch_norm="allow")
+    assert float(total) == pytest.approx(float(wanted), rel=1e-6)
+    assert same(state(model), state(other))
+    assert not same(state(model), state(Net()))
+    model(X)  # nothing traced was left behind
+    with JaxBackend().repeatable(WAYS[way](model)):
+        before = state(model)
+        gradreg.loss(WAYS[way](model), X, Y, reg, batch_norm="allow")
+    assert same(state(model), before)
+
+
+def test_a_module_from_outside_of_a_transformation_is_refused_as_it_is() -> None:
     model = Net()
-    with pytest.raises(InputError, match=r"changes its own state.*Pass the nnx.Module itself"):
-        gradreg.loss(lambda x: model(x), X, Y, SpectReg(0.1))
-    with pytest.raises(InputError, match=r"as nnx.jit and nnx.grad do"):
-        jax.jit(lambda x: gradreg.loss(model, x, Y, SpectReg(0.1), batch_norm="allow")[0])(X)
+    for call in (model, lambda x: model(x)):
+        with pytest.raises(InputError, match=r"changes its own state.*as nnx.jit and nnx.grad do"):
+            jax.jit(lambda x, call=call: gradreg.loss(call, x, Y, SpectReg(0.1), batch_norm="allow")[0])(X)
+        assert same(state(model), state(Net()))
 
 
 # --- state by hand ----------------------------------------------------------------------------------------------------
@@ -194,8 +234,10 @@ def test_equinox_batch_norm_goes_through_stateful() -> None:
     make = lambda key: Normed(eqx.nn.BatchNorm(5, "batch", mode="batch"), eqx.nn.Linear(5, 3, key=key))  # noqa: E731
     net, first = eqx.nn.make_with_state(make)(key)
     call = jax.vmap(net, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+    with pytest.raises(BatchNormError, match=r"a layer \(BatchNorm\) is in training mode"):
+        gradreg.loss(Stateful(call, copy.copy(first)), X, Y, SpectReg(0.1), batch_norm="error")
     model = Stateful(call, copy.copy(first))
-    _, parts = gradreg.loss(model, X, Y, SpectReg(0.1))
+    _, parts = gradreg.loss(model, X, Y, SpectReg(0.1), batch_norm="allow")
     outputs, moved = call(X, first)
     np.testing.assert_allclose(parts.outputs, outputs, rtol=1e-5, atol=1e-6)  # float32
     for mine, wanted in zip(jax.tree.leaves(model.state), jax.tree.leaves(moved), strict=True):

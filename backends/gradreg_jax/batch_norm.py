@@ -1,0 +1,103 @@
+"""Batch normalisation in training mode couples the samples of a batch: notice it in the layer's own call."""
+
+import functools
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
+
+__all__ = ["batch_norm_policy", "batch_norm_seen"]
+
+_REMEDY = "GroupNorm or LayerNorm, call model.eval()"
+_seen: "ContextVar[Callable[[str], None] | None]" = ContextVar("gradreg_batch_norm_seen", default=None)
+"""Called with the name of a layer in training mode."""
+
+_PASSED_OVER = frozenset({"contextlib", "gradreg_core", "gradreg_jax"})
+
+_LAYERS = {
+    "flax.nnx": "use_running_average",
+    "flax.linen": "use_running_average",
+    "equinox.nn": "inference",
+    "haiku": "is_training",
+}
+"""Modules that have a class BatchNorm, and its field and argument that says which mode it is in."""
+
+
+@contextmanager
+def batch_norm_policy(call: str, policy: str, names: list[str]) -> Iterator[None]:
+    """Raise at once, or warn at the end, if a batch normalisation is in training mode, however it is called.
+
+    Layers of Flax, Equinox and Haiku are noticed when they are called, those of Keras when their statistics move.
+
+    Args:
+        call: the name of the gradreg call, for messages.
+        policy: "error", "warn" (once) or "allow".
+        names: of layers that are known to be in training mode.
+
+    Raises:
+        BatchNormError: one is, and the policy is "error".
+    """
+    if policy == "allow":
+        yield
+        return
+    layers: list[str] = []
+
+    def seen(name: str) -> None:
+        layers.append(name)
+        if policy == "error":
+            raise BatchNormError(batch_norm_message(call, name, _REMEDY))
+
+    _watch()
+    for name in names:
+        seen(f"{name} (BatchNorm)")
+    token = _seen.set(seen)
+    try:
+        yield
+    finally:
+        _seen.reset(token)
+    if layers:
+        warnings.warn(batch_norm_message(call, layers[0], _REMEDY), BatchNormWarning, stacklevel=_levels_to_caller())
+
+
+def _levels_to_caller() -> int:
+    """The number of frames between this function's caller and the user's code."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED_OVER:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def batch_norm_seen(name: str) -> None:
+    """Tell the call that is under way, if there is one that wants to know, of a layer in training mode."""
+    seen = _seen.get()
+    if seen is not None:
+        seen(name)
+
+
+def _watch() -> None:
+    """Let the layers of the libraries in use tell when they are called; done once for each class."""
+    for module, mode in _LAYERS.items():
+        layer = getattr(sys.modules.get(module), "BatchNorm", None)
+        if layer is not None and not hasattr(layer.__call__, "gradreg_watched"):
+            layer.__call__ = _watched(layer.__call__, mode)
+
+
+def _watched(original: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _seen.get() is not None:
+            given = signature.bind_partial(self, *args, **kwargs).arguments.get(mode)
+            chosen = getattr(self, mode, None) if given is None else given
+            if bool(chosen) is (mode == "is_training"):
+                batch_norm_seen(f"a layer ({type(self).__name__})")
+        return original(self, *args, **kwargs)
+
+    call.gradreg_watched = True  # type: ignore[attr-defined]
+    return call
