@@ -14,6 +14,7 @@ from gradreg_core.errors import InputError
 from gradreg_core.passes import places_in, require_order
 from gradreg_torch.diagnose import diagnose, explain, is_about_double_backward
 from gradreg_torch.first_layer import FirstLayer
+from gradreg_torch.function_modes import beneath
 from gradreg_torch.kinks import Smoothed
 from gradreg_torch.model.batch_norm import batch_norm_policy
 from gradreg_torch.model.places import recorded_places
@@ -148,7 +149,8 @@ class TorchBackend(Backend):
             outputs = _unchanged(x, fn)
             return outputs, _pullback(outputs, x, "x", nullcontext)
         x = x.detach().requires_grad_()
-        with FirstLayer(x) as layer:
+        layer = FirstLayer(x)
+        with beneath(layer):
             outputs = fn(x)
         return outputs, _pullback(outputs, x, "x", layer.pulling)
 
@@ -200,11 +202,11 @@ class TorchBackend(Backend):
 
         PyTorch's forward mode cannot be differentiated again through softmax, and its result through det is wrong.
         """
-        with ArithmeticNorms():
+        with beneath(ArithmeticNorms()):
             return super().jvp(fn, x, v)
 
     def model_jvp(self, model: Any, apply: Apply, x: Tensor, v: Tensor) -> tuple[Tensor, Any, Tensor]:
-        with ArithmeticNorms():
+        with beneath(ArithmeticNorms()):
             return super().model_jvp(model, apply, x, v)
 
     def call_twice(self, model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tensor, Any, Tensor]:
@@ -284,7 +286,7 @@ class TorchBackend(Backend):
 
     @contextmanager
     def smoothed(self, model: Any, x: Tensor) -> Iterator[Any]:
-        with Smoothed():
+        with beneath(Smoothed()):
             yield model
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:

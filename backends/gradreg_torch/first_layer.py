@@ -85,6 +85,8 @@ class FirstLayer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # a compiler would take the gate's state for a constant
+            return func(*args, **kwargs)
         if not args or not any(args[0] is known_input for known_input in self._inputs):
             return func(*args, **kwargs)
         if func in _VIEWS:
@@ -100,10 +102,11 @@ class FirstLayer(TorchFunctionMode):
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether neither checkpointing, autocast nor a tensor subclass changes what is saved, or its precision."""
+    """Whether no checkpoint, autocast, transform or tensor subclass changes what is saved, or what a function is."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     autocast = torch.is_autocast_enabled(x.device.type)
-    return type(x) is Tensor and hooks is None and torch.is_grad_enabled() and not autocast
+    transform = torch._C._functorch.peek_interpreter_stack() is not None
+    return type(x) is Tensor and hooks is None and torch.is_grad_enabled() and not autocast and not transform
 
 
 def _transpose(func: Any, x: Tensor, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:

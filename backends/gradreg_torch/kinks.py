@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from gradreg_torch.function_modes import ReplacingMode, overriding
 
 __all__ = ["Smoothed"]
 
@@ -156,14 +157,14 @@ def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
 
 
 _SMOOTH: dict[Any, Callable[..., Tensor | None]] = {
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _relu),
+    **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
     F.relu6: _relu6,
-    **dict.fromkeys((F.hardtanh, F.hardtanh_), _hardtanh),
-    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), _leaky_relu),
-    **dict.fromkeys((F.prelu, torch.prelu), _prelu),
-    **dict.fromkeys((F.elu, F.elu_), _elu),
-    **dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), _celu),
-    **dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), _selu),
+    F.hardtanh: _hardtanh,
+    F.leaky_relu: _leaky_relu,
+    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
+    F.elu: _elu,
+    **dict.fromkeys((F.celu, torch.celu), _celu),
+    **dict.fromkeys((F.selu, torch.selu), _selu),
     F.softshrink: _softshrink,
     **dict.fromkeys((torch.abs, Tensor.abs, Tensor.__abs__), _abs),
     **dict.fromkeys((torch.clamp, Tensor.clamp, torch.clip, Tensor.clip, torch.clamp_min, Tensor.clamp_min), _clamp),
@@ -180,16 +181,34 @@ _SMOOTH: dict[Any, Callable[..., Tensor | None]] = {
     F.adaptive_max_pool2d: _adaptive_max_pool(2),
     F.adaptive_max_pool3d: _adaptive_max_pool(3),
 }
+_WRITING = {
+    getattr(owner, f"{function.__name__}_"): smooth
+    for function, smooth in _SMOOTH.items()
+    for owner in (torch, F, Tensor)
+    if hasattr(owner, f"{function.__name__}_")
+}
+"""The functions that write into their input, such as relu_."""
+_MAY_WRITE = frozenset({_relu, _relu6, _leaky_relu, _elu, _celu, _selu, _hardtanh})
+"""Those with an argument `inplace`, the last one."""
 
 
-class Smoothed(TorchFunctionMode):
-    """A context in which rectifiers, maxima and absolute values are smooth, in this thread."""
+class Smoothed(ReplacingMode):
+    """A context in which rectifiers, maxima and absolute values are smooth, in this thread.
+
+    Functions of tensor subclasses that have their own are left alone.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        smooth = _SMOOTH.get(func)
-        if smooth is not None and all(not isinstance(arg, Tensor) or arg.is_floating_point() for arg in args):
-            value = smooth(*args, **kwargs)
-            if value is not None:
-                return value
-        return func(*args, **kwargs)
+        smooth = _SMOOTH.get(func) or _WRITING.get(func)
+        if smooth is None or not all(not isinstance(arg, Tensor) or arg.is_floating_point() for arg in args):
+            return func(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            if overriding(types):
+                return func(*args, **kwargs)
+            self.hold_in_recomputation()
+        writes = func in _WRITING or (smooth in _MAY_WRITE and (kwargs.get("inplace", False) or args[-1] is True))
+        if writes and args:
+            return args[0].copy_(smooth(args[0].clone(), *args[1:], **kwargs))
+        value = smooth(*args, **kwargs)
+        return func(*args, **kwargs) if value is None else value

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from gradreg_core.errors import UnsupportedError
+from gradreg_torch.function_modes import ReplacingMode, overriding
 
 __all__ = ["ArithmeticNorms"]
 
@@ -70,24 +72,69 @@ def _instance_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Tensor:
-    if not use_input_stats or running_mean is not None:
-        return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    if not use_input_stats:
+        return F.instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    if running_mean is not None:
+        with torch.no_grad():  # updates the running statistics
+            F.instance_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
     axes = tuple(range(2, input.dim()))
     return _scaled(_normalized(input, axes, eps), weight, bias, (-1, *(1,) * (input.dim() - 2)))
 
 
-_ARITHMETIC: dict[Any, Callable[..., Tensor]] = {
+def _native_layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    _, *statistics = torch.native_layer_norm(input.detach(), normalized_shape, weight, bias, eps)
+    mean, inverse = statistics
+    return _layer_norm(input, normalized_shape, weight, bias, eps), mean, inverse
+
+
+def _native_batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.no_grad():  # updates the running statistics
+        outputs = torch.native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+    if not training:
+        return torch.native_batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
+    return _batch_norm(input, None, None, weight, bias, True, momentum, eps), outputs[1], outputs[2]
+
+
+_ARITHMETIC: dict[Any, Callable[..., Any]] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
+    torch.native_layer_norm: _native_layer_norm,
     F.batch_norm: _batch_norm,
     torch.batch_norm: _batch_norm,
+    torch.native_batch_norm: _native_batch_norm,
     F.instance_norm: _instance_norm,
     torch.instance_norm: _instance_norm,
 }
 
 
-class ArithmeticNorms(TorchFunctionMode):
-    """A context in which these normalisations are computed from mean and variance by arithmetic, in this thread."""
+class ArithmeticNorms(ReplacingMode):
+    """A context in which these normalisations are computed from mean and variance by arithmetic, in this thread.
+
+    Raises:
+        UnsupportedError: by a normalisation of a tensor subclass with functions of its own, which would be passed by.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _ARITHMETIC.get(func, func)(*args, **(kwargs or {}))
+        arithmetic = _ARITHMETIC.get(func)
+        if arithmetic is None:
+            return func(*args, **(kwargs or {}))
+        if not torch.compiler.is_compiling():
+            if own := overriding(types):
+                raise UnsupportedError(
+                    f"side='input': {func.__name__} of the tensor subclass {own[0]}, which has functions of its own, "
+                    f"may have a wrong derivative of third order. Use method='difference', or normalise a plain "
+                    f"tensor: x.as_subclass(torch.Tensor)."
+                )
+            self.hold_in_recomputation()
+        return arithmetic(*args, **(kwargs or {}))

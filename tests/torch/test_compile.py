@@ -58,9 +58,17 @@ def test_labels_out_of_range_that_cannot_be_read_turn_into_nan() -> None:
     assert math.isnan(compiled(x).item())
 
 
-def test_names_do_not_work_inside_a_compiler() -> None:
+def test_layers_have_no_names_inside_a_compiler_and_taps_have() -> None:
     model, (x, y) = make(), batch()
     reg = gradreg.DataGrad(1.0, at="0")
     compiled = torch.compile(lambda x: gradreg.loss(model, x, y, reg)[0], fullgraph=True, backend="eager")
-    with pytest.raises(Exception, match=r"at= does not work inside torch\.compile"):
+    with pytest.raises(Exception, match=r"mark the activation in the model: h = gradreg\.tap\('0', h\)"):
         compiled(x)
+
+    def tapped(x: torch.Tensor) -> torch.Tensor:
+        return model[1:](gradreg.tap("0", model[0](x)))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: gradreg.loss(tapped, x, y, reg)[0], fullgraph=True, backend="aot_eager")
+    wanted = gradreg.loss(model, x, y, reg)[0]
+    torch.testing.assert_close(gradients(compiled(x), model), gradients(wanted, model))
