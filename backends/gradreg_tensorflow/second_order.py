@@ -129,8 +129,14 @@ def _linear(forward: Function, adjoint: Function) -> Function:
     return apply
 
 
-def _resize(adjoint: Callable[..., tf.Tensor]) -> Callable[[Function], Function]:
-    """What replaces a resizing operation whose gradient operation is `adjoint(gradient, images, **options)`."""
+def _resize(adjoint: Callable[..., tf.Tensor], to_single: bool = True) -> Callable[[Function], Function]:
+    """What replaces a resizing operation.
+
+    Args:
+        adjoint: its gradient operation, called as adjoint(gradient, images, **options).
+        to_single: whether the operation gives float32 whatever it gets. It computes in float32 then, but its gradient
+            operation takes fewer types, and XLA's version of it mixes them.
+    """
 
     def make(original: Function) -> Function:
         def resize(*args: Any, **keywords: Any) -> tf.Tensor:
@@ -140,6 +146,7 @@ def _resize(adjoint: Callable[..., tf.Tensor]) -> Callable[[Function], Function]
             if not images.dtype.is_floating:
                 return original(*args, **keywords)
             given.pop("name")
+            images = tf.cast(images, tf.float32) if to_single else images
             constant = tf.stop_gradient(images)
             return _linear(lambda x: original(x, size, **given), lambda g: adjoint(g, constant, **given))(images)
 
@@ -174,7 +181,7 @@ _REPLACEMENTS: list[Replacement] = [
     (gen_nn_ops, "max_pool3d", max_pool),
     (gen_image_ops, "resize_bilinear", _resize(gen_image_ops.resize_bilinear_grad)),
     (gen_image_ops, "resize_bicubic", _resize(gen_image_ops.resize_bicubic_grad)),
-    (gen_image_ops, "resize_nearest_neighbor", _resize(_nearest_adjoint)),
+    (gen_image_ops, "resize_nearest_neighbor", _resize(_nearest_adjoint, to_single=False)),
     (gen_image_ops, "scale_and_translate", _resize(gen_image_ops.scale_and_translate_grad)),
     (gen_nn_ops, "softsign", _softsign),
     (gen_nn_ops, "softmax_cross_entropy_with_logits", _cross_entropy),

@@ -144,6 +144,41 @@ def test_traced_bilinear_resizing(compiled: bool) -> None:
     assert norm_of_difference(gradient, penalty(exact, tf.cast(x, tf.float64), safe=False)[1]) < SINGLE
 
 
+# --- other precisions ------------------------------------------------------------------------------------------------
+OTHERS: dict[str, Function] = {
+    **{
+        name: RESIZES[name]
+        for name in ("bilinear", "bilinear, aligned", "bicubic", "nearest", "antialiased", "lanczos")
+    },
+    "moments": lambda x: tf.concat(tf.nn.moments(x, [1, 2]), -1),
+    "max pooling": lambda x: tf.nn.max_pool(x, 3, 2, "SAME"),
+    "softsign": tf.nn.softsign,
+    "cross-entropy": lambda x: tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(x[..., ::-1]), x),
+}
+COMPILED = ("bilinear", "bilinear, aligned", "moments")
+"""Also tried under XLA, which cannot compile the gradients of bicubic, nearest and antialiased resizing at all."""
+ROUNDING = {tf.float16: 2.0**-11, tf.bfloat16: 2.0**-8, tf.float64: 2.0**-24}
+"""Of one operation; resizing computes in float32 whatever it gets."""
+
+
+@pytest.mark.parametrize("dtype", ROUNDING, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_precisions(name: str, dtype: Any) -> None:
+    operation, x = OTHERS[name], tf.constant(normal(2, 5, 5, 3), dtype)
+    with second_order_safe():
+        inside = operation(x)
+    outside = operation(x)
+    assert inside.dtype == outside.dtype
+    np.testing.assert_allclose(tf.cast(inside, tf.float64), tf.cast(outside, tf.float64), rtol=4 * ROUNDING[dtype])
+    model: Function = lambda x: tf.cast(tf.sin(operation(tf.tanh(x))), tf.float32)  # noqa: E731
+    wanted = penalty(model, tf.cast(x, tf.float32), safe=True)[1]
+    for eager in [True, False] if name in COMPILED else [True]:
+        gradient: Function = lambda x: penalty(model, x, safe=True)[1]  # noqa: E731
+        call = gradient if eager else tf.function(gradient, jit_compile=True, autograph=False)
+        # A few tens of roundings in each direction of the network.
+        assert norm_of_difference(tf.cast(call(x), tf.float32), wanted) < 16 * ROUNDING[dtype]
+
+
 # --- the values stay -------------------------------------------------------------------------------------------------
 SAME_BITS: dict[str, Function] = {
     "moments": lambda x: tf.concat(tf.nn.moments(x, [1, 2]), 0),
