@@ -33,11 +33,14 @@ def loss(
     seed: int | None = None,
     sample_ids: Any = None,
     sample_weight: Any = None,
+    position_weight: Any = None,
+    ignore_index: int | None = None,
     normalizer: float | None = None,
     class_axis: int | None = None,
     directions: Any = None,
     target: Any = None,
     loss_fn: LossFunction | None = None,
+    wrt: Any = None,
 ) -> tuple[Any, Parts]:
     """The training loss: mean loss plus penalties.
 
@@ -50,12 +53,16 @@ def loss(
         seed: of the draws, in [0, 2**64), in place of the terms' own seeds.
         sample_ids: integers (B,), the samples' global numbers; default 0..B-1.
         sample_weight: (B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 where all weights are 0.
+        position_weight: (B, positions...), >= 0: the outputs' shape without its class axis; see
+            :mod:`gradreg_numpy.positions`. With a `loss_fn` the loss of a position must depend on its outputs alone.
+        ignore_index: the label of positions to leave out.
         normalizer: divide by this number instead of sum_i w_i.
         class_axis: the axis of the outputs that holds the classes.
         directions: for the projection ``direction()``.
         target: the Jacobian that SobolevReg draws the model's own to: an array (B, *outputs, *input), or a teacher, a
             :class:`Model` of the same shapes.
         loss_fn: a loss with its gradient instead of cross-entropy.
+        wrt: integers, the components of a flattened sample of x that the Jacobian is with respect to; None for all.
 
     Returns:
         (total, parts) with ``parts.loss``, ``parts.penalty`` (one scalar per term) and ``parts.outputs``.
@@ -72,11 +79,14 @@ def loss(
         seed=seed,
         sample_ids=sample_ids,
         sample_weight=sample_weight,
+        position_weight=position_weight,
+        ignore_index=ignore_index,
         normalizer=normalizer,
         class_axis=class_axis,
         directions=directions,
         target=target,
         loss_fn=loss_fn,
+        wrt=wrt,
     )
     return _evaluated(batch, reg)
 
@@ -99,11 +109,14 @@ def penalty(
     seed: int | None = None,
     sample_ids: Any = None,
     sample_weight: Any = None,
+    position_weight: Any = None,
+    ignore_index: int | None = None,
     normalizer: float | None = None,
     class_axis: int | None = None,
     directions: Any = None,
     target: Any = None,
     loss_fn: LossFunction | None = None,
+    wrt: Any = None,
 ) -> Any:
     """The penalty alone: the sum over the terms of `reg`. See :func:`loss` for the arguments and errors."""
     batch = Batch.of(
@@ -115,11 +128,14 @@ def penalty(
         seed=seed,
         sample_ids=sample_ids,
         sample_weight=sample_weight,
+        position_weight=position_weight,
+        ignore_index=ignore_index,
         normalizer=normalizer,
         class_axis=class_axis,
         directions=directions,
         target=target,
         loss_fn=loss_fn,
+        wrt=wrt,
     )
     return sum(term_values(batch, reg))
 
@@ -136,7 +152,15 @@ def _rows(batch: Batch, output: str) -> Array:
 
 
 def measure(
-    model: Model, x: Any, y: Any = None, *, class_axis: int | None = None, loss_fn: LossFunction | None = None
+    model: Model,
+    x: Any,
+    y: Any = None,
+    *,
+    position_weight: Any = None,
+    ignore_index: int | None = None,
+    class_axis: int | None = None,
+    loss_fn: LossFunction | None = None,
+    wrt: Any = None,
 ) -> Measures:
     """Norms of each sample's Jacobian, unsquared, arrays of shape (B,): ||J||_F, sigma_max(J), ||dM/dx||.
 
@@ -144,13 +168,26 @@ def measure(
         model: a real :class:`Model`.
         x: the input, (B, *input_shape).
         y: labels, if the norm of the loss's gradient is wanted: ||J^T (f - y)|| / positions for cross-entropy.
+        position_weight: as in :func:`loss`; only whether it is 0 counts, and for the loss its size.
+        ignore_index: as in :func:`loss`.
         class_axis: the axis of the outputs that holds the classes.
         loss_fn: a loss with its gradient instead of cross-entropy.
+        wrt: as in :func:`loss`.
 
     Raises:
         InputError, InputTypeError: an argument does not fit.
     """
-    batch = Batch.of("measure", model, x, y, class_axis=class_axis, loss_fn=loss_fn)
+    batch = Batch.of(
+        "measure",
+        model,
+        x,
+        y,
+        position_weight=position_weight,
+        ignore_index=ignore_index,
+        class_axis=class_axis,
+        loss_fn=loss_fn,
+        wrt=wrt,
+    )
     if np.iscomplexobj(batch.x) or any(np.iscomplexobj(value) for value in model.params.values()):
         raise InputTypeError("measure: the model and x must be real.")
     J = _rows(batch, "logits")
@@ -168,11 +205,14 @@ def check(
     seed: int | None = None,
     sample_ids: Any = None,
     sample_weight: Any = None,
+    position_weight: Any = None,
+    ignore_index: int | None = None,
     normalizer: float | None = None,
     class_axis: int | None = None,
     directions: Any = None,
     target: Any = None,
     loss_fn: LossFunction | None = None,
+    wrt: Any = None,
 ) -> CheckReport:
     """Look for what would go wrong: values, labels, samples coupled by batch normalisation.
 
@@ -193,11 +233,14 @@ def check(
             seed=seed,
             sample_ids=sample_ids,
             sample_weight=sample_weight,
+            position_weight=position_weight,
+            ignore_index=ignore_index,
             normalizer=normalizer,
             class_axis=class_axis,
             directions=directions,
             target=target,
             loss_fn=loss_fn,
+            wrt=wrt,
         )
         _evaluated(batch, reg)
     except GradregError as error:

@@ -11,6 +11,7 @@ from gradreg_core.spec import JacobianTerm
 from gradreg_numpy.functions import Array, numeric
 from gradreg_numpy.layout import View
 from gradreg_numpy.networks import Model
+from gradreg_numpy.positions import position_weights, without_ignored
 
 __all__ = ["Batch", "LossFunction", "Options"]
 
@@ -36,11 +37,14 @@ class Options(TypedDict, total=False):
     seed: int | None
     sample_ids: Any
     sample_weight: Any
+    position_weight: Any
+    ignore_index: int | None
     normalizer: float | None
     class_axis: int | None
     directions: Any
     target: Any
     loss_fn: LossFunction | None
+    wrt: Any
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,16 @@ class Batch:
     seed: int | None
     sample_ids: Array
     sample_weight: Array
+    """(B,), times the sum of the weights of a sample's positions."""
+    position_weight: Array | None
+    """(B, positions), or None where all positions count alike."""
     normalizer: float
     view: View
     directions: Any
     target: Model | Array | None
     loss_fn: LossFunction | None
+    wrt: Array | None
+    """The components of a sample of x, flattened, that the Jacobian is with respect to, in order; None for all."""
 
     @classmethod
     def of(
@@ -72,11 +81,14 @@ class Batch:
         seed: int | None = None,
         sample_ids: Any = None,
         sample_weight: Any = None,
+        position_weight: Any = None,
+        ignore_index: int | None = None,
         normalizer: float | None = None,
         class_axis: int | None = None,
         directions: Any = None,
         target: Any = None,
         loss_fn: LossFunction | None = None,
+        wrt: Any = None,
     ) -> "Batch":
         """The checked arguments of `call`, whose name is for messages; see :func:`gradreg_numpy.loss`.
 
@@ -89,17 +101,31 @@ class Batch:
                 f"{type(model).__name__}."
             )
         x = model.checked(call, x)
-        weight = _sample_weight(call, sample_weight, len(x))
+        view = View.of(call, model.network.output_shape, class_axis)
+        positions = position_weights(call, position_weight, ignore_index, y, view, len(x))
+        weight = _sample_weight(call, sample_weight, len(x)) * (1 if positions is None else positions.sum(axis=1))
         if not _is_integer(step) or step < 0:
             raise InputError(f"{call}: step must be an integer of at least 0, got {step!r}.")
         if seed is not None and (not _is_integer(seed) or seed not in _SEEDS):
             raise InputError(f"{call}: seed must be an integer in [0, 2**64), got {seed!r}.")
         ids, divisor = _sample_ids(call, sample_ids, len(x)), _normalizer(call, normalizer, weight)
-        labels = None if y is None else _labels_array(call, y, len(x))
-        own_seed = None if seed is None else int(seed)
-        view = View.of(call, model.network.output_shape, class_axis)
-        goal = target if target is None or isinstance(target, Model) else numeric(target)
-        return cls(call, model, x, labels, int(step), own_seed, ids, weight, divisor, view, directions, goal, loss_fn)
+        return cls(
+            call,
+            model,
+            x,
+            without_ignored(None if y is None else _labels_array(call, y, len(x)), ignore_index),
+            int(step),
+            None if seed is None else int(seed),
+            ids,
+            weight,
+            positions,
+            divisor,
+            view,
+            directions,
+            target if target is None or isinstance(target, Model) else numeric(target),
+            loss_fn,
+            None if wrt is None else np.asarray(wrt, dtype=np.int64),
+        )
 
     def seed_of(self, term: JacobianTerm) -> int:
         """The seed of a term's draws."""
@@ -114,8 +140,15 @@ class Batch:
             y=None if self.y is None else self.y[samples],
             sample_ids=self.sample_ids[samples],
             sample_weight=self.sample_weight[samples] * (len(self.x) / len(samples)),
+            position_weight=None if self.position_weight is None else self.position_weight[samples],
             target=_part_of(self.target, samples),
         )
+
+    def moved(self, steps: Array) -> Array:
+        """The input, moved by steps (B, d) of the components that the Jacobian is with respect to."""
+        flat = np.zeros((len(self.x), self.x[0].size))
+        flat[:, np.arange(flat.shape[1]) if self.wrt is None else self.wrt] = steps
+        return self.x + flat.reshape(self.x.shape)
 
     def mean(self, values: Array) -> Any:
         """sum_i w_i v_i / N for values of shape (B,)."""

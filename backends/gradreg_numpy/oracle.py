@@ -25,6 +25,7 @@ from gradreg_numpy.layout import View
 from gradreg_numpy.networks import Model
 from gradreg_numpy.norms import NORMS, PHIS
 from gradreg_numpy.outputs import OUTPUTS, losses, negative_entropy
+from gradreg_numpy.positions import kept, spread
 from gradreg_numpy.projections import Setting, directions, pull, push, unit
 
 __all__ = [
@@ -51,10 +52,15 @@ def projected_jacobian(
 
     J has shape (B, q, d), or (B, q, B, d) where the samples are coupled; its rows are in the order (positions,
     classes). q is 1 for the loss, whose J is dM/dz J, for cross-entropy (f - y)^T J / positions, and m otherwise.
-    With `of` the values of that layer take the place of the outputs, and `batch.view` is of them.
+    With `of` the values of that layer take the place of the outputs, and `batch.view` is of them. Rows of positions of
+    weight 0 are zero, columns are those of `batch.wrt`.
     """
     outputs, J = batch.model.differentiate(batch.x, at, of)
     outer = OUTPUTS[output].jacobian(batch, outputs)
+    if output != "loss":
+        outer = outer * kept(batch.position_weight, len(outer), outer.shape[1])[:, :, None]
+    if at is None and batch.wrt is not None:
+        J = J[..., batch.wrt]
     subscripts = "iqm,imd->iqd" if J.ndim == 3 else "iqm,imjd->iqjd"
     return batch.view.canonical(outputs), np.einsum(subscripts, outer, J[:, batch.view.order])
 
@@ -69,14 +75,17 @@ def _jacobian_values(batch: Batch, term: JacobianPenalty) -> Array:
 
 def _setting(batch: Batch, term: JacobianPenalty, z: Array, J: Array, view: View, size: int) -> Setting:
     ids = np.zeros_like(batch.sample_ids) if term.draw == "per_batch" else batch.sample_ids
-    return Setting(batch, view, z, J, draws(batch.seed_of(term), batch.step, ids), size)
+    masked = term.side == "output" and term.output != "loss"
+    counted = kept(batch.position_weight if masked else None, len(z), size)
+    return Setting(batch, view, z, J, draws(batch.seed_of(term), batch.step, ids), size, counted)
 
 
 def _pulled(batch: Batch, term: JacobianPenalty) -> Array:
     """J_i^T w_i for the rows w of W, (k, B, d), or (J_i - T_i)^T w_i."""
     if term.of is not None:
         shape = batch.model.activation(batch.x, term.of, "of").shape
-        batch = replace(batch, view=View.of(batch.call, shape[1:], None))
+        weight = spread(batch.call, batch.position_weight, batch.view.label_axes, shape)
+        batch = replace(batch, view=View.of(batch.call, shape[1:], None), position_weight=weight)
     z, J = projected_jacobian(batch, term.output, term.at, term.of)
     W = directions(term.projection, _setting(batch, term, z, J, batch.view, J.shape[1]))
     return pull(J, W) - pull(_target(batch, term, J), W) if term.to_target else pull(J, W)
@@ -93,12 +102,16 @@ def _target(batch: Batch, term: JacobianPenalty, J: Array) -> Array:
             raise InputError(f"{batch.call}: the teacher must map {shapes[0][0]} to {shapes[0][1]}, got {shapes[1]}.")
         return projected_jacobian(replace(batch, model=target, x=batch.x.real), term.output)[1].real
     own = () if term.output == "loss" else batch.view.own
-    wanted = (len(batch.x), *own, *batch.model.activation(batch.x, term.at).shape[1:])
+    inputs = batch.model.activation(batch.x, term.at).shape[1:]
+    inputs = inputs if batch.wrt is None or term.at is not None else batch.wrt.shape
+    wanted = (len(batch.x), *own, *inputs)
     if target is None or target.shape != wanted:
         came = "nothing" if target is None else f"shape {target.shape}"
         raise InputError(f"{batch.call}: {term!r} needs target= of shape {wanted} or a teacher, got {came}.")
     T = target.real.reshape(len(batch.x), J.shape[1], -1)
-    return T if term.output == "loss" else T[:, batch.view.order]
+    if term.output == "loss":
+        return T
+    return T[:, batch.view.order] * kept(batch.position_weight, len(T), T.shape[1])[:, :, None]
 
 
 def _slope_along_the_gradient(batch: Batch, term: JacobianPenalty) -> Array:
@@ -108,28 +121,30 @@ def _slope_along_the_gradient(batch: Batch, term: JacobianPenalty) -> Array:
         raise InputError(
             f"{batch.call}: method='difference' needs one output per sample, got {J.shape[1]}; pass projection=ones()."
         )
-    d = unit(pull(J.real, np.ones((1, *J.shape[:2])))[0]).reshape(batch.x.shape)
+    d = unit(pull(J.real, np.ones((1, *J.shape[:2])))[0])
 
     def values(x: Array) -> Array:
-        return OUTPUTS[term.output].value(batch, batch.model(x)).sum(axis=1)
+        return _values(batch, term, x).sum(axis=1)
 
-    return ((values(batch.x + term.h * d) - values(batch.x)) / term.h)[None, :, None]
+    return ((values(batch.moved(term.h * d)) - values(batch.x)) / term.h)[None, :, None]
+
+
+def _values(batch: Batch, term: JacobianPenalty, x: Array) -> Array:
+    """The output of the term at another input, (B, q), 0 at positions of weight 0."""
+    values = OUTPUTS[term.output].value(batch, batch.model(x))
+    return values if term.output == "loss" else values * kept(batch.position_weight, *values.shape)
 
 
 def _slopes(batch: Batch, term: JacobianPenalty) -> Array:
     """J_i v_i for the rows v of V, (k, B, q), or (o(x + h v) - o(x)) / h for the outputs o."""
-    own = batch.x.shape[1:]
+    own = batch.x.shape[1:] if batch.wrt is None else batch.wrt.shape
     z, J = projected_jacobian(batch, term.output)
     view = View.of(batch.call, own, None)
     V = directions(term.projection, _setting(batch, term, z, J, view, math.prod(own)))
     if term.method == "jvp":
         return np.stack([push(J, v) for v in V])
-
-    def values(x: Array) -> Array:
-        return OUTPUTS[term.output].value(batch, batch.model(x))
-
-    base = values(batch.x)
-    return np.stack([(values(batch.x + term.h * v.reshape(batch.x.shape)) - base) / term.h for v in V])
+    base = _values(batch, term, batch.x)
+    return np.stack([(_values(batch, term, batch.moved(term.h * v)) - base) / term.h for v in V])
 
 
 # --- parts of the batch -----------------------------------------------------------------------------------------------
@@ -186,7 +201,7 @@ def _(term: WeightDecay, batch: Batch, reg: Regularizer) -> Any:
 @term_value.register
 def _(term: ConfidencePenalty, batch: Batch, reg: Regularizer) -> Any:
     batch.view.require_classes(batch.call, "ConfidencePenalty")
-    return batch.mean(negative_entropy(batch.view.canonical(outputs(batch, reg))))
+    return batch.mean(negative_entropy(batch, batch.view.canonical(outputs(batch, reg))))
 
 
 @term_value.register

@@ -11,6 +11,7 @@ import numpy as np
 from gradreg_numpy.batch import Batch
 from gradreg_numpy.functions import Array, log_softmax, sigmoid, softmax, softplus
 from gradreg_numpy.layout import labels_of
+from gradreg_numpy.positions import mean_over_positions, shares
 
 __all__ = ["OUTPUTS", "Output", "losses", "negative_entropy", "probabilities"]
 
@@ -24,25 +25,27 @@ def _log_probabilities(z: Array) -> Array:
     return -softplus(-z) if z.shape[-1] == 1 else log_softmax(z)
 
 
-def negative_entropy(z: Array) -> Array:
+def negative_entropy(batch: Batch, z: Array) -> Array:
     """Mean over positions of sum_k f_k log f_k, shape (B,); for one class f log f + (1 - f) log(1 - f)."""
     single = z.shape[-1] == 1
     products = -sigmoid(z) * softplus(-z) - sigmoid(-z) * softplus(z) if single else softmax(z) * log_softmax(z)
-    return np.asarray(products.sum(axis=-1).mean(axis=-1))
+    return mean_over_positions(batch.position_weight, products.sum(axis=-1))
 
 
 def _cross_entropy(z: Array, y: Array) -> Array:
-    """Mean over positions of -sum_k y_k log f_k, shape (B,); for one class -y log f - (1 - y) log(1 - f)."""
+    """-sum_k y_k log f_k at each position, (B, positions); for one class -y log f - (1 - y) log(1 - f)."""
     products = y * softplus(-z) + (1 - y) * softplus(z) if z.shape[-1] == 1 else -y * log_softmax(z)
-    return np.asarray(products.sum(axis=-1).mean(axis=-1))
+    return np.asarray(products.sum(axis=-1))
 
 
 def losses(batch: Batch, outputs: Array) -> Array:
     """The loss of each sample for outputs (B, *own), shape (B,): cross-entropy, or that of the call."""
     if batch.loss_fn is not None:
-        return np.asarray(batch.loss_fn.value(outputs, batch.y)).reshape(len(outputs), -1).mean(axis=1)
+        values = np.asarray(batch.loss_fn.value(outputs, batch.y)).reshape(len(outputs), -1)
+        return mean_over_positions(batch.position_weight, values)
     labels = labels_of(batch.call, batch.y, batch.view, len(outputs), "the cross-entropy loss")
-    return _cross_entropy(batch.view.canonical(outputs), labels.distribution)
+    values = _cross_entropy(batch.view.canonical(outputs), labels.distribution)
+    return mean_over_positions(batch.position_weight, values)
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,14 @@ def _logits_jacobian(batch: Batch, outputs: Array) -> Array:
 
 
 def _loss_gradient(batch: Batch, outputs: Array) -> Array:
-    """dM_i/dz_i, (B, 1, m): (f - y) / positions for cross-entropy."""
+    """dM_i/dz_i, (B, 1, m): (f - y) / positions for cross-entropy, or with the weights of the positions."""
+    share = shares(batch.position_weight, batch.view.positions)[:, :, None]
     if batch.loss_fn is not None:
         gradient = batch.view.canonical(np.asarray(batch.loss_fn.gradient(outputs, batch.y)))
+        gradient = gradient if batch.position_weight is None else gradient * (share * batch.view.positions)
     else:
         labels = labels_of(batch.call, batch.y, batch.view, len(outputs), "a penalty on the loss")
-        gradient = (probabilities(batch.view.canonical(outputs)) - labels.distribution) / batch.view.positions
+        gradient = (probabilities(batch.view.canonical(outputs)) - labels.distribution) * share
     return gradient.reshape(len(outputs), 1, batch.view.size)
 
 

@@ -28,6 +28,7 @@ from gradreg_numpy.batch import Batch
 from gradreg_numpy.functions import Array, rule_for
 from gradreg_numpy.layout import View, labels_of
 from gradreg_numpy.outputs import probabilities
+from gradreg_numpy.positions import shares
 
 __all__ = ["ROWS", "Setting", "directions", "pull", "push", "unit"]
 
@@ -56,6 +57,8 @@ class Setting:
     draws: Draws
     size: int
     """The number of components of a direction: q of the projected output, or d of the input."""
+    kept: Array
+    """1 for each component that counts and 0 for those of positions of weight 0, (B, size)."""
 
 
 def unit(rows: Array) -> Array:
@@ -81,8 +84,9 @@ def _picks(setting: Setting, count: int) -> Array:
     return setting.draws.integers(STREAM_DIRECTION, range(count), setting.size)
 
 
-def _scale(projection: sphere | orthonormal | random_onehot, setting: Setting) -> float:
-    return math.sqrt((setting.size if projection.unbiased else 1) / projection.k)
+def _scale(projection: sphere | orthonormal | random_onehot, setting: Setting) -> Array:
+    counted = np.maximum(setting.kept.sum(axis=1), 1.0)
+    return np.sqrt((counted if projection.unbiased else np.ones_like(counted)) / projection.k)[None, :, None]
 
 
 def _orthonormal(projection: orthonormal, setting: Setting) -> Array:
@@ -93,9 +97,23 @@ def _orthonormal(projection: orthonormal, setting: Setting) -> Array:
     k, size = projection.k, setting.size
     if k > size:
         raise InputError(f"orthonormal(k={k}): there are only {size} orthonormal directions of {size} outputs.")
-    q, r = np.linalg.qr(np.moveaxis(_normals(setting, k), 0, -1))
+    q, r = np.linalg.qr(np.moveaxis(_normals(setting, k) * setting.kept, 0, -1))
     signs = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
     return np.moveaxis(q * signs[:, None, :], -1, 0) * _scale(projection, setting)
+
+
+def _random_onehot(projection: random_onehot, setting: Setting) -> Array:
+    """One of all components by the integers, or where some are left out one of the others by the uniforms."""
+    if setting.kept.all():
+        return _basis(_picks(setting, projection.k), setting.size) * _scale(projection, setting)
+    uniforms = np.asarray(setting.draws.uniforms(STREAM_DIRECTION, range(projection.k), 1), dtype=np.float64)[..., 0]
+    rows = np.zeros((projection.k, len(setting.z), setting.size))
+    for sample in range(len(setting.z)):
+        counted = np.flatnonzero(setting.kept[sample])
+        for row in range(projection.k) if len(counted) else ():
+            drawn = uniforms[row, sample if uniforms.shape[1] > 1 else 0]
+            rows[row, sample, counted[int(drawn * len(counted))]] = 1.0
+    return rows * _scale(projection, setting)
 
 
 def _onehot(projection: onehot, setting: Setting) -> Array:
@@ -126,7 +144,8 @@ def _fisher(projection: fisher, setting: Setting) -> Array:
     else:
         passed = np.cumsum(constant, axis=-1)[:, :, :-1] <= uniform
         drawn = _basis(passed.sum(axis=-1), f.shape[2])
-    return np.asarray((f - drawn) / f.shape[1]).reshape(1, -1, setting.size)
+    share = shares(setting.batch.position_weight, f.shape[1])[:, :, None]
+    return np.asarray((f - drawn) * share).reshape(1, -1, setting.size)
 
 
 def _top_singular(projection: top_singular, setting: Setting) -> Array:
@@ -171,11 +190,11 @@ ROWS: dict[type[Projection], Callable[[Any, Setting], Array]] = {
     exact: lambda projection, setting: np.eye(setting.size)[:, None, :],
     gaussian: lambda projection, setting: _normals(setting, projection.k) / math.sqrt(projection.k),
     rademacher: lambda projection, setting: _signs(setting, projection.k) / math.sqrt(projection.k),
-    sphere: lambda projection, setting: unit(_normals(setting, projection.k)) * _scale(projection, setting),
-    orthonormal: _orthonormal,
-    random_onehot: lambda projection, setting: (
-        _basis(_picks(setting, projection.k), setting.size) * _scale(projection, setting)
+    sphere: lambda projection, setting: (
+        unit(_normals(setting, projection.k) * setting.kept) * _scale(projection, setting)
     ),
+    orthonormal: _orthonormal,
+    random_onehot: _random_onehot,
     onehot: _onehot,
     ones: lambda projection, setting: np.ones((1, 1, setting.size)),
     top_k: _top_k,
