@@ -131,8 +131,12 @@ class Subject:
         return {path: self.array(value, case.dtype) for path, value in [*data.params.items(), ("x", data.x)]}
 
     def model(self, network: Network, arrays: Arrays) -> Any:
-        """The portable network with these arrays, as the model of a call."""
-        return self.harness.model(network, arrays)
+        """The portable network with its own ones of these arrays, as the model of a call.
+
+        A model that held the input too could not be cut into parts of the batch.
+        """
+        own = network.weights() | network.statistics()
+        return self.harness.model(network, {path: arrays[path] for path in own})
 
     def need_any_callable(self) -> None:
         """Raise NotApplicable where the calls do not take any function as model."""
@@ -160,8 +164,7 @@ class Subject:
         names = network.weights()
 
         def function(arrays: Any) -> Any:
-            # A model that held the input could not be cut into parts of the batch.
-            model = self.model(network, {path: array for path, array in arrays.items() if path != "x"})
+            model = self.model(network, arrays)
             weights = {path: arrays[path] for path in names}
             if of == "penalty":
                 return calls.penalty(model, arrays["x"], y, case.reg, params=weights, **options)

@@ -13,7 +13,7 @@ from gradreg_conformance.check import Disagreement, NotApplicable, check
 from gradreg_conformance.reference import expected_gradient, expected_value, measured
 from gradreg_conformance.strategies import cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.errors import UnsupportedError
+from gradreg_core.errors import InputError, UnsupportedError
 from gradreg_core.portable import networks as nets
 from gradreg_core.portable.networks import Activation, Dense, Layer, Network
 from gradreg_core.presets import SpectReg
@@ -137,7 +137,7 @@ def _skips_branches(subject: Subject) -> bool | None:
 
 @check("values")
 def named_activations(subject: Subject) -> None:
-    """at= penalises with respect to a named activation where the backend declares names, and is refused elsewhere."""
+    """at= names a layer where the backend declares names; elsewhere the name is refused, as that of no place."""
     harness = subject.harness
     if "named_activations" not in subject.capabilities:
         _is_refused(subject)
@@ -175,10 +175,11 @@ def _is_refused(subject: Subject) -> None:
     model, names = _named_model(subject, arrays)
     try:
         subject.harness.calls.penalty(model, arrays["x"], None, SpectReg(1.0, at=names[0]))
-    except UnsupportedError as error:
-        if "at=" not in str(error):
-            raise Disagreement(f"at= is refused, but the error does not name it: {error}") from error
+    except (InputError, UnsupportedError) as error:
+        if repr(names[0]) not in str(error):
+            raise Disagreement(f"at={names[0]!r} is refused, but the error does not name it: {error}") from error
     else:
         raise Disagreement(
-            "the description declares no named_activations, but the backend takes at=; declare them, or refuse it"
+            f"the description declares no named_activations, but the backend takes at={names[0]!r}, a layer; declare "
+            f"them, or refuse it"
         )

@@ -64,7 +64,8 @@ GENERAL: dict[Regularizer, Regularizer] = {
     InputFisher(1.0): JacobianPenalty(1.0, projection=fisher()),
     SpectralNormReg(1.0, iterations=3): JacobianPenalty(1.0, projection=top_singular(3)),
 }
-_SIZES = st.sampled_from([(4, (1.0, 0.5, 2.0, 0.0)), (5, (0.5, 1.0, 0.0, 3.0, 1.0))])
+_SIZES = st.sampled_from([(5, (0.5, 1.0, 0.0, 3.0, 1.0)), (6, (1.0, 0.5, 2.0, 0.0, 1.0, 1.0))])
+"""Batches of other lengths than the network's weights, which could belong to the samples otherwise."""
 
 
 def _called(subject: Subject, case: Case) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """The primitives in autograd: NumPy arrays, and boxes around them while something is differentiated."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import autograd.numpy as anp
@@ -9,7 +9,7 @@ import numpy as np
 from autograd.core import VJPNode, backward_pass
 from autograd.numpy.numpy_boxes import ArrayBox
 from autograd.scipy.special import expit
-from autograd.tracer import getval, trace
+from autograd.tracer import getval, isbox, trace
 
 from gradreg_core.backend import Backend, Model, Pullback
 from gradreg_core.errors import InputError
@@ -128,6 +128,19 @@ class AutogradBackend(Backend):
             return backward_pass(w, node).astype(x.dtype)  # some of autograd's derivatives are always in float64
 
         return outputs, pullback
+
+    def vjp_with_aux(self, fn: Callable[[Array], tuple[Array, Any]], x: Array) -> tuple[Array, Any, Pullback]:
+        kept: list[Any] = []
+
+        def outputs_alone(point: ArrayBox) -> Array:
+            outputs, aux = fn(point)
+            leaves, rebuild = self.flatten(aux)
+            boxed = [isbox(leaf) and leaf._trace == point._trace for _, leaf in leaves]
+            kept.append(rebuild([leaf._value if own else leaf for own, (_, leaf) in zip(boxed, leaves, strict=True)]))
+            return outputs
+
+        outputs, pullback = self.vjp(outputs_alone, x)
+        return outputs, kept[-1], pullback
 
     def stop_gradient(self, array: Array) -> Array:
         return getval(array)

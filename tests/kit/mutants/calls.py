@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gradreg_core import calls, engine, evaluation
+from gradreg_core import calls, checked, engine, evaluation
 from gradreg_core.calls import Calls
 from gradreg_core.evaluation import _Mean
 from gradreg_core.forward import Call
@@ -85,19 +85,19 @@ def difference_over_a_step_of_its_own() -> TorchHarness:
 
 @mutant("seed_of_the_call")
 def seed_of_the_call_ignored() -> Made:
-    def checked(ops, name, seed):  # type: ignore[no-untyped-def]
+    def seed_checked(ops, name, seed):  # type: ignore[no-untyped-def]
         plain(ops, name, seed)
 
-    plain = calls._checked_seed
-    return patched(calls, "_checked_seed", checked)
+    plain = checked._checked_seed
+    return patched(checked, "_checked_seed", seed_checked)
 
 
 # --- means ------------------------------------------------------------------------------------------------------------
 def _mean(change: Callable[[Any, Any, Any], Any]) -> Made:
     """`change(call, the weights' sum or None, normalizer)` in place of the normalizer."""
 
-    def of(cls, call, batch, like):  # type: ignore[no-untyped-def]
-        mean = plain(call, batch, like)
+    def of(cls, call, batch, like, positions):  # type: ignore[no-untyped-def]
+        mean = plain(call, batch, like, positions)
         total = None if mean.weight is None else mean.weight.sum()
         return replace(mean, normalizer=change(call, total, mean.normalizer))
 
@@ -122,8 +122,8 @@ def mean_over_the_batch_whatever_the_weights_are() -> Made:
 
 @mutant("gradients_of_the_loss", "sample_weight", exactly=False)
 def divided_by_the_batch_twice() -> Made:
-    def mean(self, values, indices=None):  # type: ignore[no-untyped-def]
-        return plain(self, values, indices) / self.batch
+    def mean(self, values, part=None):  # type: ignore[no-untyped-def]
+        return plain(self, values, part) / self.batch
 
     plain = _Mean.__call__
     return patched(_Mean, "__call__", mean)
@@ -136,9 +136,9 @@ def sum_for_the_mean() -> Made:
 
 @mutant("parts_of_the_batch", "gradients_with_fraction", "seed_of_the_call")
 def fraction_without_its_factor() -> Made:
-    def mean(self, values, indices=None):  # type: ignore[no-untyped-def]
-        average = plain(self, values, indices)
-        return average if indices is None else average * (len(indices) / self.batch)
+    def mean(self, values, part=None):  # type: ignore[no-untyped-def]
+        average = plain(self, values, part)
+        return average if part is None else average * (len(part.indices) / self.batch)
 
     plain = _Mean.__call__
     return patched(_Mean, "__call__", mean)
@@ -257,8 +257,9 @@ def reported_loss_with_the_penalty_in_it() -> TorchHarness:
 
 @mutant("parts_of_the_batch")
 def outputs_of_the_part_first() -> Made:
-    def make_forward(call, model, x, y, outputs, ids):  # type: ignore[no-untyped-def]
-        return plain(call, model, x, y, outputs.roll(1, 0), ids)
+    def make_forward(call, model, samples, passed):  # type: ignore[no-untyped-def]
+        wrong = replace(passed, outputs=passed.outputs.roll(1, 0), returned=passed.returned.roll(1, 0))
+        return plain(call, model, samples, wrong)
 
     plain = evaluation.make_forward
     return patched(evaluation, "make_forward", make_forward)
@@ -321,12 +322,12 @@ def sample_weights_normalised_in_place() -> TorchHarness:
 
 @mutant("a_large_batch_is_the_sum_of_its_parts")
 def default_sample_numbers_of_eight_bits() -> Made:
-    def checked(call, x):  # type: ignore[no-untyped-def]
-        ids = plain(call, x)
-        return torch.arange(len(x), dtype=torch.int32) & 0xFF if ids is None else ids
+    def ids_checked(call, arguments):  # type: ignore[no-untyped-def]
+        ids = plain(call, arguments)
+        return torch.arange(arguments.batch, dtype=torch.int32) & 0xFF if ids is None else ids
 
     plain = evaluation._checked_ids
-    return patched(evaluation, "_checked_ids", checked)
+    return patched(evaluation, "_checked_ids", ids_checked)
 
 
 # --- measure ----------------------------------------------------------------------------------------------------------
@@ -348,8 +349,8 @@ def root_mean_square_for_the_frobenius_norm() -> Made:
             forward.layout.canonical[1:]
         ) ** 0.5 if projections is None else frobenius, spectral
 
-    plain = calls._norms
-    return patched(calls, "_norms", norms)
+    plain = calls.norms
+    return patched(calls, "norms", norms)
 
 
 @mutant("measure_the_loss")

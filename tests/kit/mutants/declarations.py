@@ -117,9 +117,10 @@ def a_layer_that_is_not_declared() -> TorchHarness:
 @mutant("named_activations")
 def a_name_that_is_ignored() -> TorchHarness:
     class Wrong(TorchBackend):
-        def named_vjp(self, model, x, names):  # type: ignore[no-untyped-def]
-            outputs, pullbacks = super().named_vjp(model, x, [None, *names])
-            return outputs, dict.fromkeys(names, pullbacks[None])
+        def model_vjp(self, model, apply, x, pairs):  # type: ignore[no-untyped-def]
+            named = isinstance(model, torch.nn.Module) and any(at is not None for _, at in pairs)
+            passed = super().model_vjp(model, apply, x, [(None, None)] if named else pairs)
+            return replace(passed, pullbacks=dict.fromkeys(pairs, passed.pullbacks[None, None])) if named else passed
 
     return harness_of(Wrong())
 
@@ -127,10 +128,13 @@ def a_name_that_is_ignored() -> TorchHarness:
 @mutant("named_activations")
 def a_name_whose_penalty_has_no_gradient() -> TorchHarness:
     class Wrong(TorchBackend):
-        def named_vjp(self, model, x, names):  # type: ignore[no-untyped-def]
-            outputs, pullbacks = super().named_vjp(model, x, names)
-            at = {name: pull for name, pull in pullbacks.items() if name is not None}
-            return outputs, pullbacks | {name: (lambda w, pull=pull: pull(w).detach()) for name, pull in at.items()}
+        def model_vjp(self, model, apply, x, pairs):  # type: ignore[no-untyped-def]
+            passed = super().model_vjp(model, apply, x, pairs)
+            if not isinstance(model, torch.nn.Module):
+                return passed
+            at = {pair: pull for pair, pull in passed.pullbacks.items() if pair[1] is not None}
+            detached = {pair: (lambda w, pull=pull: pull(w).detach()) for pair, pull in at.items()}
+            return replace(passed, pullbacks=passed.pullbacks | detached)
 
     return harness_of(Wrong())
 

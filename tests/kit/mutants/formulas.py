@@ -243,8 +243,11 @@ def power_iterations_ignored() -> Made:
 
 @mutant("gradients_with_fraction")
 def input_of_the_part_detached() -> Made:
-    def forward_pass(call, model, x, y, ids, names):  # type: ignore[no-untyped-def]
-        return plain(call, model, x.detach() if type(x.grad_fn).__name__ == "IndexBackward0" else x, y, ids, names)
+    def forward_pass(call, model, samples, pairs):  # type: ignore[no-untyped-def]
+        (x,) = samples.arguments.leaves
+        if type(x.grad_fn).__name__ == "IndexBackward0" and samples.target is None:
+            samples = replace(samples, arguments=replace(samples.arguments, leaves=(x.detach(),)))
+        return plain(call, model, samples, pairs)
 
     plain = evaluation.forward_pass
     return patched(evaluation, "forward_pass", forward_pass)
@@ -256,24 +259,24 @@ def detached_where_the_input_does_not_matter() -> Iterator[TorchHarness]:
     """Taken for a constant: the Jacobian of a linear model depends on the weights, and on no input."""
     plain_pass, plain_values = evaluation.forward_pass, engine.per_sample
 
-    def forward_pass(call, model, x, y, ids, names):  # type: ignore[no-untyped-def]
-        forward = plain_pass(call, model, x, y, ids, names)
-        forward._cache["x"] = x
+    def forward_pass(call, model, samples, pairs):  # type: ignore[no-untyped-def]
+        forward = plain_pass(call, model, samples, pairs)
+        forward._cache["x"] = forward.x
         return forward
 
     def values(term, forward):  # type: ignore[no-untyped-def]
         x = forward._cache.get("x")
-        if x is None or term.norm != "l2" or None not in forward.pullbacks:
+        if x is None or term.norm != "l2" or (None, None) not in forward.pullbacks:
             return plain_values(term, forward)
 
         def pullback(w):  # type: ignore[no-untyped-def]
-            pulled = forward.pullbacks[None](w)
+            pulled = forward.pullbacks[None, None](w)
             if not x.requires_grad or not pulled.requires_grad or torch._C._functorch.peek_interpreter_stack():
                 return pulled
             (own,) = torch.autograd.grad(pulled.sum(), x, retain_graph=True, allow_unused=True)
             return pulled.detach() if own is None else pulled
 
-        return plain_values(term, replace(forward, pullbacks={**forward.pullbacks, None: pullback}))
+        return plain_values(term, replace(forward, pullbacks={**forward.pullbacks, (None, None): pullback}))
 
     with patched(evaluation, "forward_pass", forward_pass), patched(engine, "per_sample", values) as harness:
         yield harness

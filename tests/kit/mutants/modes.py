@@ -1,6 +1,6 @@
 """Mutants that are wrong in one way to run, and right in the others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from gradreg_core import engine
-from gradreg_core.backend import Model, Pullback
 from gradreg_core.random import Draws, make_draws
 from gradreg_core.spec import Term
 from gradreg_torch.backend import TorchBackend
@@ -30,9 +29,9 @@ def detached_inside_transforms() -> TorchHarness:
     """The pullback of the functional path is a constant to the outer derivative."""
 
     class Wrong(TorchBackend):
-        def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
-            outputs, pullback = super().vjp(fn, x)
-            return outputs, (lambda w: pullback(w).detach()) if _in_transform() else pullback
+        def vjp_with_aux(self, fn: Any, x: Tensor) -> tuple[Tensor, Any, Any]:
+            outputs, aux, pullback = super().vjp_with_aux(fn, x)
+            return outputs, aux, (lambda w: pullback(w).detach()) if _in_transform() else pullback
 
     return harness_of(Wrong())
 
@@ -54,9 +53,9 @@ def traced_seed_is_lost() -> Any:
 @mutant("every_mode_equals_the_first")
 def product_along_inputs_without_a_gradient_in_a_transform() -> TorchHarness:
     class Wrong(TorchBackend):
-        def jvp(self, fn: Any, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            outputs, tangent = super().jvp(fn, x, v)
-            return outputs, tangent.detach() if _in_transform() else tangent
+        def model_jvp(self, model: Any, apply: Any, x: Tensor, v: Tensor) -> tuple[Tensor, Any, Tensor]:
+            outputs, returned, tangent = super().model_jvp(model, apply, x, v)
+            return outputs, returned, tangent.detach() if _in_transform() else tangent
 
     return harness_of(Wrong())
 
@@ -101,11 +100,8 @@ def strides_ignored() -> TorchHarness:
     """The input's memory is read as if its axes lay in order."""
 
     class Wrong(TorchBackend):
-        @contextmanager
-        def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
-            strides = torch.empty(x.shape, device="meta").stride()
-            with super().enter(call, model, x.as_strided(x.shape, strides), batch_norm) as entered:
-                yield entered
+        def prepared(self, array: Tensor) -> Tensor:
+            return super().prepared(array.as_strided(array.shape, torch.empty(array.shape, device="meta").stride()))
 
     return harness_of(Wrong())
 
@@ -116,9 +112,9 @@ def gradients_stay_off() -> TorchHarness:
 
     class Wrong(TorchBackend):
         @contextmanager
-        def enter(self, call: str, model: Any, x: Tensor, batch_norm: str) -> Iterator[Tensor]:
+        def enter(self, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str) -> Iterator[None]:
             enabled = torch.is_grad_enabled()
-            with super().enter(call, model, x, batch_norm) as entered, torch.set_grad_enabled(enabled):
-                yield entered
+            with super().enter(call, model, arrays, batch_norm), torch.set_grad_enabled(enabled):
+                yield
 
     return harness_of(Wrong())
