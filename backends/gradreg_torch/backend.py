@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
 from gradreg_core.errors import InputError
 from gradreg_core.passes import places_in, require_order
+from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
 from gradreg_torch.diagnose import diagnose, explain, is_about_double_backward
 from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.function_modes import beneath
@@ -143,7 +144,8 @@ class TorchBackend(Backend):
 
     def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
         if torch.compiler.is_compiling() or _in_transform():
-            outputs, pull = torch.func.vjp(fn, x)[:2]
+            outputs, pull = torch.func.vjp(lambda point: fn(seen_to_require_grad(point)), x)[:2]
+            require_second_derivatives()
             return outputs, lambda w: pull(w)[0]
         if x.requires_grad:
             outputs = _unchanged(x, fn)
@@ -160,7 +162,7 @@ class TorchBackend(Backend):
         rebuilt: list[Callable[[Sequence[Any]], Any]] = []
 
         def with_tensors(point: Tensor) -> tuple[Tensor, list[Tensor]]:
-            outputs, aux = fn(point)
+            outputs, aux = fn(seen_to_require_grad(point))
             leaves, rebuild = self.flatten(aux)
             is_tensor = [isinstance(leaf, Tensor) for _, leaf in leaves]
 
@@ -174,6 +176,7 @@ class TorchBackend(Backend):
             return outputs, [leaf for flag, (_, leaf) in zip(is_tensor, leaves, strict=True) if flag]
 
         outputs, pull, tensors = torch.func.vjp(with_tensors, x, has_aux=True)  # type: ignore[misc] # its stub has two
+        require_second_derivatives()
         return outputs, rebuilt[-1](tensors), lambda w: pull(w)[0]
 
     def model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:

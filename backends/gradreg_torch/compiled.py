@@ -1,0 +1,106 @@
+"""What has no second derivative inside torch.compile, though it has one outside.
+
+Dynamo traces the backward of a custom autograd.Function with gradients switched off. Behind torch.func.vjp the
+cotangent then has no history, and a penalty's gradient would be wrong without a word. Such functions are looked for in
+the graph that Dynamo has recorded, and refused.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.fx import Graph, GraphModule, Node
+
+from gradreg_core.errors import DoubleBackwardError
+
+__all__ = ["require_second_derivatives", "seen_to_require_grad"]
+
+_FUNCTION, _CHECKPOINT = "autograd_function_apply", "tag_activation_checkpoint"
+_INPUT = "_wrap_for_grad"
+"""What torch.func.vjp does to its input first."""
+_FRAME = re.compile(r'File "(.+)", line (\d+)')
+
+
+def seen_to_require_grad(point: Tensor) -> Tensor:
+    """The input of a torch.func.vjp in a form whose derivative is asked for, as Dynamo sees it.
+
+    Dynamo takes a custom function that is applied to the input itself for one of a constant, and leaves its backward
+    out, which for a straight-through estimator, say, is another function's.
+    """
+    return point.view_as(point) if torch.compiler.is_compiling() else point
+
+
+def require_second_derivatives() -> None:
+    """Refuse what has none, behind the input of a torch.func.vjp, in a function that torch.compile traces.
+
+    Raises:
+        DoubleBackwardError: x passes through a custom autograd.Function or a checkpoint, as Dynamo traces them.
+    """
+    if torch.compiler.is_compiling():
+        from torch._dynamo.comptime import comptime
+
+        comptime(_refuse_once_differentiable)
+
+
+def _refuse_once_differentiable(context: Any) -> None:
+    """Called by Dynamo while it traces, with the graph so far."""
+    root = context._i_will_not_complain_if_bc_breaks_InstructionTranslator().output.nn_modules
+    for node in _behind_the_input(context.graph()):
+        if node.target.__name__ == _CHECKPOINT:  # type: ignore[union-attr]
+            raise DoubleBackwardError(
+                f"torch.compile: the checkpoint {_place(node)} has no second derivative inside a compiled function. "
+                f"Leave checkpointing out there, or call gradreg outside of the compiled function."
+            )
+        raise DoubleBackwardError(
+            f"torch.compile: {_function(node, root)}, applied {_place(node)}, has no second derivative inside a "
+            f"compiled function: torch.compile traces its backward as a constant. Write it with ordinary operations, "
+            f"or call gradreg outside of the compiled function, or take side='input' with method='difference', or "
+            f"give it a setup_context and call its apply from a function decorated with torch._dynamo.allow_in_graph."
+        )
+
+
+def _behind_the_input(graph: Graph) -> Iterator[Node]:
+    """The custom functions and checkpoints that depend on the input of a torch.func.vjp."""
+    reached: set[Node] = set()
+    for node in graph.nodes:
+        name = getattr(node.target, "__name__", "")
+        if name == _INPUT or not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+            if name in (_FUNCTION, _CHECKPOINT):
+                yield node
+
+
+def _frame(node: Node) -> tuple[str, int]:
+    """File and line of the innermost call that recorded the node, but for those of this package."""
+    frames = _FRAME.findall(str(node.meta.get("stack_trace", "")))
+    outside = [(file, int(line)) for file, line in frames if Path(file).parent != Path(__file__).parent]
+    return outside[-1] if outside else ("unknown", 0)
+
+
+def _place(node: Node) -> str:
+    modules = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
+    inside = f" in the module {modules[-1]}" if modules else ""
+    return "at {}:{}".format(*_frame(node)) + inside
+
+
+def _function(node: Node, root: dict[str, Any]) -> str:
+    """The name of the class whose forward the node runs: the one that was defined where its lines are."""
+    bodies = [root.get(str(argument.target)) for argument in node.all_input_nodes if argument.op == "get_attr"]
+    frames = {_frame(inner) for body in bodies if isinstance(body, GraphModule) for inner in body.graph.nodes}
+    for kind in _subclasses(Function):
+        code: Any = getattr(kind.forward, "__code__", None)
+        lines = [] if code is None else [line for *_, line in code.co_lines() if line is not None]
+        if any(file == code.co_filename and min(lines) <= line <= max(lines) for file, line in frames if lines):
+            return f"the autograd.Function {kind.__qualname__}"
+    return "an autograd.Function"
+
+
+def _subclasses(kind: type) -> Iterator[Any]:
+    child: Any
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
