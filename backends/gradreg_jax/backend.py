@@ -197,12 +197,14 @@ class JaxBackend(Backend):
         places, types, inline = located(run, names, x)
         places.require_all(also=part_names([model]) if is_module(model) else ())
         require_order(places, pairs)
-        sources = {at: x if at is None else zeros(types[at]) for _, at in pairs}
+        ends, starts = (list(dict.fromkeys(places)) for places in zip(*pairs, strict=True))
+        sources = [x if at is None else zeros(types[at]) for at in starts]
 
-        def moved(point: dict[Place, Array]) -> tuple[dict[Place, Array], Any]:
+        def moved(points: list[Array]) -> tuple[list[Array], Any]:
+            point = dict(zip(starts, points, strict=True))
             places = TracedPlaces(names, lambda key, value: value + point[key] if key in point else value, inline)
             (outputs, returned), changes = run(places, point.get(None, x))
-            results = {of: outputs if of is None else places.values[of] for of, _ in pairs}
+            results = [outputs if of is None else places.values[of] for of in ends]
             return results, carrier.pack((outputs, returned, changes, dict(places.values)))
 
         results, pull, aux = jax.vjp(moved, sources, has_aux=True)
@@ -210,10 +212,13 @@ class JaxBackend(Backend):
         keep(changes)
 
         def pullback(of: Place, at: Place) -> Pullback:
-            rest = {name: zeros(result) for name, result in results.items()}
-            return lambda w: pull({**rest, of: _varying(w, results[of])})[0][at]
+            end, start = ends.index(of), starts.index(at)
+            w_of = [zeros(result) for result in results]
+            return lambda w: pull([*w_of[:end], _varying(w, results[end]), *w_of[end + 1 :]])[0][start]
 
-        return ModelPass(results.get(None, outputs), returned, {pair: pullback(*pair) for pair in pairs}, values)
+        if None in ends:
+            outputs = results[ends.index(None)]
+        return ModelPass(outputs, returned, {pair: pullback(*pair) for pair in pairs}, values)
 
     def model_jvp(self, model: Any, apply: Apply, x: Array, v: Array) -> tuple[Array, Any, Array]:
         pure, keep = functional(model)

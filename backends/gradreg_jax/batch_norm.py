@@ -11,28 +11,28 @@ from typing import Any
 
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
 
-__all__ = ["batch_norm_policy", "batch_norm_seen"]
+__all__ = ["batch_norm_policy"]
 
-_REMEDY = "GroupNorm or LayerNorm, call model.eval()"
+_REMEDY = "GroupNorm or LayerNorm, use running averages (model.eval(), training=False and the like)"
+_PASSED_OVER = frozenset({"contextlib", "gradreg_core", "gradreg_jax"})
 _seen: "ContextVar[Callable[[str], None] | None]" = ContextVar("gradreg_batch_norm_seen", default=None)
 """Called with the name of a layer in training mode."""
 
-_PASSED_OVER = frozenset({"contextlib", "gradreg_core", "gradreg_jax"})
-
-_LAYERS = {
-    "flax.nnx": "use_running_average",
-    "flax.linen": "use_running_average",
-    "equinox.nn": "inference",
-    "haiku": "is_training",
-}
-"""Modules that have a class BatchNorm, and its field and argument that says which mode it is in."""
+_LAYERS = (
+    ("flax.nnx", "BatchNorm", "__call__", "use_running_average", False),
+    ("flax.linen", "BatchNorm", "__call__", "use_running_average", False),
+    ("equinox.nn", "BatchNorm", "__call__", "inference", False),
+    ("haiku", "BatchNorm", "__call__", "is_training", True),
+    ("keras.layers", "BatchNormalization", "call", "training", True),
+)
+"""(module, class, method, its argument or field that says the mode, the value of that in training)."""
 
 
 @contextmanager
 def batch_norm_policy(call: str, policy: str, names: list[str]) -> Iterator[None]:
     """Raise at once, or warn at the end, if a batch normalisation is in training mode, however it is called.
 
-    Layers of Flax, Equinox and Haiku are noticed when they are called, those of Keras when their statistics move.
+    Layers of Flax, Equinox, Haiku and Keras are noticed when they are called.
 
     Args:
         call: the name of the gradreg call, for messages.
@@ -50,7 +50,9 @@ def batch_norm_policy(call: str, policy: str, names: list[str]) -> Iterator[None
     def seen(name: str) -> None:
         layers.append(name)
         if policy == "error":
-            raise BatchNormError(batch_norm_message(call, name, _REMEDY))
+            error = BatchNormError(batch_norm_message(call, name, _REMEDY))
+            error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
+            raise error
 
     _watch()
     for name in names:
@@ -72,31 +74,25 @@ def _levels_to_caller() -> int:
     return level
 
 
-def batch_norm_seen(name: str) -> None:
-    """Tell the call that is under way, if there is one that wants to know, of a layer in training mode."""
-    seen = _seen.get()
-    if seen is not None:
-        seen(name)
-
-
 def _watch() -> None:
     """Let the layers of the libraries in use tell when they are called; done once for each class."""
-    for module, mode in _LAYERS.items():
-        layer = getattr(sys.modules.get(module), "BatchNorm", None)
-        if layer is not None and not hasattr(layer.__call__, "gradreg_watched"):
-            layer.__call__ = _watched(layer.__call__, mode)
+    for module, name, method, mode, in_training in _LAYERS:
+        layer = getattr(sys.modules.get(module), name, None)
+        if layer is not None and not hasattr(getattr(layer, method), "gradreg_watched"):
+            setattr(layer, method, _watched(getattr(layer, method), mode, in_training))
 
 
-def _watched(original: Callable[..., Any], mode: str) -> Callable[..., Any]:
+def _watched(original: Callable[..., Any], mode: str, in_training: bool) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _seen.get() is not None:
+        seen = _seen.get()
+        if seen is not None:
             given = signature.bind_partial(self, *args, **kwargs).arguments.get(mode)
             chosen = getattr(self, mode, None) if given is None else given
-            if bool(chosen) is (mode == "is_training"):
-                batch_norm_seen(f"a layer ({type(self).__name__})")
+            if bool(chosen) is in_training:
+                seen(f"{getattr(self, 'name', None) or 'a layer'} ({type(self).__name__})")
         return original(self, *args, **kwargs)
 
     call.gradreg_watched = True  # type: ignore[attr-defined]

@@ -16,7 +16,6 @@ import jax
 
 from gradreg_core.closures import referred
 from gradreg_core.errors import InputError
-from gradreg_jax.batch_norm import batch_norm_seen
 from gradreg_jax.trees import is_array
 
 __all__ = ["Attributes", "KerasVariables", "State", "refuse_haiku_state", "walk"]
@@ -100,7 +99,7 @@ class _Cell(_Holder):
 
 
 class Attributes(State):
-    """Traced arrays that a function leaves in objects, containers and variables that it refers to."""
+    """Arrays that a function leaves in objects, containers and variables that it refers to."""
 
     def __init__(self, holders: list[_Holder]) -> None:
         self.holders = holders
@@ -111,7 +110,7 @@ class Attributes(State):
 
         def changes() -> list[Any]:
             pairs = enumerate(zip(self.holders, before, strict=True))
-            return [[index, *changed] for index, (holder, old) in pairs if (changed := _traced(holder.read(), old))]
+            return [[index, *changed] for index, (holder, old) in pairs if (changed := _new_arrays(holder.read(), old))]
 
         try:
             yield changes
@@ -126,20 +125,15 @@ class Attributes(State):
             self.holders[index].write(dict(zip(keys, values, strict=True)), [])
 
 
-def _traced(new: Mapping[Any, Any], old: Mapping[Any, Any]) -> tuple[list[Any], list[Any]] | None:
-    """The keys whose values are new and hold traced arrays, and these values; None if there are none."""
+def _new_arrays(new: Mapping[Any, Any], old: Mapping[Any, Any]) -> tuple[list[Any], list[Any]] | None:
+    """The keys whose values are new and hold arrays, and these values; None if there are none."""
     missing = object()
     changed = {
         key: value
         for key, value in new.items()
-        if value is not old.get(key, missing)
-        and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+        if value is not old.get(key, missing) and any(map(is_array, jax.tree.leaves(value)))
     }
     return (list(changed), list(changed.values())) if changed else None
-
-
-def _holds_traced(value: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
 class KerasVariables(State):
@@ -180,9 +174,6 @@ def _keras_scope() -> Any:
             variable = update[0]
             self.updated[id(variable)] = variable
             super().add_update(update)
-            layer, _, name = variable.path.rpartition("/")
-            if name == "moving_mean":
-                batch_norm_seen(f"{layer} (BatchNormalization)")
 
     return Scope
 

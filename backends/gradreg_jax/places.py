@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
@@ -71,7 +72,9 @@ class TracedPlaces(Places):
     def _visit_enclosed(self, name: str, value: Any, flatten: Visit | None) -> Any:
         """Visit a place inside of `jax.vmap` with the batch axis in front; note a place inside of anything else."""
         leaves, rebuild = ([("", value)], lambda new: new[0]) if flatten is None else flatten(value)
-        results: list[Any] = []
+        if not any(type(leaf).__name__ == "BatchTracer" for _, leaf in leaves):
+            self.enclosed.append(name)
+            return value
 
         @jax.custom_batching.custom_vmap
         def outside(*arrays: Any) -> Any:
@@ -80,16 +83,13 @@ class TracedPlaces(Places):
         @outside.def_vmap
         def run(size: int, batched: Any, *arrays: Any) -> Any:
             paths = [path for path, _ in leaves]
+            whole = zip(arrays, batched, strict=True)
+            arrays = tuple(array if own else jnp.broadcast_to(array, (size, *array.shape)) for array, own in whole)
             again = None if flatten is None else lambda new: (list(zip(paths, new, strict=True)), tuple)
             visited = self.visit(name, arrays[0] if again is None else arrays, again)
-            results.append(visited)
-            return (visited,) if again is None else visited, [True] * len(arrays)
+            return (visited,) if again is None else tuple(visited), (True,) * len(arrays)
 
-        marked = outside(*(leaf for _, leaf in leaves))
-        if results:
-            return rebuild(marked)
-        self.enclosed.append(name)
-        return value
+        return rebuild(outside(*(leaf for _, leaf in leaves)))
 
     def require_all(self, also: Iterable[str] = ()) -> None:
         if self.enclosed:
@@ -142,7 +142,7 @@ def _abstract(
 
 
 def _checked(key: str, value: Any) -> Any:
-    if not is_array(value) or not jax.numpy.issubdtype(value.dtype, jax.numpy.floating):
+    if not is_array(value) or not jnp.issubdtype(value.dtype, jnp.floating):
         got = str(value.dtype) if is_array(value) else type(value).__name__
         raise InputError(f"{key!r}: a place must hold an array of a floating-point type, got {got}.")
     return value
