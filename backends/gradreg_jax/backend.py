@@ -242,6 +242,22 @@ class JaxBackend(Backend):
         keep(changes)
         return outputs, returned, other
 
+    def call_along(
+        self, model: Any, apply: Apply, x: Array, move: Callable[[Array, Any, Pullback], Array]
+    ) -> tuple[Array, Any, Array]:
+        (pure, _), point, carrier = functional(model), lax.stop_gradient(x), Carrier()
+
+        def run(point: Array) -> tuple[Array, Any]:
+            (outputs, returned), _ = pure(apply, point)
+            return outputs, carrier.pack(returned)
+
+        # JAX would differentiate the pullback even if nothing used it, so what the model closes over is a constant.
+        fixed, closed_over = jax.closure_convert(run, point)
+        constants = [lax.stop_gradient(array) for array in closed_over]
+        outputs, pull, aux = jax.vjp(lambda point: fixed(point, *constants), point, has_aux=True)
+        moved = move(outputs, carrier.unpack(aux), lambda w: pull(_varying(w, outputs))[0])
+        return self.call_twice(model, apply, x, moved)
+
     def without_state_changes(self, model: Any) -> Model:
         return without_state_changes(model)
 

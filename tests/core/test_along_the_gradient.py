@@ -3,11 +3,14 @@
 from importlib import import_module
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import gradreg_jax
 import gradreg_numpy
 import gradreg_torch
 from cases import FLOAT64, network, problem
@@ -92,6 +95,28 @@ def test_layers_need_a_first_derivative_alone() -> None:
         torch.testing.assert_close(once, twice, rtol=1e-10, atol=1e-12)  # the same numbers, rounding over h = 0.01
     with pytest.raises(RuntimeError, match=r"once_differentiable|differentiate twice"):
         gradreg_torch.loss(lambda x: last(Once.apply(first(x))), x, y, DataGrad(1.0))[0].backward()
+
+
+def test_jax_differentiates_nothing_twice_either() -> None:
+    """A callback in the backward pass has no derivative, and JAX would look for one even if nothing used it."""
+
+    def backward(y: Any, g: Any) -> tuple[Any]:
+        def on_host(y: Any, g: Any) -> Any:
+            return np.asarray(g) * (1 - np.asarray(y) ** 2)
+
+        return (jax.pure_callback(on_host, jax.ShapeDtypeStruct(y.shape, y.dtype), y, g),)
+
+    once = jax.custom_vjp(jnp.tanh)
+    once.defvjp(lambda x: (jnp.tanh(x), jnp.tanh(x)), backward)
+    rng = np.random.default_rng(0)
+    weight, x = jnp.asarray(rng.normal(size=(4, 3)), "float32"), jnp.asarray(rng.normal(size=(5, 4)), "float32")
+
+    def penalty(weight: Any, activation: Any) -> Any:
+        reg = R1(1.0, method="difference", projection=ones(), h=0.5)
+        return gradreg_jax.penalty(lambda x: activation(x @ weight), x, None, reg)
+
+    gradients = [jax.jit(jax.grad(penalty), static_argnums=1)(weight, activation) for activation in (once, jnp.tanh)]
+    np.testing.assert_allclose(*gradients, rtol=1e-4)  # float32, divided by h
 
 
 def test_its_gradient_approaches_that_of_double_backpropagation_like_h() -> None:
