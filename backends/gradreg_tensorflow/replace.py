@@ -9,9 +9,10 @@ from contextvars import ContextVar
 from types import CodeType, FunctionType
 from typing import Any
 
+import tensorflow as tf
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
-__all__ = ["Function", "Replacement", "arguments", "replaced"]
+__all__ = ["Function", "Replacement", "arguments", "functions_inlined", "replaced"]
 
 Function = Callable[..., Any]
 Replacement = tuple[Any, str, Callable[[Function], Function]]
@@ -138,10 +139,25 @@ def replaced(key: str, rows: Sequence[Replacement]) -> Iterator[None]:
                     _gates.pop(_place(owner, name)).remove()
 
 
+_inlined: "ContextVar[bool]" = ContextVar("gradreg_inlined", default=False)
+
+
+@contextmanager
+def functions_inlined() -> Iterator[None]:
+    """Inside, and inside of `replaced`, this thread calls tf.functions as the plain functions that they are made of."""
+    token = _inlined.set(True)
+    try:
+        yield
+    finally:
+        _inlined.reset(token)
+
+
 def _copy_called(original: Function) -> Function:
     def call(function: Any, *args: Any, **keywords: Any) -> Any:
         """Call the tf.function's copy for this context."""
         if type(function) is polymorphic_function.Function:
+            if _inlined.get():
+                return _plain(function)(*args, **keywords)
             copies = vars(function).setdefault("_gradreg_copies", {})
             keys = frozenset(_entered.get())
             if keys not in copies:
@@ -150,3 +166,11 @@ def _copy_called(original: Function) -> Function:
         return original(function, *args, **keywords)
 
     return call
+
+
+def _plain(function: Any) -> Function:
+    """The Python function of a tf.function, converted by AutoGraph where a graph is made of it."""
+    plain: Function = function.python_function
+    if tf.executing_eagerly() or not function._autograph:
+        return plain
+    return tf.__internal__.autograph.tf_convert(plain, tf.__internal__.autograph.control_status_ctx())

@@ -1,18 +1,17 @@
 """Places inside of a model, by taps and by the names of Keras layers, watched by a tape."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from gradreg_core import structures
 from gradreg_core.errors import InputError
 from gradreg_core.structures import Leaves, Rebuild
-from gradreg_core.taps import Places, active_places
+from gradreg_core.taps import Places
 from gradreg_tensorflow.model.layer_calls import layer_calls
-from gradreg_tensorflow.replace import Function, replaced
+from gradreg_tensorflow.replace import functions_inlined, replaced
 
 __all__ = ["WatchedPlaces", "watched_places"]
 
@@ -70,8 +69,10 @@ def watched_places(
         return output
 
     places = WatchedPlaces(keys, at, watch)
-    inlined = replaced("places", [(polymorphic_function.Function, "__call__", _inlined)]) if keys else nullcontext()
-    with places, inlined, layer_calls(after=passed) if keys else nullcontext():
+    if not keys:
+        yield places
+        return
+    with places, functions_inlined(), layer_calls(after=passed), replaced("places", []):
         yield places
 
 
@@ -81,18 +82,6 @@ def _visited(places: Places, name: str, output: Any) -> Any:
     except InputError as error:
         error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
         raise
-
-
-def _inlined(original: Function) -> Function:
-    def call(function: Any, *args: Any, **keywords: Any) -> Any:
-        if active_places() is None or type(function) is not polymorphic_function.Function:
-            return original(function, *args, **keywords)
-        python: Function = function.python_function
-        if not tf.executing_eagerly() and function._autograph:
-            python = tf.__internal__.autograph.tf_convert(python, tf.__internal__.autograph.control_status_ctx())
-        return python(*args, **keywords)
-
-    return call
 
 
 def _floating_leaves(output: Any) -> tuple[Leaves, Rebuild]:
