@@ -24,7 +24,7 @@ from gradreg_core.presets import (
     SpectReg,
     WeightDecay,
 )
-from gradreg_core.projections import exact, orthonormal, rademacher, sphere, top_k
+from gradreg_core.projections import exact, ones, orthonormal, rademacher, sphere, top_k
 from gradreg_core.spec import JacobianPenalty, Regularizer
 
 FLOAT64 = 1e-12
@@ -84,6 +84,8 @@ PRESETS: list[Regularizer] = [
     GradientPenalty(1.5, target=0.3),
     GradientPenalty(1.5, target=0.1, one_sided=True),
     R1(3.0),
+    R1(3.0, projection=ones(), norm="linf"),
+    DataGrad(2.0, norm="l1", squared=False),
     OneHot(0.7),
     RandomOneHot(0.7, seed=3),
     InputFisher(0.9, seed=2),

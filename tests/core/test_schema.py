@@ -29,6 +29,7 @@ projection = st.one_of(
     st.builds(projections.orthonormal, counts, unbiased=st.booleans()),
     st.builds(projections.random_onehot, counts, unbiased=st.booleans()),
     st.just(projections.onehot()),
+    st.just(projections.ones()),
     st.just(projections.fisher()),
     counts.map(projections.top_k),
     counts.map(projections.top_singular),
@@ -50,13 +51,25 @@ general = st.builds(
     squared=st.booleans(),
     phi=st.one_of(st.just(identity()), numbers.map(target), numbers.map(hinge)),
     scale=st.floats(1e-3, 10),
+    to_target=st.just(False),
     at=st.none() | st.just("layer1"),
     **common,
 )
+normed = {"norm": st.sampled_from(list(NORMS)), "squared": st.booleans()}
+critics = {"projection": st.just(exact()) | st.just(projections.ones())}
 by_name = st.one_of(
     *(
-        st.builds(kind, numbers, at=st.none() | st.just("layer1"), **common)
+        st.builds(kind, numbers, at=st.none() | st.just("layer1"), **normed, **common)
         for kind in (DataGrad, presets.JacReg, presets.OneHot)
+    ),
+    st.builds(presets.FrobReg, numbers, at=st.none() | st.just("layer1"), of=st.none() | st.just("layer2"), **common),
+    st.builds(presets.R1, numbers, **normed, **critics, **common),
+    st.builds(
+        presets.GradientPenalty, numbers, method=st.just("difference"), h=st.floats(1e-4, 1), **critics, **common
+    ),
+    st.builds(presets.SobolevReg, numbers, projection=counts.map(gaussian), **normed, **common),
+    st.builds(
+        presets.SobolevReg, numbers, projection=st.just(exact()), output=st.sampled_from(list(OUTPUTS)), **common
     ),
     st.builds(SpectReg, numbers, spherical=st.booleans(), projections=counts, **common),
     st.builds(SpectReg, numbers, side=st.just("input"), method=st.just("difference"), h=st.floats(1e-4, 1), **common),
