@@ -84,14 +84,14 @@ PRESETS: list[Regularizer] = [
     GradientPenalty(1.5, target=0.3),
     GradientPenalty(1.5, target=0.1, one_sided=True),
     R1(3.0),
-    R1(3.0, projection=ones(), norm="linf"),
-    DataGrad(2.0, norm="l1", squared=False),
     OneHot(0.7),
     RandomOneHot(0.7, seed=3),
     InputFisher(0.9, seed=2),
     SpectralNormReg(0.4, iterations=4),
     ConfidencePenalty(0.3),
     WeightDecay(0.01),
+    R1(3.0, projection=ones(), norm="linf"),
+    DataGrad(2.0, norm="l1", squared=False),
 ]
 
 

@@ -14,7 +14,7 @@ import gradreg_jax
 import gradreg_torch
 from closed_form import B, Hand, M, data_grad, frobenius, length, normals, square
 from gradreg_core import presets
-from gradreg_core.errors import InputError
+from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.norms import hinge, target
 from gradreg_core.presets import (
     R1,
@@ -161,6 +161,7 @@ def test_weight_decay_refuses_what_it_would_count_as_nothing() -> None:
         gradreg_jax.penalty(lambda x: x, x, None, WeightDecay(1.0), params={"flat": jnp.ones(12)})
     with pytest.raises(InputError, match="real parameters, got one of complex64"):
         gradreg_jax.penalty(lambda x: x, x, None, WeightDecay(1.0), params={"w": jnp.ones((3, 4), "complex64")})
-    assert float(gradreg_jax.penalty(lambda x: x, x, None, WeightDecay(1.0), params={})) == 0
+    with pytest.raises(InputTypeError, match="params holds no floating-point array"):
+        gradreg_jax.penalty(lambda x: x, x, None, WeightDecay(1.0), params={})
     with pytest.raises(InputError, match="WeightDecay cannot see the parameters of a function; pass params="):
         gradreg_torch.penalty(lambda x: x, torch.ones(2, 3), None, WeightDecay(1.0))

@@ -51,7 +51,6 @@ general = st.builds(
     squared=st.booleans(),
     phi=st.one_of(st.just(identity()), numbers.map(target), numbers.map(hinge)),
     scale=st.floats(1e-3, 10),
-    to_target=st.just(False),
     at=st.none() | st.just("layer1"),
     **common,
 )
@@ -68,9 +67,8 @@ by_name = st.one_of(
         presets.GradientPenalty, numbers, method=st.just("difference"), h=st.floats(1e-4, 1), **critics, **common
     ),
     st.builds(presets.SobolevReg, numbers, projection=counts.map(gaussian), **normed, **common),
-    st.builds(
-        presets.SobolevReg, numbers, projection=st.just(exact()), output=st.sampled_from(list(OUTPUTS)), **common
-    ),
+    st.builds(presets.SobolevReg, numbers, projection=st.just(exact()), output=st.sampled_from(list(OUTPUTS))),
+    st.builds(JacobianPenalty, numbers, to_target=st.just(True), **common),
     st.builds(SpectReg, numbers, spherical=st.booleans(), projections=counts, **common),
     st.builds(SpectReg, numbers, side=st.just("input"), method=st.just("difference"), h=st.floats(1e-4, 1), **common),
     st.builds(HoffmanReg, numbers, projections=st.none() | counts, **common),
