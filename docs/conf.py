@@ -58,6 +58,15 @@ def _named_anchors(app: Sphinx, document: str, source: list[str]) -> None:
     source[0] = re.sub(r'^<a id="([\w-]+)"></a>$', r"(\1)=", source[0], flags=re.M)
 
 
+def _plain_docstrings(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text: a star is a star, and what is indented behind an empty line is code."""
+    text = "\n".join(lines)
+    text = re.sub(r"^(\S.*)(?<!::)\n\n(?= {4}\S)", r"\1\n\n::\n\n", text, flags=re.M)
+    parts = re.split(r"(``.*?``|::\n\n(?: .*\n|\n)*)", text, flags=re.S)
+    parts[::2] = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+    lines[:] = "".join(parts).split("\n")
+
+
 def _inline_math(self: HTML5Translator, node: nodes.Node) -> None:
     self.body.append(convert(node.astext()))
     raise nodes.SkipNode
@@ -71,6 +80,7 @@ def _block_math(self: HTML5Translator, node: nodes.Node) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Formulas are MathML, which browsers draw by themselves."""
     app.connect("source-read", _named_anchors)
+    app.connect("autodoc-process-docstring", _plain_docstrings, priority=400)  # before that of Google's sections
     app.add_html_math_renderer("mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
