@@ -1,7 +1,7 @@
 """The calls that every backend has, on portable networks: loss, penalty, measure, check."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from gradreg_core.errors import GradregError, InputTypeError
 from gradreg_core.preflight import CheckReport, Finding
 from gradreg_core.results import Measures, Parts
 from gradreg_core.spec import Regularizer
-from gradreg_numpy.batch import Batch, LossFunction
+from gradreg_numpy.batch import Batch, LossFunction, Options
 from gradreg_numpy.functions import Array
 from gradreg_numpy.networks import Model, coupled
 from gradreg_numpy.oracle import data_loss, outputs, projected_jacobian, require_target_used, term_values
@@ -28,19 +28,7 @@ def loss(
     x: Any,
     y: Any,
     reg: Regularizer | None,
-    *,
-    step: int = 0,
-    seed: int | None = None,
-    sample_ids: Any = None,
-    sample_weight: Any = None,
-    position_weight: Any = None,
-    ignore_index: int | None = None,
-    normalizer: float | None = None,
-    class_axis: int | None = None,
-    directions: Any = None,
-    target: Any = None,
-    loss_fn: LossFunction | None = None,
-    wrt: Any = None,
+    **options: Unpack[Options],
 ) -> tuple[Any, Parts]:
     """The training loss: mean loss plus penalties.
 
@@ -49,20 +37,7 @@ def loss(
         x: the input, (B, *input_shape).
         y: integer class labels or distributions over the classes.
         reg: a regularizer, or None.
-        step: of training, at least 0.
-        seed: of the draws, in [0, 2**64), in place of the terms' own seeds.
-        sample_ids: integers (B,), the samples' global numbers; default 0..B-1.
-        sample_weight: (B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 where all weights are 0.
-        position_weight: (B, positions...), >= 0: the outputs' shape without its class axis; see
-            :mod:`gradreg_numpy.positions`. With a `loss_fn` the loss of a position must depend on its outputs alone.
-        ignore_index: the label of positions to leave out.
-        normalizer: divide by this number instead of sum_i w_i.
-        class_axis: the axis of the outputs that holds the classes.
-        directions: for the projection ``direction()``.
-        target: the Jacobian that SobolevReg draws the model's own to: an array (B, *outputs, *input), or a teacher, a
-            :class:`Model` of the same shapes.
-        loss_fn: a loss with its gradient instead of cross-entropy.
-        wrt: integers, the components of a flattened sample of x that the Jacobian is with respect to; None for all.
+        options: see :class:`gradreg_numpy.batch.Options`.
 
     Returns:
         (total, parts) with ``parts.loss``, ``parts.penalty`` (one scalar per term) and ``parts.outputs``.
@@ -70,24 +45,7 @@ def loss(
     Raises:
         InputError, InputTypeError: an argument does not fit.
     """
-    batch = Batch.of(
-        "loss",
-        model,
-        x,
-        y,
-        step=step,
-        seed=seed,
-        sample_ids=sample_ids,
-        sample_weight=sample_weight,
-        position_weight=position_weight,
-        ignore_index=ignore_index,
-        normalizer=normalizer,
-        class_axis=class_axis,
-        directions=directions,
-        target=target,
-        loss_fn=loss_fn,
-        wrt=wrt,
-    )
+    batch = Batch.of("loss", model, x, y, **options)
     return _evaluated(batch, reg)
 
 
@@ -104,39 +62,10 @@ def penalty(
     x: Any,
     y: Any,
     reg: Regularizer,
-    *,
-    step: int = 0,
-    seed: int | None = None,
-    sample_ids: Any = None,
-    sample_weight: Any = None,
-    position_weight: Any = None,
-    ignore_index: int | None = None,
-    normalizer: float | None = None,
-    class_axis: int | None = None,
-    directions: Any = None,
-    target: Any = None,
-    loss_fn: LossFunction | None = None,
-    wrt: Any = None,
+    **options: Unpack[Options],
 ) -> Any:
     """The penalty alone: the sum over the terms of `reg`. See :func:`loss` for the arguments and errors."""
-    batch = Batch.of(
-        "penalty",
-        model,
-        x,
-        y,
-        step=step,
-        seed=seed,
-        sample_ids=sample_ids,
-        sample_weight=sample_weight,
-        position_weight=position_weight,
-        ignore_index=ignore_index,
-        normalizer=normalizer,
-        class_axis=class_axis,
-        directions=directions,
-        target=target,
-        loss_fn=loss_fn,
-        wrt=wrt,
-    )
+    batch = Batch.of("penalty", model, x, y, **options)
     return sum(term_values(batch, reg))
 
 
@@ -200,19 +129,7 @@ def check(
     x: Any,
     y: Any,
     reg: Regularizer,
-    *,
-    step: int = 0,
-    seed: int | None = None,
-    sample_ids: Any = None,
-    sample_weight: Any = None,
-    position_weight: Any = None,
-    ignore_index: int | None = None,
-    normalizer: float | None = None,
-    class_axis: int | None = None,
-    directions: Any = None,
-    target: Any = None,
-    loss_fn: LossFunction | None = None,
-    wrt: Any = None,
+    **options: Unpack[Options],
 ) -> CheckReport:
     """Look for what would go wrong: values, labels, samples coupled by batch normalisation.
 
@@ -224,24 +141,7 @@ def check(
     """
     findings = []
     try:
-        batch = Batch.of(
-            "loss",
-            model,
-            x,
-            y,
-            step=step,
-            seed=seed,
-            sample_ids=sample_ids,
-            sample_weight=sample_weight,
-            position_weight=position_weight,
-            ignore_index=ignore_index,
-            normalizer=normalizer,
-            class_axis=class_axis,
-            directions=directions,
-            target=target,
-            loss_fn=loss_fn,
-            wrt=wrt,
-        )
+        batch = Batch.of("loss", model, x, y, **options)
         _evaluated(batch, reg)
     except GradregError as error:
         findings.append(Finding("error", str(error), ""))

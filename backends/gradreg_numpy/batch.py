@@ -31,7 +31,24 @@ class LossFunction(Protocol):
 
 
 class Options(TypedDict, total=False):
-    """The keywords that all calls share; see :func:`gradreg_numpy.loss`."""
+    """The keywords that all calls share.
+
+    Args:
+        step: of training, at least 0.
+        seed: of the draws, in [0, 2**64), in place of the terms' own seeds.
+        sample_ids: integers (B,), the samples' global numbers; default 0..B-1.
+        sample_weight: (B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 where all weights are 0.
+        position_weight: (B, positions...), >= 0: the outputs' shape without its class axis; see
+            :mod:`gradreg_numpy.positions`. With a `loss_fn` the loss of a position must depend on its outputs alone.
+        ignore_index: the label of positions to leave out.
+        normalizer: divide by this number instead of sum_i w_i.
+        class_axis: the axis of the outputs that holds the classes.
+        directions: for the projection ``direction()``.
+        target: the Jacobian that SobolevReg draws the model's own to: an array (B, *outputs, *input), or a teacher, a
+            :class:`Model` of the same shapes.
+        loss_fn: a loss with its gradient instead of cross-entropy.
+        wrt: integers, the components of a flattened sample of x that the Jacobian is with respect to; None for all.
+    """
 
     step: int
     seed: int | None
