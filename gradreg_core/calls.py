@@ -12,6 +12,7 @@ from gradreg_core.measuring import norm, norms
 from gradreg_core.preflight import CheckReport, run_check
 from gradreg_core.projections import exact
 from gradreg_core.results import Measures, Parts
+from gradreg_core.scalars import integer_option
 from gradreg_core.selection import Selector
 from gradreg_core.spec import Regularizer
 
@@ -243,6 +244,7 @@ class Calls:
             chunk_size=chunk_size,
         )
         call, arguments = checked(call, model, x, None, batch_norm)
+        projections = integer_option("measure", "projections", projections, minimum=1)
         ops = self.backend
         with ops.enter(call.name, model, arguments.arrays, batch_norm):
             forward = forward_pass(call, model, samples_of(call, arguments.prepared(), y), ((None, None),))

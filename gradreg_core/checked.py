@@ -1,5 +1,6 @@
 """The arguments of a call, checked as far as no forward pass is needed."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.forward import Call
 from gradreg_core.inputs import Arguments
 from gradreg_core.layout import require_integer_scalar
+from gradreg_core.scalars import integer_option
 from gradreg_core.selection import require_selector
 from gradreg_core.spec import Regularizer
 from gradreg_core.targets import require_target
@@ -26,13 +28,14 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
         InputError: a value does not fit.
         InputTypeError: a type does not fit.
     """
-    name, ops, chunk = call.name, call.ops, call.chunk_size
+    name, ops = call.name, call.ops
     if reg is not None and not isinstance(reg, Regularizer):
         raise InputTypeError(f"{name}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
     if batch_norm not in BATCH_NORM_POLICIES:
         raise InputError(f"{name}: batch_norm must be one of {BATCH_NORM_POLICIES}, got {batch_norm!r}.")
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise InputError(f"{name}: chunk_size must be an integer of at least 1, got {chunk!r}.")
+    chunk = integer_option(name, "chunk_size", call.chunk_size, minimum=1)
+    axis = integer_option(name, "class_axis", call.class_axis)
+    ignored = integer_option(name, "ignore_index", call.ignore_index)
     if call.loss_fn is not None and not callable(call.loss_fn):
         raise InputTypeError(f"{name}: loss_fn must be a function of (outputs, y), got {call.loss_fn!r}.")
     if not callable(model):
@@ -42,17 +45,23 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
         )
     require_selector(name, call.outputs)
     require_target(call, reg)
-    _require_integer_index(name, call.ignore_index)
     arguments = Arguments.of(ops, name, x)
     if call.step is None:
         _require_no_step(name, reg)
     step = 0 if call.step is None else call.step
-    return replace(call, step=step, seed=_checked_seed(ops, name, call.seed)), arguments
-
-
-def _require_integer_index(name: str, index: Any) -> None:
-    if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
-        raise InputTypeError(f"{name}: ignore_index must be an integer such as -100, got {index!r}.")
+    params = tuple(call.params) if isinstance(call.params, Iterator) else call.params  # several terms may read them
+    return (
+        replace(
+            call,
+            step=step,
+            seed=_checked_seed(ops, name, call.seed),
+            class_axis=axis,
+            ignore_index=ignored,
+            chunk_size=chunk,
+            params=params,
+        ),
+        arguments,
+    )
 
 
 def _require_no_step(name: str, reg: Regularizer | None) -> None:

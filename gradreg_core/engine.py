@@ -17,6 +17,7 @@ from gradreg_core.norms import NORMS
 from gradreg_core.outputs import OUTPUTS
 from gradreg_core.projections import DirectionContext, exact
 from gradreg_core.random import Draws, make_draws
+from gradreg_core.scalars import converted
 from gradreg_core.spec import JacobianPenalty
 from gradreg_core.targets import target_array, teacher_pass
 
@@ -98,7 +99,7 @@ def _given(call: Call, layout: Layout, like: Array) -> Array | None:
     """The caller's directions, with the classes last where they have the outputs' own axes."""
     if call.directions is None:
         return None
-    given = call.ops.asarray(call.directions, like)
+    given = converted(call.ops, call.name, "directions", call.directions, like)
     own = layout.shape[1:]
     if layout.class_axis not in (None, -1) and call.ops.shape(given)[-len(own) :] == own:
         given = call.ops.moveaxis(given, layout.class_axis or -1, -1)

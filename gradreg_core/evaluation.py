@@ -16,6 +16,7 @@ from gradreg_core.inputs import Arguments
 from gradreg_core.layout import is_floating, is_integer, require_integer_scalar
 from gradreg_core.outputs import losses
 from gradreg_core.random import STREAM_SUBSET, make_draws
+from gradreg_core.scalars import converted, positive_scalar, weights
 from gradreg_core.spec import JacobianPenalty, Regularizer, Term
 
 __all__ = ["Evaluation", "Plan", "evaluate", "make_plan", "samples_of"]
@@ -186,21 +187,16 @@ class _Mean:
         ops, weight = call.ops, positions
         normalizer: Any = float(batch)
         if call.sample_weight is not None:
-            given = ops.asarray(call.sample_weight, like)
+            given = converted(ops, call.name, "sample_weight", call.sample_weight, like)
             if ops.shape(given) != (batch,):
                 raise InputError(f"{call.name}: sample_weight must have shape ({batch},), got {ops.shape(given)}.")
-            values = ops.values_if_free(given)
-            if values is not None and not (values >= 0).all():
-                raise InputError(f"{call.name}: sample_weight must be at least 0 everywhere, and not NaN.")
-            own = ops.astype(given, ops.dtype(like))
+            own = weights(ops, call.name, "sample_weight", given, ops.dtype(like))
             weight = own if weight is None else own * weight
         if weight is not None:
             total = ops.sum(weight, 0)
             normalizer = ops.where(total > 0, total, 1.0)
         if call.normalizer is not None:
-            normalizer = call.normalizer
-            if isinstance(normalizer, int | float) and not (math.isfinite(normalizer) and normalizer > 0):
-                raise InputError(f"{call.name}: normalizer must be a finite number above 0, got {normalizer!r}.")
+            normalizer = positive_scalar(ops, call.name, "normalizer", call.normalizer, like)
         return cls(ops, batch, weight, normalizer)
 
     def __call__(self, values: Array, part: _Part | None = None) -> Array:
@@ -268,9 +264,26 @@ class _Batch:
             value = ops.cond(step % term.every == 0, lambda: term.value(self))
         weight, factor = term.weight_at(step), term.every * term.factor
         if ops.is_array(weight):
-            # What a schedule computes has a dtype of its own, often float32, in which no penalty is meant.
-            return value * ops.astype(weight, ops.dtype(value)) * factor
+            return value * self._checked_weight(term, weight, value) * factor
         return value * (weight * factor)
+
+    def _checked_weight(self, term: Term, weight: Array, value: Array) -> Array:
+        """What a schedule computed, in the dtype of `value`: NaN if it is negative or not finite.
+
+        It has a dtype of its own, often float32, in which no penalty is meant.
+
+        Raises:
+            InputError: it is negative or not finite, where reading it is free; or it is no real number.
+        """
+        ops, read = self.ops, self.ops.values_if_free(weight)
+        right = is_floating(ops.dtype(weight)) or (is_integer(ops.dtype(weight)) and ops.dtype(weight) != "bool")
+        if not right or (read is not None and not 0 <= read < math.inf):
+            raise InputError(
+                f"{self.call}: the weight schedule of {type(term).__name__} must return a finite number of at least 0, "
+                f"got {weight!r} at step {self.passes.call.step!r}."
+            )
+        wide = ops.astype(weight, ops.dtype(value))
+        return wide if read is not None else ops.where((wide >= 0) & (wide < math.inf), wide, math.nan)
 
 
 @dataclass(frozen=True)
@@ -315,10 +328,10 @@ def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:
         InputError: the sample ids do not fit.
     """
     ops, weight = call.ops, call.position_weight
-    weight = None if weight is None else ops.asarray(weight, arguments.like)
+    weight = None if weight is None else converted(ops, call.name, "position_weight", weight, arguments.like)
     target = call.target
     if target is not None and not callable(target):
-        target = ops.asarray(target, arguments.like)
+        target = converted(ops, call.name, "target", target, arguments.like)
     return Samples(arguments, y, _checked_ids(call, arguments), weight, target)
 
 
@@ -327,7 +340,7 @@ def _checked_ids(call: Call, arguments: Arguments) -> Array | None:
     ops, batch, like = call.ops, arguments.batch, arguments.like
     if call.sample_ids is None:
         return None
-    ids = ops.asarray(call.sample_ids, like)
+    ids = converted(ops, call.name, "sample_ids", call.sample_ids, like)
     if ops.shape(ids) != (batch,) or not is_integer(ops.dtype(ids)):
         raise InputError(
             f"{call.name}: sample_ids must be {batch} integers, one for each sample, got {ops.dtype(ids)} of shape "

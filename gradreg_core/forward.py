@@ -10,6 +10,7 @@ from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.inputs import Arguments, unpack
 from gradreg_core.labels import Target, ignored, prepare_target
 from gradreg_core.layout import Layout, widened
+from gradreg_core.scalars import weights
 from gradreg_core.selection import Selector, select, selected_arrays
 from gradreg_core.structures import flatten
 
@@ -247,10 +248,8 @@ def position_weights(call: Call, samples: Samples, layout: Layout, like: Array) 
                 f"{call.name}: position_weight must have shape {own} for outputs of shape {layout.shape}, one weight "
                 f"for each position, got {ops.shape(given)}."
             )
-        values = ops.values_if_free(given)
-        if values is not None and not ((values >= 0).all() and (values < math.inf).all()):
-            raise InputError(f"{call.name}: position_weight must be finite and at least 0 everywhere.")
-        weight = ops.reshape(ops.astype(given, ops.dtype(like)), layout.canonical[:2])
+        weight = weights(ops, call.name, "position_weight", given, ops.dtype(like))
+        weight = ops.reshape(weight, layout.canonical[:2])
     if call.ignore_index is not None:
         counted = ignored(ops, call.name, samples.y, layout, like, call.ignore_index)
         weight = counted if weight is None else weight * counted

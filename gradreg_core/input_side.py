@@ -20,6 +20,7 @@ from gradreg_core.forward import Call, Forward, Samples, application, make_forwa
 from gradreg_core.layout import is_half, widened
 from gradreg_core.outputs import OUTPUTS
 from gradreg_core.projections import DirectionContext, exact, unit
+from gradreg_core.scalars import converted
 from gradreg_core.spec import JacobianPenalty
 
 __all__ = ["input_pass", "per_sample"]
@@ -47,7 +48,7 @@ def _directions(
         target=_refuse,
         make_draws=lambda: draws_of(term, call, shape[0], ids, x),
         pullback=_refuse,
-        given=None if call.directions is None else ops.asarray(call.directions, x),
+        given=None if call.directions is None else converted(ops, call.name, "directions", call.directions, x),
         components="input components",
     )
     count = term.projection.count(context.size)

@@ -7,6 +7,7 @@ from typing import Any
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.layout import Layout, is_floating, is_integer, one_hot
+from gradreg_core.scalars import require_narrow
 
 __all__ = ["Target", "ignored", "prepare_target"]
 
@@ -44,9 +45,20 @@ class Target:
             probability = ops.astype(self.labels, self.dtype)
             return ops.where((probability >= 0) & (probability <= 1), probability, math.nan)
         if not self.hard:
-            return ops.astype(self.labels, self.dtype)
+            return self._soft(ops.astype(self.labels, self.dtype))
         basis = one_hot(ops, self.labels, self.classes, self.dtype)
         return basis if self.checked else ops.where(ops.sum(basis, -1, keepdims=True) > 0, basis, math.nan)
+
+    def _soft(self, p: Array) -> Array:
+        """Soft labels, NaN where they are no distribution and could not be read."""
+        ops = self.ops
+        if self.checked:
+            return p
+        excess = ops.sum(p, -1, keepdims=True) - 1
+        right = (excess * excess <= _SOFT_LABEL_TOLERANCE**2) & (
+            ops.sum(ops.where(p < 0, p, 0.0), -1, keepdims=True) == 0
+        )
+        return ops.where(right, p, math.nan)
 
     def basis(self, asker: str) -> Array:
         """The basis vector of the true class; ones where there is a single logit.
@@ -129,6 +141,7 @@ def prepare_target(
     batch, positions, classes = layout.canonical
     if y is None:
         raise InputError(f"{call}: {asker} needs labels, but y is None; pass y.")
+    require_narrow(call, "labels", y)
     try:
         labels = ops.asarray(y, like)
         dtype, shape = ops.dtype(labels), ops.shape(labels)

@@ -55,9 +55,13 @@ def widened(ops: Backend, array: Array) -> Array:
 
 def one_hot(ops: Backend, indices: Array, size: int, dtype: str) -> Array:
     """Integer `indices` of any shape as basis vectors of length `size` in a new last axis."""
-    shape = ops.shape(indices)
-    spread = ops.reshape(ops.int32(indices, indices), (*shape, 1))
-    return ops.astype(spread == ops.arange(size, indices), dtype)
+    shape, wide = ops.shape(indices), ops.dtype(indices)
+    if wide in ("int64", "uint32", "uint64"):  # in int32 a large index would wrap around to a small one
+        spread, numbers = ops.reshape(indices, (*shape, 1)), ops.astype(ops.arange(size, indices), wide)
+    else:
+        spread, numbers = ops.reshape(ops.int32(indices, indices), (*shape, 1)), ops.arange(size, indices)
+    # Equal ranks, for settings that forbid to promote them.
+    return ops.astype(spread == ops.reshape(numbers, (*[1] * len(shape), size)), dtype)
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,16 @@ def _absolute(ops: Backend, array: Array) -> Array:
 def _maximum(ops: Backend, array: Array) -> Array:
     """Maximum over the last axis; the first of equal entries has the whole derivative (frameworks' own max differ)."""
     size = ops.shape(array)[-1]
-    first = one_hot(ops, ops.argmax(ops.stop_gradient(array)), size, ops.dtype(array))
-    return ops.sum(ops.where(first > 0, array, 0.0), -1)
+    constant = ops.stop_gradient(array)
+    first = one_hot(ops, ops.argmax(constant), size, ops.dtype(array))
+    # argmax may pass over a NaN; 0 times the sum is 0 or NaN.
+    return ops.sum(ops.where(first > 0, array, 0.0), -1) + ops.sum(constant * 0, -1)
 
 
 def safe_sqrt(ops: Backend, array: Array) -> Array:
     """Square root with value 0 and derivative 0 at 0, where the plain one has an infinite derivative, hence NaN."""
-    positive = array > 0
-    return ops.where(positive, ops.sqrt(ops.where(positive, array, 1.0)), 0.0)
+    nothing = array <= 0  # not for a NaN, which stays one
+    return ops.where(nothing, 0.0, ops.sqrt(ops.where(nothing, 1.0, array)))
 
 
 class Norm(ABC):
@@ -121,5 +123,5 @@ class hinge(_Threshold):  # noqa: N801
     """phi(n) = max(0, n - t)^2: norms up to t cost nothing (one-sided; t is a Lipschitz constant)."""
 
     def apply(self, ops: Backend, n: Array) -> Array:
-        excess = ops.where(n > self.t, n - self.t, 0.0)
+        excess = ops.where(n <= self.t, 0.0, n - self.t)  # a NaN stays one
         return excess * excess

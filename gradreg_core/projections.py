@@ -135,9 +135,10 @@ class _Random(Checked, Projection):
 
 
 def unit(ops: Backend, rows: Array) -> Array:
-    """Rows divided by their length over the last axis; a row of zeros stays zero."""
+    """Rows divided by their length over the last axis; a row of zeros stays zero, one that overflows is NaN."""
     square = ops.sum(rows * rows, -1, keepdims=True)
-    return rows / ops.sqrt(ops.where(square > 0, square, 1.0))
+    length = ops.sqrt(ops.where(square == 0, 1.0, square))
+    return rows / ops.where(length < math.inf, length, math.nan)  # a length that overflows is none
 
 
 @dataclass(frozen=True)

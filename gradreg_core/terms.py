@@ -5,9 +5,12 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Protocol
 
+import numpy as np
+
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import SpecError
 from gradreg_core.fields import Checked, Integer, Schedule
+from gradreg_core.scalars import real
 
 __all__ = ["LAZY_EVERY", "LAZY_EVERY_OF_LOSS", "Batch", "Regularizer", "Sum", "Term", "Weight", "Weighted"]
 
@@ -184,18 +187,22 @@ class Term(Weighted):
         return 1.0
 
     def weight_at(self, step: Any) -> Any:
-        """The weight at `step`; a Python number is checked, a traced one is taken as it is.
+        """The weight at `step`: a checked float, or what a schedule returned that is no number, such as an array.
 
         Raises:
-            SpecError: the schedule returned a number that is negative, NaN or infinite.
+            SpecError: the schedule returned a number that is negative, NaN or infinite, or nothing like a number.
         """
-        value: Any = self.weight(step) if callable(self.weight) else self.weight
-        if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
+        if not callable(self.weight):
+            return self.weight
+        value: Any = self.weight(step)
+        number = real(value)
+        is_array = not isinstance(value, np.generic | np.ndarray) and getattr(value, "shape", None) == ()
+        if not (is_array if number is None else 0 <= number < math.inf):
             raise SpecError(
                 f"{type(self).__name__}: the weight schedule must return a finite number of at least 0, "
                 f"got {value!r} at step {step!r}."
             )
-        return value
+        return value if number is None else number
 
     def is_due(self, step: Any) -> bool:
         """Whether the term may cost anything at `step`; of a traced step it always may."""

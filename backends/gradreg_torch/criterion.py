@@ -1,6 +1,6 @@
 """A loss module that counts its own steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -65,7 +65,7 @@ class Criterion(nn.Module):
             "seed": seed,
             "normalizer": normalizer,
             "class_axis": class_axis,
-            "params": params,
+            "params": tuple(params) if isinstance(params, Iterator) else params,
             "chunk_size": chunk_size,
             "batch_norm": batch_norm,
         }

@@ -147,7 +147,7 @@ def test_measures_of_a_jacobian_of_zeros_are_zero() -> None:
         ({"reg": 0.1}, InputTypeError, r"{}: reg must be a regularizer such as SpectReg\(0\.01\), got 0\.1"),
         ({"reg": DataGrad}, InputTypeError, "{}: reg must be a regularizer.*got <class"),
         ({"chunk_size": 0}, InputError, "{}: chunk_size must be an integer of at least 1, got 0"),
-        ({"chunk_size": True}, InputError, "{}: chunk_size must be an integer of at least 1, got True"),
+        ({"chunk_size": True}, InputTypeError, "{}: chunk_size must be an integer of at least 1, got True"),
         ({"loss_fn": "mse"}, InputTypeError, r"{}: loss_fn must be a function of \(outputs, y\), got 'mse'"),
         (
             {"x": [[1.0]]},

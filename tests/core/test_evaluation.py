@@ -284,8 +284,8 @@ def test_a_mask_leaves_samples_out_of_the_loss_and_the_penalties() -> None:
     ("options", "message"),
     [
         ({"sample_weight": [1.0] * 7}, r"loss: sample_weight must have shape \(8,\), got \(7,\)"),
-        ({"sample_weight": [-1.0] + [1.0] * 7}, "loss: sample_weight must be at least 0 everywhere, and not NaN"),
-        ({"sample_weight": [math.nan] * 8}, "sample_weight must be at least 0 everywhere"),
+        ({"sample_weight": [-1.0] + [1.0] * 7}, "loss: sample_weight must be finite and at least 0 everywhere"),
+        ({"sample_weight": [math.nan] * 8}, "sample_weight must be finite and at least 0"),
         ({"normalizer": 0}, "loss: normalizer must be a finite number above 0, got 0"),
         ({"normalizer": math.inf}, "normalizer must be a finite number above 0, got inf"),
         (

@@ -278,7 +278,7 @@ def test_where_no_position_counts_everything_is_zero() -> None:
         ({"position_weight": -WEIGHTS}, InputError, "position_weight must be finite and at least 0"),
         ({"position_weight": WEIGHTS / 0}, InputError, "position_weight must be finite"),
         ({"class_axis": None, "position_weight": WEIGHTS}, InputError, "position_weight needs to know which axis"),
-        ({"ignore_index": 1.5}, InputTypeError, "ignore_index must be an integer such as -100, got 1.5"),
+        ({"ignore_index": 1.5}, InputTypeError, "ignore_index must be an integer, got 1.5"),
         ({"ignore_index": True}, InputTypeError, "ignore_index must be an integer"),
     ],
 )
