@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from gradreg_core.primitives import Array
 
-__all__ = ["Gradients", "Objective", "OfInput", "Scalar"]
+__all__ = ["Gradients", "Objective", "OfInput", "Repeatable", "Scalar"]
 
 Scalar = Callable[[Array | None], Array]
 """A function of the packed differentiable input (None if nothing in the input is) to an array without axes."""
@@ -21,6 +22,8 @@ class Objective(ABC):
     """Of the weights, for messages."""
     weights: Sequence[Array] = ()
     """The trainable floating-point arrays that the model uses, as they are now."""
+    finds_weights: bool = True
+    """Whether there are no others, as far as the framework can tell."""
 
     @abstractmethod
     def gradients(self, x: Array | None, scale: float = 1.0) -> Gradients:
@@ -37,6 +40,8 @@ class Objective(ABC):
 
 class OfInput(Objective):
     """A function of the input alone, for backends and models whose weights are out of reach."""
+
+    finds_weights = False
 
     def __init__(self, ops: Any, fn: Scalar) -> None:
         self.ops, self.fn = ops, fn
@@ -57,3 +62,22 @@ class OfInput(Objective):
 
     def at(self, weights: Sequence[Array], x: Array | None) -> Array:
         return self.fn(x)
+
+
+class Repeatable(Objective):
+    """An objective, each evaluation of which is in a context of its own, with the same random numbers."""
+
+    def __init__(self, inner: Objective, context: Callable[[], AbstractContextManager[None]]) -> None:
+        self.inner, self.context = inner, context
+        self.names, self.weights, self.finds_weights = inner.names, inner.weights, inner.finds_weights
+
+    def gradients(self, x: Array | None, scale: float = 1.0) -> Gradients:
+        with self.context():
+            return self.inner.gradients(x, scale)
+
+    def at(self, weights: Sequence[Array], x: Array | None) -> Array:
+        with self.context():
+            return self.inner.at(weights, x)
+
+    def reached(self) -> Sequence[bool]:
+        return self.inner.reached()

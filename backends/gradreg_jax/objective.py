@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from gradreg_core.objective import Gradients, Objective, OfInput, Scalar
 from gradreg_core.preflight.references import references
+from gradreg_jax.programs import inner_program, run_equation
 
 __all__ = ["JaxObjective", "objective"]
 
-_INLINED = ("jit", "pjit", "closed_call", "checkpoint", "remat2")
-"""Programs inside programs whose own constants are looked at, and that run as part of the outer one."""
 _LARGEST = 1e6
 """Arrays with larger numbers, or infinite ones, are masks."""
 
@@ -94,18 +94,11 @@ def _is_weight(constant: Any) -> bool:
     return bool(jnp.all(jnp.abs(constant) < _LARGEST))
 
 
-def _inner(equation: Any) -> Any:
-    """The program that an equation runs, if it is one to be run as part of the outer one."""
-    if equation.primitive.name not in _INLINED:
-        return None
-    return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-
-
 def _constants(closed: Any) -> Iterator[Any]:
     """The constants of a program and of those inside it."""
     yield from getattr(closed, "consts", ())
     for equation in getattr(closed, "jaxpr", closed).eqns:
-        inner = _inner(equation)
+        inner = inner_program(equation)
         if inner is not None:
             yield from _constants(inner)
 
@@ -120,16 +113,14 @@ def _evaluated(closed: Any, inputs: Sequence[Any], given: dict[Any, Any]) -> lis
     values |= zip(program.invars, inputs, strict=True)
 
     def read(variable: Any) -> Any:
-        return variable.val if hasattr(variable, "val") else values[variable]
+        return variable.val if isinstance(variable, core.Literal) else values[variable]
 
     for equation in program.eqns:
-        arguments, inner = list(map(read, equation.invars)), _inner(equation)
+        arguments, inner = list(map(read, equation.invars)), inner_program(equation)
         if inner is not None:
             results = _evaluated(inner, arguments, given)
         else:
-            functions, parameters = equation.primitive.get_bind_params(equation.params)
-            results = equation.primitive.bind(*functions, *arguments, **parameters)
-            results = results if equation.primitive.multiple_results else [results]
+            results = run_equation(program, equation, arguments)
         values |= zip(equation.outvars, results, strict=True)
     return list(map(read, program.outvars))
 

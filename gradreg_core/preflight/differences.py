@@ -1,18 +1,16 @@
-"""The penalty's derivative against finite differences."""
+"""The penalty's derivatives against finite differences, along its input and along the weights of the model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 from gradreg_core.backend import Array
-from gradreg_core.preflight.report import Finding
-from gradreg_core.preflight.subject import Subject, axes_of, smooth_terms
-from gradreg_core.random import STREAM_START, make_draws
-from gradreg_core.spec import Regularizer
+from gradreg_core.objective import Objective
+from gradreg_core.preflight.subject import Subject
 
-__all__ = ["AGREEMENT", "against_differences", "compare", "wrong_gradient"]
-
+__all__ = ["AGREEMENT", "Comparison", "Differences", "compare"]
 
 _RELATIVE_STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 """Relative steps of the central differences: some step suits the curvature and the roundoff of any usual model."""
@@ -20,69 +18,12 @@ AGREEMENT = 5e-3
 """A right gradient agrees with the best of these differences to about 1e-3 in float32; the errors that frameworks make
 in second derivatives are of 1e-2 and more."""
 _SETTLED = 0.1
-
-
-def wrong_gradient(disagreement: float | None, settled: bool) -> list[Finding]:
-    """What the finite differences say of the gradient."""
-    if disagreement is None or disagreement <= AGREEMENT:
-        return []
-    if not settled:
-        return [
-            Finding(
-                "warning",
-                f"finite differences of the penalty do not settle, the nearest is {disagreement:.1%} off, so its "
-                f"gradient could not be verified: the model has kinks that the check does not round off, or is "
-                f"random.",
-                "",
-            )
-        ]
-    return [
-        Finding(
-            "error",
-            f"the penalty's gradient differs from finite differences by {disagreement:.1%}: some operation of "
-            f"the model has a wrong second derivative in this framework, or the model is random.",
-            "Replace normalisation and pooling layers one by one to find which it is.",
-        )
-    ]
-
-
-def against_differences(subject: Subject) -> tuple[float | None, bool]:
-    """The penalty's derivative along a random input direction against central differences, with kinks rounded off.
-
-    Returns:
-        (relative difference, whether the differences settle); see :func:`compare`.
-    """
-    smooth = smooth_terms(subject.reg)
-    if smooth is None:
-        return None, True
-    with subject.ops.smoothed(subject.model, subject.x) as rounded:
-        return _disagreement(subject, rounded, smooth)
-
-
-def _disagreement(subject: Subject, rounded: Any, smooth: Regularizer) -> tuple[float, bool]:
-    """See :func:`against_differences`; `rounded` is the model with its kinks rounded off."""
-    ops, model, x = subject.ops, subject.model, subject.x
-    axes, size = axes_of(ops, x), math.prod(ops.shape(x))
-    draws = make_draws(ops, 0, 0, ops.arange(1, x))
-    v = ops.astype(ops.reshape(draws.gaussians(STREAM_START, (0,), size), ops.shape(x)), ops.dtype(x))
-
-    def penalty_value(point: Array) -> float:
-        with ops.repeatable(model):
-            return subject.number(subject.penalty(point, smooth, rounded))
-
-    def connected(point: Array) -> Array:
-        value = subject.penalty(point, smooth, rounded)
-        # The penalty of a linear model is a constant, through which there is nothing to pull back.
-        return ops.reshape(value + ops.astype(ops.sum(point * 0, axes), ops.dtype(value)), (1,))
-
-    with ops.repeatable(model):
-        value, pullback = ops.vjp(connected, x)
-        slope = subject.number(ops.sum(pullback(value * 0 + 1) * v, axes))
-    length = subject.length(x) / math.sqrt(size) or 1.0
-    floor = 1e-3 * abs(subject.number(value[0])) / length
-    distances = [step * length for step in _RELATIVE_STEPS]
-    differences = [(penalty_value(x + h * v) - penalty_value(x - h * v)) / (2 * h) for h in distances]
-    return compare(slope, differences, distances, floor)
+_FLOOR_OF_INPUT, _FLOOR_OF_WEIGHTS = 1e-3, 1e-2
+"""A derivative below this share of the penalty (steps are relative) counts as this share: roundoff hides it."""
+_TRIALS, _CANDIDATES = 2, 3
+"""Directions that are compared, and random directions of which each is the steepest."""
+_NAMED = 3
+"""Weights that a message names."""
 
 
 def compare(slope: float, differences: Sequence[float], distances: Sequence[float], floor: float) -> tuple[float, bool]:
@@ -109,3 +50,142 @@ def compare(slope: float, differences: Sequence[float], distances: Sequence[floa
     ]
     best = min(apart(difference, slope) for difference in (*differences, *better))
     return best, min(apart(*pair) for pair in pairwise(differences)) <= _SETTLED * best
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A derivative beside differences."""
+
+    nearest: float
+    """Its relative difference from the nearest."""
+    settled: bool
+    """Whether the differences settle on a value, so that a disagreement is the derivative's."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the derivative is right."""
+        return self.nearest <= AGREEMENT
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it is wrong for sure."""
+        return self.settled and not self.agrees
+
+
+class Differences:
+    """A smooth penalty and its gradients, to be compared with differences.
+
+    Args:
+        subject: the call.
+        objective: the penalty with its kinks rounded off.
+        scale: of the gradients, a power of two by which float16 keeps them above its smallest numbers.
+    """
+
+    def __init__(self, subject: Subject, objective: Objective, scale: float = 1.0) -> None:
+        self.subject, self.objective, self.scale = subject, objective, scale
+        self.x = subject.packed
+        value, self.of_weights, self.of_input = objective.gradients(self.x, scale)
+        self.value = subject.number(value)
+
+    def along_input(self) -> Comparison | None:
+        """The derivative along a random direction of the input; None if nothing in the input is differentiable."""
+        if self.x is None:
+            return None
+        x, ops = self.x, self.subject.ops
+        v = self.subject.random(x) * self._length(x)
+        slope = 0.0 if self.of_input is None else self._product(self.of_input, v)
+
+        def value(step: float) -> Array:
+            return self.objective.at(self.objective.weights, x + ops.astype(v * step, ops.dtype(x)))
+
+        return self._compared(slope, value, _FLOOR_OF_INPUT)
+
+    @cached_property
+    def given(self) -> list[int]:
+        """The weights that the gradient reaches."""
+        return [index for index, gradient in enumerate(self.of_weights) if not self._is_missing(gradient)]
+
+    @cached_property
+    def missing(self) -> list[int]:
+        """The weights that the outputs depend on and that get no gradient."""
+        lacking = [index for index in range(len(self.of_weights)) if index not in self.given]
+        reached = self.objective.reached() if lacking else []
+        return [index for index in lacking if reached[index]]
+
+    def along_weights(self, indices: Sequence[int]) -> Comparison:
+        """The derivative along random directions of some weights together, the worst of a few."""
+        worst = Comparison(0.0, True)
+        for trial in range(_TRIALS if indices else 0):
+            comparison = self._along(indices, trial)
+            if comparison.nearest > worst.nearest:
+                worst = comparison
+        return worst
+
+    def names(self, indices: Sequence[int]) -> str:
+        """The first few weights whose own derivative is wrong, by halving the set again and again."""
+        wrong = self._wrong(indices, _NAMED + 1)
+        names = [self.objective.names[index] for index in wrong]
+        return ", ".join(names[:_NAMED]) + (" and more" if len(names) > _NAMED else "")
+
+    def _wrong(self, indices: Sequence[int], most: int) -> list[int]:
+        if len(indices) == 1:
+            return list(indices)
+        half = len(indices) // 2
+        found: list[int] = []
+        for part in (indices[:half], indices[half:]):
+            if len(found) < most and self.along_weights(part).is_wrong:
+                found += self._wrong(part, most - len(found))
+        return found
+
+    def _along(self, indices: Sequence[int], trial: int) -> Comparison:
+        slope, directions = self._steep(indices, trial)
+        ops, weights = self.subject.ops, list(self.objective.weights)
+
+        def value(step: float) -> Array:
+            moved = list(weights)
+            for index, v in zip(indices, directions, strict=True):
+                moved[index] = weights[index] + ops.astype(v * step, ops.dtype(weights[index]))
+            return self.objective.at(moved, self.x)
+
+        return self._compared(slope, value, _FLOOR_OF_WEIGHTS)
+
+    def _steep(self, indices: Sequence[int], trial: int) -> tuple[float, list[Array]]:
+        """The steepest of a few random directions, relative to the weights' own size, and the slope along it.
+
+        Along a random direction an error shows in its full proportion; a flat one would drown in roundoff.
+        """
+        lengths = [self._length(self.objective.weights[index]) for index in indices]
+        best: tuple[float, list[Array]] = (0.0, [])
+        for candidate in range(_CANDIDATES):
+            seed = 1000 * (_CANDIDATES * trial + candidate)
+            directions = [
+                self.subject.random(self.objective.weights[index], seed + index) * length
+                for index, length in zip(indices, lengths, strict=True)
+            ]
+            slope = sum(
+                self._product(gradient, v)
+                for gradient, v in zip((self.of_weights[index] for index in indices), directions, strict=True)
+                if gradient is not None
+            )
+            if not best[1] or abs(slope) > abs(best[0]):
+                best = slope, directions
+        return best
+
+    def _compared(self, slope: float, value: Callable[[float], Array], floor: float) -> Comparison:
+        number = self.subject.number
+        differences = [(number(value(step)) - number(value(-step))) / (2 * step) for step in _RELATIVE_STEPS]
+        if not math.isfinite(slope) or not all(map(math.isfinite, differences)):
+            return Comparison(math.inf, False)
+        return Comparison(*compare(slope, differences, _RELATIVE_STEPS, floor * abs(self.value)))
+
+    def _product(self, gradient: Array, v: Array) -> float:
+        ops = self.subject.ops
+        wide = "float64" if ops.dtype(gradient) == "float64" else "float32"
+        return self.subject.number(self.subject.total(ops.astype(gradient, wide) * ops.astype(v, wide))) / self.scale
+
+    def _length(self, array: Array) -> float:
+        """The root of the mean square, 0.1 for zeros."""
+        return self.subject.length(array) / math.sqrt(max(1, math.prod(self.subject.ops.shape(array)))) or 0.1
+
+    def _is_missing(self, gradient: Array | None) -> bool:
+        return gradient is None or self.subject.length(gradient) == 0

@@ -1,17 +1,17 @@
 """Probes of one batch: each looks for one thing that would go wrong."""
 
+import math
 from dataclasses import replace
 
 from gradreg_core.backend import Array
-from gradreg_core.forward import application
-from gradreg_core.layout import Layout, is_floating
+from gradreg_core.forward import Forward, application
+from gradreg_core.layout import is_floating
 from gradreg_core.norms import identity
-from gradreg_core.preflight.differences import AGREEMENT
 from gradreg_core.preflight.report import Finding
 from gradreg_core.preflight.subject import Subject, jacobian_terms
 from gradreg_core.spec import JacobianPenalty, Sum
 
-__all__ = ["empty_terms", "kinks", "probabilities", "random_pairs"]
+__all__ = ["cut_samples", "empty_terms", "is_random", "kinks", "probabilities", "random_pairs"]
 
 _SMALLER_H = 4
 """The divisor of h in the check of method='difference'."""
@@ -21,14 +21,17 @@ _SUM_TOLERANCE = 1e-2
 """Of a sum of probabilities: two units in the last place of bfloat16."""
 _NEGLIGIBLE_NORM = 1e-5
 """A hundred times the rounding of float32. A Gaussian is as small as that once in 100,000 draws."""
+_ROUNDING = {"float64": 1e-11, "float32": 1e-4}
+"""How far equal passes may lie apart, relative to the outputs; half precision is the rest."""
+_ROUNDING_OF_HALF = 5e-2
+_PASSES = 4
+"""Pairs of passes looked at: a mask that drops little is often the same twice."""
 
 
-def probabilities(subject: Subject, outputs: Array) -> list[Finding]:
+def probabilities(subject: Subject, forward: Forward) -> list[Finding]:
     """Outputs that are distributions already, where logits are expected."""
-    ops = subject.ops
-    layout = Layout.of("check", ops.shape(outputs), subject.arguments.batch, subject.call.class_axis)
-    values = ops.stop_gradient(layout.to_canonical(ops, outputs))
-    if layout.canonical[2] < 2 or not is_floating(ops.dtype(values)):
+    ops, values = subject.ops, subject.ops.stop_gradient(forward.logits)
+    if forward.layout.canonical[2] < 2 or not is_floating(ops.dtype(values)):
         return []
     excess = ops.sum(values, 2) - 1.0
     excess = ops.where(excess * excess > _SUM_TOLERANCE**2, excess * excess, 0.0)
@@ -49,7 +52,7 @@ def empty_terms(subject: Subject) -> list[Finding]:
 
     def norm(term: JacobianPenalty) -> float:
         with subject.ops.repeatable(subject.model):
-            return subject.number(subject.penalty(subject.x, term))
+            return subject.number(subject.penalty(subject.packed, term))
 
     findings = []
     for given in subject.reg.terms:
@@ -71,16 +74,39 @@ def empty_terms(subject: Subject) -> list[Finding]:
     return findings
 
 
+def _apart(subject: Subject, first: Array, second: Array) -> bool:
+    """Whether two results of one computation differ by more than rounding."""
+    ops = subject.ops
+    first, second = ops.stop_gradient(first), ops.stop_gradient(second)
+    tolerance = _ROUNDING.get(ops.dtype(first), _ROUNDING_OF_HALF)
+    return not subject.length(first - second) <= tolerance * subject.length(first)
+
+
+def is_random(subject: Subject) -> bool:
+    """Whether the model draws random numbers that the backend cannot set back, so that no difference can be taken."""
+
+    def outputs() -> Array:
+        with subject.ops.repeatable(subject.model):
+            return subject.forward(subject.samples(subject.packed), ()).outputs
+
+    first = outputs()
+    return any(_apart(subject, first, outputs()) for _ in range(_PASSES - 1))
+
+
 def random_pairs(subject: Subject) -> list[Finding]:
     """Whether the two passes of a difference are of two random functions, whose difference is divided by h."""
-    ops, model, x = subject.ops, subject.model, subject.x
+    ops, model, x = subject.ops, subject.model, subject.packed
     if not any(term.method == "difference" for term in jacobian_terms(subject.reg)):
         return []
+    apply = application(subject.call, subject.arguments)
+
+    def differ() -> bool:
+        outputs, _, moved = ops.call_twice(model, apply, x, x)
+        return _apart(subject, outputs, moved)
+
     with ops.repeatable(model):
-        outputs, _, moved = ops.call_twice(model, application(subject.call, subject.arguments), x, x)
-        first, second = map(ops.stop_gradient, (outputs, moved))
-    if subject.length(first - second) <= AGREEMENT * subject.length(first):
-        return []
+        if not any(differ() for _ in range(_PASSES)):
+            return []
     return [
         Finding(
             "error",
@@ -93,18 +119,17 @@ def random_pairs(subject: Subject) -> list[Finding]:
 
 def kinks(subject: Subject) -> list[Finding]:
     """Whether a penalty by difference has a gradient that depends on h, as it has on networks with kinks alone."""
-    ops, model, x = subject.ops, subject.model, subject.x
     terms = [term for term in jacobian_terms(subject.reg) if term.method == "difference"]
     if not terms:
         return []
 
     def slope(divisor: int) -> Array:
         nearer = Sum(tuple(replace(term, h=term.h / divisor) for term in terms))
-        with ops.repeatable(model):
-            value, pullback = ops.vjp(lambda point: ops.reshape(subject.penalty(point, nearer), (1,)), x)
-            return pullback(value * 0 + 1)
+        return subject.objective(nearer).gradients(subject.packed)[2]
 
     far, near = slope(1), slope(_SMALLER_H)
+    if far is None or near is None:
+        return []
     change = subject.length(far - near) / max(subject.length(near), 1e-30)
     if change <= _STEADY:
         return []
@@ -115,5 +140,44 @@ def kinks(subject: Subject) -> list[Finding]:
             f"{_SMALLER_H}: the model has kinks (ReLU, max pooling), and each that lies within h ||v|| adds "
             f"a jump divided by h.",
             "Use the output side or method='jvp', or smooth layers (GELU, tanh, average pooling).",
+        )
+    ]
+
+
+def cut_samples(subject: Subject, whole: Forward, is_coupled: bool) -> list[Finding]:
+    """Whether the outputs of a part of the batch are those that its samples have in the whole, for `fraction=`.
+
+    A model that closes over an array with a row for each sample pairs the samples of a part with the rows of others.
+    """
+    ops, batch = subject.ops, subject.arguments.batch
+    terms = [term for term in (given.lower() for given in subject.reg.terms) if term is not None]
+    size = min((math.ceil(term.fraction * batch) for term in terms), default=batch)
+    if size >= batch or ops.holds_samples(subject.model, batch):  # the engine then cuts nothing
+        return []
+    chosen = ops.arange(batch, subject.arguments.like)[batch - size :]
+    with ops.repeatable(subject.model):
+        again = subject.forward(whole.samples, ()).outputs
+        if _apart(subject, again, subject.forward(whole.samples, ()).outputs):
+            return []  # random masks differ between any two passes
+    with ops.repeatable(subject.model):
+        part = subject.forward(whole.samples.take(chosen), ()).outputs
+    if not _apart(subject, ops.take(again, chosen), part):
+        return []
+    if is_coupled:
+        return [
+            Finding(
+                "warning",
+                f"with fraction={size / batch:g} the penalised part passes through the model alone, and its outputs "
+                f"are others than in the whole batch, because the samples are coupled.",
+                "Leave fraction= out, or use every= instead.",
+            )
+        ]
+    return [
+        Finding(
+            "error",
+            f"with fraction={size / batch:g} a part of the batch passes through the model alone, and its outputs are "
+            f"others than in the whole batch: the model holds arrays with a row for each sample (masks, conditions, "
+            f"edges), which are not cut with it.",
+            "Pass them as inputs, x = gradreg.Inputs(x, mask), or leave fraction= out and use every=.",
         )
     ]

@@ -31,11 +31,8 @@ def references(model: Any) -> Iterator[tuple[str, Any]]:
 
 def _children(name: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, functools.partial):
-        return [
-            (name, value.func),
-            *((f"{name}[{i}]", held) for i, held in enumerate(value.args)),
-            *value.keywords.items(),
-        ]
+        arguments = [(f"{name}[{index}]", argument) for index, argument in enumerate(value.args)]
+        return [(name, value.func), *arguments, *value.keywords.items()]
     if inspect.ismethod(value):
         return [(name, value.__self__), (name, value.__func__)]
     if inspect.isfunction(value):

@@ -1,45 +1,241 @@
 """The check itself."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from gradreg_core.errors import BatchNormError, GradregError
-from gradreg_core.forward import Call
+from gradreg_core.backend import Pair
+from gradreg_core.errors import BatchNormError, GradregError, InputError, InputTypeError
+from gradreg_core.forward import Call, Forward, application
 from gradreg_core.inputs import Arguments
-from gradreg_core.preflight.differences import against_differences, wrong_gradient
-from gradreg_core.preflight.probes import empty_terms, kinks, probabilities, random_pairs
+from gradreg_core.outputs import OUTPUTS
+from gradreg_core.preflight.coupling import axis_of_samples, coupling, coupling_of_losses, describe
+from gradreg_core.preflight.gradients import against_differences, lost, not_finite
+from gradreg_core.preflight.precision import underflow
+from gradreg_core.preflight.probes import cut_samples, empty_terms, is_random, kinks, probabilities, random_pairs
 from gradreg_core.preflight.report import CheckReport, Finding
-from gradreg_core.preflight.subject import BoundCalls, Subject, jacobian_terms
-from gradreg_core.selection import select
+from gradreg_core.preflight.subject import BoundCalls, Subject, charged_terms, jacobian_terms
 from gradreg_core.spec import Regularizer
 
 __all__ = ["run_check"]
 
+Result = TypeVar("Result")
 
-def run_check(calls: BoundCalls, call: Call, model: Any, arguments: Arguments, y: Any, reg: Regularizer) -> CheckReport:
+
+def run_check(
+    calls: BoundCalls, call: Call, model: Any, arguments: Arguments, y: Any, reg: Regularizer | None
+) -> CheckReport:
     """See :meth:`gradreg_core.calls.Calls.check`."""
-    subject, ops = Subject(calls, call, model, arguments, y, reg), calls.backend
-    x, options = arguments.as_passed(arguments.packed()), call.options()
-    findings: list[Finding] = []
-    disagreement = outputs = None
-    with ops.repeatable(model):
+    if reg is None:
+        raise InputTypeError("check: expected a regularizer such as SpectReg(0.01), got None.")
+    subject = Subject(calls, call, model, arguments, y, reg)
+    _require_values(subject)
+    with calls.backend.repeatable(model):
+        return _Run(subject).report()
+
+
+def _require_values(subject: Subject) -> None:
+    """Refuse a call whose values cannot be read.
+
+    Raises:
+        InputError: a program is being traced.
+    """
+    ops = subject.ops
+    try:
+        float(ops.sum(ops.arange(2, subject.arguments.like), 0))
+        float(ops.sum(ops.astype(ops.reshape(subject.arguments.like, (-1,))[:1], "float32"), 0))
+    except Exception as error:
+        raise InputError(
+            "check: it reads values, so call it in eager mode, outside tf.function, jax.jit and torch.compile."
+        ) from error
+
+
+class _Run:
+    """One check: the probes in order, and what they found."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.ops = subject, subject.ops
+        self.findings: list[Finding] = []
+        self.disagreement: float | None = None
+        self.is_coupled = False
+
+    def report(self) -> CheckReport:
+        """The findings of all probes that the call gets to."""
+        layer = self._first_call()
+        if layer is not None:
+            self._look(layer)
+        return CheckReport(tuple(self.findings), self.disagreement)
+
+    def _look(self, layer: str) -> None:
+        terms = jacobian_terms(self.subject.reg)
+        if not terms:
+            return
+        pairs = tuple(dict.fromkeys((term.of, term.at) for term in terms))
+        with self.ops.repeatable(self.subject.model):  # its end writes into buffers that pullbacks need
+            forward = self._guarded("a pass", lambda: self._forward(pairs))
+            if forward is None or not self._reaches(forward, pairs):
+                return
+            self._coupling(forward, pairs, layer)
+        if self.subject.y is not None and self.subject.call.loss_fn is None:
+            self.findings += probabilities(self.subject, forward)
+        scale = self._gradient()
+        if scale is None:
+            return
+        empty = self._guarded("the terms", lambda: empty_terms(self.subject)) or []
+        self.findings += empty
+        if len(empty) < len(terms):
+            self._differences(scale)
+        self.findings += self._guarded("parts", lambda: cut_samples(self.subject, forward, self.is_coupled)) or []
+
+    def _first_call(self) -> str | None:
+        """Call as training does; the message on batch normalisation or "", or None where that fails."""
+        subject, layer = self.subject, ""
+        for policy in ("error", "allow"):
+            try:
+                with self.ops.repeatable(subject.model):
+                    self._call(policy)
+                return layer
+            except BatchNormError as error:
+                layer = str(error)
+            except Exception as error:
+                self._blame("the call", error)
+                return None
+        return layer
+
+    def _call(self, policy: str) -> None:
+        subject = self.subject
+        x = subject.arguments.as_passed(subject.packed)
+        if subject.y is None and subject.call.loss_fn is None:  # as of critics and encoders
+            subject.calls.penalty(subject.model, x, None, subject.reg, batch_norm=policy, **subject.options)
+        else:
+            subject.calls.loss(subject.model, x, subject.y, subject.reg, batch_norm=policy, **subject.options)
+
+    def _blame(self, owner: str, error: Exception) -> None:
+        """The finding for an exception: the operations that it is about, its own message, or its name."""
+        subject = self.subject
+
+        def run(model: Any) -> Any:
+            return application(subject.call, subject.arguments)(model, subject.packed)
+
         try:
-            returned = calls.loss(model, x, y, reg, batch_norm="error", **options)[1].outputs
-            outputs = select(ops, "check", call.outputs, returned)
-        except BatchNormError as error:
-            findings.append(Finding("warning", str(error), ""))
-        except GradregError as error:
-            return CheckReport((Finding("error", str(error), ""),), None)
-    of_framework, blocked = ops.diagnose(calls, model, x, y, reg, options)
-    findings += [Finding(*row) for row in of_framework]
-    if blocked:
-        return CheckReport(tuple(findings), None)
-    if outputs is not None and call.loss_fn is None:
-        findings += probabilities(subject, outputs)
-    empty = empty_terms(subject)
-    findings += empty
-    all_empty = bool(empty) and len(empty) == len(jacobian_terms(subject.reg))
-    if not all_empty and arguments.wrt:
-        disagreement, settled = against_differences(subject)
-        findings += wrong_gradient(disagreement, settled)
-        findings += random_pairs(subject) or kinks(subject)
-    return CheckReport(tuple(findings), disagreement)
+            rows = self.ops.blame(error, subject.model, run)
+        except Exception:  # the model may not run a second time
+            rows = []
+        if rows:
+            self.findings += [Finding("error", problem, remedy) for problem, remedy in rows]
+        elif isinstance(error, GradregError):
+            self.findings.append(Finding("error", str(error), ""))
+        else:
+            remedy = "Call the model and gradreg.penalty on this batch without check for the whole traceback."
+            self.findings.append(Finding("error", f"{owner} raises {_named(error)}.", remedy))
+
+    def _guarded(self, owner: str, probe: Callable[[], Result]) -> Result | None:
+        """What a probe gives; None and a finding if it raises."""
+        try:
+            return probe()
+        except Exception as error:
+            problem = f"{owner} could not be looked at: {_named(error)}."
+            self.findings.append(Finding("warning", problem, ""))
+            return None
+
+    def _forward(self, pairs: Sequence[Pair]) -> Forward:
+        return self.subject.forward(self.subject.samples(self.subject.packed), pairs)
+
+    def _reaches(self, forward: Forward, pairs: Sequence[Pair]) -> bool:
+        """Whether every pair of places, and the loss, has a derivative that is not zero."""
+        subject, ops = self.subject, self.ops
+        for of, at in pairs:
+            value = forward.outputs if of is None else forward.values[of]
+            pulled = self._guarded("x", lambda pair=(of, at), w=value: forward.pullbacks[pair](subject.random(w)))
+            if pulled is None:
+                return False
+            if subject.length(pulled) == 0:
+                earlier, later = at or "x", of or "the outputs"
+                problem = f"{earlier} does not reach {later}: the derivative is exactly zero, and so is the penalty."
+                remedy = (
+                    "Look for stop_gradient, detach, rounding, argmax or integer types on the way, or for dead or "
+                    "saturated units."
+                )
+                self.findings.append(Finding("error", problem, remedy))
+                return False
+        if subject.call.loss_fn is None or not self._uses_loss():
+            return True
+        ones = ops.constant([[[1.0]]], ops.dtype(forward.logits), forward.logits)
+        slope = OUTPUTS["loss"].pull(forward, ops.broadcast_to(ones, (forward.layout.canonical[0], 1, 1)))
+        if subject.length(slope) == 0:
+            problem = "the derivative of loss_fn with respect to the outputs is exactly zero, and so is the penalty."
+            self.findings.append(Finding("error", problem, "Look for stop_gradient, detach or argmax in loss_fn."))
+            return False
+        return True
+
+    def _uses_loss(self) -> bool:
+        return any(term.output == "loss" for term in jacobian_terms(self.subject.reg))
+
+    def _coupling(self, forward: Forward, pairs: Sequence[Pair], layer: str) -> None:
+        """Findings where a sample depends on others; `layer` is what the call says of batch normalisation."""
+        ops = self.ops
+        for of, at in pairs:
+            value, pullback = forward.outputs if of is None else forward.values[of], forward.pullbacks[of, at]
+            found = self._guarded("coupled samples", lambda value=value, pull=pullback: coupling(ops, value, pull))
+            if found is not None:
+                shape = ops.shape(self.subject.packed) if at is None else ops.shape(forward.values[at])
+                problem, remedy = describe(found, (of, at), axis_of_samples(ops, value, shape, pullback))
+                self.is_coupled = True
+                text = f"{layer} {problem}" if layer else problem
+                self.findings.append(Finding("warning", text, "" if layer else remedy))
+                return
+        if layer:
+            self.findings.append(Finding("warning", layer, ""))
+        if self.subject.call.loss_fn is not None and self._uses_loss():
+            found = self._guarded("coupled losses", lambda: coupling_of_losses(forward))
+            if found is not None:
+                problem = (
+                    "the loss of a sample depends on the outputs of others, as a loss over pairs or a batch's softmax "
+                    "does, so the penalty on the loss sums what reaches a sample from all losses before its norm."
+                )
+                self.is_coupled = True
+                self.findings.append(
+                    Finding("warning", problem, "Penalise the outputs, with SpectReg, if that is not meant.")
+                )
+
+    def _gradient(self) -> float | None:
+        """Differentiate the penalty once; the loss scale that suits it, or None where there is nothing to compare."""
+        subject = self.subject
+        charged = charged_terms(subject.reg, subject.call.step)
+        assert charged is not None
+        try:
+            objective = subject.objective(charged)
+            gradients = objective.gradients(subject.packed)
+            bad = not_finite(subject, objective, gradients) or lost(subject, objective, gradients)
+            self.findings += bad
+            if bad:
+                return None
+            scale, findings = underflow(subject, objective, gradients)
+        except Exception as error:
+            self._blame("differentiating the penalty", error)
+            return None
+        self.findings += findings
+        return scale
+
+    def _differences(self, scale: float) -> None:
+        subject = self.subject
+        pairs = self._guarded("method='difference'", lambda: random_pairs(subject)) or []
+        self.findings += pairs
+        if self._guarded("random numbers", lambda: is_random(subject)):
+            if not pairs:
+                problem = (
+                    "the model draws random numbers that are out of the backend's reach, so its gradient could not be "
+                    "compared with differences."
+                )
+                self.findings.append(Finding("warning", problem, "Call check on the model in evaluation mode too."))
+            return
+        compared = self._guarded("differences", lambda: against_differences(subject, scale))
+        if compared is not None:
+            self.disagreement, findings = compared
+            self.findings += findings
+        if not pairs:
+            self.findings += self._guarded("kinks", lambda: kinks(subject)) or []
+
+
+def _named(error: Exception) -> str:
+    """The exception's type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

@@ -25,6 +25,12 @@ KERNEL = RANDOM.normal(size=(3, 3, 1, 8)).astype(np.float32) / 3
 BIAS = RANDOM.normal(size=8).astype(np.float32) / 3
 HEAD = RANDOM.normal(size=(128, 3)).astype(np.float32) / 10
 
+
+def each_maximum(z: torch.Tensor) -> torch.Tensor:
+    """The largest component of each sample."""
+    return torch.stack([sample.max() for sample in z]).reshape(-1, 1, 1, 1)
+
+
 TORCH: dict[str, Callable[..., Any]] = {
     "relu": F.relu,
     "module": nn.ReLU(),
@@ -38,7 +44,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "clamp": lambda z: z.clamp(-0.5, 0.5),
     "clip": lambda z: torch.clip(z, max=0.5).clamp_min(-0.5),
     "soft shrink": nn.Softshrink(),
-    "largest": lambda z: z - z.amax(1, keepdim=True) + z.max(1, keepdim=True).values * z.max(),
+    "largest": lambda z: z - z.amax(1, keepdim=True) + z.max(1, keepdim=True).values * each_maximum(z),
     "adaptive": lambda z: F.adaptive_max_pool2d(F.pad(z, (0, 7, 0, 7)), (7, 7)),
     "abs": torch.abs,
     "maximum": lambda z: torch.maximum(z, 0.5 * z),
@@ -175,7 +181,7 @@ def test_a_difference_over_kinks_is_warned_of(kinks: bool) -> None:
     reg = DataGrad(1.0, side="input", method="difference")
     kind = "relu" if kinks else "tanh"
     pooled = nn.Sequential(nn.Flatten(), nn.Linear(81, 32), nn.ReLU() if kinks else nn.Tanh(), nn.Linear(32, 3))
-    weights = [tf.constant(RANDOM.normal(size=size) / 5, tf.float32) for size in ((81, 32), (32, 3))]
+    weights = [tf.Variable(RANDOM.normal(size=size) / 5, dtype=tf.float32) for size in ((81, 32), (32, 3))]
 
     def dense(x: Any) -> Any:
         return getattr(tf.nn, kind)(tf.reshape(x, (len(x), -1)) @ weights[0]) @ weights[1]
@@ -196,7 +202,7 @@ def test_one_draw_for_the_batch_behind_batch_normalisation_penalises_nothing(nor
     axis = {"batch": 0, "layer": 1}[normalisation]
     first, last = (RANDOM.normal(size=size).astype(np.float32) / 5 for size in ((81, 32), (32, 3)))
 
-    weight = torch.tensor(first, requires_grad=True)
+    weight, variable = torch.tensor(first, requires_grad=True), tf.Variable(first)
 
     def in_torch(x: torch.Tensor) -> torch.Tensor:
         z = (x.flatten(1) @ weight).tanh()
@@ -207,7 +213,7 @@ def test_one_draw_for_the_batch_behind_batch_normalisation_penalises_nothing(nor
         return jax.nn.standardize(jnp.tanh(x.reshape(len(x), -1) @ first), axis) @ last
 
     def in_tensorflow(x: Any) -> Any:
-        z = tf.tanh(tf.reshape(x, (len(x), -1)) @ first)
+        z = tf.tanh(tf.reshape(x, (len(x), -1)) @ variable)
         centred = z - tf.reduce_mean(z, axis, keepdims=True)
         return centred / tf.sqrt(tf.reduce_mean(centred**2, axis, keepdims=True) + 1e-5) @ last
 

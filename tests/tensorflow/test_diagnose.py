@@ -100,10 +100,10 @@ BAD: dict[str, tuple[Callable[[], Any], tf.Tensor, str]] = {
     "bilinear": (
         lambda: convolutions(raw_bilinear, tf.tanh),
         X,
-        r"depends on w1:0, w2:0, but its gradient there is None",
+        r"depends on w1:0, w2:0, but its gradient there is None or 0",
     ),
     "bilinear and rectifiers": (lambda: convolutions(raw_bilinear, tf.nn.relu), X, "its gradient there is None"),
-    "moments by hand": (lambda: dense(stopped), FLAT, "most for w0:0: some operation has a wrong second derivative"),
+    "moments by hand": (lambda: dense(stopped), FLAT, "most for w0:0: some operation of the model has a wrong second derivative"),
     "a concrete function": (
         lambda: tf.function(KEPT).get_concrete_function(tf.TensorSpec((6, 10))),
         FLAT,
@@ -123,7 +123,7 @@ BAD: dict[str, tuple[Callable[[], Any], tf.Tensor, str]] = {
     "no variable": (
         lambda: (lambda w: lambda x: tf.tanh(x @ tf.stop_gradient(w)))(variables((10, 4))[0]),
         FLAT,
-        "gradient is None for every variable",
+        "gradient is None or 0 for every parameter",
     ),
 }
 

@@ -184,7 +184,7 @@ def test_a_penalty_without_gradient(model: nn.Module) -> None:
     )
     report = gradreg.check(Detached(), X, Y, REG)
     assert not report.ok
-    assert "gradient is None for every parameter" in str(report)
+    assert "gradient is None or 0 for every parameter" in str(report)
     model.requires_grad_(False)
     assert gradreg.penalty(model, X, Y, REG).item() > 0  # a frozen model is measured, not trained
 
