@@ -53,6 +53,10 @@ def _with_interval(values: Sequence[float]) -> str:
     return f"{fmean(values):+.2f} ± {interval(values):.2f}"
 
 
+def _mean(by_task: dict[str, list[float]]) -> float:
+    return fmean(fmean(values) for values in by_task.values())
+
+
 def _forms(judged: Sequence[Judged], none: Form) -> str:
     rows = []
     for judgement in judged:
@@ -65,12 +69,13 @@ def _forms(judged: Sequence[Judged], none: Form) -> str:
                 _setting(form.best(none.outcomes)),
                 _with_interval(judgement.means),
                 f"{max(judgement.means):+.2f}",
-                f"{fmean(fmean(values) for values in judgement.tuned_regret.values()):+.2f}",
+                f"{_mean(judgement.tuned_regret):+.2f}",
+                f"{_mean(judgement.short_regret):+.2f}",
                 _with_interval(gains),
                 f"{min(gains):+.2f}",
             ]
         )
-    headings = ("form", "added to the loss", "default", "regret", "worst", "tuned", "gain", "least")
+    headings = ("form", "added to the loss", "default", "regret", "worst", "tuned", "short list", "gain", "least")
     return markdown(headings, rows)
 
 

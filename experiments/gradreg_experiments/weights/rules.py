@@ -125,10 +125,6 @@ def _gradient_share(state: State) -> Tensor:
 
 
 def _loss_share(state: State) -> Tensor:
-    return state.settings[0] * state.loss / state.n
-
-
-def _loss_share_with_floor(state: State) -> Tensor:
     return state.settings[0] * state.loss / (state.n + 1 / state.inputs)
 
 
@@ -158,15 +154,9 @@ RULES = (
     Rule("target, unregularized", "multiplier (n - t n_u)", _target(_of_plain), _single([0.01, 0.03, 0.1, 0.3])),
     Rule("target, inputs", "multiplier (s^2 n - t)", _target(_of_inputs), _single([1.0, 3.0, 10.0, 30.0, 100.0])),
     Rule("gradient share", "n, its gradient rescaled to w times the loss's", _gradient_share, _SHARES, gradients=True),
-    Rule("loss share", "w M log n, M as a constant", _loss_share, _single([0.01, 0.03, 0.1])),
     Rule(
-        *("loss share, floor", "w M log(s^2 n + 1), M as a constant", _loss_share_with_floor),
+        *("loss share", "w M log(s^2 n + 1), M as a constant", _loss_share),
         _single([0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
     ),
     Rule("plain", "w n", _plain, _single(_halves(-2, 4)), "datagrad"),
-    Rule("inputs", "w s^2 n", _relative(_of_inputs), _single(_halves(-1, 2)), "datagrad"),
-    Rule(
-        *("gradient share", "n, its gradient rescaled to w times the loss's", _gradient_share, _SHARES, "datagrad"),
-        gradients=True,
-    ),
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean, stdev
 
 from scipy import stats
@@ -24,6 +25,11 @@ class Outcome:
     norm: float | None
     """The mean of n at the end; None if a run diverged."""
 
+    @property
+    def score(self) -> float:
+        """The mean validation accuracy, by which settings are chosen."""
+        return fmean(self.validation)
+
 
 @dataclass(frozen=True)
 class Form:
@@ -34,17 +40,33 @@ class Form:
     outcomes: dict[str, dict[Setting, Outcome]]
     """By task, then by setting."""
 
+    @property
+    def settings(self) -> list[Setting]:
+        """In the order in which they are listed."""
+        return list(next(iter(self.outcomes.values())))
+
     def best(self, tasks: Iterable[str]) -> Setting:
         """The setting of the highest mean validation accuracy over the tasks; the earlier of two equals."""
         names = list(tasks)
-        return max(
-            next(iter(self.outcomes.values())),
-            key=lambda setting: fmean(fmean(self.outcomes[name][setting].validation) for name in names),
-        )
+        return max(self.settings, key=lambda setting: fmean(self.outcomes[name][setting].score for name in names))
 
-    def default_for(self, task: str) -> Setting:
-        """The default chosen on the tasks with other data."""
-        return self.best(name for name in self.outcomes if _DATA[name] != _DATA[task])
+    def short_list(self, tasks: Iterable[str], none: "Form") -> tuple[Setting, ...]:
+        """The two settings that are best to try on the tasks beside no penalty, if the best of the three is kept."""
+        names = list(tasks)
+
+        def kept(settings: tuple[Setting, ...]) -> float:
+            return fmean(self.try_out(settings, name, none).score for name in names)
+
+        return max(combinations(self.settings, min(2, len(self.settings))), key=kept)
+
+    def try_out(self, settings: Iterable[Setting], task: str, none: "Form") -> Outcome:
+        """The best of no penalty and these settings by validation accuracy on the task; the earlier of two equals."""
+        tried = [*none.outcomes[task].values(), *(self.outcomes[task][setting] for setting in settings)]
+        return max(tried, key=lambda outcome: outcome.score)
+
+    def other_data(self, task: str) -> list[str]:
+        """The tasks with other data than this one's."""
+        return [name for name in self.outcomes if _DATA[name] != _DATA[task]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,8 @@ class Judged:
     """The tuned plain weight less the form's default."""
     tuned_regret: dict[str, list[float]]
     """The same with the form's setting tuned on the task itself."""
+    short_regret: dict[str, list[float]]
+    """The same with the best of no penalty and the two settings of the short list that was chosen on other data."""
     gain: dict[str, list[float]]
     """The form's default less no penalty."""
 
@@ -84,15 +108,17 @@ def forms(results: Results) -> list[Form]:
 
 def judge(form: Form, none: Form, plain: Form) -> Judged:
     """Compare one form with no penalty and with the plain weight that is tuned on each task by validation accuracy."""
-    regret, tuned_regret, gain = {}, {}, {}
+    regret, tuned, short, gain = {}, {}, {}, {}
     for task, own in form.outcomes.items():
+        others = form.other_data(task)
         aim = plain.outcomes[task][plain.best([task])].test
-        default = own[form.default_for(task)].test
+        default = own[form.best(others)].test
         (base,) = (outcome.test for outcome in none.outcomes[task].values())
         regret[task] = _differences(aim, default)
-        tuned_regret[task] = _differences(aim, own[form.best([task])].test)
+        tuned[task] = _differences(aim, own[form.best([task])].test)
+        short[task] = _differences(aim, form.try_out(form.short_list(others, none), task, none).test)
         gain[task] = _differences(default, base)
-    return Judged(form, regret, tuned_regret, gain)
+    return Judged(form, regret, tuned, short, gain)
 
 
 def interval(values: Sequence[float]) -> float:

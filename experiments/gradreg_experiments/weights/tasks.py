@@ -60,7 +60,7 @@ def _mlp(*units: int, classes: int) -> tuple[Layer, ...]:
 
 
 _MNIST_CONVOLUTIONS: tuple[Layer, ...] = (
-    *(("conv", 8, 5, 2), ("activation",), ("pool",), ("conv", 16, 3, 1), ("activation",)),
+    *(("conv", 8, 5, 3), ("activation",), ("conv", 16, 3, 1), ("activation",)),
     *(("flatten",), ("dense", 64), ("activation",), ("dense", 10)),
 )
 _DIGITS_CONVOLUTIONS: tuple[Layer, ...] = (
@@ -75,12 +75,11 @@ TASKS = (
     Task("wine", "wine", 30, _mlp(64, 64, classes=3), "gelu", seeds=10),
     Task("rings", "rings", 150, _mlp(64, 64, 64, classes=3), "gelu", scale=PIXELS),
     Task("breast cancer", "breast cancer", 60, _mlp(64, 64, classes=2), steps=2000),
-    Task("digits", "digits", 100, _mlp(128, 128, classes=10)),
-    Task("digits, inputs x10", "digits", 100, _mlp(128, 128, classes=10), scale=10.0),
-    Task("digits, 6 layers", "digits", 200, _mlp(*[80] * 5, classes=10), "gelu", initial="he"),
-    Task("digits, wide", "digits", 100, _mlp(512, classes=10), "gelu", scale=PIXELS),
-    Task("MNIST, MLP", "MNIST", 500, _mlp(100, 100, classes=10), scale=PIXELS, seeds=3),
-    Task("digits, ConvNet", "digits", 200, _DIGITS_CONVOLUTIONS, "gelu"),
+    Task("digits, 6 layers", "digits", 200, _mlp(*[80] * 5, classes=10), "gelu", initial="he", seeds=3),
+    Task("MNIST, MLP", "MNIST", 500, _mlp(64, 64, classes=10), scale=PIXELS, seeds=3),
+    Task("digits", "digits", 100, _mlp(128, 128, classes=10), seeds=3),
+    Task("digits, ConvNet", "digits", 200, _DIGITS_CONVOLUTIONS, "gelu", seeds=3),
+    Task("digits, inputs x10", "digits", 100, _mlp(128, 128, classes=10), scale=10.0, seeds=3),
     Task("MNIST, ConvNet", "MNIST", 500, _MNIST_CONVOLUTIONS, steps=300, seeds=3),
 )
 

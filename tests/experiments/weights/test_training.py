@@ -107,8 +107,7 @@ def state(**changes):
         ("target, unregularized", 0.01 * np.exp(0.03) / 1.6),
         ("target, inputs", 0.01 * np.exp(0.03) / (0.1 / 4)),
         ("gradient share", 0.1 * 3),
-        ("loss share", 0.1 * 0.5 / 8),
-        ("loss share, floor", 0.1 * 0.5 / (8 + 0.25)),
+        ("loss share", 0.1 * 0.5 / (8 + 0.25)),
     ],
 )
 def test_the_weight_of_a_rule_is_the_derivative_of_its_formula(rule, weight):
