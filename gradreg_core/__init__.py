@@ -8,6 +8,7 @@ from gradreg_core.errors import GradregError
 from gradreg_core.plugins.dispatch import backend_of, check, load_backend, loss, measure, penalty
 from gradreg_core.results import Measures, Parts
 from gradreg_core.schema import SCHEMA_VERSION, from_dict, to_dict
+from gradreg_core.tuning.search import search
 from gradreg_core.vocabulary import *  # noqa: F403
 from gradreg_core.vocabulary import WORDS
 
@@ -24,6 +25,7 @@ __all__ = [
     "loss",
     "measure",
     "penalty",
+    "search",
     "to_dict",
 ]
 __all__ += WORDS
