@@ -1,13 +1,14 @@
 """The part of `check` that needs PyTorch: it names modules without a second derivative, and what to use instead."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradreg_core.errors import DoubleBackwardError
+from gradreg_core.preflight.references import references
 
 __all__ = ["blame", "explain", "is_about_double_backward"]
 
@@ -56,20 +57,19 @@ def is_about_double_backward(error: BaseException) -> bool:
 
 def _double_backward_error(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> RuntimeError | None:
     """The error that a second derivative through the module alone raises, if any."""
+    sources: list[Tensor] = []
 
     def leaf(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value.detach().requires_grad_()
-        return value
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        sources.append(value.detach().requires_grad_())
+        return sources[-1].clone()  # which a module may write into
 
-    inputs = tuple(map(leaf, inputs))
-    keywords = {name: leaf(value) for name, value in keywords.items()}
-    sources = [value for value in (*inputs, *keywords.values()) if isinstance(value, Tensor) and value.requires_grad]
-    output = module(*inputs, **keywords)
-    output = output[0] if isinstance(output, tuple | list) else output
-    if not sources or not isinstance(output, Tensor) or not output.requires_grad:
-        return None
     try:
+        output = module(*map(leaf, inputs), **{name: leaf(value) for name, value in keywords.items()})
+        output = output[0] if isinstance(output, tuple | list) else output
+        if not sources or not isinstance(output, Tensor) or not output.requires_grad:
+            return None
         gradients = torch.autograd.grad(output.square().sum(), sources, create_graph=True, allow_unused=True)
         total = sum((gradient.square().sum() for gradient in gradients if gradient is not None), torch.zeros(()))
         if isinstance(total, Tensor) and total.requires_grad:
@@ -81,11 +81,16 @@ def _double_backward_error(module: nn.Module, inputs: tuple[Any, ...], keywords:
 
 
 @contextmanager
-def _recorded_calls(model: nn.Module) -> Iterator[dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]]:
-    """The arguments of every module's first call inside, by module name."""
+def _recorded_calls(model: Any) -> Iterator[dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]]:
+    """The arguments of the first call inside of every module of the model, or of what it closes over, by name."""
     calls: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
     hooks = []
-    for name, module in model.named_modules():
+    owners = [(prefix, owner) for prefix, owner in references(model) if isinstance(owner, nn.Module)]
+    named: dict[nn.Module, str] = {}
+    for prefix, owner in owners:
+        for name, module in owner.named_modules(prefix=prefix):
+            named.setdefault(module, name)
+    for module, name in named.items():
 
         def record(owner: nn.Module, inputs: Any, keywords: Any, name: str = name) -> None:
             calls.setdefault(name, (owner, inputs, keywords))
@@ -100,8 +105,6 @@ def _recorded_calls(model: nn.Module) -> Iterator[dict[str, tuple[nn.Module, tup
 
 def _culprits(model: Any, run: Callable[[Any], Any]) -> list[tuple[str, RuntimeError]]:
     """The innermost modules without a second derivative, each with PyTorch's error."""
-    if not isinstance(model, nn.Module):
-        return []
     with _recorded_calls(model) as calls:
         run(model)
     failed: dict[str, RuntimeError] = {}
@@ -119,7 +122,9 @@ def blame(error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple
     if not is_about_double_backward(error):
         return []
     cause = error.__cause__ if isinstance(error, DoubleBackwardError) and error.__cause__ is not None else error
-    culprits: list[tuple[str, BaseException]] = [*_culprits(model, run)]
+    culprits: list[tuple[str, BaseException]] = []
+    with suppress(Exception):  # a compiled model may refuse to be called with hooks
+        culprits += _culprits(model, run)
     return [
         (f"{name} has no second derivative: {_first_line(problem)}.", _remedy(f"{problem} {name}"))
         for name, problem in culprits or [("an operation of the model", cause)]

@@ -61,10 +61,12 @@ def _moved(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None
     try:
         for tensor, value in changed:
             tensor.data.copy_(value)
+        torch.clear_autocast_cache()  # autocast keeps the parameters that it has converted
         yield
     finally:
         for (tensor, _), value in zip(changed, before, strict=True):
             tensor.data.copy_(value)
+        torch.clear_autocast_cache()
 
 
 def _named(model: Any, called: Sequence[nn.Module], in_graph: Sequence[Tensor]) -> list[tuple[str, Tensor]]:

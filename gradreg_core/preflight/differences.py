@@ -20,6 +20,10 @@ in second derivatives are of 1e-2 and more."""
 _SETTLED = 0.1
 _FLOOR_OF_INPUT, _FLOOR_OF_WEIGHTS = 1e-3, 1e-2
 """A derivative below this share of the penalty (steps are relative) counts as this share: roundoff hides it."""
+_BLURRED = 0.1
+"""A resolution that says little. In float32 it is 1e-5."""
+_NOISE = 5
+"""How far the rounding of one step may exceed that of another."""
 _TRIALS, _CANDIDATES = 2, 3
 """Directions that are compared, and random directions of which each is the steepest."""
 _NAMED = 3
@@ -60,11 +64,18 @@ class Comparison:
     """Its relative difference from the nearest."""
     settled: bool
     """Whether the differences settle on a value, so that a disagreement is the derivative's."""
+    resolution: float = 0.0
+    """What rounding leaves of the largest step, relative to the derivative; half precision leaves little."""
+
+    @property
+    def is_blurred(self) -> bool:
+        """Whether rounding hides the derivative."""
+        return self.resolution > _BLURRED
 
     @property
     def agrees(self) -> bool:
-        """Whether the derivative is right."""
-        return self.nearest <= AGREEMENT
+        """Whether the derivative is right, as far as rounding lets it be seen."""
+        return self.nearest <= max(AGREEMENT, self.resolution)
 
     @property
     def is_wrong(self) -> bool:
@@ -176,7 +187,11 @@ class Differences:
         differences = [(number(value(step)) - number(value(-step))) / (2 * step) for step in _RELATIVE_STEPS]
         if not math.isfinite(slope) or not all(map(math.isfinite, differences)):
             return Comparison(math.inf, False)
-        return Comparison(*compare(slope, differences, _RELATIVE_STEPS, floor * abs(self.value)))
+        least = floor * abs(self.value)
+        # A smooth function has equal differences at the two smallest steps, but for its rounding divided by the step.
+        rounding = abs(differences[-1] - differences[-2]) * _RELATIVE_STEPS[-1]
+        resolution = _NOISE * rounding / _RELATIVE_STEPS[0] / max(abs(slope), least, 1e-30)
+        return Comparison(*compare(slope, differences, _RELATIVE_STEPS, least), resolution)
 
     def _product(self, gradient: Array, v: Array) -> float:
         ops = self.subject.ops

@@ -1,9 +1,10 @@
 """The check itself."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from gradreg_core.backend import Pair
+from gradreg_core.backend import Array, Pair, Pullback
 from gradreg_core.errors import BatchNormError, GradregError, InputError, InputTypeError
 from gradreg_core.forward import Call, Forward, application
 from gradreg_core.inputs import Arguments
@@ -145,7 +146,7 @@ class _Run:
         subject, ops = self.subject, self.ops
         for of, at in pairs:
             value = forward.outputs if of is None else forward.values[of]
-            pulled = self._guarded("x", lambda pair=(of, at), w=value: forward.pullbacks[pair](subject.random(w)))
+            pulled = self._guarded("x", partial(_pulled, subject, value, forward.pullbacks[of, at]))
             if pulled is None:
                 return False
             if subject.length(pulled) == 0:
@@ -175,7 +176,7 @@ class _Run:
         ops = self.ops
         for of, at in pairs:
             value, pullback = forward.outputs if of is None else forward.values[of], forward.pullbacks[of, at]
-            found = self._guarded("coupled samples", lambda value=value, pull=pullback: coupling(ops, value, pull))
+            found = self._guarded("coupled samples", partial(coupling, ops, value, pullback))
             if found is not None:
                 shape = ops.shape(self.subject.packed) if at is None else ops.shape(forward.values[at])
                 problem, remedy = describe(found, (of, at), axis_of_samples(ops, value, shape, pullback))
@@ -205,16 +206,14 @@ class _Run:
         try:
             objective = subject.objective(charged)
             gradients = objective.gradients(subject.packed)
-            bad = not_finite(subject, objective, gradients) or lost(subject, objective, gradients)
-            self.findings += bad
-            if bad:
-                return None
-            scale, findings = underflow(subject, objective, gradients)
+            bad = not_finite(subject, objective, gradients)
+            scale, scaled, lossy = (1.0, gradients, []) if bad else underflow(subject, objective, gradients)
+            bad = bad or lost(subject, objective, scaled)
         except Exception as error:
             self._blame("differentiating the penalty", error)
             return None
-        self.findings += findings
-        return scale
+        self.findings += lossy + bad
+        return None if bad else scale
 
     def _differences(self, scale: float) -> None:
         subject = self.subject
@@ -234,6 +233,11 @@ class _Run:
             self.findings += findings
         if not pairs:
             self.findings += self._guarded("kinks", lambda: kinks(subject)) or []
+
+
+def _pulled(subject: Subject, value: Array, pullback: Pullback) -> Array:
+    """A random cotangent pulled back."""
+    return pullback(subject.random(value))
 
 
 def _named(error: Exception) -> str:

@@ -103,7 +103,11 @@ BAD: dict[str, tuple[Callable[[], Any], tf.Tensor, str]] = {
         r"depends on w1:0, w2:0, but its gradient there is None or 0",
     ),
     "bilinear and rectifiers": (lambda: convolutions(raw_bilinear, tf.nn.relu), X, "its gradient there is None"),
-    "moments by hand": (lambda: dense(stopped), FLAT, "most for w0:0: some operation of the model has a wrong second derivative"),
+    "moments by hand": (
+        lambda: dense(stopped),
+        FLAT,
+        "most for w0:0: some operation of the model has a wrong second derivative",
+    ),
     "a concrete function": (
         lambda: tf.function(KEPT).get_concrete_function(tf.TensorSpec((6, 10))),
         FLAT,
