@@ -46,3 +46,5 @@ def _release() -> None:
         dynamo.reset()
     if (keras := sys.modules.get("keras")) is not None:
         keras.backend.clear_session()
+    if (eager := sys.modules.get("tensorflow.python.eager.context")) is not None:
+        eager.context().clear_kernel_cache()

@@ -6,13 +6,6 @@ import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="module")
-def dropped_programs() -> Iterator[None]:
-    """Compiled programs are dropped after each file: they hold memory that no other file needs."""
-    yield
-    jax.clear_caches()
-
-
 @pytest.fixture
 def x64() -> Iterator[None]:
     """64-bit types for one test; the setting is local to it."""
