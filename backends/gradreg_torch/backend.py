@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from gradreg_torch.kinks import Smoothed
 from gradreg_torch.model.batch_norm import batch_norm_policy
 from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
+from gradreg_torch.shared_models import before_backward, joined, require_double_backward, shared_models
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
@@ -180,6 +182,12 @@ class TorchBackend(Backend):
         return outputs, rebuilt[-1](tensors), lambda w: pull(w)[0]
 
     def model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
+        passed = self._model_vjp(model, apply, x, pairs)
+        leaves = [leaf for _, leaf in self.flatten(passed.returned)[0]]
+        pullbacks = {pair: _joined_pullback(pullback, leaves) for pair, pullback in passed.pullbacks.items()}
+        return replace(passed, pullbacks=pullbacks)
+
+    def _model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
         names = places_in(pairs)
         if not names or torch.compiler.is_compiling() or _in_transform():
             return super().model_vjp(model, apply, x, pairs)
@@ -210,7 +218,8 @@ class TorchBackend(Backend):
 
     def model_jvp(self, model: Any, apply: Apply, x: Tensor, v: Tensor) -> tuple[Tensor, Any, Tensor]:
         with beneath(ArithmeticNorms()):
-            return super().model_jvp(model, apply, x, v)
+            outputs, returned, tangent = super().model_jvp(model, apply, x, v)
+        return outputs, returned, joined(tangent, [leaf for _, leaf in self.flatten(returned)[0]])
 
     def call_twice(self, model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tensor, Any, Tensor]:
         return call_twice(model, apply, x, moved)
@@ -256,7 +265,8 @@ class TorchBackend(Backend):
                 f"{call}: x or the call is in torch.inference_mode(), where nothing can be differentiated; use "
                 f"torch.no_grad() for the value alone, or measure(), which works there."
             )
-        with batch_norm_policy(call, model, batch_norm), torch.inference_mode(False), torch.enable_grad():
+        shared = shared_models(call, model, call != "measure" and torch.is_grad_enabled())
+        with batch_norm_policy(call, model, batch_norm), shared, torch.inference_mode(False), torch.enable_grad():
             try:
                 yield
             except RuntimeError as error:
@@ -326,10 +336,15 @@ def _pullback(outputs: Any, x: Any, name: str, context: Callable[[], AbstractCon
             raise InputError(
                 f"{name} does not reach the outputs: the model detaches them or computes without gradient."
             )
+        require_double_backward()
         with context():
             (gradient,) = torch.autograd.grad(outputs, x, w, create_graph=True, allow_unused=True)
         if gradient is None:
             raise InputError(f"{name} does not reach the outputs: they do not depend on it differentiably.")
-        return gradient
+        return before_backward(gradient)
 
     return pullback
+
+
+def _joined_pullback(pullback: Pullback, returned: Sequence[Any]) -> Pullback:
+    return lambda w: joined(pullback(w), returned)

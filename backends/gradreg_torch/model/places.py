@@ -16,8 +16,8 @@ from gradreg_core.taps import Places
 
 __all__ = ["recorded_places"]
 
-_WRAPPERS = ("module.", "_orig_mod.")
-"""Of DistributedDataParallel and torch.compile; a name may leave them out."""
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""What torch.compile and other wrappers call what they wrap. A name may leave it out, and the first "module" too."""
 
 
 class _Recorded(Places):
@@ -84,10 +84,9 @@ def recorded_places(keys: Sequence[str], at: Sequence[str]) -> Iterator[_Recorde
 
 
 def _short(name: str) -> list[str]:
-    """The name as it is and without the names of wrappers."""
-    short = name
-    for wrapper in _WRAPPERS:
-        short = short.removeprefix(wrapper)
+    """The name without the names of wrappers, and as it is."""
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    short = ".".join(parts[1:] if parts[:1] == ["module"] else parts)
     return [short, name] if short != name else [name]
 
 
