@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
 from gradreg_core.errors import InputError
+from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
 from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
-from gradreg_torch.diagnose import diagnose, explain, is_about_double_backward
+from gradreg_torch.diagnose import blame, explain, is_about_double_backward
 from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.function_modes import beneath
 from gradreg_torch.kinks import Smoothed
 from gradreg_torch.model.batch_norm import batch_norm_policy
 from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
+from gradreg_torch.objective import TorchObjective
 from gradreg_torch.shared_models import before_backward, joined, require_double_backward, shared_models
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
@@ -298,15 +300,18 @@ class TorchBackend(Backend):
         return value if torch.is_grad_enabled() else value.detach()
 
     @contextmanager
-    def smoothed(self, model: Any, x: Tensor) -> Iterator[Any]:
+    def smoothed(self, model: Any) -> Iterator[Any]:
         with beneath(Smoothed()):
             yield model
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
 
-    def diagnose(self, calls: Any, model: Any, x: Tensor, y: Any, reg: Any, options: Any) -> Any:
-        return diagnose(calls, model, x, y, reg, options)
+    def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Tensor | None, data: Sequence[Tensor]) -> Objective:
+        return TorchObjective(model, fn, reach, x)
+
+    def blame(self, error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
+        return blame(error, model, run)
 
     def parameters(self, model: Any) -> list[Tensor] | None:
         if not isinstance(model, nn.Module):

@@ -1,8 +1,8 @@
 """Models that processes share: what their wrappers need in order to synchronise and gather in a double backward pass.
 
-* DistributedDataParallel averages gradients once every parameter that the outputs depend on is reached, fully_shard once
-  a backward pass comes to the inputs of each module. A penalty alone may do neither (it does not depend on the last bias,
-  say), so it is joined to the outputs with a gradient of zero.
+* DistributedDataParallel averages gradients once every parameter that the outputs depend on is reached, fully_shard
+  once a backward pass comes to the inputs of each module. A penalty alone may do neither (it does not depend on the
+  last bias, say), so it is joined to the outputs with a gradient of zero.
 * fully_shard frees the gathered parameters after the inner pass and gathers them again when the backward pass comes to
   the outputs of a module. The second derivatives come before that, so all are gathered where they begin.
 * DistributedDataParallel(static_graph=True) and FullyShardedDataParallel take the inner pass for the whole backward
