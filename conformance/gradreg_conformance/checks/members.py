@@ -58,7 +58,7 @@ def along_the_gradient(subject: Subject) -> None:
     for reg in (
         DataGrad(1.0, **chosen),
         R1(1.0, projection=ones(), **chosen),
-        GradientPenalty(1.0, projection=ones(), fraction=0.5, **chosen),
+        GradientPenalty(1.0, projection=ones(), **chosen),
     ):
 
         @subject.given(cases(subject.harness, st.just(reg), st.just(TINY), batch=(2, 2)), cost=5)

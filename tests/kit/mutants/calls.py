@@ -78,7 +78,8 @@ def hoffman_without_its_half() -> TorchHarness:
 @mutant("input_side_by_differences")
 def difference_over_a_step_of_its_own() -> TorchHarness:
     def change(term: Term, step: Any) -> Term:
-        return replace(term, h=0.01) if getattr(term, "method", "") == "difference" else term
+        own = getattr(term, "method", "") == "difference" and getattr(term, "side", "") == "input"
+        return replace(term, h=0.01) if own else term
 
     return _respecified(change)
 
@@ -134,7 +135,7 @@ def sum_for_the_mean() -> Made:
     return _mean(lambda call, total, given: 1.0)
 
 
-@mutant("parts_of_the_batch", "gradients_with_fraction", "seed_of_the_call")
+@mutant("parts_of_the_batch", "gradients_with_fraction", "seed_of_the_call", "target_jacobians")
 def fraction_without_its_factor() -> Made:
     def mean(self, values, part=None):  # type: ignore[no-untyped-def]
         average = plain(self, values, part)
@@ -229,7 +230,9 @@ def penalties_in_another_order() -> TorchHarness:
 def gradient_of_the_second_term_dropped() -> TorchHarness:
     class Wrong(Calls):
         def _total_penalty(self, call, model, penalties):  # type: ignore[no-untyped-def]
-            rest = (penalty.detach() for penalty in penalties[1:])
+            # A module of the kit has named layers, between which a check of its own has several terms.
+            named = isinstance(model, torch.nn.Module)
+            rest = (penalty if named else penalty.detach() for penalty in penalties[1:])
             return super()._total_penalty(call, model, (penalties[0], *rest))
 
     return harness_of(calls=Wrong)

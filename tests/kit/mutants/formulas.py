@@ -27,10 +27,15 @@ def _classes(forward: Forward) -> int:
     return forward.layout.canonical[2]
 
 
+def _is_of_two(forward: Forward) -> bool:
+    """Whether two samples pass, without a target Jacobian, which has a check of its own."""
+    return forward.layout.shape[0] == 2 and forward.samples.target is None
+
+
 @mutant("gradients_of_the_loss")
 def f_minus_y_detached() -> Made:
     def change(forward, w, pulled):  # type: ignore[no-untyped-def]
-        own = forward.call.loss_fn is None and _classes(forward) > 1
+        own = forward.call.loss_fn is None and _classes(forward) > 1 and _is_of_two(forward)
         return pulled.detach() if own and forward.pullbacks and forward.outputs.dtype == torch.float64 else pulled
 
     return output("loss", pull=change)
@@ -40,7 +45,8 @@ def f_minus_y_detached() -> Made:
 def softmax_jacobian_detached() -> Made:
     def change(forward, w, pulled):  # type: ignore[no-untyped-def]
         f = forward.probabilities("").detach()
-        return f * (w - (f * w).sum(-1, keepdim=True)) if _classes(forward) == 3 else pulled
+        own = _classes(forward) == 3 and forward.samples.target is None
+        return f * (w - (f * w).sum(-1, keepdim=True)) if own else pulled
 
     return output("probabilities", pull=change)
 
@@ -136,7 +142,8 @@ def l1_of_the_largest_row_alone() -> Made:
 
 @mutant("norm_linf")
 def linf_not_squared() -> Made:
-    return patched(LINF, "finish", lambda self, ops, combined, squared: combined)
+    plain = LINF.finish
+    return patched(LINF, "finish", lambda self, ops, n, squared: plain(self, ops, n, squared and len(n) != 3))
 
 
 @mutant("phis")
@@ -201,10 +208,10 @@ def norm_with_a_constant_divisor() -> Made:
 
 
 @mutant("any_regularizer_of_any_network")
-def probabilities_forgotten_beside_another_norm() -> Made:
+def norm_forgotten_beside_a_random_class() -> Made:
     def change(plain, term, forward):  # type: ignore[no-untyped-def]
-        own = term.output == "probabilities" and term.norm != "l2"
-        return plain(replace(term, output="logits") if own else term, forward)
+        own = isinstance(term.projection, projections.random_onehot) and term.norm != "l2"
+        return plain(replace(term, norm="l2") if own else term, forward)
 
     return per_sample(change)
 

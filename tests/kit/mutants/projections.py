@@ -69,7 +69,7 @@ def unbiased_divided_by_m_once_more() -> Made:
 def one_length_for_the_whole_batch() -> Made:
     def change(self, context, W):  # type: ignore[no-untyped-def]
         drawn = context.rows(context.draws.gaussians(STREAM_DIRECTION, range(len(W)), context.size))
-        return drawn / drawn.norm() * self._scale(context.size)
+        return self._scaled(context, drawn / drawn.norm())
 
     return _changed(projections.sphere, change)
 
@@ -89,9 +89,11 @@ def independent_rows_for_orthonormal_ones() -> Made:
 @mutant("projection_random_onehot")
 def last_class_never_drawn() -> Made:
     def change(self, context, W):  # type: ignore[no-untyped-def]
+        if self.k == 1:
+            return W
         picks = context.draws.integers(STREAM_DIRECTION, range(len(W)), context.size - 1)
         basis = torch.nn.functional.one_hot(picks.long(), context.size)
-        return context.rows(basis) * self._scale(context.size)
+        return self._scaled(context, context.rows(basis))
 
     return _changed(projections.random_onehot, change)
 
