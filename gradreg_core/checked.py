@@ -9,6 +9,7 @@ from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.forward import Call
 from gradreg_core.inputs import Arguments
 from gradreg_core.layout import require_integer_scalar
+from gradreg_core.loss_functions import outputs_first
 from gradreg_core.scalars import integer_option
 from gradreg_core.selection import require_selector
 from gradreg_core.spec import Regularizer
@@ -43,6 +44,8 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
             f"{name}: model must be callable, got {type(model).__name__}. Pass the module or function itself, not what "
             f"it returned."
         )
+    weighs = call.position_weight is not None or call.ignore_index is not None
+    loss_fn = outputs_first(name, ops.name, call.loss_fn, weighs)
     require_selector(name, call.outputs)
     require_target(call, reg)
     arguments = Arguments.of(ops, name, x)
@@ -58,6 +61,7 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
             class_axis=axis,
             ignore_index=ignored,
             chunk_size=chunk,
+            loss_fn=loss_fn,
             params=params,
         ),
         arguments,
