@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 import gradreg_numpy
+from gradreg_conformance.forms import PLAIN, Form, shown
 from gradreg_core.portable.networks import LAYERS, Activation, Layer, MaxPool, Network, interpret
 from gradreg_core.presets import FrobReg
 from gradreg_core.spec import Regularizer
 from gradreg_numpy.layers import linearize
 
-__all__ = ["Case", "Data", "Squared", "kink_margin", "rounded", "squared"]
+__all__ = ["Case", "Data", "Squared", "SquaredPerPosition", "kink_margin", "rounded", "squared"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +32,8 @@ class Case:
         dtype: of the arithmetic; weights and inputs are rounded to it before anything is computed.
         ids: the samples' global numbers, or None for 0..B-1.
         sample_weight: one number per sample, or None.
+        position_weight: one tuple of numbers per sample, one for each position, or None.
+        ignore_index: the label that is left out, or None; where no class has it, some labels are replaced by it.
         normalizer: the divisor in place of the sum of the sample weights, or None.
         labels: "classes", "distribution" (probabilities of the outputs' shape), or "none".
         directions: the shape of the directions given in the call: None (none), "shared" (m,), "sample" (B, m) or
@@ -39,7 +42,9 @@ class Case:
             "teacher": the same network with other weights.
         chunk_size: of the call.
         class_axis: of the call.
-        loss: "cross_entropy", or "squared": one half of the squared difference to the labels as real targets.
+        loss: "cross_entropy", or "squared": one half of the squared difference to the labels as real targets, or
+            "squared_per_position": its sum over the classes, which are last.
+        form: what the model takes and returns.
     """
 
     network: Network
@@ -51,6 +56,8 @@ class Case:
     dtype: str = "float64"
     ids: tuple[int, ...] | None = None
     sample_weight: tuple[float, ...] | None = None
+    position_weight: tuple[tuple[float, ...], ...] | None = None
+    ignore_index: int | None = None
     normalizer: float | None = None
     labels: str = "classes"
     directions: str | None = None
@@ -58,15 +65,11 @@ class Case:
     chunk_size: int | None = None
     class_axis: int | None = None
     loss: str = "cross_entropy"
+    form: Form = PLAIN
 
     def __repr__(self) -> str:
         """The call that makes the case, defaults left out."""
-        chosen = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in fields(self)
-            if field.name in ("network", "reg") or getattr(self, field.name) != field.default
-        ]
-        return f"Case({', '.join(chosen)})"
+        return shown(self)
 
     @property
     def data(self) -> "Data":
@@ -80,6 +83,8 @@ class Case:
             "seed": self.draw_seed,
             "sample_ids": self.ids,
             "sample_weight": self.sample_weight,
+            "position_weight": self.position_weight,
+            "ignore_index": self.ignore_index,
             "normalizer": self.normalizer,
             "chunk_size": self.chunk_size,
             "class_axis": self.class_axis,
@@ -100,10 +105,16 @@ class Data:
     directions: np.ndarray | None
     target: np.ndarray | Mapping[str, np.ndarray] | None
     """The target Jacobian, or the weights and statistics of a teacher."""
+    counts: np.ndarray | None
+    """The integer (B,) of each sample that its input is multiplied by."""
 
-    def model(self, network: Network) -> gradreg_numpy.Model:
-        """The reference model."""
-        return gradreg_numpy.Model(network, dict(self.params))
+    def model(self, network: Network, params: Mapping[str, np.ndarray] | None = None) -> gradreg_numpy.Model:
+        """The reference model, with other weights if they are given."""
+        masks = None
+        if self.counts is not None:
+            wide = self.counts.reshape(-1, *[1] * len(network.input_shape))
+            masks = {"0": np.broadcast_to(wide, self.x.shape)}
+        return gradreg_numpy.Model(network, dict(self.params if params is None else params), masks)
 
 
 def squared(z: Any, y: Any) -> Any:
@@ -121,6 +132,18 @@ class Squared:
     def gradient(self, z: np.ndarray, y: Any) -> np.ndarray:
         """dM_i/dz_i, M_i being the mean over the components of a sample."""
         return np.asarray((z - y) / z[0].size)
+
+
+class SquaredPerPosition:
+    """The sum of :class:`Squared` over the classes, the last axis: a loss of each position."""
+
+    def value(self, z: np.ndarray, y: Any) -> Any:
+        """Losses (B, positions...)."""
+        return squared(z, y).sum(axis=-1)
+
+    def gradient(self, z: np.ndarray, y: Any) -> np.ndarray:
+        """dM_i/dz_i, M_i being the mean over the positions of a sample."""
+        return np.asarray((z - y) / (z[0].size // z.shape[-1]))
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -143,7 +166,7 @@ def _data(case: Case) -> Data:
     axis = axis - 1 if axis > 0 else axis + len(own)
     classes, without = own[axis], (batch, *own[:axis], *own[axis + 1 :])
     y: np.ndarray | None = None
-    if case.loss == "squared":
+    if case.loss != "cross_entropy":
         y = rounded(rng.normal(size=(batch, *own)), dtype)
     elif case.labels == "distribution":
         y = np.moveaxis(rng.dirichlet(np.ones(classes), size=without), -1, axis + 1)
@@ -158,7 +181,11 @@ def _data(case: Case) -> Data:
     elif case.target is not None:
         outputs = own if case.target == "outputs" else ()
         target = rounded(rng.normal(size=(batch, *outputs, *network.input_shape)), dtype)
-    return Data({path: rounded(value, dtype) for path, value in params.items()}, rounded(x, dtype), y, given, target)
+    counts = rng.integers(1, 4, size=batch) if case.form.counts else None
+    if case.ignore_index is not None and y is not None and not 0 <= case.ignore_index < classes:
+        y = np.where(rng.random(y.shape) < 0.4, case.ignore_index, y)
+    rounded_params = {path: rounded(value, dtype) for path, value in params.items()}
+    return Data(rounded_params, rounded(x, dtype), y, given, target, counts)
 
 
 def _params(network: Network, seed: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

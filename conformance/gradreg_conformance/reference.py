@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import gradreg_numpy
-from gradreg_conformance.cases import Case, Squared
+from gradreg_conformance.cases import Case, Squared, SquaredPerPosition
 
 __all__ = [
     "CONSTANT",
@@ -111,8 +111,10 @@ def _options(case: Case) -> dict[str, Any]:
     if case.data.target is not None:
         given = case.data.target
         chosen["target"] = gradreg_numpy.Model(case.network, given) if isinstance(given, Mapping) else given
-    if case.loss == "squared":
-        chosen["loss_fn"] = Squared()
+    if case.loss != "cross_entropy":
+        chosen["loss_fn"] = Squared() if case.loss == "squared" else SquaredPerPosition()
+    if case.form.components is not None:
+        chosen["wrt"] = case.form.components
     return chosen
 
 
@@ -130,7 +132,7 @@ def measured(
     for index in range(moves):
         rng = np.random.default_rng([case.seed, index])
         params = {path: _moved(array, rng) for path, array in data.params.items()}
-        moved = compute(gradreg_numpy.Model(case.network, params), _moved(data.x, rng))
+        moved = compute(data.model(case.network, params), _moved(data.x, rng))
         changes.append(distance(moved, wanted) / _MOVE)
     return Expected(wanted, float(np.mean(np.square(changes)) ** 0.5))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis.strategies import SearchStrategy, just, tuples
 
 from gradreg_conformance import reference
-from gradreg_conformance.cases import Case, squared
+from gradreg_conformance.cases import Case
 from gradreg_conformance.draws import same_draws
+from gradreg_conformance.forms import PLAIN
 from gradreg_conformance.harness import Arrays, Function, Harness, load_harness
+from gradreg_conformance.models import formed, loss_function
 from gradreg_conformance.outcomes import Disagreement, NotApplicable
 from gradreg_conformance.profiles import PROFILES, Profile
 from gradreg_conformance.strategies import SMALL, cases
@@ -159,25 +162,38 @@ class Subject:
 
     def function(self, case: Case, of: str = "penalty") -> Function:
         """The penalty, or with ``of="total"`` loss plus penalty, of the case as a function of its arrays."""
-        calls, network = self.harness.calls, case.network
-        y, options = self.labels(case), self.options(case)
-        names = network.weights()
+        calls, names = self.harness.calls, case.network.weights()
+        y, options, reg = self.labels(case), self.options(case), case.form.named(case.reg)
+        presented = self.presented(case)
 
         def function(arrays: Any) -> Any:
-            model = self.model(network, arrays)
+            model, x = presented(arrays)
             weights = {path: arrays[path] for path in names}
             if of == "penalty":
-                return calls.penalty(model, arrays["x"], y, case.reg, params=weights, **options)
-            return calls.loss(model, arrays["x"], y, case.reg, params=weights, **options)[0]
+                return calls.penalty(model, x, y, reg, params=weights, **options)
+            return calls.loss(model, x, y, reg, params=weights, **options)[0]
 
         return function
+
+    def presented(self, case: Case) -> Callable[[Arrays], tuple[Any, Any]]:
+        """A function of the arrays of the case that gives the model and the input of the call, in the case's form.
+
+        Raises:
+            NotApplicable: the form is not the plain one, and the calls take models of the backend's own kind only.
+        """
+        if case.form == PLAIN:
+            return lambda arrays: (self.model(case.network, arrays), arrays["x"])
+        self.need_any_callable()
+        self.need_layers(case.network)
+        counts = None if case.data.counts is None else self.array(case.data.counts, "int32")
+        return partial(formed, self.ops, self.model, case, counts)
 
     def labels(self, case: Case) -> Any:
         """The labels of the case in the framework's arrays, or None."""
         y = case.data.y
         if y is None:
             return None
-        return self.array(y, "int64" if y.dtype.kind == "i" else case.dtype)
+        return case.form.labels_of(self.array(y, "int64" if y.dtype.kind == "i" else case.dtype))
 
     def options(self, case: Case) -> dict[str, Any]:
         """The keyword arguments of the call, arrays in the framework's own."""
@@ -186,6 +202,8 @@ class Subject:
             options["sample_ids"] = self.array(case.ids, "int64")
         if case.sample_weight is not None:
             options["sample_weight"] = self.array(case.sample_weight, case.dtype)
+        if case.position_weight is not None:
+            options["position_weight"] = self.array(case.position_weight, case.dtype)
         if case.data.directions is not None:
             options["directions"] = self.array(case.data.directions, case.dtype)
         target = case.data.target
@@ -194,8 +212,11 @@ class Subject:
             options["target"] = self.model(case.network, teacher)
         elif target is not None:
             options["target"] = self.array(target, case.dtype)
-        if case.loss == "squared":
-            options["loss_fn"] = squared
+        if case.form.selector is not None:
+            options["outputs"] = case.form.selector
+        if case.loss != "cross_entropy":
+            plain = case.loss == "squared" and case.form == PLAIN
+            options["loss_fn"] = loss_function(None if plain else self.ops, case)
         return options
 
     def value(self, case: Case, of: str = "penalty") -> np.ndarray:
@@ -255,6 +276,12 @@ class Subject:
         """Compare the gradients of the case with the reference's."""
         _, gradients = self.gradients(case, of)
         self.compare(case, f"the gradients of the {of}", gradients, reference.expected_gradient(case, of))
+
+    def agree_in_total(self, case: Case) -> None:
+        """Compare loss plus penalty of the case and its gradients, from one computation, with the reference's."""
+        value, gradients = self.gradients(case, "total")
+        self.compare(case, "the total", {"value": value}, reference.expected_value(case, "total"))
+        self.compare(case, "the gradients of the total", gradients, reference.expected_gradient(case, "total"))
 
     def compare(self, case: Case, label: str, result: Mapping[str, np.ndarray], wanted: reference.Expected) -> None:
         """Raise where `result` is further from `wanted` than rounding allows; `label` says what it is.

@@ -15,16 +15,44 @@ from hypothesis import strategies as st
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, NotApplicable, check
+from gradreg_conformance.forms import Form
 from gradreg_conformance.harness import Arrays, Function
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
-from gradreg_core.portable.networks import Activation, AvgPool, Conv2D, Dense, Flatten, LayerNorm, MaxPool, Network
-from gradreg_core.presets import DataGrad, SpectReg
+from gradreg_core.portable.networks import (
+    Activation,
+    AvgPool,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    LayerNorm,
+    MaxPool,
+    Network,
+)
+from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg
 from gradreg_core.projections import direction
 from gradreg_core.spec import JacobianPenalty, Regularizer
 
 _CONVOLUTIONAL = Network(
     (4, 4, 1), (Conv2D(2, 3, "same"), Activation("tanh"), MaxPool(2), AvgPool(2), Flatten(), LayerNorm(0.1), Dense(3))
+)
+
+
+_DENSE = Network((3, 2), (Dropout(), Dense(2), Activation("tanh"), Dense(3)))
+_LEAVES = ((2,), (), (1, 3))
+_WEIGHTS = ((0.5, 0.0, 2.0), (0.0, 0.0, 0.0), (1.0, 1.0, 0.25), (0.0, 3.0, 0.0))
+_FORMS: tuple[tuple[Form, Regularizer, dict[str, Any]], ...] = (
+    (
+        Form("arguments", _LEAVES, wrt=(0, 2), counts="leaf", returns="path", taps="each"),
+        DataGrad(1.0) + SpectReg(1.0, at="1") + SpectReg(1.0, of="2", at="0", seed=1) + ConfidencePenalty(0.5),
+        {"position_weight": _WEIGHTS},
+    ),
+    (
+        Form("dict", _LEAVES, counts="closure", returns="object", taps="shared"),
+        SpectReg(1.0, at="2", fraction=0.5) + SpectReg(1.0, side="input"),
+        {"ignore_index": -100},
+    ),
 )
 
 
@@ -87,6 +115,21 @@ def every_mode_equals_the_first(subject: Subject) -> None:
                 )
                 wanted = _plain_gradient(subject, chosen, "total")
                 one.compare(chosen, "the gradients of the total", _numbers(one, slopes, case), wanted)
+
+
+@check("modes")
+def forms_in_every_mode(subject: Subject) -> None:
+    """Nested inputs, selected outputs, places and weights of positions, all in one call, are right in every mode."""
+    further = subject.harness.modes[1:]
+    if not further:
+        raise NotApplicable(f"there is one mode only, {subject.mode!r}")
+
+    @subject.given(cases(subject.harness, st.just(_FORMS[0][1]), st.just(_DENSE), batch=(4, 4)), st.booleans(), cost=5)
+    def _(case, swapped):  # type: ignore[no-untyped-def]
+        for index, mode in enumerate(further):
+            form, reg, options = _FORMS[(index + swapped) % 2]  # one for each mode, since compilers take their time
+            chosen = replace(case, form=form, reg=reg, class_axis=-1, dtype=_dtype(subject, mode), **options)
+            subject.in_mode(mode).agree_in_total(chosen)
 
 
 def _as_arrays(subject: Subject, reg: Regularizer, option: str, values: tuple[int, ...]) -> None:

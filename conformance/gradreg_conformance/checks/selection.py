@@ -1,0 +1,90 @@
+"""Outputs among others in a structure: values and gradients against the reference, and what comes back."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from gradreg_conformance.cases import Case
+from gradreg_conformance.check import check
+from gradreg_conformance.forms import RETURNS, Form
+from gradreg_conformance.reference import expected_value
+from gradreg_conformance.strategies import TINY, cases
+from gradreg_conformance.subject import Subject
+from gradreg_core.presets import ConfidencePenalty, DataGrad
+from gradreg_core.projections import exact, fisher, gaussian
+from gradreg_core.spec import JacobianPenalty, Regularizer
+from gradreg_core.structures import flatten
+
+_ONE = tuple(name for name in RETURNS if name != "pieces")
+_BATCH = 5
+_REGS: tuple[Regularizer, ...] = (
+    JacobianPenalty(1.0, projection=gaussian(), fraction=0.5),
+    DataGrad(1.0) + ConfidencePenalty(0.5),
+    JacobianPenalty(1.0, projection=fisher()) + JacobianPenalty(0.5, projection=gaussian(), seed=1, fraction=0.5),
+    JacobianPenalty(1.0, projection=exact(), output="probabilities", norm="linf"),
+    JacobianPenalty(1.0, projection=gaussian(), side="input"),
+)
+_OF_SEVERAL: tuple[Regularizer, ...] = (
+    JacobianPenalty(1.0, projection=gaussian(2), fraction=0.5) + DataGrad(0.5),
+    JacobianPenalty(1.0, projection=gaussian(), side="input"),
+)
+
+
+def _agree(subject: Subject, reg: Regularizer, form: Form, **options: Any) -> None:
+    weights = st.sampled_from([None, (1.0, 0.5, 2.0, 0.0, 1.0)])
+
+    @subject.given(cases(subject.harness, st.just(reg), st.just(TINY), batch=(_BATCH, _BATCH)), weights, cost=5)
+    def _(case: Case, sample_weight: Any) -> None:
+        chosen = replace(case, form=form, sample_weight=sample_weight, **options)
+        subject.agree_in_total(chosen)
+
+
+@check("gradients")
+def selected_outputs(subject: Subject) -> None:
+    """outputs= by a path, a position and a function, and the logits of an object or a mapping, are what counts."""
+    for returns, reg in zip(_ONE, _REGS, strict=True):
+        _agree(subject, reg, Form(returns=returns))
+
+
+@check("gradients")
+def several_outputs(subject: Subject) -> None:
+    """Outputs that a list selects count together, in its order, and a loss of the caller's gets them as a list."""
+    for reg, labels in zip(_OF_SEVERAL, ("dict", "array"), strict=True):
+        _agree(subject, reg, Form(returns="pieces", labels=labels), loss="squared")
+
+
+@check("gradients")
+def outputs_come_back_as_returned(subject: Subject) -> None:
+    """Parts.outputs is what the model returned, of all samples in their order, whichever part was penalised."""
+    for returns, reg in (("pieces", _OF_SEVERAL[1]), ("object", _REGS[1]), ("path", _REGS[0])):
+        form = Form(returns=returns)
+
+        @subject.given(cases(subject.harness, st.just(reg), st.just(TINY), batch=(_BATCH, _BATCH)), cost=5)
+        def _(case: Case, form: Form = form) -> None:
+            _came_back(subject, replace(case, form=form, loss="squared" if form.returns == "pieces" else case.loss))
+
+
+def _came_back(subject: Subject, case: Case) -> None:
+    ops, form, y, options = subject.ops, case.form, subject.labels(case), subject.options(case)
+    z = expected_value(case, "outputs")
+    wanted = form.returned(z.arrays["value"])
+    presented = subject.presented(case)
+    paths = {path: np.asarray(leaf) for path, leaf in flatten(wanted, lambda value: isinstance(value, np.ndarray))[0]}
+
+    def function(arrays: Any) -> Any:
+        model, x = presented(arrays)
+        returned = subject.harness.calls.loss(model, x, y, case.reg, **options)[1].outputs
+        leaves = dict(ops.flatten(returned)[0])
+        if type(returned) is not type(wanted) or set(leaves) != set(paths):
+            subject.disagree(
+                case,
+                f"the model returns {type(wanted).__name__} {sorted(paths)}, and parts.outputs is a "
+                f"{type(returned).__name__} {sorted(leaves)}",
+            )
+        return ops.concat([ops.reshape(leaves[path], (-1,)) for path in paths], 0)
+
+    result = subject.numbers(subject.harness.value(function, subject.arrays(case), subject.mode))
+    flat = np.concatenate([leaf.ravel() for leaf in paths.values()])
+    subject.compare(case, "parts.outputs", {"outputs": result}, replace(z, arrays={"outputs": flat}))
