@@ -46,7 +46,8 @@ class Plan:
     @property
     def splits(self) -> bool:
         """Whether the batch is split into the one part and the rest, so that no sample is forwarded twice."""
-        return self.needs_whole and len(self.over_part) == 1 and not self.over_whole
+        # torch.compile does not trace `not` of a tuple.
+        return self.needs_whole and len(self.over_part) == 1 and len(self.over_whole) == 0
 
 
 def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool) -> Plan:

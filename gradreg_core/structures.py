@@ -75,8 +75,14 @@ def _step(structure: Any, key: str) -> Any:
 def _children(structure: Any) -> tuple[list[Any], list[Any], Callable[[list[Any]], Any]] | None:
     """(keys, children, function from children to the container), or None for a leaf."""
     if isinstance(structure, Mapping):
-        keys = list(structure)
-        return keys, list(structure.values()), lambda values: _mapping(structure, dict(zip(keys, values, strict=True)))
+        named = all(isinstance(key, str) for key in structure)
+        keys = sorted(structure) if named else list(structure)  # not as they were put in, which jit forgets
+
+        def assembled(values: list[Any]) -> Any:
+            given = dict(zip(keys, values, strict=True))
+            return _mapping(structure, {key: given[key] for key in structure})
+
+        return keys, [structure[key] for key in keys], assembled
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         return list(structure._fields), list(structure), lambda values: type(structure)(*values)
     if type(structure) in (list, tuple):
