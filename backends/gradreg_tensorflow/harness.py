@@ -52,6 +52,9 @@ class TensorFlowHarness(Harness):
     def apply(self, network: nets.Network, arrays: Arrays, x: tf.Tensor) -> tf.Tensor:
         return apply(network, arrays, x)
 
+    def parameter(self, array: tf.Tensor) -> tf.Variable:
+        return tf.Variable(array)
+
     def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[str]]:
         """A function that calls one Keras layer per layer of the network, and the Keras layers' names."""
         import keras

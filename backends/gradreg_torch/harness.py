@@ -60,6 +60,9 @@ class TorchHarness(Harness):
     def apply(self, network: nets.Network, arrays: Arrays, x: torch.Tensor) -> torch.Tensor:
         return apply(network, arrays, x)
 
+    def parameter(self, array: torch.Tensor) -> nn.Parameter:
+        return nn.Parameter(array)
+
     def named_model(self, network: nets.Network, arrays: Arrays) -> tuple[nn.Module, list[str]]:
         """A module with one submodule per layer of the network, and the submodules' names."""
         layers = [_Layer(network, index, arrays) for index in range(len(network.layers))]

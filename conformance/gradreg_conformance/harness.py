@@ -103,6 +103,10 @@ class Harness:
         """The model that is passed to a call."""
         return lambda x: self.apply(network, arrays, x)
 
+    def parameter(self, array: Array) -> Array:
+        """The array as something that is trained, which `check` looks for. Default: as it is, for any array may be."""
+        return array
+
     def named_model(self, network: Network, arrays: Arrays) -> tuple[Any, Sequence[str]]:
         """A model of the framework's own that computes `apply`, and the name of each layer's output, for `at=`.
 

@@ -37,6 +37,7 @@ def pullback_of_the_point_seen_first() -> TorchHarness:
 
     class Wrong(TorchBackend):
         def __init__(self) -> None:
+            super().__init__()
             self.kept: dict = {}  # type: ignore[type-arg]
 
         def vjp(self, fn, x):  # type: ignore[no-untyped-def]
