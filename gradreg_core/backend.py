@@ -119,7 +119,7 @@ class Backend(DrawPrimitives):
         """
         batch, positions, classes = self.shape(logits)
         classes_of_labels = self.reshape(self.int32(labels, logits), (batch, positions, 1))
-        is_label = classes_of_labels == self.arange(classes, logits)
+        is_label = classes_of_labels == self.reshape(self.arange(classes, logits), (1, 1, classes))
         return -self.sum(self.where(is_label, self.log_softmax(logits), 0.0), (1, 2))
 
     # --- differentiation -------------------------------------------------------------------------------------------

@@ -154,7 +154,8 @@ class Draws:
         blocks = -(-size // 64)
         words = self._words(stream, projections, blocks)
         leading = ops.shape(words)[:2]
-        bits = ops.bitwise_right_shift(ops.reshape(words, (*leading, 2 * blocks, 1)), ops.arange(32, words)) & 1
+        places = ops.reshape(ops.arange(32, words), (1, 1, 1, 32))
+        bits = ops.bitwise_right_shift(ops.reshape(words, (*leading, 2 * blocks, 1)), places) & 1
         bits = ops.reshape(bits, (*leading, 64 * blocks))[:, :, :size]
         return self._finished(1.0 - 2.0 * ops.astype(bits, "float32"))
 
