@@ -1,11 +1,25 @@
 """JAX's errors about operations that cannot be differentiated, explained."""
 
-from gradreg_core.errors import DoubleBackwardError, GradregError, InputError
+from gradreg_core.errors import DoubleBackwardError, GradregError, InputError, InputTypeError
 
 __all__ = ["blame", "explain"]
 
 _REMEDIES = (
-    ("Reverse-mode differentiation does not work", "Use lax.scan, or lax.fori_loop with a static number of steps."),
+    (
+        "Reverse-mode differentiation does not work",
+        "Use lax.scan, or lax.fori_loop with a static number of steps; for a solver of diffrax, "
+        "adjoint=diffrax.DirectAdjoint().",
+    ),
+    (
+        "nexpected tangent",
+        "Its custom derivative, of Equinox, cannot be differentiated again: give it with jax.custom_jvp, or leave it "
+        "to JAX. diffrax.BacksolveAdjoint is such a one; use adjoint=diffrax.DirectAdjoint().",
+    ),
+    (
+        "nexpected cotangent",
+        "It has a forward-mode derivative only: use an operation with both, such as lax.scan in place of a loop; for a "
+        "solver of diffrax, adjoint=diffrax.DirectAdjoint().",
+    ),
     ("allbacks do not support JVP", "Give the callback its derivatives with jax.custom_jvp."),
     ("Linearization failed", "Use plain JAX operations in place of a kernel, such as Pallas, or jax.custom_jvp."),
     ("ifferentiation rule", "Replace the operation, or give it its derivatives with jax.custom_jvp."),
@@ -22,6 +36,12 @@ def _first_line(error: BaseException) -> str:
 
 def explain(call: str, error: Exception) -> GradregError | None:
     """JAX's error about the model as gradreg's own, with a remedy; None if it is about something else."""
+    if isinstance(error, InputTypeError) and "got tuple" in str(error):
+        return InputTypeError(
+            f"{error} If a function returns (outputs, new state), as net.apply(..., mutable=[...]) of Linen does, pass "
+            f"Stateful(lambda x, state: net.apply({{'params': params, **state}}, x, mutable=['batch_stats']), state) "
+            f"from gradreg_jax.model, which hands the state on."
+        )
     if isinstance(error, GradregError):
         return None
     if type(error).__name__ == "TraceContextError":
