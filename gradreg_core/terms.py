@@ -14,6 +14,8 @@ from gradreg_core.scalars import real
 
 __all__ = ["LAZY_EVERY", "LAZY_EVERY_OF_LOSS", "Batch", "Regularizer", "Sum", "Term", "Weight", "Weighted"]
 
+_OF_NUMPY = np.generic | np.ndarray  # a union that is formed inside of a function cannot be traced by torch.compile
+
 Weight = float | Callable[[Any], Any]
 """A number >= 0, or a schedule step -> weight. A schedule may be given a traced step and return a traced weight."""
 
@@ -196,7 +198,7 @@ class Term(Weighted):
             return self.weight
         value: Any = self.weight(step)
         number = real(value)
-        is_array = not isinstance(value, np.generic | np.ndarray) and getattr(value, "shape", None) == ()
+        is_array = not isinstance(value, _OF_NUMPY) and getattr(value, "shape", None) == ()
         if not (is_array if number is None else 0 <= number < math.inf):
             raise SpecError(
                 f"{type(self).__name__}: the weight schedule must return a finite number of at least 0, "
