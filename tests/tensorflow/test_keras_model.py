@@ -17,7 +17,7 @@ from keras import layers
 import gradreg_tensorflow as gradreg
 from cases import FLOAT64
 from gradreg_core.errors import BatchNormWarning, InputError
-from gradreg_core.presets import DataGrad, SpectReg
+from gradreg_core.presets import DataGrad, OneHot, SpectReg, WeightDecay
 from gradreg_tensorflow.keras_model import RegularizedModel
 
 ROOT = Path(__file__).parents[2]
@@ -101,8 +101,6 @@ def test_fit_says_what_it_needs() -> None:
     model.compile("sgd", LOSS, jit_compile=False)
     with pytest.warns(BatchNormWarning, match="is in training mode"):
         model.fit(X, Y, 16, verbose=0)
-    with pytest.raises(InputError, match=r"shape \(None, 6\) has no static shape.*drop_remainder=True"):
-        model.fit(X, Y, 20, verbose=0)
 
 
 @pytest.mark.parametrize("loss", ["mse", keras.losses.mean_squared_error, keras.losses.MeanSquaredError()])
@@ -158,11 +156,96 @@ def test_two_replicas_train_as_one(tmp_path: Path) -> None:
     assert float(done.stdout.split()[-1]) < FLOAT64
 
 
+# --- batches, inputs and labels as Keras allows them -----------------------------------------------------------------
+def small(hidden: int = 0) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    inner = [layers.Dense(hidden, "tanh")] if hidden else []
+    return keras.Sequential([layers.Input((6,)), *inner, layers.Dense(5)])
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}], ids=repr)
+def test_the_last_batch_may_be_smaller(options: dict[str, Any]) -> None:
+    plain, optimizer, penalties = small(4), keras.optimizers.SGD(0.1), []
+    for step, start in enumerate(range(0, 48, 20)):
+        x, y = tf.constant(X[start : start + 20]), Y[start : start + 20]
+        with tf.GradientTape() as tape:
+            total, parts = gradreg.loss(plain, x, y, REG, step=step)
+        weights = plain.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(total, weights), weights, strict=True))
+        penalties.append(float(sum(parts.penalty)))
+    model = RegularizedModel(small(4), REG)
+    model.compile(keras.optimizers.SGD(0.1), LOSS, jit_compile=False, **options)
+    history = model.fit(X, Y, 20, verbose=0, shuffle=False).history
+    assert history["penalty"][0] == pytest.approx(np.mean(penalties), rel=1e-5)  # float32
+    for mine, wanted in zip(model.model.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5, err_msg=wanted.path)  # three steps of float32
+
+
+def test_several_inputs_by_name() -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        image, kind = keras.Input((6,), name="image"), keras.Input((), dtype="int32", name="kind")
+        hidden = layers.Dense(4, "tanh")(image) * layers.Embedding(5, 4)(kind)
+        return keras.Model({"image": image, "kind": kind}, layers.Dense(5)(hidden))
+
+    x = {"image": X[:16], "kind": Y[:16].astype(np.int32)}
+    model = RegularizedModel(make(), REG)
+    model.compile(keras.optimizers.SGD(0.0), LOSS, jit_compile=False)
+    history = model.fit(x, Y[:16], 16, verbose=0, shuffle=False).history
+    tensors = {name: tf.constant(value) for name, value in x.items()}
+    wanted = gradreg.penalty(make(), tensors, Y[:16], REG)
+    assert history["penalty"][0] == pytest.approx(float(wanted), rel=1e-5)  # float32
+
+
+def test_class_labels_may_have_a_second_axis() -> None:
+    model = RegularizedModel(small(), OneHot(1.0))
+    model.compile(keras.optimizers.SGD(0.0), LOSS, jit_compile=False)
+    history = model.fit(X[:16], Y[:16, None], 16, verbose=0, shuffle=False).history
+    wanted = gradreg.penalty(small(), tf.constant(X[:16]), Y[:16], OneHot(1.0))
+    assert history["penalty"][0] == pytest.approx(float(wanted), rel=1e-5)  # float32
+
+
+def test_weight_decay_sees_the_parameters() -> None:
+    plain = small()
+    model = RegularizedModel(small(), WeightDecay(2.0))
+    model.compile(keras.optimizers.SGD(0.0), LOSS, jit_compile=False)
+    penalty = model.fit(X[:16], Y[:16], 16, verbose=0, shuffle=False).history["penalty"][0]
+    wanted = gradreg.penalty(plain, tf.constant(X[:16]), None, WeightDecay(2.0))
+    assert penalty == pytest.approx(float(wanted), rel=1e-5)  # float32
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras, where it reads the file
+def test_a_saved_model_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    model = RegularizedModel(make(), REG, batch_norm="allow", class_axis=-1, sample_ids=np.arange(7, 23))
+    model.compile(keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy"], jit_compile=False)
+    checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))
+    backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+    model.fit(batches(), epochs=1, verbose=0, shuffle=False, callbacks=[checkpoint, backup])
+    loaded = keras.saving.load_model(tmp_path / "1.keras")
+    assert isinstance(loaded, RegularizedModel)
+    assert loaded.reg == REG
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+    histories = [one.fit(batches(), epochs=1, verbose=0, shuffle=False).history for one in (model, loaded)]
+    assert histories[0] == histories[1]
+    for mine, wanted in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), wanted.numpy())
+
+
+def test_a_model_from_its_configuration() -> None:
+    model = RegularizedModel(make(), REG, directions=np.ones((2, 5)), name="mine")
+    copy = RegularizedModel.from_config(model.get_config())
+    assert (copy.name, copy.reg) == ("mine", REG)
+    assert copy.get_config()["directions"] == model.get_config()["directions"]
+    with pytest.raises(InputError, match=r"params= cannot be saved\. Leave it out"):
+        RegularizedModel(make(), REG, params=[tf.ones(3)]).get_config()
+
+
 def test_every_keyword_has_a_name() -> None:
     """Of the model: those of `loss` that a training step does not set itself. Of compile: those of Keras."""
-    set_by_the_step = {"model", "x", "y", "reg", "step", "loss_fn", "sample_weight"}
+    set_by_the_step = {"model", "x", "y", "reg", "step", "loss_fn", "sample_weight", "outputs", "position_weight"}
     assert set(inspect.signature(gradreg.loss).parameters) - set_by_the_step == set(
         inspect.signature(RegularizedModel).parameters
-    ) - {"model", "reg"}
+    ) - {"model", "reg", "name"}
     names = inspect.signature(RegularizedModel.compile).parameters
     assert set(names) == set(inspect.signature(keras.Model.compile).parameters)
