@@ -14,16 +14,23 @@ __all__ = ["TensorFlowObjective"]
 class TensorFlowObjective(Objective):
     """See :class:`gradreg_core.objective.Objective`. The weights are the trainable variables.
 
-    They are those that the model reads, and those found on it or in what it closes over.
+    They are those that the model reads, and those on it or in what it closes over.
     """
 
     def __init__(self, model: Any, fn: Scalar, reach: Scalar, x: tf.Tensor | None) -> None:
         self.fn = fn
+        before = {id(variable): tf.identity(variable) for variable in trainable_variables(model)}
         with tf.GradientTape() as tape:
             outputs = reach(x)
-        found = [*tape.watched_variables(), *trainable_variables(model)]
-        distinct = {id(variable): variable for variable in found}.values()
-        self.variables = [variable for variable in distinct if variable.dtype.is_floating]
+        seen = [*tape.watched_variables(), *trainable_variables(model)]
+        distinct = {id(variable): variable for variable in seen if variable.dtype.is_floating}
+        # A variable that the pass itself rewrites, as spectral normalisation does, has a gradient at its new value, and
+        # none that differences could show.
+        self.variables = [
+            variable
+            for key, variable in distinct.items()
+            if key not in before or bool(tf.reduce_all(before[key] == variable))
+        ]
         self.weights = [tf.convert_to_tensor(variable) for variable in self.variables]
         self.names = [variable.name for variable in self.variables]
         self._reached = [gradient is not None for gradient in tape.gradient(outputs, self.variables)]
@@ -35,10 +42,11 @@ class TensorFlowObjective(Objective):
             value = self.fn(x)
             scaled = value * scale
         sources = [*self.variables, *([] if x is None else [x])]
-        gradients = tape.gradient(scaled, sources)
-        found = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
-        of_input = None if x is None else found.pop()
-        return value, found, of_input
+        gradients = [
+            None if gradient is None else tf.convert_to_tensor(gradient) for gradient in tape.gradient(scaled, sources)
+        ]
+        of_input = None if x is None else gradients.pop()
+        return value, gradients, of_input
 
     def at(self, weights: Sequence[tf.Tensor], x: tf.Tensor | None) -> tf.Tensor:
         pairs = zip(self.variables, self.weights, weights, strict=True)

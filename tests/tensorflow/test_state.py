@@ -162,26 +162,26 @@ def test_every_pass_of_a_call_begins_with_the_same_state(kind: str) -> None:
 def test_check_changes_nothing(kind: str) -> None:
     model, state = made(kind)
     before = state()
-    gradreg.check(model, X, Y, SEVERAL[0] + DIFFERENCE)
+    report = gradreg.check(model, X, Y, DIFFERENCE)
+    assert report.ok, report
     for mine, wanted in zip(state(), before, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
 
 def test_check_changes_nothing_where_the_model_fails() -> None:
-    for last in range(1, 40, 4):
+    for last in (1, 4, 15, 31):
         model, state = made("spectral normalisation")
         calls: list[int] = []
 
         def failing(x: tf.Tensor, model: Any = model, calls: list[int] = calls, last: int = last) -> tf.Tensor:
             calls.append(1)
             outputs = model(x)
-            if len(calls) == last:
+            if len(calls) >= last:
                 raise KeyError("in the middle")
             return outputs
 
         before = state()
-        with pytest.raises(KeyError, match="in the middle"):
-            gradreg.check(failing, X, Y, DIFFERENCE + SEVERAL[0])
+        assert "in the middle" in str(gradreg.check(failing, X, Y, DIFFERENCE))
         for mine, wanted in zip(state(), before, strict=True):
             np.testing.assert_array_equal(mine, wanted)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import concrete_function, polymorphic_function
 
 from gradreg_core.closures import referred
 from gradreg_tensorflow.model.variables import is_variable
@@ -21,6 +22,8 @@ _MOST = 20_000
 """Objects that are looked at."""
 _LONG = 1000
 """Containers of so many elements hold data."""
+_LIBRARIES = frozenset({"keras", "numpy", "tensorflow"})
+"""Whose functions keep nothing."""
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 _ARRAYS = (tf.Tensor, np.ndarray)
 _CONTENT = (*_ARRAYS, np.generic, int, float)
@@ -44,10 +47,12 @@ def reachable(model: Any) -> Iterator[Any]:
 def _children(value: Any) -> list[Any]:
     if isinstance(value, Mapping | list | tuple | set | frozenset) and len(value) >= _LONG:
         return []
-    if isinstance(value, tf.types.experimental.ConcreteFunction):
+    if isinstance(value, concrete_function.ConcreteFunction):
         return list(value.captured_inputs)
-    if isinstance(value, tf.types.experimental.PolymorphicFunction):
+    if isinstance(value, polymorphic_function.Function):
         return [value.python_function]
+    if inspect.isfunction(value) and value.__module__.partition(".")[0] in _LIBRARIES:
+        return []
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(value, keras.layers.Layer):
         own = _names_of_keras()
