@@ -11,6 +11,7 @@ import numpy as np
 
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case
+from gradreg_conformance.forms import Form
 from gradreg_conformance.harness import Harness
 from gradreg_conformance.regularizers import Ramp
 from gradreg_conformance.runner import find_subject
@@ -20,7 +21,7 @@ from gradreg_core.portable import networks
 from gradreg_core.portable.networks import *  # noqa: F403
 from gradreg_core.vocabulary import *  # noqa: F403
 
-__all__ = ["Case", "Ramp", "agreement", "compare", "inf", "nan"]
+__all__ = ["Case", "Form", "Ramp", "agreement", "compare", "inf", "nan"]
 __all__ += networks.__all__
 __all__ += vocabulary.WORDS
 

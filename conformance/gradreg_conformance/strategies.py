@@ -1,5 +1,6 @@
 """Hypothesis strategies: portable networks, regularizers, cases. Small things first, so that examples shrink well."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import assume
@@ -11,7 +12,7 @@ from gradreg_core.portable import networks as nets
 from gradreg_core.portable.networks import Layer, Network
 from gradreg_core.spec import Regularizer
 
-__all__ = ["KINK_MARGIN", "NORM_EPS", "SMALL", "cases", "classifiers", "smooth_activations"]
+__all__ = ["KINK_MARGIN", "NORM_EPS", "SMALL", "cases", "classifiers", "smooth_activations", "with_options"]
 
 NORM_EPS = 1.0
 """eps of the norms. With a small one, two normalised numbers are always near 1 and -1, and the derivatives are lost in
@@ -92,3 +93,10 @@ def cases(
     assume(kink_margin(network, size, seed) > KINK_MARGIN)
     chosen = {"dtype": harness.dtypes[0], **{name: draw(option) for name, option in options.items()}}
     return Case(network, draw(regs), size, seed, **chosen)
+
+
+def with_options(
+    drawn: st.SearchStrategy[Case], options: st.SearchStrategy[dict[str, Any]], **fixed: Any
+) -> st.SearchStrategy[Case]:
+    """Cases with further fields of :class:`Case`: those that `options` draws together, and those that are given."""
+    return st.tuples(drawn, options).map(lambda pair: replace(pair[0], **(pair[1] | fixed)))

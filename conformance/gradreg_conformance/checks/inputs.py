@@ -5,11 +5,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.forms import CONTAINERS, PLAIN, Form
 from gradreg_conformance.regularizers import seeds
-from gradreg_conformance.strategies import cases
+from gradreg_conformance.strategies import cases, with_options
 from gradreg_conformance.subject import Subject
 from gradreg_core.portable.networks import Activation, Dense, Dropout, Network
 from gradreg_core.presets import DataGrad
@@ -48,11 +47,8 @@ def _agree(subject: Subject, form: Form, reg: Regularizer) -> None:
     """Compare loss plus penalty, and its gradients, with all else drawn together."""
     network = _MULTIPLIED if form.counts else _NETWORK
 
-    @subject.given(
-        cases(subject.harness, st.just(reg), st.just(network), batch=(_BATCH, _BATCH)), _options(form), cost=5
-    )
-    def _(case: Case, options: dict[str, Any]) -> None:
-        subject.agree_in_total(replace(case, **options))
+    plain = cases(subject.harness, st.just(reg), st.just(network), batch=(_BATCH, _BATCH))
+    subject.given(with_options(plain, _options(form)), cost=5)(subject.agree_in_total)
 
 
 @check("gradients")

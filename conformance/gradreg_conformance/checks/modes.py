@@ -50,7 +50,7 @@ _FORMS: tuple[tuple[Form, Regularizer, dict[str, Any]], ...] = (
     ),
     (
         Form("dict", _LEAVES, counts="closure", returns="object", taps="shared"),
-        SpectReg(1.0, at="2", fraction=0.5) + SpectReg(1.0, side="input"),
+        SpectReg(1.0, at="2", fraction=0.5),
         {"ignore_index": -100},
     ),
 )

@@ -50,10 +50,9 @@ def _terms(draw: Any, first: tuple[str | None, str | None]) -> Regularizer:
 
 
 def _agree(subject: Subject, pair: tuple[str | None, str | None], taps: str) -> None:
-    @subject.given(cases(subject.harness, _terms(pair), st.just(_NETWORK), batch=(_BATCH, _BATCH)), cost=5)
-    def _(case: Case) -> None:
-        chosen = replace(case, form=Form(taps=taps))
-        subject.agree_in_total(chosen)
+    form = st.just(Form(taps=taps))
+    drawn = cases(subject.harness, _terms(pair), st.just(_NETWORK), batch=(_BATCH, _BATCH), form=form)
+    subject.given(drawn, cost=5)(subject.agree_in_total)
 
 
 @check("gradients")

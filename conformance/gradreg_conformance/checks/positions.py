@@ -1,14 +1,12 @@
 """Weights of the positions of dense outputs, and ignored labels: values and gradients, against the reference."""
 
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 
-from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.forms import Form
-from gradreg_conformance.strategies import cases
+from gradreg_conformance.strategies import cases, with_options
 from gradreg_conformance.subject import Subject
 from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import ConfidencePenalty, DataGrad
@@ -46,27 +44,19 @@ def _options(draw: Any) -> dict[str, Any]:
 
 
 def _agree(subject: Subject, reg: Regularizer, **fixed: Any) -> None:
-    @subject.given(cases(subject.harness, st.just(reg), st.just(_NETWORK), batch=(_BATCH, _BATCH)), _options(), cost=5)
-    def _(case: Case, options: dict[str, Any]) -> None:
-        chosen = replace(case, **(options | fixed))
-        subject.agree_in_total(chosen)
+    plain = cases(subject.harness, st.just(reg), st.just(_NETWORK), batch=(_BATCH, _BATCH))
+    subject.given(with_options(plain, _options(), **fixed), cost=5)(subject.agree_in_total)
 
 
 @check("gradients")
 def position_weights(subject: Subject) -> None:
     """position_weight=: a sample counts with the sum of its positions' weights, one of weight 0 not at all."""
-    drawn = st.tuples(*[st.tuples(*[_NUMBERS] * 3)] * _BATCH)
     for index, reg in enumerate(_REGS):
         _agree(subject, reg, position_weight=_WEIGHTS[index % 2])
-
-    @subject.given(
-        cases(subject.harness, st.sampled_from(_REGS), st.just(_NETWORK), batch=(_BATCH, _BATCH)),
-        _options(),
-        drawn,
-        cost=2,
-    )
-    def _(case: Case, options: dict[str, Any], weights: Any) -> None:
-        subject.agree_in_gradients(replace(case, **options, position_weight=weights), "total")
+    weights = st.tuples(*[st.tuples(*[_NUMBERS] * 3)] * _BATCH)
+    regs = st.sampled_from(_REGS)
+    plain = cases(subject.harness, regs, st.just(_NETWORK), batch=(_BATCH, _BATCH), position_weight=weights)
+    subject.given(with_options(plain, _options()), cost=5)(subject.agree_in_total)
 
 
 @check("gradients")

@@ -1,6 +1,7 @@
 """Outputs among others in a structure: values and gradients against the reference, and what comes back."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,10 @@ _OF_SEVERAL: tuple[Regularizer, ...] = (
 
 
 def _agree(subject: Subject, reg: Regularizer, form: Form, **options: Any) -> None:
-    weights = st.sampled_from([None, (1.0, 0.5, 2.0, 0.0, 1.0)])
-
-    @subject.given(cases(subject.harness, st.just(reg), st.just(TINY), batch=(_BATCH, _BATCH)), weights, cost=5)
-    def _(case: Case, sample_weight: Any) -> None:
-        chosen = replace(case, form=form, sample_weight=sample_weight, **options)
-        subject.agree_in_total(chosen)
+    given = {name: st.just(value) for name, value in {"form": form, **options}.items()}
+    given["sample_weight"] = st.sampled_from([None, (1.0, 0.5, 2.0, 0.0, 1.0)])
+    drawn = cases(subject.harness, st.just(reg), st.just(TINY), batch=(_BATCH, _BATCH), **given)
+    subject.given(drawn, cost=5)(subject.agree_in_total)
 
 
 @check("gradients")
@@ -59,11 +58,10 @@ def several_outputs(subject: Subject) -> None:
 def outputs_come_back_as_returned(subject: Subject) -> None:
     """Parts.outputs is what the model returned, of all samples in their order, whichever part was penalised."""
     for returns, reg in (("pieces", _OF_SEVERAL[1]), ("object", _REGS[1]), ("path", _REGS[0])):
-        form = Form(returns=returns)
-
-        @subject.given(cases(subject.harness, st.just(reg), st.just(TINY), batch=(_BATCH, _BATCH)), cost=5)
-        def _(case: Case, form: Form = form) -> None:
-            _came_back(subject, replace(case, form=form, loss="squared" if form.returns == "pieces" else case.loss))
+        given: dict[str, st.SearchStrategy[Any]] = {"form": st.just(Form(returns=returns))}
+        given["loss"] = st.just("squared" if returns == "pieces" else "cross_entropy")
+        drawn = cases(subject.harness, st.just(reg), st.just(TINY), batch=(_BATCH, _BATCH), **given)
+        subject.given(drawn, cost=5)(partial(_came_back, subject))
 
 
 def _came_back(subject: Subject, case: Case) -> None:

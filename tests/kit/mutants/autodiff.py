@@ -31,7 +31,8 @@ def stop_gradient_that_does_nothing() -> TorchHarness:
     return harness_of(Wrong())
 
 
-@mutant("pullbacks_are_transposed_jacobians")
+# The model of the harness refers to the backend, and so to the arrays of samples that it keeps.
+@mutant("one_forward_pass", "pullbacks_are_transposed_jacobians")
 def pullback_of_the_point_seen_first() -> TorchHarness:
     """Kept by the function, as a compiler's cache would, though the next call is at another point."""
 
