@@ -293,6 +293,12 @@ class Backend(DrawPrimitives):
         """
         return closures.holds_samples(model, batch, self.is_array, self.is_parameter)
 
+    def draws_numbers(self, run: Callable[[], Array]) -> bool:
+        """Whether run() draws random numbers, inside of `repeatable`. Default: whether two runs differ."""
+        first, second = run(), run()
+        apart = self.astype(first - second, "float32")
+        return float(self.sum(apart * apart, tuple(range(len(self.shape(apart)))))) > 0
+
     def smoothed(self, model: Any) -> AbstractContextManager[Any]:
         """A context that gives the model with rectifiers, maxima and absolute values rounded off.
 

@@ -13,7 +13,7 @@ from gradreg_core.objective import Gradients, Objective, OfInput, Scalar
 from gradreg_core.preflight.references import references
 from gradreg_jax.programs import inner_program, run_equation
 
-__all__ = ["JaxObjective", "objective"]
+__all__ = ["JaxObjective", "draws_numbers", "objective"]
 
 _LARGEST = 1e6
 """Arrays with larger numbers, or infinite ones, are masks."""
@@ -80,6 +80,14 @@ class JaxObjective(Objective):
         return [bool(jnp.any(gradient != 0)) for gradient in gradients]
 
 
+def draws_numbers(run: Callable[[], Any]) -> bool:
+    """Whether run() draws random numbers; see :meth:`gradreg_core.backend.Backend.draws_numbers`."""
+    try:
+        return "random_" in (text := str(jax.make_jaxpr(run)())) or "threefry" in text or "rng_" in text
+    except jax.errors.JAXTypeError:  # it looks at values
+        return True
+
+
 def _identity(array: Any) -> Any:
     """What tells one array from another. JAX copies those of NumPy while it traces, so these are told by content."""
     if isinstance(array, np.ndarray):
@@ -129,7 +137,11 @@ def _names(model: Any) -> dict[Any, str]:
     """The names of the arrays that are found on the model and in what it closes over, by identity."""
     names: dict[Any, str] = {}
     for prefix, owner in references(model):
-        for path, leaf in jax.tree_util.tree_flatten_with_path(owner)[0]:
+        try:
+            pairs = jax.tree_util.tree_flatten_with_path(owner)[0]
+        except (TypeError, ValueError):  # keys that cannot be sorted
+            continue
+        for path, leaf in pairs:
             if isinstance(leaf, jax.Array | np.ndarray):
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
                 names.setdefault(_identity(leaf), f"{prefix}.{name}".strip("."))

@@ -1,5 +1,6 @@
 """The part of `check` that needs PyTorch: it names modules without a second derivative, and what to use instead."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -7,29 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradreg_core.errors import DoubleBackwardError
+from gradreg_core.errors import DoubleBackwardError, GradregError, InputError, InputTypeError
 from gradreg_core.preflight.references import references
 
-__all__ = ["blame", "explain", "is_about_double_backward"]
+__all__ = ["WRITES", "blame", "double_backward", "explain", "is_about_double_backward"]
 
-_MARKS = (
-    "double backward",
-    "Double backward",
-    "is not implemented",
-    "once_differentiable",
-    "differentiate twice",
-)
+_MARKS = re.compile(r"[Dd]ouble backward|derivative for .* is not implemented|once_differentiable|differentiate twice")
 """Parts of PyTorch's messages about operations that cannot be differentiated twice."""
 
 _REMEDIES = (
     ("scaled_dot_product", "Run it inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."),
     ("cudnn_rnn", "Run it inside torch.backends.cudnn.flags(enabled=False)."),
     ("CuDNN RNN", "Run it inside torch.backends.cudnn.flags(enabled=False)."),
-    ("aot_autograd", "Give gradreg the module as it was, and compile the function that calls gradreg instead."),
+    (
+        "aot_autograd",
+        "Give gradreg the module that torch.compile was given (compiled._orig_mod), and compile the function that "
+        "calls gradreg, or compile with backend='eager', or use side='input' with method='difference'.",
+    ),
     ("cdist", "Write the distances with broadcasting and sqrt."),
     ("embedding_bag", "Use nn.Embedding and a mean over its output."),
     ("ctc_loss", "Penalise the logits before the loss: SpectReg needs no labels."),
     ("checkpoint", "Use torch.utils.checkpoint with use_reentrant=False."),
+)
+WRITES = (
+    "the model writes into its input, so the derivative would be with respect to other values. Use inplace=False in "
+    "its first layer, or copy the input: lambda x: model(x.clone())."
 )
 _GENERAL_REMEDY = "Replace it by differentiable operations, or penalise an activation behind it with at=."
 
@@ -42,17 +45,37 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200]
 
 
-def explain(call: str, error: RuntimeError) -> DoubleBackwardError:
-    """PyTorch's error as gradreg's, with a remedy."""
+def double_backward(call: str, error: RuntimeError) -> DoubleBackwardError:
+    """The error that an operation of the model cannot be differentiated twice, as `error` says, with a remedy."""
     return DoubleBackwardError(
         f"{call}: an operation of the model has no second derivative ({_first_line(error)}). {_remedy(str(error))} "
         f"check(model, x, y, reg) names the module."
     )
 
 
+def explain(call: str, error: RuntimeError) -> GradregError | None:
+    """PyTorch's error as gradreg's, with a remedy; None where gradreg has nothing to add."""
+    message = str(error)
+    if is_about_double_backward(error):
+        return double_backward(call, error)
+    if "leaf Variable that requires grad" in message:
+        return InputError(f"{call}: {WRITES}")
+    if "Inference tensors" in message:
+        return InputError(
+            f"{call}: a parameter, label or other tensor was made in torch.inference_mode(), and has no gradient "
+            f"({_first_line(error)}). Make it outside, or pass tensor.clone(), called outside."
+        )
+    if "sparse" in message.lower():
+        return InputTypeError(
+            f"{call}: sparse tensors have no second derivative in PyTorch ({_first_line(error)}). Pass x.to_dense(); "
+            f"a model may take it apart again with x.to_sparse()."
+        )
+    return None
+
+
 def is_about_double_backward(error: BaseException) -> bool:
     """Whether the error says that an operation cannot be differentiated twice."""
-    return isinstance(error, DoubleBackwardError) or any(mark in str(error) for mark in _MARKS)
+    return isinstance(error, DoubleBackwardError) or _MARKS.search(str(error)) is not None
 
 
 def _double_backward_error(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> RuntimeError | None:

@@ -26,12 +26,18 @@ class TorchObjective(Objective):
         self.fn = fn
         called: list[nn.Module] = []
         x = None if x is None else x.detach().requires_grad_()
+        before = {weight: weight._version for _, weight in _named(model, (), ())}
         with module_calls(called.append):
             outputs = reach(x)
         in_graph = leaves_of(outputs)
-        found = _named(model, called, in_graph)
-        self.weights = [weight for _, weight in found if weight is not x]
-        self.names = [name for name, weight in found if weight is not x]
+        # A weight that the pass itself rewrites has a gradient at its new value, and none that differences could show.
+        found = [
+            (name, weight)
+            for name, weight in _named(model, called, in_graph)
+            if weight is not x and before.get(weight, weight._version) == weight._version
+        ]
+        self.weights = [weight for _, weight in found]
+        self.names = [name for name, _ in found]
         reached = {id(leaf) for leaf in in_graph}
         self._reached = [id(weight) in reached for weight in self.weights]
 

@@ -37,20 +37,16 @@ def underflow(subject: Subject, objective: Objective, plain: Gradients) -> tuple
     change = _change(subject, before, after, scale)
     if not change > AGREEMENT:
         return scale, scaled, []
-    return (
-        scale,
-        scaled,
-        [
-            Finding(
-                "warning",
-                f"the penalty's gradient underflows in half precision: {change:.0%} of it is lost, as the same gradient of "
-                f"{scale:g} times the penalty shows.",
-                f"Use a loss scale: multiply the total by {scale:g} before the backward pass and divide the gradients by "
-                f"it in float32 (torch.amp.GradScaler and keras.optimizers.LossScaleOptimizer do that), or compute in "
-                f"bfloat16. If the training has one, this is what it is for.",
-            )
-        ],
+    problem = (
+        f"the penalty's gradient underflows in half precision: {change:.0%} of it is lost, as the same gradient of "
+        f"{scale:g} times the penalty shows."
     )
+    remedy = (
+        f"Use a loss scale: multiply the total by {scale:g} before the backward pass and divide the gradients by it in "
+        f"float32 (torch.amp.GradScaler and keras.optimizers.LossScaleOptimizer do that), or compute in bfloat16. If "
+        f"the training has one, this is what it is for."
+    )
+    return scale, scaled, [Finding("warning", problem, remedy)]
 
 
 def _present(gradients: Gradients) -> list[Array]:

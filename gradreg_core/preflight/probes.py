@@ -156,9 +156,10 @@ def cut_samples(subject: Subject, whole: Forward, is_coupled: bool) -> list[Find
         return []
     chosen = ops.arange(batch, subject.arguments.like)[batch - size :]
     with ops.repeatable(subject.model):
-        again = subject.forward(whole.samples, ()).outputs
-        if _apart(subject, again, subject.forward(whole.samples, ()).outputs):
+        if ops.draws_numbers(lambda: subject.forward(whole.samples, ()).outputs):
             return []  # random masks differ between any two passes
+    with ops.repeatable(subject.model):
+        again = subject.forward(whole.samples, ()).outputs
     with ops.repeatable(subject.model):
         part = subject.forward(whole.samples.take(chosen), ()).outputs
     if not _apart(subject, ops.take(again, chosen), part):

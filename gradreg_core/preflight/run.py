@@ -57,7 +57,7 @@ class _Run:
         self.subject, self.ops = subject, subject.ops
         self.findings: list[Finding] = []
         self.disagreement: float | None = None
-        self.is_coupled = False
+        self.is_coupled = self.is_lost = False
 
     def report(self) -> CheckReport:
         """The findings of all probes that the call gets to."""
@@ -78,13 +78,15 @@ class _Run:
             self._coupling(forward, pairs, layer)
         if self.subject.y is not None and self.subject.call.loss_fn is None:
             self.findings += probabilities(self.subject, forward)
+        pairs_differ = self._guarded("method='difference'", lambda: random_pairs(self.subject)) or []
+        self.findings += pairs_differ
         scale = self._gradient()
         if scale is None:
             return
         empty = self._guarded("the terms", lambda: empty_terms(self.subject)) or []
         self.findings += empty
         if len(empty) < len(terms):
-            self._differences(scale)
+            self._differences(scale, bool(pairs_differ))
         self.findings += self._guarded("parts", lambda: cut_samples(self.subject, forward, self.is_coupled)) or []
 
     def _first_call(self) -> str | None:
@@ -207,32 +209,34 @@ class _Run:
             objective = subject.objective(charged)
             gradients = objective.gradients(subject.packed)
             bad = not_finite(subject, objective, gradients)
-            scale, scaled, lossy = (1.0, gradients, []) if bad else underflow(subject, objective, gradients)
-            bad = bad or lost(subject, objective, scaled)
+            if bad:
+                self.findings += bad
+                return None
+            scale, scaled, lossy = underflow(subject, objective, gradients)
+            nothing = lost(subject, objective, scaled)
         except Exception as error:
             self._blame("differentiating the penalty", error)
             return None
-        self.findings += lossy + bad
-        return None if bad else scale
+        self.findings += lossy + nothing
+        self.is_lost = bool(nothing)
+        return scale
 
-    def _differences(self, scale: float) -> None:
+    def _differences(self, scale: float, pairs_differ: bool) -> None:
         subject = self.subject
-        pairs = self._guarded("method='difference'", lambda: random_pairs(subject)) or []
-        self.findings += pairs
-        if self._guarded("random numbers", lambda: is_random(subject)):
-            if not pairs:
-                problem = (
-                    "the model draws random numbers that are out of the backend's reach, so its gradient could not be "
-                    "compared with differences."
-                )
-                self.findings.append(Finding("warning", problem, "Call check on the model in evaluation mode too."))
+        if pairs_differ:
             return
-        compared = self._guarded("differences", lambda: against_differences(subject, scale))
+        if self._guarded("random numbers", lambda: is_random(subject)):
+            problem = (
+                "the model draws random numbers that are out of the backend's reach, so its gradient could not be "
+                "compared with differences."
+            )
+            self.findings.append(Finding("warning", problem, "Call check on the model in evaluation mode too."))
+            return
+        compared = self._guarded("differences", lambda: against_differences(subject, scale, not self.is_lost))
         if compared is not None:
             self.disagreement, findings = compared
             self.findings += findings
-        if not pairs:
-            self.findings += self._guarded("kinks", lambda: kinks(subject)) or []
+        self.findings += self._guarded("kinks", lambda: kinks(subject)) or []
 
 
 def _pulled(subject: Subject, value: Array, pullback: Pullback) -> Array:

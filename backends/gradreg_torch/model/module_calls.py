@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    _global_forward_hooks,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 __all__ = ["module_calls"]
 
@@ -34,6 +38,8 @@ def module_calls(before: Visitor, after: Visitor = lambda module: None) -> Itera
             after(module)
 
     hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+    # Contexts nest, so the one that is entered last is left first.
+    _global_forward_hooks.move_to_end(hooks[1].id, last=False)  # type: ignore[attr-defined] # an OrderedDict
     try:
         yield
     finally:

@@ -19,12 +19,14 @@ def repeatable(model: Any) -> Iterator[None]:
     """Random layers draw the same inside each such context; buffers and generators are restored afterwards."""
     buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
     values = [buffer.detach().clone() for buffer in buffers]
-    with torch.random.fork_rng(), nullcontext() if isinstance(model, nn.Module) else _copied_buffers():
-        torch.manual_seed(0)
-        yield
-    with torch.no_grad():
-        for buffer, value in zip(buffers, values, strict=True):
-            buffer.copy_(value)
+    try:
+        with torch.random.fork_rng(), nullcontext() if isinstance(model, nn.Module) else _copied_buffers():
+            torch.manual_seed(0)
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
 
 
 def call_twice(model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tensor, Any, Tensor]:
