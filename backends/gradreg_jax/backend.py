@@ -24,7 +24,7 @@ from gradreg_jax.diagnose import blame, explain
 from gradreg_jax.kinks import smoothed
 from gradreg_jax.model import Keep, Pure, functional, holds_parameters, parameters, repeatable, without_state_changes
 from gradreg_jax.nnx_modules import batch_norms, is_module, part_names
-from gradreg_jax.objective import objective
+from gradreg_jax.objective import draws_numbers, objective
 from gradreg_jax.places import TracedPlaces, located, zeros
 from gradreg_jax.trees import Carrier, flatten, is_array
 
@@ -324,6 +324,9 @@ class JaxBackend(Backend):
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
+
+    def draws_numbers(self, run: Callable[[], Array]) -> bool:
+        return draws_numbers(run)
 
     def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Any, data: Sequence[Any]) -> Objective:
         return objective(self, model, fn, reach, x, data)
