@@ -15,14 +15,17 @@ from gradreg_core.cli.terminal import get_console, out_option, progress_bar
 from gradreg_experiments.results import Results
 from gradreg_experiments.runner import versions
 from gradreg_experiments.weights.page import make_page
-from gradreg_experiments.weights.rules import RULES, Rule
-from gradreg_experiments.weights.tasks import TASKS, Task
+from gradreg_experiments.weights.rules import LONGER_RULES, RULES, Rule
+from gradreg_experiments.weights.tasks import LONGER, TASKS, Task
 from gradreg_experiments.weights.training import Seeds, train
 
-__all__ = ["key", "main", "run_missing"]
+__all__ = ["RUNS", "key", "main", "run_missing"]
 
 _VERSION = 1
 """Raised when the same settings would give other results."""
+
+RUNS: list[tuple[Task, Sequence[Rule]]] = [*((task, RULES) for task in TASKS), (LONGER, LONGER_RULES)]
+"""All that is run."""
 
 
 def key(task: Task, rule: Rule) -> str:
@@ -68,10 +71,11 @@ def main(data_dir: Path | None, out: Path, page_only: bool) -> None:
     Without --data-dir the tasks on MNIST are left out.
     """
     results = Results(out)
-    tasks = [] if page_only else [task for task in TASKS if task.data != "MNIST" or data_dir is not None]
-    with progress_bar("forms of the penalty, times tasks", len(tasks) * len(RULES)) as bar, threadpool_limits(1):
-        for task in tasks:
-            run_missing(task, RULES, data_dir, results, bar.advance)
+    pairs = [] if page_only else [pair for pair in RUNS if pair[0].data != "MNIST" or data_dir is not None]
+    total = sum(len(rules) for _, rules in pairs)
+    with progress_bar("forms of the penalty, times tasks", total) as bar, threadpool_limits(1):
+        for task, rules in pairs:
+            run_missing(task, rules, data_dir, results, bar.advance)
     results.export()
     write_text(out / "README.md", make_page(results))
     get_console().print(f"Wrote {out / 'README.md'}.")

@@ -7,37 +7,68 @@ from string import Template
 
 from gradreg_experiments.paper.tables import markdown
 from gradreg_experiments.results import Results
-from gradreg_experiments.weights.rules import Setting, find_rule
+from gradreg_experiments.weights.rules import RULES, Rule, Setting, find_rule
 from gradreg_experiments.weights.summary import Form, Judged, forms, interval, judge
-from gradreg_experiments.weights.tasks import TASKS
+from gradreg_experiments.weights.tasks import LONGER, TASKS
 
 __all__ = ["make_page"]
 
 _PENALTIES = {"spectreg": "SpectReg", "datagrad": "DataGrad"}
 _FEWEST = 3
 """Tasks, for an interval over them."""
+_HARMED = "rings"
+"""The task that any penalty harms."""
+_LARGEST = 0.01
+"""Plain weight that is shown of the longer task; beyond it the accuracy falls further."""
 
 
 def make_page(results: Results) -> str:
-    """The page as Markdown; tables say so where there are too few results."""
-    every = forms(results)
-    by_name = {(form.penalty, form.rule): form for form in every}
-    none, plain = (by_name.get(("spectreg", name)) for name in ("none", "plain"))
-    if none is None or plain is None or len(none.outcomes) < _FEWEST:
-        tables = dict.fromkeys(("forms", "gains", "tasks"), "Not run yet.")
-    else:
-        judged = [judge(form, none, plain) for form in every if form is not none]
-        tables = {
-            "forms": _forms(judged, none),
-            "tasks": _tasks(none, [judgement.form for judgement in judged if judgement.form.rule == "plain"]),
-            "gains": _gains(judged),
-        }
+    """The page as Markdown; where there are too few results for a table it says so."""
+    names = [task.name for task in TASKS]
+    tables = dict.fromkeys(("forms", "without", "regrets", "tasks", "longer"), "Not run yet.")
+    everywhere = _judged(forms(results, names))
+    if everywhere:
+        tables["forms"] = _forms(everywhere)
+        tables["without"] = _forms(_judged(forms(results, [name for name in names if name != _HARMED])))
+        tables["regrets"] = _regrets(everywhere)
+        tables["tasks"] = _tasks(everywhere)
+    longer = [form for form in forms(results, [LONGER.name]) if form.outcomes]
+    if longer:
+        tables["longer"] = _longer(longer)
     text = (files(__package__) / "page.md").read_text(encoding="utf-8")
-    return Template(text).substitute(tables, protocol=_protocol())
+    settings = "; ".join(f"{_title(rule.penalty, rule.name)}: {_settings(rule)}" for rule in RULES[1:])
+    return Template(text).substitute(tables, protocol=_protocol(), settings=settings)
 
 
-def _title(form: Form) -> str:
-    return form.rule if form.penalty == "spectreg" else f"{_PENALTIES[form.penalty]}, {form.rule}"
+def _judged(every: Sequence[Form]) -> list[Judged]:
+    """All forms but no penalty; none if there are too few results."""
+    by_rule = {(form.penalty, form.rule): form for form in every}
+    none, plain = (by_rule.get(("spectreg", name)) for name in ("none", "plain"))
+    if none is None or plain is None or len(none.outcomes) < _FEWEST:
+        return []
+    return [judge(form, none, plain) for form in every if form is not none]
+
+
+def _settings(rule: Rule) -> str:
+    columns = [sorted(set(column)) for column in zip(*rule.settings, strict=True)]
+    return ", ".join(
+        f"{name} {' '.join(map(_number, values))}" for name, values in zip(_names(rule.name), columns, strict=False)
+    )
+
+
+def _longer(every: Sequence[Form]) -> str:
+    rows = []
+    for form in every:
+        for setting, outcome in form.outcomes[LONGER.name].items():
+            if form.rule != "plain" or setting[0] <= _LARGEST:
+                name = _title(form.penalty, form.rule)
+                words = name if form.rule == "none" else f"{name}, {_setting(form.rule, setting)}"
+                rows.append([words, f"{fmean(outcome.test):.1f}", _norm(outcome.norm)])
+    return markdown(("form", "accuracy, %", "n"), rows)
+
+
+def _title(penalty: str, rule: str) -> str:
+    return rule if penalty == "spectreg" else f"{_PENALTIES[penalty]}, {rule}"
 
 
 def _number(value: float) -> str:
@@ -45,8 +76,12 @@ def _number(value: float) -> str:
     return f"{value:g}"
 
 
-def _setting(setting: Setting) -> str:
-    return ", ".join(f"{name} = {_number(value)}" for name, value in zip(("w", "t"), setting, strict=False))
+def _setting(rule: str, setting: Setting) -> str:
+    return ", ".join(f"{name} = {_number(value)}" for name, value in zip(_names(rule), setting, strict=False))
+
+
+def _names(rule: str) -> tuple[str, ...]:
+    return ("t",) if rule.startswith("target") else ("w", "t")
 
 
 def _with_interval(values: Sequence[float]) -> str:
@@ -57,16 +92,16 @@ def _mean(by_task: dict[str, list[float]]) -> float:
     return fmean(fmean(values) for values in by_task.values())
 
 
-def _forms(judged: Sequence[Judged], none: Form) -> str:
+def _forms(judged: Sequence[Judged]) -> str:
     rows = []
     for judgement in judged:
         form = judgement.form
         gains = [fmean(values) for values in judgement.gain.values()]
         rows.append(
             [
-                _title(form),
+                _title(form.penalty, form.rule),
                 f"`{find_rule(form.rule, form.penalty).formula}`",
-                _setting(form.best(none.outcomes)),
+                _setting(form.rule, form.best(form.outcomes)),
                 _with_interval(judgement.means),
                 f"{max(judgement.means):+.2f}",
                 f"{_mean(judgement.tuned_regret):+.2f}",
@@ -79,16 +114,19 @@ def _forms(judged: Sequence[Judged], none: Form) -> str:
     return markdown(headings, rows)
 
 
-def _gains(judged: Sequence[Judged]) -> str:
-    """The gain of each form's default on each task, with its interval over the seeds."""
-    names = list(judged[0].gain)
-    rows = [
-        [_title(judgement.form), *(_with_interval(judgement.regret[name]) for name in names)] for judgement in judged
-    ]
+def _regrets(judged: Sequence[Judged]) -> str:
+    """The regret of each form's default on each task, with its interval over the seeds."""
+    names = list(judged[0].regret)
+    rows = []
+    for judgement in judged:
+        title = _title(judgement.form.penalty, judgement.form.rule)
+        rows.append([title, *(_with_interval(judgement.regret[name]) for name in names)])
     return markdown(("regret", *names), rows)
 
 
-def _tasks(none: Form, plains: Sequence[Form]) -> str:
+def _tasks(judged: Sequence[Judged]) -> str:
+    none = judged[0].none
+    plains = [judgement.form for judgement in judged if judgement.form.rule == "plain"]
     rows = []
     for task, outcomes in none.outcomes.items():
         (base,) = outcomes.values()

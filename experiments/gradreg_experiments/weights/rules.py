@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "Rule", "Setting", "State", "find_rule"]
+__all__ = ["LONGER_RULES", "RULES", "Rule", "Setting", "State", "find_rule"]
 
 Setting = tuple[float, ...]
 
@@ -94,6 +94,13 @@ def _log(reference: Reference) -> Callable[[State], Tensor]:
     return lambda state: state.settings[0] / (state.n + state.settings[1] * reference(state))
 
 
+def _log_hinge(reference: Reference) -> Callable[[State], Tensor]:
+    """The penalty w max(0, log(n / (t n_ref)))."""
+    return lambda state: torch.where(
+        state.n > state.settings[1] * reference(state), state.settings[0] / state.n, 0 * state.n
+    )
+
+
 def _hinge(reference: Reference) -> Callable[[State], Tensor]:
     """The penalty w max(0, n / (t n_ref) - 1)^2."""
 
@@ -150,6 +157,10 @@ RULES = (
         *("hinge, inputs", "w max(0, s^2 n / t - 1)^2", _hinge(_of_inputs)),
         list(product([0.01, 0.1], [1.0, 10.0, 100.0])),
     ),
+    Rule(
+        *("log hinge, inputs", "w max(0, log(s^2 n / t))", _log_hinge(_of_inputs)),
+        list(product([0.03, 0.1, 0.3], [3.0, 10.0])),
+    ),
     Rule("target, start", "multiplier (n - t n_0)", _target(_of_start), _single([1.0, 10.0, 100.0, 1000.0])),
     Rule("target, unregularized", "multiplier (n - t n_u)", _target(_of_plain), _single([0.01, 0.03, 0.1, 0.3])),
     Rule("target, inputs", "multiplier (s^2 n - t)", _target(_of_inputs), _single([1.0, 3.0, 10.0, 30.0, 100.0])),
@@ -160,3 +171,6 @@ RULES = (
     ),
     Rule("plain", "w n", _plain, _single(_halves(-2, 4)), "datagrad"),
 )
+
+LONGER_RULES = (find_rule("none"), find_rule("plain"), find_rule("target, inputs"))
+"""Those that are run on the longer task."""

@@ -1,14 +1,15 @@
 """What one default of each form is worth, on tasks that had no part in choosing it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
+from typing import Any
 
 from scipy import stats
 
 from gradreg_experiments.results import Results
-from gradreg_experiments.weights.rules import Setting
+from gradreg_experiments.weights.rules import RULES, Setting
 from gradreg_experiments.weights.tasks import TASKS
 
 __all__ = ["Form", "Judged", "Outcome", "forms", "interval", "judge"]
@@ -74,6 +75,7 @@ class Judged:
     """A form beside the tuned plain weight of SpectReg. Test accuracy in points, by task, and there by seed."""
 
     form: Form
+    none: Form
     regret: dict[str, list[float]]
     """The tuned plain weight less the form's default."""
     tuned_regret: dict[str, list[float]]
@@ -89,21 +91,24 @@ class Judged:
         return [fmean(values) for values in self.regret.values()]
 
 
-def forms(results: Results) -> list[Form]:
-    """All forms, in the order of the results, on the tasks that all of them have been run on."""
-    outcomes: dict[tuple[str, str], dict[str, dict[Setting, Outcome]]] = {}
+def forms(results: Results, tasks: Sequence[str]) -> list[Form]:
+    """All forms that have results, on those of the tasks that all of them have been run on."""
+    by_rule: dict[tuple[str, str], dict[str, dict[Setting, Outcome]]] = {}
     for result in results:
-        by_setting = {
-            tuple(run["setting"]): Outcome(
-                tuple(run["validation"]),
-                tuple(run["test"]),
-                None if None in run["norm"] else fmean(run["norm"]),
-            )
-            for run in result["runs"]
-        }
-        outcomes.setdefault((result["penalty"], result["rule"]), {})[result["task"]] = by_setting
-    complete = [task.name for task in TASKS if all(task.name in tasks for tasks in outcomes.values())]
-    return [Form(*names, {name: tasks[name] for name in complete}) for names, tasks in outcomes.items()]
+        if result["task"] in tasks:
+            outcomes = {tuple(run["setting"]): _outcome(run) for run in result["runs"]}
+            by_rule.setdefault((result["penalty"], result["rule"]), {})[result["task"]] = outcomes
+    complete = [task for task in tasks if all(task in own for own in by_rule.values())]
+    order = {(rule.penalty, rule.name): place for place, rule in enumerate(RULES)}
+    return [
+        Form(*names, {task: by_rule[names][task] for task in complete})
+        for names in sorted(by_rule, key=lambda names: order[names])
+    ]
+
+
+def _outcome(run: Mapping[str, Any]) -> Outcome:
+    norm = None if None in run["norm"] else fmean(run["norm"])
+    return Outcome(tuple(run["validation"]), tuple(run["test"]), norm)
 
 
 def judge(form: Form, none: Form, plain: Form) -> Judged:
@@ -118,7 +123,7 @@ def judge(form: Form, none: Form, plain: Form) -> Judged:
         tuned[task] = _differences(aim, own[form.best([task])].test)
         short[task] = _differences(aim, form.try_out(form.short_list(others, none), task, none).test)
         gain[task] = _differences(default, base)
-    return Judged(form, regret, tuned, short, gain)
+    return Judged(form, none, regret, tuned, short, gain)
 
 
 def interval(values: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradreg_experiments.data.digits import load_dataset
 
-__all__ = ["TASKS", "Parts", "Task", "initial", "load", "outputs"]
+__all__ = ["LONGER", "TASKS", "Parts", "Task", "initial", "load", "outputs"]
 
 Layer = tuple[Any, ...]
 """("dense", units), ("conv", channels, kernel, stride), ("pool",), ("flatten",) or ("activation",)."""
@@ -78,10 +78,15 @@ TASKS = (
     Task("digits, 6 layers", "digits", 200, _mlp(*[80] * 5, classes=10), "gelu", initial="he", seeds=3),
     Task("MNIST, MLP", "MNIST", 500, _mlp(64, 64, classes=10), scale=PIXELS, seeds=3),
     Task("digits", "digits", 100, _mlp(128, 128, classes=10), seeds=3),
-    Task("digits, ConvNet", "digits", 200, _DIGITS_CONVOLUTIONS, "gelu", seeds=3),
     Task("digits, inputs x10", "digits", 100, _mlp(128, 128, classes=10), scale=10.0, seeds=3),
     Task("MNIST, ConvNet", "MNIST", 500, _MNIST_CONVOLUTIONS, steps=300, seeds=3),
+    Task("digits, ConvNet", "digits", 200, _DIGITS_CONVOLUTIONS, "gelu", seeds=3),
 )
+
+LONGER = Task(
+    "rings, 2,000 steps", "rings", 150, _mlp(64, 64, 64, classes=3), "gelu", scale=PIXELS, steps=2000, seeds=3
+)
+"""A check of forms that act late in training; it is no part of the comparison."""
 
 
 def load(task: Task, seed: int, mnist: Path | None = None) -> Parts:

@@ -26,16 +26,16 @@ def three():
     rows = {
         "none": [[50], [50], [50], [50]],
         "plain": [[60, 55], [51, 65], [70, 55], [70, 60]],
-        "form": [[90, 40], [90, 40], [50, 62], [50, 61]],
+        "inputs": [[90, 40], [90, 40], [50, 62], [50, 61]],
     }
     for rule, scores in rows.items():
         for own in result(rule, scores):
             results.add(own)
-    return {form.rule: form for form in forms(results)}
+    return {form.rule: form for form in forms(results, TASKS)}
 
 
 def test_a_default_is_chosen_on_other_data(three):
-    form = three["form"]
+    form = three["inputs"]
     assert form.best(form.outcomes) == (1,)
     assert form.other_data("digits") == form.other_data("digits, inputs x10"), "both are left out"
     assert form.best(form.other_data("digits")) == (2,)
@@ -45,11 +45,11 @@ def test_a_default_is_chosen_on_other_data(three):
 
 def test_a_short_list_is_of_settings_that_help_where_others_do_not():
     results = Results()
-    rows = {"none": [[50], [50], [50], [90]], "form": [[60, 61, 40], [60, 61, 40], [40, 41, 70], [0, 0, 0]]}
+    rows = {"none": [[50], [50], [50], [90]], "inputs": [[60, 61, 40], [60, 61, 40], [40, 41, 70], [0, 0, 0]]}
     for rule, scores in rows.items():
         for own in result(rule, scores):
             results.add(own)
-    none, form = forms(results)
+    none, form = forms(results, TASKS)
     assert form.best(form.outcomes) == (2,)
     assert form.short_list(form.outcomes, none) == ((2,), (3,))
     assert form.try_out([(2,), (3,)], "wine", none) == form.outcomes["wine"][3,]
@@ -58,7 +58,7 @@ def test_a_short_list_is_of_settings_that_help_where_others_do_not():
 
 
 def test_regret_is_to_the_plain_weight_that_is_tuned_on_the_task(three):
-    judged = judge(three["form"], three["none"], three["plain"])
+    judged = judge(three["inputs"], three["none"], three["plain"])
     assert judged.regret == {
         "digits": [20, 20],
         "digits, inputs x10": [25, 25],
@@ -76,7 +76,7 @@ def test_tasks_that_a_form_lacks_are_left_out_of_all():
     results = Results()
     for own in (*result("none", [[1], [1], [1]], TASKS[:3]), *result("plain", [[1], [2]], TASKS[1:3])):
         results.add(own)
-    assert [list(form.outcomes) for form in forms(results)] == [["wine", "digits, inputs x10"]] * 2
+    assert [list(form.outcomes) for form in forms(results, TASKS)] == [["digits, inputs x10", "wine"]] * 2
 
 
 def test_the_interval_is_student_s():

@@ -103,6 +103,7 @@ def state(**changes):
         ("hinge, start", 2 * 0.1 * (8 / 0.5 - 1) / 0.5),
         ("hinge, unregularized", 2 * 0.1 * (8 / 4 - 1) / 4),
         ("hinge, inputs", 2 * 0.1 * (8 / 0.0625 - 1) / 0.0625),
+        ("log hinge, inputs", 0.1 / 8),
         ("target, start", 0.01 * np.exp(0.03) / (0.1 * 2)),
         ("target, unregularized", 0.01 * np.exp(0.03) / 1.6),
         ("target, inputs", 0.01 * np.exp(0.03) / (0.1 / 4)),
@@ -115,7 +116,8 @@ def test_the_weight_of_a_rule_is_the_derivative_of_its_formula(rule, weight):
 
 
 def test_a_hinge_costs_nothing_below_and_a_target_eases():
-    assert find_rule("hinge, inputs").weight(state(n=0.01)).item() == 0
+    for name in ("hinge, inputs", "log hinge, inputs"):
+        assert find_rule(name).weight(state(n=0.01)).item() == 0
     lower = state(n=1e-3)
     weights = [find_rule("target, inputs").weight(lower).item() for _ in range(2)]
     assert weights[1] == pytest.approx(weights[0] * np.exp(-0.03), rel=1e-5)
