@@ -13,7 +13,6 @@ from gradreg_core.loss_functions import outputs_first
 from gradreg_core.scalars import integer_option
 from gradreg_core.selection import require_selector
 from gradreg_core.spec import Regularizer
-from gradreg_core.targets import require_target
 
 __all__ = ["BATCH_NORM_POLICIES", "checked"]
 
@@ -47,7 +46,6 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
     weighs = call.position_weight is not None or call.ignore_index is not None
     loss_fn = outputs_first(name, ops.name, call.loss_fn, weighs)
     require_selector(name, call.outputs)
-    require_target(call, reg)
     arguments = Arguments.of(ops, name, x)
     if call.step is None:
         _require_no_step(name, reg)

@@ -18,6 +18,7 @@ from gradreg_core.outputs import losses
 from gradreg_core.random import STREAM_SUBSET, make_draws
 from gradreg_core.scalars import converted, positive_scalar, weights
 from gradreg_core.spec import JacobianPenalty, Regularizer, Term
+from gradreg_core.targets import require_target
 
 __all__ = ["Evaluation", "Plan", "evaluate", "make_plan", "samples_of"]
 
@@ -308,6 +309,7 @@ def evaluate(
     the batch, the batch is split into the part and the rest: no sample is forwarded twice. A model that may hold arrays
     of the batch itself cannot be split; the part is then taken from the pass over the whole.
     """
+    require_target(call, reg)
     call = replace(call, step=_checked_step(call, arguments.like))
     terms = () if reg is None else reg.terms
     plan = make_plan(call, terms, arguments.batch, with_loss)
