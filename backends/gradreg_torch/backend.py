@@ -1,8 +1,10 @@
 """The primitives in PyTorch: eager by autograd.grad on the shared graph, compiled by torch.func.vjp."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,15 @@ from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullbac
 from gradreg_core.errors import InputError
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
-from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
-from gradreg_torch.diagnose import blame, explain, is_about_double_backward
+from gradreg_torch.compiled import require_differentiable, require_second_derivatives, seen_to_require_grad
+from gradreg_torch.diagnose import WRITES, blame, explain
 from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.function_modes import beneath
 from gradreg_torch.kinks import Smoothed
 from gradreg_torch.model.batch_norm import batch_norm_policy
 from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
+from gradreg_torch.model.written import buffers_to_write, with_buffers, write_buffers
 from gradreg_torch.objective import TorchObjective
 from gradreg_torch.shared_models import before_backward, joined, require_double_backward, shared_models
 from gradreg_torch.third_order import ArithmeticNorms
@@ -41,13 +44,18 @@ class TorchBackend(Backend):
 
     name = "torch"
 
+    def __init__(self) -> None:
+        self._caller = threading.local()
+        """Whether the caller of the current call differentiates its result."""
+
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Tensor)
 
     def asarray(self, value: Any, like: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() and isinstance(value, np.ndarray) and not value.flags.writeable:
             value = value.copy()  # PyTorch warns of a tensor that shares read-only memory
-        return torch.as_tensor(value, device=like.device)
+        tensor = torch.as_tensor(value, device=like.device)
+        return tensor if torch.compiler.is_compiling() else self.prepared(tensor)
 
     def shape(self, array: Tensor) -> tuple[int, ...]:
         return tuple(array.shape)
@@ -157,7 +165,7 @@ class TorchBackend(Backend):
         x = x.detach().requires_grad_()
         layer = FirstLayer(x)
         with beneath(layer):
-            outputs = fn(x)
+            outputs = _unchanged(x, fn)
         return outputs, _pullback(outputs, x, "x", layer.pulling)
 
     def vjp_with_aux(self, fn: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor) -> tuple[Tensor, Any, Pullback]:
@@ -184,8 +192,15 @@ class TorchBackend(Backend):
         return outputs, rebuilt[-1](tensors), lambda w: pull(w)[0]
 
     def model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
+        if not pairs and not torch.compiler.is_compiling() and not getattr(self._caller, "differentiates", True):
+            with torch.no_grad():
+                return super().model_vjp(model, apply, x, pairs)
+        written = buffers_to_write(model) if pairs else {}
+        if written:
+            passed = super().model_vjp(model, with_buffers(apply), x, pairs)
+            return replace(passed, returned=write_buffers(written, passed.returned))
         passed = self._model_vjp(model, apply, x, pairs)
-        leaves = [leaf for _, leaf in self.flatten(passed.returned)[0]]
+        leaves = partial(self.flatten, passed.returned)
         pullbacks = {pair: _joined_pullback(pullback, leaves) for pair, pullback in passed.pullbacks.items()}
         return replace(passed, pullbacks=pullbacks)
 
@@ -197,7 +212,7 @@ class TorchBackend(Backend):
             x = x.detach().requires_grad_()
         with recorded_places(names, [at for _, at in pairs if at is not None]) as places:
             outputs, returned = apply(model, x) if x is None else _unchanged(x, lambda x: apply(model, x))
-        places.require_all(places.known)
+        places.require_all()
         require_order(places, pairs)
         pullbacks = {
             (of, at): _pullback(
@@ -219,9 +234,12 @@ class TorchBackend(Backend):
             return super().jvp(fn, x, v)
 
     def model_jvp(self, model: Any, apply: Apply, x: Tensor, v: Tensor) -> tuple[Tensor, Any, Tensor]:
+        written = buffers_to_write(model)
         with beneath(ArithmeticNorms()):
-            outputs, returned, tangent = super().model_jvp(model, apply, x, v)
-        return outputs, returned, joined(tangent, [leaf for _, leaf in self.flatten(returned)[0]])
+            outputs, returned, tangent = super().model_jvp(model, with_buffers(apply) if written else apply, x, v)
+        if written:
+            returned = write_buffers(written, returned)
+        return outputs, returned, joined(tangent, partial(self.flatten, returned))
 
     def call_twice(self, model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tensor, Any, Tensor]:
         return call_twice(model, apply, x, moved)
@@ -261,20 +279,19 @@ class TorchBackend(Backend):
         if torch.compiler.is_compiling() or _in_transform():
             yield
             return
-        inference = torch.is_inference_mode_enabled()
-        if call != "measure" and (inference or any(array.is_inference() for array in arrays)):
-            raise InputError(
-                f"{call}: x or the call is in torch.inference_mode(), where nothing can be differentiated; use "
-                f"torch.no_grad() for the value alone, or measure(), which works there."
-            )
-        shared = shared_models(call, model, call != "measure" and torch.is_grad_enabled())
-        with batch_norm_policy(call, model, batch_norm), shared, torch.inference_mode(False), torch.enable_grad():
-            try:
+        before = getattr(self._caller, "differentiates", True)
+        self._caller.differentiates = differentiates = call != "measure" and torch.is_grad_enabled()
+        shared = shared_models(call, model, differentiates)
+        try:
+            with batch_norm_policy(call, model, batch_norm), shared, torch.inference_mode(False), torch.enable_grad():
                 yield
-            except RuntimeError as error:
-                if is_about_double_backward(error):
-                    raise explain(call, error) from error
+        except RuntimeError as error:
+            explained = explain(call, error)
+            if explained is None:
                 raise
+            raise explained from error
+        finally:
+            self._caller.differentiates = before
 
     def prepared(self, array: Tensor) -> Tensor:
         free = torch.compiler.is_compiling() or _in_transform()
@@ -289,6 +306,7 @@ class TorchBackend(Backend):
     def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_transform():
             return
+        require_differentiable(call, value)
         trained = isinstance(model, nn.Module) and any(parameter.requires_grad for parameter in model.parameters())
         if trained and not value.requires_grad and bool(value != 0):
             raise InputError(
@@ -329,7 +347,7 @@ def _unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
     version = x._version
     result = fn(x)
     if x._version != version:
-        raise InputError("the model changes its input in place; use inplace=False in its first layer.")
+        raise InputError(WRITES)
     return result
 
 
@@ -351,5 +369,5 @@ def _pullback(outputs: Any, x: Any, name: str, context: Callable[[], AbstractCon
     return pullback
 
 
-def _joined_pullback(pullback: Pullback, returned: Sequence[Any]) -> Pullback:
+def _joined_pullback(pullback: Pullback, returned: Callable[[], Any]) -> Pullback:
     return lambda w: joined(pullback(w), returned)

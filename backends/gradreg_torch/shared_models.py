@@ -10,7 +10,7 @@
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,12 +118,17 @@ def _gather(modules: Iterable[Any]) -> None:
         module.unshard()
 
 
-def joined(value: Tensor, returned: Iterable[Any]) -> Tensor:
-    """`value` plus an empty sum of what the model returned: all parameters are reached, with zeros where need be."""
+def joined(value: Tensor, leaves: Callable[[], tuple[Any, Any]]) -> Tensor:
+    """`value` plus an empty sum of what the model returned: all parameters are reached, with zeros where need be.
+
+    Args:
+        value: a result of an inner pass.
+        leaves: gives the leaves of what the model returned, with their paths, and something more.
+    """
     shared = _active()
     if shared is None or not (shared.differentiable and (shared.replicated or shared.sharded)):
         return value
-    for tensor in returned:
-        if isinstance(tensor, Tensor) and tensor.requires_grad and tensor.is_floating_point():
-            value = value + tensor.flatten()[:0].sum().to(value.dtype)
+    for _, leaf in leaves()[0]:
+        if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point():
+            value = value + leaf.flatten()[:0].sum().to(value.dtype)
     return value

@@ -1,13 +1,17 @@
 """Calls inside torch.compile: no graph breaks, few compilations, the same values."""
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import gradreg_torch as gradreg
+from gradreg_core.errors import DoubleBackwardError
+from gradreg_core.spec import JacobianPenalty
 from torch_cases import REG, batch, gradients, make
 
 
@@ -72,3 +76,57 @@ def test_layers_have_no_names_inside_a_compiler_and_taps_have() -> None:
     compiled = torch.compile(lambda x: gradreg.loss(tapped, x, y, reg)[0], fullgraph=True, backend="aot_eager")
     wanted = gradreg.loss(model, x, y, reg)[0]
     torch.testing.assert_close(gradients(compiled(x), model), gradients(wanted, model))
+
+
+@pytest.mark.parametrize("kind", ["output", "input"])
+def test_buffers_are_written_as_in_eager_mode(kind: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
+    other = copy.deepcopy(model)
+    reg = JacobianPenalty(1.0, projection=gradreg.gaussian(), side=kind)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x, y: gradreg.loss(model, x, y, reg, batch_norm="allow")[0], fullgraph=True, backend="aot_eager"
+    )
+    for step in range(2):
+        value = compiled(*batch(step))
+        wanted = gradreg.loss(other, *batch(step), reg, batch_norm="allow")[0]
+        torch.testing.assert_close(gradients(value, model), gradients(wanted, other))
+    assert model[1].num_batches_tracked == 2
+    for mine, theirs in zip(model.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_other_weights_compile_without_a_graph_break() -> None:
+    """Dynamo takes the second value of a weight for a symbol."""
+    model, (x, y) = make(), batch()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda reg: gradreg.loss(model, x, y, reg)[0], fullgraph=True, backend="eager")
+    for weight in (0.5, 0.25, 3.0):
+        reg = gradreg.SpectReg(weight) + gradreg.R1(2 * weight)
+        torch.testing.assert_close(compiled(reg), gradreg.loss(model, x, y, reg)[0])
+
+
+def test_a_compiled_model_is_refused_at_the_call_and_the_remedies_work() -> None:
+    model, (x, y) = make(), batch()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    message = (
+        r"no second derivative .* \(compiled\._orig_mod\), and compile the function that calls gradreg, or compile"
+    )
+    for call in (gradreg.loss, gradreg.penalty):
+        with pytest.raises(DoubleBackwardError, match=message):
+            call(compiled, x, y, REG, batch_norm="allow")
+    assert "compiled._orig_mod" in str(gradreg.check(compiled, x, y, REG))
+    wanted = gradients(gradreg.loss(model, x, y, REG)[0], model)
+    around = torch.compile(lambda x: gradreg.loss(compiled._orig_mod, x, y, REG)[0], backend="aot_eager")
+    torch.testing.assert_close(gradients(around(x), model), wanted)
+    by_eager = torch.compile(model.forward, backend="eager")
+    torch.testing.assert_close(gradients(gradreg.loss(by_eager, x, y, REG)[0], model), wanted)
+    moved = JacobianPenalty(1.0, projection=gradreg.gaussian(), side="input", method="difference")
+    by_difference = gradients(gradreg.loss(compiled, x, y, moved, batch_norm="allow")[0], model)
+    torch.testing.assert_close(by_difference, gradients(gradreg.loss(model, x, y, moved)[0], model))
+    with torch.no_grad():  # values need no second derivative
+        torch.testing.assert_close(
+            gradreg.loss(compiled, x, y, REG, batch_norm="allow")[0], gradreg.loss(model, x, y, REG)[0]
+        )

@@ -52,11 +52,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
 def test_the_criterion_counts_in_training_mode_only() -> None:
     criterion, model = gradreg.Criterion(None, gradreg.SpectReg(1.0)), make()
     first = criterion(model, *batch())[0].item()
-    criterion.eval()
-    second, again = criterion(model, *batch())[0].item(), criterion(model, *batch())[0].item()
-    assert second == again != first
+    criterion.eval()(model, *batch())
     assert criterion.step.item() == 1
+    assert criterion.train()(model, *batch())[0].item() != first
+    assert criterion.step.item() == 2
     assert "SpectReg(1.0)" in repr(criterion)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_in_eval_mode_the_criterion_is_the_loss(mode: Any) -> None:
+    model, (x, y) = make(), batch()
+    criterion = gradreg.Criterion(reg=REG + gradreg.WeightDecay(1.0) + gradreg.SobolevReg(1.0), target=make(1)).eval()
+    with mode():
+        total, parts = criterion(model, x, y)
+        assert total.requires_grad == torch.is_grad_enabled()
+    wanted = torch.nn.functional.cross_entropy(model(x), y)
+    assert total.item() == parts.loss.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert [penalty.item() for penalty in parts.penalty] == [0.0] * 4
+    torch.testing.assert_close(parts.outputs.clone(), model(x).detach())
 
 
 def test_a_regularizer_in_the_place_of_the_loss_function_is_refused() -> None:
@@ -74,14 +87,35 @@ def test_every_argument_of_loss_is_an_argument_of_a_call() -> None:
 def test_arguments_of_a_call_replace_those_of_the_criterion() -> None:
     model, (x, y) = make(), batch()
     reg = gradreg.SpectReg(0.5)
-    criterion = gradreg.Criterion(reg=reg, seed=5, normalizer=3.0).eval()
+
+    def criterion(**options: Any) -> float:
+        return gradreg.Criterion(reg=reg, seed=5, normalizer=3.0)(model, x, y, **options)[0].item()
 
     def wanted(**options: Any) -> float:
         return gradreg.loss(model, x, y, reg, step=0, **options)[0].item()
 
-    assert criterion(model, x, y)[0].item() == wanted(seed=5, normalizer=3.0)
-    assert criterion(model, x, y, seed=6)[0].item() == wanted(seed=6, normalizer=3.0)
+    assert criterion() == wanted(seed=5, normalizer=3.0)
+    assert criterion(seed=6) == wanted(seed=6, normalizer=3.0)
     ids = torch.arange(6) + 9
-    assert criterion(model, x, y, sample_ids=ids)[0].item() == wanted(seed=5, normalizer=3.0, sample_ids=ids)
+    assert criterion(sample_ids=ids) == wanted(seed=5, normalizer=3.0, sample_ids=ids)
     with pytest.raises(TypeError, match="unexpected keyword argument 'sample_id'"):
-        criterion(model, x, y, sample_id=ids)
+        criterion(sample_id=ids)
+
+
+def test_outputs_positions_and_targets_are_arguments_too() -> None:
+    torch.manual_seed(0)
+    tokens = torch.nn.Linear(4, 7).double()
+    x, y, weight = torch.randn(6, 5, 4).double(), torch.randint(7, (6, 5)), torch.rand(6, 5).double()
+    y[:, 3:] = -100
+    reg = gradreg.DataGrad(0.5) + gradreg.SobolevReg(0.1)
+
+    def model(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"hidden": x, "logits": tokens(x)}
+
+    def teacher(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": tokens(2 * x)}
+
+    options: dict[str, Any] = {"outputs": "logits", "ignore_index": -100, "class_axis": -1, "target": teacher}
+    wanted = gradreg.loss(model, x, y, reg, position_weight=weight, step=0, **options)[0].item()
+    assert gradreg.Criterion(reg=reg, **options)(model, x, y, position_weight=weight)[0].item() == wanted
+    assert gradreg.Criterion(reg=reg)(model, x, y, position_weight=weight, **options)[0].item() == wanted

@@ -1,6 +1,6 @@
 """Places inside of a model by the names of the modules that compute them, kept in eager mode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
@@ -34,7 +34,20 @@ class _Recorded(Places):
         self.sources: dict[str, Tensor] = {}
         """The tensor of each place on the graph."""
         self.known: list[str] = []
-        """The names of the modules of the model."""
+        """The names of the modules that were called."""
+        self.scripted = False
+        """Whether the model is traced or scripted, so that calls of its modules are not seen."""
+
+    def require_all(self, also: Iterable[str] = ()) -> None:
+        try:
+            super().require_all((*self.known, *also))
+        except InputError as error:
+            if not self.scripted:
+                raise
+            raise InputError(
+                "the layers inside of a traced or scripted module cannot be seen. Name a layer of the module that it "
+                "was made from, or pass the head of the network as the model and the activation as x."
+            ) from error
 
     def _record(self, key: str, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -62,13 +75,14 @@ def recorded_places(keys: Sequence[str], at: Sequence[str]) -> Iterator[_Recorde
                 for name, part in module.named_modules(remove_duplicate=False):
                     own = names.setdefault(id(part), [])
                     own.extend(name for name in _short(name) if name not in own)
-                    places.known.extend(filter(None, _short(name)[:1]))
+                places.scripted = places.scripted or isinstance(module, torch.jit.ScriptModule)
             depth[0] += 1
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> Any:
             if get_ident() != thread or torch.compiler.is_compiling():
                 return None
             depth[0] -= 1
+            places.known.extend(filter(None, names.get(id(module), [])[:1]))
             before = output
             for name in names.get(id(module), ()):
                 if name and places.wants(name):
