@@ -1,7 +1,7 @@
 """Function modes that replace operations: how they meet other modes, checkpoints and tensor subclasses."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakSet
@@ -21,23 +21,38 @@ class ReplacingMode(TorchFunctionMode):
         self._checkpoints: WeakSet[Any] = WeakSet()
 
     def hold_in_recomputation(self) -> None:
-        """While a checkpoint records: its recomputation, in whichever backward pass and thread, is in the mode too."""
-        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-        pack: Any = hooks[0] if hooks else None
-        names = getattr(getattr(pack, "__code__", None), "co_freevars", ())
-        if "frame" not in names:  # no checkpoint, but hooks that change nothing, such as save_on_cpu
+        """While checkpoints record: their recomputation, in whichever backward pass and thread, is in the mode too."""
+        innermost = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        if innermost is None or _checkpoint(innermost) in self._checkpoints:
             return
-        frame = pack.__closure__[names.index("frame")].cell_contents
-        recompute = getattr(frame, "recompute_fn", None)
-        if recompute is None or frame in self._checkpoints:
-            return
+        for frame in map(_checkpoint, _saved_tensors_hooks()):
+            if hasattr(frame, "recompute_fn") and frame not in self._checkpoints:
+                frame.recompute_fn = self._inside(frame.recompute_fn)
+                self._checkpoints.add(frame)
 
-        def in_mode(*args: Any) -> Any:
+    def _inside(self, recompute: Callable[..., None]) -> Callable[..., None]:
+        def in_mode(*args: Any) -> None:
             with self:
-                return recompute(*args)
+                recompute(*args)
 
-        frame.recompute_fn = in_mode
-        self._checkpoints.add(frame)
+        return in_mode
+
+
+def _checkpoint(hooks: tuple[Any, Any]) -> Any:
+    """The checkpoint that the hooks of saved tensors belong to; of others, such as save_on_cpu, the hook itself."""
+    names = getattr(getattr(hooks[0], "__code__", None), "co_freevars", ())
+    return hooks[0].__closure__[names.index("frame")].cell_contents if "frame" in names else hooks[0]
+
+
+def _saved_tensors_hooks() -> list[tuple[Any, Any]]:
+    """All that are on, of checkpoints within checkpoints; PyTorch shows the innermost alone."""
+    autograd, found = torch._C._autograd, []
+    while (hooks := autograd._top_saved_tensors_default_hooks(True)) is not None:
+        found.append(hooks)
+        autograd._pop_saved_tensors_default_hooks()
+    for pack, unpack in reversed(found):
+        autograd._push_saved_tensors_default_hooks(pack, unpack)
+    return found
 
 
 def overriding(types: Any) -> list[str]:

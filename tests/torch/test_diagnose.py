@@ -1,11 +1,15 @@
 """`check` in PyTorch: modules without a second derivative, and models that are as they were afterwards."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import gradreg_torch as gradreg
 from gradreg_core.errors import DoubleBackwardError, InputError
+from gradreg_core.spec import JacobianPenalty
 
 REG = gradreg.DataGrad(1.0)
 X = torch.linspace(-1, 1, 20).reshape(4, 5)
@@ -77,3 +81,67 @@ def test_check_passes_a_linear_model_whose_penalty_does_not_depend_on_the_input(
     report = gradreg.check(nn.Linear(5, 3), X, Y, gradreg.SpectReg(1.0))
     assert report.ok
     assert report.disagreement == 0
+
+
+class Recomputed(nn.Sequential):
+    """Layers that are computed a second time in the backward pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def offloaded(x: torch.Tensor) -> torch.Tensor:
+    with torch.autograd.graph.save_on_cpu():
+        return x.relu()
+
+
+class Offloaded(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return offloaded(x)
+
+
+RECOMPUTED = {
+    "relu": nn.ReLU(),
+    "in place": nn.ReLU(inplace=True),
+    "elu": nn.ELU(),
+    "prelu": nn.PReLU(),
+    "layer norm": nn.LayerNorm(6),
+    "within another": Recomputed(nn.Linear(6, 6), nn.ReLU()),
+    "offloaded": Offloaded(),
+}
+SIDES = [gradreg.SpectReg(1.0), JacobianPenalty(1.0, projection=gradreg.gaussian(), side="input")]
+
+
+@pytest.mark.parametrize("reg", SIDES, ids=["output side", "input side"])
+@pytest.mark.parametrize("name", RECOMPUTED)
+def test_check_passes_recomputed_parts(name: str, reg: Any) -> None:
+    torch.manual_seed(0)
+    part = Recomputed(nn.Linear(5, 6), RECOMPUTED[name], nn.Linear(6, 6))
+    model = nn.Sequential(part, nn.Tanh(), nn.Linear(6, 3)).double()
+    report = gradreg.check(model, X.double(), Y, reg)
+    assert report.ok, str(report)
+    assert not report.findings
+    assert report.disagreement < 1e-6  # differences in float64 with Richardson's correction
+
+
+@pytest.mark.parametrize("reg", SIDES, ids=["output side", "input side"])
+def test_check_passes_compiled_parts(reg: Any) -> None:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(5, 6), nn.Sequential(nn.ReLU(), nn.Linear(6, 6), nn.LayerNorm(6)), nn.Linear(6, 3))
+    model[1].compile(backend="eager")
+    report = gradreg.check(model.double(), X.double(), Y, reg)
+    assert report.ok, str(report)
+    assert report.disagreement < 1e-6
+
+
+@pytest.mark.parametrize("behind_a_function", [False, True])
+def test_check_names_the_module_behind_those_that_write_in_place(behind_a_function: bool) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 6), nn.ReLU(inplace=True), nn.Linear(6, 6), nn.Hardsigmoid(), nn.Linear(6, 3)]
+    model = nn.Sequential(*layers)
+    report = gradreg.check((lambda x: model(x)) if behind_a_function else model, X, Y, REG)
+    assert not report.ok
+    assert "3 (Hardsigmoid) has no second derivative" in str(report)
+    assert gradreg.check(nn.Sequential(*layers[:3], nn.Sigmoid(), layers[4]), X, Y, REG).ok  # what it advises
+    assert gradreg.check(model, X, Y, gradreg.DataGrad(1.0, at="3")).ok  # and its other advice
