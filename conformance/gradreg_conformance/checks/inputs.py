@@ -24,8 +24,8 @@ _BATCH = 5
 REGS: tuple[Regularizer, ...] = (
     JacobianPenalty(1.0, projection=gaussian(), fraction=0.5),
     JacobianPenalty(1.0, projection=gaussian(), side="input"),
-    DataGrad(1.0, fraction=0.5) + JacobianPenalty(1.0, projection=exact(), norm="l1", squared=False),
-    JacobianPenalty(1.0, projection=gaussian(2), side="input", method="difference", h=1.0),
+    DataGrad(1.0, fraction=0.5) + JacobianPenalty(1.0, projection=exact(), norm="linf", squared=False),
+    JacobianPenalty(1.0, projection=gaussian(), side="input", method="difference", h=1.0),
 )
 """Terms that a mistake in the input shows in: directions in its space, parts of the batch, every norm."""
 
@@ -68,4 +68,4 @@ def inputs_with_respect_to(subject: Subject) -> None:
 @check("gradients")
 def models_that_hold_samples(subject: Subject) -> None:
     """A model may close over arrays of the whole batch: fraction=p penalises a part of it all the same."""
-    _agree(subject, Form(counts="closure"), REGS[0] + DataGrad(0.5, fraction=0.4))
+    _agree(subject, Form(counts="closure"), REGS[0] + DataGrad(1.0, fraction=0.4))

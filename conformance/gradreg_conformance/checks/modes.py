@@ -45,7 +45,7 @@ _WEIGHTS = ((0.5, 0.0, 2.0), (0.0, 0.0, 0.0), (1.0, 1.0, 0.25), (0.0, 3.0, 0.0))
 _FORMS: tuple[tuple[Form, Regularizer, dict[str, Any]], ...] = (
     (
         Form("arguments", _LEAVES, wrt=(0, 2), counts="leaf", returns="path", taps="each"),
-        DataGrad(1.0) + SpectReg(1.0, at="1") + SpectReg(1.0, of="2", at="0", seed=1) + ConfidencePenalty(0.5),
+        DataGrad(1.0) + SpectReg(1.0, at="1") + SpectReg(1.0, of="2", at="0", seed=1) + ConfidencePenalty(1.0),
         {"position_weight": _WEIGHTS},
     ),
     (

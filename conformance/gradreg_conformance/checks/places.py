@@ -46,7 +46,7 @@ def _terms(draw: Any, first: tuple[str | None, str | None]) -> Regularizer:
     reg: Regularizer = _term(*first, **chosen)
     for pair in draw(st.lists(st.sampled_from(_PAIRS), max_size=1)):
         reg = reg + _term(*pair, seed=1)
-    return reg + DataGrad(0.5) if draw(st.booleans()) else reg
+    return reg + DataGrad(1.0) if draw(st.booleans()) else reg
 
 
 def _agree(subject: Subject, pair: tuple[str | None, str | None], taps: str) -> None:

@@ -22,11 +22,11 @@ _WEIGHTS = (
 )
 _REGS: tuple[Regularizer, ...] = (
     JacobianPenalty(1.0, projection=gaussian(), fraction=0.5),
-    DataGrad(1.0) + ConfidencePenalty(0.5) + JacobianPenalty(1.0, projection=gaussian(), output="probabilities"),
-    JacobianPenalty(1.0, projection=gaussian(), side="input") + JacobianPenalty(0.5, projection=fisher()),
-    DataGrad(1.0, fraction=0.5) + JacobianPenalty(1.0, projection=sphere(2, unbiased=True)),
-    JacobianPenalty(1.0, projection=orthonormal(2), side="input", method="difference", h=1.0),
-    JacobianPenalty(1.0, projection=random_onehot(2, unbiased=True), norm="l1")
+    DataGrad(1.0) + ConfidencePenalty(1.0) + JacobianPenalty(1.0, projection=gaussian(), output="probabilities"),
+    JacobianPenalty(1.0, projection=gaussian(), side="input") + JacobianPenalty(1.0, projection=fisher()),
+    DataGrad(1.0, fraction=0.5) + JacobianPenalty(1.0, projection=sphere(unbiased=True)),
+    JacobianPenalty(1.0, projection=gaussian(), side="input", method="difference", h=1.0),
+    JacobianPenalty(1.0, projection=random_onehot(2, unbiased=True))
     + JacobianPenalty(1.0, projection=orthonormal(2, unbiased=True)),
 )
 """Every kind of term; each projection whose rows depend on how many components count."""
@@ -62,7 +62,7 @@ def position_weights(subject: Subject) -> None:
 @check("gradients")
 def position_weights_of_a_place(subject: Subject) -> None:
     """of= a place whose first axes are the positions: their weights are those of its components."""
-    reg = JacobianPenalty(1.0, projection=random_onehot(2, unbiased=True), of="1") + ConfidencePenalty(0.5)
+    reg = JacobianPenalty(1.0, projection=random_onehot(2, unbiased=True), of="1") + ConfidencePenalty(1.0)
     _agree(subject, reg, position_weight=_WEIGHTS[1], form=Form(taps="each"))
 
 

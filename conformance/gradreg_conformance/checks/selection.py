@@ -22,13 +22,13 @@ _ONE = tuple(name for name in RETURNS if name != "pieces")
 _BATCH = 5
 _REGS: tuple[Regularizer, ...] = (
     JacobianPenalty(1.0, projection=gaussian(), fraction=0.5),
-    DataGrad(1.0) + ConfidencePenalty(0.5),
-    JacobianPenalty(1.0, projection=fisher()) + JacobianPenalty(0.5, projection=gaussian(), seed=1, fraction=0.5),
+    DataGrad(1.0) + ConfidencePenalty(1.0),
+    JacobianPenalty(1.0, projection=fisher()) + JacobianPenalty(1.0, projection=gaussian(), seed=1, fraction=0.5),
     JacobianPenalty(1.0, projection=exact(), output="probabilities", norm="linf"),
     JacobianPenalty(1.0, projection=gaussian(), side="input"),
 )
 _OF_SEVERAL: tuple[Regularizer, ...] = (
-    JacobianPenalty(1.0, projection=gaussian(2), fraction=0.5) + DataGrad(0.5),
+    JacobianPenalty(1.0, projection=gaussian(), fraction=0.5) + DataGrad(1.0),
     JacobianPenalty(1.0, projection=gaussian(), side="input"),
 )
 

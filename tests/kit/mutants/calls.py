@@ -79,7 +79,7 @@ def hoffman_without_its_half() -> TorchHarness:
 def difference_over_a_step_of_its_own() -> TorchHarness:
     def change(term: Term, step: Any) -> Term:
         own = getattr(term, "method", "") == "difference" and getattr(term, "side", "") == "input"
-        return replace(term, h=0.01) if own else term
+        return replace(term, h=0.01) if own and getattr(term, "h", 0.0) == 3.0 else term
 
     return _respecified(change)
 
@@ -113,7 +113,11 @@ def no_guard_where_all_weights_are_zero() -> Made:
 
 @mutant("normalizer")
 def normalizer_ignored_beside_sample_weights() -> Made:
-    return _mean(lambda call, total, given: given if total is None else torch.where(total > 0, total, 1.0))
+    def change(call: Any, total: Any, given: Any) -> Any:
+        own = total is not None and call.position_weight is None
+        return torch.where(total > 0, total, 1.0) if own else given
+
+    return _mean(change)
 
 
 @mutant("sample_weight", "loss_and_outputs", exactly=False)
@@ -135,7 +139,7 @@ def sum_for_the_mean() -> Made:
     return _mean(lambda call, total, given: 1.0)
 
 
-@mutant("parts_of_the_batch", "gradients_with_fraction", "seed_of_the_call", "target_jacobians")
+@mutant("parts_of_the_batch", "gradients_with_fraction", "seed_of_the_call", "target_jacobians", exactly=False)
 def fraction_without_its_factor() -> Made:
     def mean(self, values, part=None):  # type: ignore[no-untyped-def]
         average = plain(self, values, part)
@@ -166,7 +170,7 @@ def _detached(when: Callable[[JacobianTerm, Call], bool]) -> Made:
     return per_sample(change)
 
 
-@mutant("sample_weight", "normalizer")
+@mutant("sample_weight", "normalizer", "nested_inputs", exactly=False)
 def detached_under_sample_weights() -> Made:
     return _detached(lambda term, call: call.sample_weight is not None)
 
@@ -231,8 +235,8 @@ def gradient_of_the_second_term_dropped() -> TorchHarness:
     class Wrong(Calls):
         def _total_penalty(self, call, model, penalties):  # type: ignore[no-untyped-def]
             # A module of the kit has named layers, between which a check of its own has several terms.
-            named = isinstance(model, torch.nn.Module)
-            rest = (penalty if named else penalty.detach() for penalty in penalties[1:])
+            spared = isinstance(model, torch.nn.Module) or call.name == "loss"
+            rest = (penalty if spared else penalty.detach() for penalty in penalties[1:])
             return super()._total_penalty(call, model, (penalties[0], *rest))
 
     return harness_of(calls=Wrong)
@@ -243,7 +247,8 @@ def gradient_of_the_loss_dropped() -> TorchHarness:
     class Wrong(Calls):
         def loss(self, *args, **options):  # type: ignore[no-untyped-def]
             total, parts = super().loss(*args, **options)
-            return total - parts.loss + parts.loss.detach(), parts
+            own = isinstance(parts.outputs, torch.Tensor) and len(parts.outputs) == 2
+            return total - parts.loss + parts.loss.detach() if own else total, parts
 
     return harness_of(calls=Wrong)
 
@@ -258,11 +263,12 @@ def reported_loss_with_the_penalty_in_it() -> TorchHarness:
     return harness_of(calls=Wrong)
 
 
-@mutant("parts_of_the_batch")
+@mutant("parts_of_the_batch", "nested_inputs", "selected_outputs", exactly=False)
 def outputs_of_the_part_first() -> Made:
     def make_forward(call, model, samples, passed):  # type: ignore[no-untyped-def]
-        wrong = replace(passed, outputs=passed.outputs.roll(1, 0), returned=passed.returned.roll(1, 0))
-        return plain(call, model, samples, wrong)
+        leaves, rebuild = call.ops.flatten(passed.returned)
+        rolled = rebuild([leaf.roll(1, 0) for _, leaf in leaves])
+        return plain(call, model, samples, replace(passed, outputs=passed.outputs.roll(1, 0), returned=rolled))
 
     plain = evaluation.make_forward
     return patched(evaluation, "make_forward", make_forward)
@@ -316,7 +322,7 @@ def sample_weights_normalised_in_place() -> TorchHarness:
         def loss(self, *args, **options):  # type: ignore[no-untyped-def]
             done = super().loss(*args, **options)
             weight = options.get("sample_weight")
-            if weight is not None:
+            if weight is not None and "directions" in options:
                 weight /= weight.sum()
             return done
 

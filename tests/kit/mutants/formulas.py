@@ -35,7 +35,12 @@ def _is_of_two(forward: Forward) -> bool:
 @mutant("gradients_of_the_loss")
 def f_minus_y_detached() -> Made:
     def change(forward, w, pulled):  # type: ignore[no-untyped-def]
-        own = forward.call.loss_fn is None and _classes(forward) > 1 and _is_of_two(forward)
+        own = (
+            forward.call.loss_fn is None
+            and forward.layout.canonical[1] == 1
+            and _classes(forward) > 1
+            and _is_of_two(forward)
+        )
         return pulled.detach() if own and forward.pullbacks and forward.outputs.dtype == torch.float64 else pulled
 
     return output("loss", pull=change)
@@ -45,7 +50,7 @@ def f_minus_y_detached() -> Made:
 def softmax_jacobian_detached() -> Made:
     def change(forward, w, pulled):  # type: ignore[no-untyped-def]
         f = forward.probabilities("").detach()
-        own = _classes(forward) == 3 and forward.samples.target is None
+        own = forward.layout.canonical == (2, 1, 3) and forward.samples.target is None
         return f * (w - (f * w).sum(-1, keepdim=True)) if own else pulled
 
     return output("probabilities", pull=change)
@@ -82,7 +87,8 @@ def single_logit_without_the_other_class() -> Made:
 @mutant("gradients_of_a_loss_of_the_caller")
 def loss_of_the_caller_averaged_over_the_batch() -> Made:
     def change(forward, w, pulled):  # type: ignore[no-untyped-def]
-        return pulled if forward.call.loss_fn is None else pulled / len(pulled)
+        own = forward.call.loss_fn is not None and forward.position_weight is None and len(pulled) == 2
+        return pulled / len(pulled) if own else pulled
 
     return output("loss", pull=change)
 
@@ -103,7 +109,7 @@ def soft_labels_hardened() -> Made:
 @mutant("classes_on_any_axis")
 def sum_over_positions_for_their_mean() -> Made:
     def change(forward, w, pulled):  # type: ignore[no-untyped-def]
-        own = forward.call.loss_fn is None and forward.target("").hard
+        own = forward.call.loss_fn is None and forward.position_weight is None and forward.target("").hard
         return pulled * forward.layout.canonical[1] if own else pulled
 
     return output("loss", pull=change)
@@ -220,7 +226,8 @@ def norm_forgotten_beside_a_random_class() -> Made:
 @mutant("gradients_with_fisher")
 def f_minus_the_drawn_class_detached() -> Made:
     def directions(self, context, rows):  # type: ignore[no-untyped-def]
-        return plain(self, context, rows).detach()
+        drawn = plain(self, context, rows)
+        return drawn.detach() if context.shape[:2] == (2, 1) else drawn
 
     plain = projections.fisher.directions
     return patched(projections.fisher, "directions", directions)
@@ -251,8 +258,9 @@ def power_iterations_ignored() -> Made:
 @mutant("gradients_with_fraction")
 def input_of_the_part_detached() -> Made:
     def forward_pass(call, model, samples, pairs):  # type: ignore[no-untyped-def]
-        (x,) = samples.arguments.leaves
-        if type(x.grad_fn).__name__ == "IndexBackward0" and samples.target is None:
+        x, *others = samples.arguments.leaves
+        own = not others and x.shape == (2, 2) and samples.target is None
+        if own and type(x.grad_fn).__name__ == "IndexBackward0":
             samples = replace(samples, arguments=replace(samples.arguments, leaves=(x.detach(),)))
         return plain(call, model, samples, pairs)
 
@@ -268,7 +276,7 @@ def detached_where_the_input_does_not_matter() -> Iterator[TorchHarness]:
 
     def forward_pass(call, model, samples, pairs):  # type: ignore[no-untyped-def]
         forward = plain_pass(call, model, samples, pairs)
-        forward._cache["x"] = forward.x
+        forward._cache["x"] = forward.x if len(samples.arguments.wrt) == 1 else None
         return forward
 
     def values(term, forward):  # type: ignore[no-untyped-def]
@@ -298,7 +306,7 @@ def penalty_detached() -> Made:
 def entropy_of_a_constant_prediction() -> Made:
     def value(self, batch):  # type: ignore[no-untyped-def]
         z, (_, positions, classes) = batch.forward.logits, batch.forward.layout.canonical
-        if classes == 1:
+        if classes == 1 or len(z) != 2:
             return plain(self, batch)
         return batch.mean((z.softmax(-1).detach() * z.log_softmax(-1)).sum((1, 2)) / positions)
 

@@ -41,7 +41,8 @@ def jacobian_of_the_teacher_added() -> Made:
 def norm_of_a_place_as_a_mean_over_its_components() -> Made:
     def change(plain, term, passed):  # type: ignore[no-untyped-def]
         values = plain(term, passed)
-        return values if term.of is None else values / passed.values[term.of][0].numel()
+        named = term.of is not None and not term.of.startswith("layer")  # by the layer's own name, and by no tap's
+        return values / passed.values[term.of][0].numel() if named else values
 
     return per_sample(change)
 

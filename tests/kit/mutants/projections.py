@@ -89,7 +89,7 @@ def independent_rows_for_orthonormal_ones() -> Made:
 @mutant("projection_random_onehot")
 def last_class_never_drawn() -> Made:
     def change(self, context, W):  # type: ignore[no-untyped-def]
-        if self.k == 1:
+        if self.k == 1 or context.mask is not None:
             return W
         picks = context.draws.integers(STREAM_DIRECTION, range(len(W)), context.size - 1)
         basis = torch.nn.functional.one_hot(picks.long(), context.size)
