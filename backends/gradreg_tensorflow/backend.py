@@ -14,12 +14,14 @@ from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullbac
 from gradreg_core.errors import InputError
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
+from gradreg_core.structures import Leaves, Rebuild
 from gradreg_tensorflow.diagnose import blame, explain, lacks_gradient
 from gradreg_tensorflow.kinks import smoothed
 from gradreg_tensorflow.model.batch_norm import batch_norm_policy
 from gradreg_tensorflow.model.objects import holds_samples
 from gradreg_tensorflow.model.places import watched_places
 from gradreg_tensorflow.model.replay import repeatable, repeated_passes, without_state_changes
+from gradreg_tensorflow.model.structures import unwrapped
 from gradreg_tensorflow.model.variables import is_variable, parameters
 from gradreg_tensorflow.model.writes import writes_of_call
 from gradreg_tensorflow.objective import TensorFlowObjective
@@ -156,12 +158,14 @@ class TensorFlowBackend(Backend):
         places.require_all(places.known)
         require_order(places, pairs)
         pullbacks = {
-            (of, at): _pullback(
-                tape,
-                outputs if of is None else places.values[of],
-                x if at is None else places.values[at],
-                "x" if at is None else f"at={at!r}",
-                "the outputs" if of is None else f"of={of!r}",
+            (of, at): _single(
+                _pullback(
+                    tape,
+                    outputs if of is None else places.values[of],
+                    x if at is None else places.values[at],
+                    "x" if at is None else f"at={at!r}",
+                    "the outputs" if of is None else f"of={of!r}",
+                )
             )
             for of, at in pairs
         }
@@ -180,6 +184,9 @@ class TensorFlowBackend(Backend):
     def enter(self, call: str, model: Any, arrays: Sequence[tf.Tensor], batch_norm: str) -> Iterator[None]:
         with second_order_safe(), batch_norm_policy(call, batch_norm), writes_of_call():
             yield
+
+    def flatten(self, structure: Any) -> tuple[Leaves, Rebuild]:
+        return super().flatten(unwrapped(structure))
 
     def prepared(self, array: Any) -> tf.Tensor:
         return tf.convert_to_tensor(array)
@@ -249,6 +256,19 @@ def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name
         return tf.convert_to_tensor(gradient)
 
     return pullback
+
+
+def _single(pullback: Pullback) -> Pullback:
+    """The pullback, in float32 for a w in float32: a Keras model computes in float32 for an input in float64 too.
+
+    TensorFlow adds no penalty in float64 to a loss in float32.
+    """
+
+    def pulled(w: tf.Tensor) -> tf.Tensor:
+        gradient = pullback(w)
+        return tf.cast(gradient, tf.float32) if (gradient.dtype, w.dtype) == (tf.float64, tf.float32) else gradient
+
+    return pulled
 
 
 def _is_eager(tensor: tf.Tensor) -> bool:

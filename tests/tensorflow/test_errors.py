@@ -30,7 +30,7 @@ REFUSED: list[tuple[type, str, dict[str, Any]]] = [
     (InputTypeError, "step must be an integer", {"step": 1.5}),
     (InputError, "sample_ids must be 4 integers", {"sample_ids": tf.zeros(4)}),
     (InputError, r"sample_weight must have shape \(4,\), got \(3,\)", {"sample_weight": tf.ones(3)}),
-    (InputError, "sample_weight must be at least 0 everywhere", {"sample_weight": -tf.ones(4)}),
+    (InputError, "sample_weight must be finite and at least 0 everywhere", {"sample_weight": -tf.ones(4)}),
     (InputError, "x does not reach the outputs", {"model": lambda x: linear(tf.stop_gradient(x))}),
     (InputError, "x does not reach the outputs", {"model": lambda x: tf.ones((4, 5)) @ WEIGHT}),
     (InputError, r"expected outputs of shape \(4, ...\)", {"model": lambda x: tf.reduce_mean(linear(x), 0)}),

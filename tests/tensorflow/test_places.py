@@ -12,7 +12,7 @@ from keras import layers
 import gradreg_tensorflow as gradreg
 from cases import FLOAT64
 from gradreg_core.errors import InputError
-from gradreg_core.presets import FrobReg, SpectReg
+from gradreg_core.presets import ConfidencePenalty, FrobReg, SpectReg
 from tensorflow_models import MODES
 
 RNG = np.random.default_rng(0)
@@ -274,3 +274,28 @@ def test_a_place_in_the_step_of_a_recurrent_layer_is_refused_in_words() -> None:
     lstm(sequence)
     with pytest.raises(InputError, match=r"inside of a branch, a loop or an RNN's step|passed more than once"):
         tf.function(lambda x: gradreg.penalty(lstm, x, None, FrobReg(1.0, at="cell")), autograph=False)(sequence)
+
+
+# --- structures and precisions ---------------------------------------------------------------------------------------
+def test_structures_of_attributes() -> None:
+    """TensorFlow and Keras wrap the lists and dicts that modules and layers have as attributes."""
+    module, layer = tf.Module(), layers.Layer()
+    module.list, module.dict = [X, X], {"a": X, "pair": (X, X)}
+    layer.list = [X, X]
+    for x, model in (
+        (module.list, lambda x: x[0] @ FIRST),
+        (layer.list, lambda x: x[0] @ FIRST),
+        (module.dict, lambda x: x["a"] @ FIRST),
+        (module.dict["pair"], lambda x: x[1] @ FIRST),
+    ):
+        assert float(gradreg.penalty(model, x, None, FrobReg(1.0))) == pytest.approx(frobenius(FIRST), rel=FLOAT64)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_an_input_in_float64_of_a_model_in_float32(mode: str) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([layers.Input((5,)), layers.Dense(4, "tanh"), layers.Dense(3)])
+    reg = FrobReg(1.0) + SpectReg(1.0, fraction=0.5) + ConfidencePenalty(1.0) + SpectReg(1.0, side="input")
+    call = MODES[mode](lambda x: gradreg.loss(model, x, [0, 1, 2, 1], reg)[0])
+    assert float(call(X)) == pytest.approx(float(call(tf.cast(X, tf.float32))), rel=1e-5)  # float32
+    gradreg.measure(model, X, [0, 1, 2, 1])

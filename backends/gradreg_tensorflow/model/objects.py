@@ -72,12 +72,13 @@ def _names_of_keras() -> frozenset[str]:
 
 def holds_samples(model: Any, batch: int) -> bool:
     """Whether the model may hold arrays of the batch itself; see :meth:`gradreg_core.backend.Backend.holds_samples`."""
-    for value in reachable(model):
+    count = 0
+    for count, value in enumerate(reachable(model), 1):  # noqa: B007 - counted to the end
         if isinstance(value, _ARRAYS) and value.shape[:1] == (batch,):
             return True
         if inspect.isfunction(value) and any(_numbers(item, batch) for item in referred(value)):
             return True
-    return False
+    return count >= _MOST
 
 
 def _numbers(value: Any, count: int) -> bool:
