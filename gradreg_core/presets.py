@@ -243,7 +243,8 @@ class SobolevReg(NormedTerm):
     """weight * mean_i ||J_i^T W_i - T_i^T W_i||^2: the Jacobian is drawn towards a target T along directions W.
 
     T is the call's ``target=``, a constant: an array (B, *outputs, *input), or a teacher, a model that is called on the
-    same input and pulled back along the same directions. W is that of the model itself.
+    same input and pulled back along the same directions. W is that of the model itself. Where x holds several arrays,
+    an array T has their components, flattened and one after the other, in place of the input's axes.
 
     Args:
         projection: ``gaussian(k)``: expectation ||J_i - T_i||_F^2; ``exact()``: that itself, at m backward passes.

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from torch import nn
 
 import gradreg_jax
 import gradreg_numpy
+import gradreg_tensorflow
 import gradreg_torch
 from cases import FLOAT64, network, problem
 from gradreg_conformance import Case, agreement
@@ -177,6 +179,45 @@ def test_moving_statistics_move_once() -> None:
     gradreg_torch.loss(penalised, x, y, DataGrad(1.0, method="difference"), batch_norm="allow")
     for mine, wanted in zip(penalised.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(mine, wanted)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+def test_keras_layers_draw_the_same_masks_and_move_once(norm: bool, in_graph: bool) -> None:
+    layers, x = tf.keras.layers, tf.constant(np.random.default_rng(0).normal(size=(8, 5)), tf.float32)
+    between = [layers.BatchNormalization] if norm else []
+
+    def critic() -> Any:
+        tf.keras.utils.set_random_seed(0)
+        own = [kind() for kind in between]
+        return tf.keras.Sequential([layers.Input((5,)), *own, layers.Dropout(0.5, seed=3), layers.Dense(1)])
+
+    plain = critic()
+    plain(x, training=True)
+    penalties = []
+    for method in ("jvp", "difference"):
+        model = critic()
+
+        def penalty(model: Any = model, method: str = method) -> Any:
+            reg = R1(1.0, method=method)
+            return gradreg_tensorflow.penalty(lambda x: model(x, training=True), x, None, reg, batch_norm="allow")
+
+        penalties.append(float((tf.function(penalty) if in_graph else penalty)()))
+        for mine, wanted in zip(model.non_trainable_variables, plain.non_trainable_variables, strict=True):
+            np.testing.assert_array_equal(mine.numpy(), wanted.numpy())
+    if not norm:  # linear with one mask; float32 over h = 0.01
+        assert penalties[1] == pytest.approx(penalties[0], rel=1e-3)
+
+
+def test_flax_layers_draw_the_same_masks_and_move_once() -> None:
+    from flax import nnx
+
+    x, penalties = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), "float32"), []
+    for method in ("jvp", "difference"):
+        model = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), nnx.Linear(5, 1, rngs=nnx.Rngs(1)))
+        penalties.append(float(gradreg_jax.penalty(model, x, None, R1(1.0, method=method))))
+        assert int(model.layers[0].rngs.count[...]) == 1
+    assert penalties[1] == pytest.approx(penalties[0], rel=1e-3)  # linear with one mask; float32 over h = 0.01
 
 
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
