@@ -295,8 +295,7 @@ class Backend(DrawPrimitives):
 
     def draws_numbers(self, run: Callable[[], Array]) -> bool:
         """Whether run() draws random numbers, inside of `repeatable`. Default: whether two runs differ."""
-        first, second = run(), run()
-        apart = self.astype(first - second, "float32")
+        apart = self.astype(self.stop_gradient(run() - run()), "float32")
         return float(self.sum(apart * apart, tuple(range(len(self.shape(apart)))))) > 0
 
     def smoothed(self, model: Any) -> AbstractContextManager[Any]:
