@@ -279,13 +279,23 @@ class Calls:
         params: Any = None,
         chunk_size: int | None = None,
     ) -> CheckReport:
-        """Look before training: values, layers, second derivatives. Takes a few steps' time and may synchronise.
+        """Look before training: values, samples, derivatives. Takes the time of some fifty steps and synchronises.
 
-        Finds labels out of range, outputs that are not finite, batch normalisation in training mode, a term whose one
-        draw for the batch penalises nothing behind it, layers or operations without a second derivative (named, with
-        what to use instead), a penalty without gradient, a gradient of the penalty that disagrees with finite
-        differences (rectifiers and maxima are rounded off for these), and a penalty by difference whose gradient
-        depends on h, as over kinks. Changes neither model nor generator state where the framework allows to restore it.
+        Everything is found by what happens on this batch, not by the names of layers:
+
+        - labels out of range, outputs that are not finite, outputs behind a softmax;
+        - samples that are coupled: one sample's outputs pulled back reach the inputs of others, as through batch
+          statistics, the edges of a graph, a leading time axis; or a loss over pairs;
+        - operations without a second derivative (named, with what to use instead), and penalties without gradient;
+        - a gradient that disagrees with finite differences, along the input and along the parameters, which are named;
+          rectifiers and maxima are rounded off for these, behind `at=` and `of=` too;
+        - gradients that underflow in half precision, and what a loss scale does for them;
+        - a penalty by difference over kinks, or of a model that draws random numbers of its own;
+        - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
+
+        Without `y` and `loss_fn` the penalty is judged without a loss, as of critics and encoders. Parameters are moved
+        and put back, also after an error: no other thread may use the model meanwhile. What a framework raises is a
+        finding, by its name.
 
         Arguments: ``help(gradreg_core.calls.Calls)``.
 
