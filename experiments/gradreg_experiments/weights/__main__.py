@@ -15,8 +15,8 @@ from gradreg_core.cli.terminal import get_console, out_option, progress_bar
 from gradreg_experiments.results import Results
 from gradreg_experiments.runner import versions
 from gradreg_experiments.weights.page import make_page
-from gradreg_experiments.weights.rules import LONGER_RULES, RULES, Rule
-from gradreg_experiments.weights.tasks import LONGER, TASKS, Task
+from gradreg_experiments.weights.rules import CHECKED_RULES, RULES, Rule
+from gradreg_experiments.weights.tasks import CHECKS, TASKS, Task
 from gradreg_experiments.weights.training import Seeds, train
 
 __all__ = ["RUNS", "key", "main", "run_missing"]
@@ -24,7 +24,10 @@ __all__ = ["RUNS", "key", "main", "run_missing"]
 _VERSION = 1
 """Raised when the same settings would give other results."""
 
-RUNS: list[tuple[Task, Sequence[Rule]]] = [*((task, RULES) for task in TASKS), (LONGER, LONGER_RULES)]
+RUNS: list[tuple[Task, Sequence[Rule]]] = [
+    *((task, RULES) for task in TASKS),
+    *((task, CHECKED_RULES) for task in CHECKS),
+]
 """All that is run."""
 
 

@@ -9,7 +9,7 @@ from gradreg_experiments.paper.tables import markdown
 from gradreg_experiments.results import Results
 from gradreg_experiments.weights.rules import RULES, Rule, Setting, find_rule
 from gradreg_experiments.weights.summary import Form, Judged, forms, interval, judge
-from gradreg_experiments.weights.tasks import LONGER, TASKS
+from gradreg_experiments.weights.tasks import CHECKS, TASKS
 
 __all__ = ["make_page"]
 
@@ -18,23 +18,21 @@ _FEWEST = 3
 """Tasks, for an interval over them."""
 _HARMED = "rings"
 """The task that any penalty harms."""
-_LARGEST = 0.01
-"""Plain weight that is shown of the longer task; beyond it the accuracy falls further."""
+_LARGEST = 0.1
+"""Plain weight that is shown of the checks; beyond it the accuracy falls further."""
 
 
 def make_page(results: Results) -> str:
     """The page as Markdown; where there are too few results for a table it says so."""
     names = [task.name for task in TASKS]
-    tables = dict.fromkeys(("forms", "without", "regrets", "tasks", "longer"), "Not run yet.")
+    tables = dict.fromkeys(("forms", "without", "regrets", "tasks"), "Not run yet.")
     everywhere = _judged(forms(results, names))
     if everywhere:
         tables["forms"] = _forms(everywhere)
         tables["without"] = _forms(_judged(forms(results, [name for name in names if name != _HARMED])))
         tables["regrets"] = _regrets(everywhere)
         tables["tasks"] = _tasks(everywhere)
-    longer = [form for form in forms(results, [LONGER.name]) if form.outcomes]
-    if longer:
-        tables["longer"] = _longer(longer)
+    tables["checks"] = _checks(results)
     text = (files(__package__) / "page.md").read_text(encoding="utf-8")
     settings = "; ".join(f"{_title(rule.penalty, rule.name)}: {_settings(rule)}" for rule in RULES[1:])
     return Template(text).substitute(tables, protocol=_protocol(), settings=settings)
@@ -56,15 +54,18 @@ def _settings(rule: Rule) -> str:
     )
 
 
-def _longer(every: Sequence[Form]) -> str:
-    rows = []
-    for form in every:
-        for setting, outcome in form.outcomes[LONGER.name].items():
-            if form.rule != "plain" or setting[0] <= _LARGEST:
-                name = _title(form.penalty, form.rule)
-                words = name if form.rule == "none" else f"{name}, {_setting(form.rule, setting)}"
-                rows.append([words, f"{fmean(outcome.test):.1f}", _norm(outcome.norm)])
-    return markdown(("form", "accuracy, %", "n"), rows)
+def _checks(results: Results) -> str:
+    """The accuracy and n of every setting on the checks."""
+    by_task = {task.name: forms(results, [task.name]) for task in CHECKS}
+    cells: dict[str, dict[str, str]] = {}
+    for task, every in by_task.items():
+        for form in every:
+            for setting, outcome in form.outcomes[task].items():
+                if form.rule != "plain" or setting[0] <= _LARGEST:
+                    words = ", ".join(filter(None, [form.rule, form.rule != "none" and _setting(form.rule, setting)]))
+                    cells.setdefault(words, {})[task] = f"{fmean(outcome.test):.1f} ({_norm(outcome.norm)})"
+    rows = [[words, *(own.get(task, "-") for task in by_task)] for words, own in cells.items()]
+    return markdown(("accuracy, % (n)", *by_task), rows) if rows else "Not run yet."
 
 
 def _title(penalty: str, rule: str) -> str:
@@ -150,7 +151,7 @@ def _norm(norm: float | None) -> str:
 
 def _protocol() -> str:
     rows = []
-    for task in TASKS:
+    for task in (*TASKS, *CHECKS):
         layers = " ".join(
             {"dense": "{1}", "conv": "conv {1} ({2}x{2})", "pool": "pool"}[layer[0]].format(*layer)
             for layer in task.layers

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-__all__ = ["LONGER_RULES", "RULES", "Rule", "Setting", "State", "find_rule"]
+__all__ = ["CHECKED_RULES", "RULES", "Rule", "Setting", "State", "find_rule"]
 
 Setting = tuple[float, ...]
 
@@ -172,5 +172,5 @@ RULES = (
     Rule("plain", "w n", _plain, _single(_halves(-2, 4)), "datagrad"),
 )
 
-LONGER_RULES = (find_rule("none"), find_rule("plain"), find_rule("target, inputs"))
-"""Those that are run on the longer task."""
+CHECKED_RULES = (find_rule("none"), find_rule("plain"), find_rule("target, inputs"))
+"""Those that are run on the checks too."""
