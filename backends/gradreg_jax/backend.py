@@ -22,8 +22,17 @@ from gradreg_core.taps import Place
 from gradreg_jax.batch_norm import batch_norm_policy
 from gradreg_jax.diagnose import blame, explain
 from gradreg_jax.kinks import smoothed
-from gradreg_jax.model import Keep, Pure, functional, holds_parameters, parameters, repeatable, without_state_changes
-from gradreg_jax.nnx_modules import batch_norms, is_module, part_names
+from gradreg_jax.model import (
+    Keep,
+    Pure,
+    functional,
+    holds_parameters,
+    parameters,
+    part_names,
+    repeatable,
+    without_state_changes,
+)
+from gradreg_jax.nnx_modules import batch_norms
 from gradreg_jax.objective import draws_numbers, objective
 from gradreg_jax.places import TracedPlaces, located, zeros
 from gradreg_jax.trees import Carrier, flatten, is_array
@@ -195,7 +204,7 @@ class JaxBackend(Backend):
                 return pure(apply, x)
 
         places, types, inline = located(run, names, x)
-        places.require_all(also=part_names([model]) if is_module(model) else ())
+        places.require_all(also=part_names(model) if len(types) < len(names) else ())
         require_order(places, pairs)
         ends, starts = (list(dict.fromkeys(places)) for places in zip(*pairs, strict=True))
         sources = [x if at is None else zeros(types[at]) for at in starts]
@@ -204,8 +213,9 @@ class JaxBackend(Backend):
             point = dict(zip(starts, points, strict=True))
             places = TracedPlaces(names, lambda key, value: value + point[key] if key in point else value, inline)
             (outputs, returned), changes = run(places, point.get(None, x))
-            results = [outputs if of is None else places.values[of] for of in ends]
-            return results, carrier.pack((outputs, returned, changes, dict(places.values)))
+            values = places.taken()
+            results = [outputs if of is None else values[of] for of in ends]
+            return results, carrier.pack((outputs, returned, changes, values))
 
         results, pull, aux = jax.vjp(moved, sources, has_aux=True)
         outputs, returned, changes, values = carrier.unpack(aux)

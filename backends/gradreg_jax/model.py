@@ -21,6 +21,7 @@ __all__ = [
     "functional",
     "holds_parameters",
     "parameters",
+    "part_names",
     "repeatable",
     "without_state_changes",
 ]
@@ -116,6 +117,12 @@ def _states(model: Model) -> tuple[list[State], Callable[[], Any]]:
     if modules:
         states.append(nnx_modules.ModuleState(modules, in_place=True))
     return [*states, *threaded], lambda: threaded[0].stand_in if threaded else model
+
+
+def part_names(model: Model) -> list[str]:
+    """The names of the parts of the NNX modules that the model is, or refers to."""
+    fn = model.fn if isinstance(model, Stateful) else model
+    return nnx_modules.part_names(walk(fn, nnx_modules.is_module)[0])
 
 
 def without_state_changes(model: Model) -> Callable[..., Any]:

@@ -91,6 +91,11 @@ class TracedPlaces(Places):
 
         return rebuild(outside(*(leaf for _, leaf in leaves)))
 
+    def taken(self) -> dict[str, Any]:
+        """The values, which the places no longer hold: traced arrays may not stay behind."""
+        values, self.values = self.values, dict.fromkeys(self.values)
+        return values
+
     def require_all(self, also: Iterable[str] = ()) -> None:
         if self.enclosed:
             name = self.enclosed[0]
@@ -132,7 +137,7 @@ def _abstract(
         places = TracedPlaces(names, _checked, inline)
         kept.append(places)
         run(places, x)
-        return dict(places.values)
+        return places.taken()
 
     try:
         types = jax.eval_shape(values, x)
