@@ -31,6 +31,11 @@ html_static_path = ["static"]
 html_css_files = ["gradreg.css"]
 html_show_copyright = False
 html_show_sourcelink = False
+
+smartquotes = False
+default_role = "code"  # docstrings have their names in single backticks
+toc_object_entries = False  # the headings say it
+
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 

@@ -97,19 +97,19 @@ def passes(term: Regularizer) -> str:
 
 
 def differences(term: Regularizer) -> str:
-    """How it does without second derivatives."""
+    """Whether it does without second derivatives, on the output side or with directions in the space of the input."""
     if not isinstance(term, MethodTerm):
         return "no"
     try:
         type(term)(1.0, method="difference")
     except SpecError:
-        return '`side="input", method="difference"`'
-    return '`method="difference"`'
+        return "yes, input side"
+    return "yes"
 
 
 def matrix() -> str:
     """One row per regularizer."""
-    head = "| regularizer | backward passes | memory | labels | random | works without second derivatives | when |"
+    head = "| regularizer | backward passes | memory | labels | random | differences | when |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     for name, when in WHEN.items():
         term = example(name)
@@ -118,7 +118,7 @@ def matrix() -> str:
         memory = "none" if cost == "0" else "m rows, or `chunk_size=`" if cost == "1 per output" else "one pass more"
         labels = lowered is not None and (lowered.output == "loss" or isinstance(lowered.projection, onehot))
         random = lowered is not None and isinstance(lowered.projection, _RANDOM)
-        without = "no gradient at all" if lowered is None else differences(term)
+        without = "no gradient" if lowered is None else differences(term)
         cells = [f"`{name}`", cost, memory, "yes" if labels else "no", "yes" if random else "no", without, when]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
