@@ -125,9 +125,7 @@ class Calls:
         with ops.enter(call.name, model, arguments.arrays, batch_norm):
             evaluation = evaluate(call, model, arguments.prepared(), y, reg, with_loss=True)
         data_loss = ops.finish(evaluation.loss)
-        total = data_loss
-        if evaluation.due:
-            total = total + self._total_penalty(call, model, evaluation.due)
+        total = data_loss + self._total_penalty(call, model, evaluation.due) if evaluation.due else data_loss
         return total, Parts(data_loss, tuple(map(ops.finish, evaluation.penalties)), _finished(ops, evaluation.outputs))
 
     def penalty(
@@ -209,22 +207,14 @@ class Calls:
         """Jacobian norms of each sample, for monitoring; no gradient flows. Works in no-gradient modes.
 
         Args:
-            model: this and the other arguments: ``help(gradreg_core.calls.Calls)``.
+            model: this and the arguments that are not listed: ``help(gradreg_core.calls.Calls)``.
             x: the input.
             y: labels, if the norm of the loss's gradient is wanted.
             projections: None for exact values from the whole Jacobian (m backward passes); an integer k to estimate
                 the Frobenius norm from k orthonormal directions and the spectral norm by power iteration, for models
                 with many outputs.
-            step: of the draws of the estimate.
-            seed: of the draws of the estimate.
+            step, seed, sample_ids: of the draws of the estimate.
             loss_fn: of the loss's gradient.
-            outputs: which of the model's outputs count.
-            sample_ids: of the draws of the estimate.
-            position_weight: positions of weight 0 do not count.
-            ignore_index: as `position_weight`, by the labels.
-            class_axis: the axis of the outputs that holds the classes.
-            chunk_size: rows of the Jacobian that are pulled back at a time.
-            batch_norm: "error", "warn" or "allow".
 
         Raises:
             InputError: as `loss`.
@@ -281,21 +271,9 @@ class Calls:
     ) -> CheckReport:
         """Look before training: values, samples, derivatives. Takes the time of some fifty steps and synchronises.
 
-        Everything is found by what happens on this batch, not by the names of layers:
-
-        - labels out of range, outputs that are not finite, outputs behind a softmax;
-        - samples that are coupled: one sample's outputs pulled back reach the inputs of others, as through batch
-          statistics, the edges of a graph, a leading time axis; or a loss over pairs;
-        - operations without a second derivative (named, with what to use instead), and penalties without gradient;
-        - a gradient that disagrees with finite differences, along the input and along the parameters, which are named;
-          rectifiers and maxima are rounded off for these, behind `at=` and `of=` too;
-        - gradients that underflow in half precision, and what a loss scale does for them;
-        - a penalty by difference over kinks, or of a model that draws random numbers of its own;
-        - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
-
-        Without `y` and `loss_fn` the penalty is judged without a loss, as of critics and encoders. Parameters are moved
-        and put back, also after an error: no other thread may use the model meanwhile. What a framework raises is a
-        finding, by its name.
+        Finds by what happens on this batch what :func:`gradreg_core.preflight.run_check` lists: coupled samples,
+        missing and wrong derivatives with the parameters' names, underflow, kinks. Without `y` and `loss_fn` the
+        penalty is judged without a loss, as of critics and encoders. Parameters are moved and put back.
 
         Arguments: ``help(gradreg_core.calls.Calls)``.
 

@@ -157,9 +157,7 @@ def _score(returned: Any) -> tuple[float, float | None]:
 def _number(value: Any) -> float | None:
     """A number, or an array of one number of any framework."""
     number = real(value)
-    if number is None and getattr(value, "shape", None) == ():
-        return real(float(value))
-    return number
+    return float(value) if number is None and getattr(value, "shape", None) == () else number
 
 
 def _run(state: _State, advance: Callable[[], Any]) -> None:
