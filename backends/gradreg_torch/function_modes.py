@@ -46,13 +46,13 @@ def _checkpoint(hooks: tuple[Any, Any]) -> Any:
 
 def _saved_tensors_hooks() -> list[tuple[Any, Any]]:
     """All that are on, of checkpoints within checkpoints; PyTorch shows the innermost alone."""
-    autograd, found = torch._C._autograd, []
+    autograd, taken = torch._C._autograd, []
     while (hooks := autograd._top_saved_tensors_default_hooks(True)) is not None:
-        found.append(hooks)
+        taken.append(hooks)
         autograd._pop_saved_tensors_default_hooks()
-    for pack, unpack in reversed(found):
+    for pack, unpack in reversed(taken):
         autograd._push_saved_tensors_default_hooks(pack, unpack)
-    return found
+    return taken
 
 
 def overriding(types: Any) -> list[str]:

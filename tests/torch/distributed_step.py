@@ -54,12 +54,12 @@ def gradients(model: nn.Module) -> Tensor:
     """Those of all parameters, zeros for the ones that are not reached."""
     if isinstance(model, FullyShardedDataParallel):
         with FullyShardedDataParallel.summon_full_params(model, with_grads=True):
-            found = [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
+            kept = [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
     else:
-        found = [parameter.grad for parameter in model.parameters()]
+        kept = [parameter.grad for parameter in model.parameters()]
     whole = [
         torch.zeros_like(parameter) if gradient is None else getattr(gradient, "full_tensor", lambda g=gradient: g)()
-        for gradient, parameter in zip(found, net().parameters(), strict=True)
+        for gradient, parameter in zip(kept, net().parameters(), strict=True)
     ]
     return torch.cat([gradient.detach().flatten() for gradient in whole])
 

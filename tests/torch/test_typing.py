@@ -38,7 +38,7 @@ gradreg.loss(model, x, y, 0.01)
 gradreg.Criterion(reg)
 """
 LINES = [
-    'note: Revealed type is "gradreg_core.spec.Sum"',
+    'note: Revealed type is "gradreg_core.terms.Sum"',
     'note: Revealed type is "tuple[Any, ...]"',
     "gradreg_core.results.Parts",
     "gradreg_core.results.Measures",
