@@ -206,15 +206,10 @@ class Calls:
     ) -> Measures:
         """Jacobian norms of each sample, for monitoring; no gradient flows. Works in no-gradient modes.
 
-        Args:
-            model: this and the arguments that are not listed: ``help(gradreg_core.calls.Calls)``.
-            x: the input.
-            y: labels, if the norm of the loss's gradient is wanted.
-            projections: None for exact values from the whole Jacobian (m backward passes); an integer k to estimate
-                the Frobenius norm from k orthonormal directions and the spectral norm by power iteration, for models
-                with many outputs.
-            step, seed, sample_ids: of the draws of the estimate.
-            loss_fn: of the loss's gradient.
+        Without `projections` the values are exact, from the whole Jacobian: m backward passes. With `projections=k` the
+        Frobenius norm is estimated from k orthonormal directions and the spectral norm by power iteration, for models
+        with many outputs; step, seed and sample_ids are of these draws. With labels `y` the norm of the loss's gradient
+        comes too. Other arguments: ``help(gradreg_core.calls.Calls)``.
 
         Raises:
             InputError: as `loss`.

@@ -14,7 +14,7 @@ from gradreg_core.tuning.trials import Candidate, SearchResult, Trial, sorted_ca
 __all__ = ["search"]
 
 Fit = Callable[[Regularizer | None, int], Any]
-_COARSE, _FINE = 10.0, 10.0**0.5
+_COARSE, _FINE = 10.0, math.sqrt(10.0)
 _STRONG = 0.1
 """A norm below this share of the unregularized one: the weight is far too large. The best ones leave 17 to 67 %."""
 _WEAK = 0.9

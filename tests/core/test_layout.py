@@ -164,7 +164,11 @@ def test_a_single_logit_takes_labels_with_or_without_its_axis(shape: Any, given_
     [
         (None, (2, 3), "test: the loss needs labels, but y is None; pass y"),
         ([0, 3], (2, 3), r"labels must lie in 0\.\.2 for 3 outputs, got values from 0 to 3"),
-        ([-1, 0], (2, 3), r"labels must lie in 0\.\.2.*from -1 to 0.*leave padded or unlabelled positions out with ignore_index=-1"),
+        (
+            [-1, 0],
+            (2, 3),
+            r"labels must lie in 0\.\.2.*from -1 to 0.*leave padded or unlabelled positions out with ignore_index=-1",
+        ),
         ([0, 2], (2,), r"labels must lie in 0\.\.1 for 1 outputs"),
         ([0, 1, 2], (2, 3), r"expected integer class labels of shape \(2,\) for outputs of shape \(2, 3\), got \(3,\)"),
         ([[0, 1]], (2, 3), r"expected integer class labels of shape \(2,\)"),
