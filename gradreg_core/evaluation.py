@@ -142,9 +142,13 @@ class _Passes:
         def joined(first: Array, second: Array) -> Array:
             return ops.take(ops.concat([first, second], 0), back)
 
+        def of_samples(first: Any, second: Any) -> bool:
+            lengths = [ops.shape(leaf)[:1] for leaf in (first, second) if ops.is_array(leaf)]
+            return lengths == [(count,), (self.samples.batch - count,)]
+
         (leaves, rebuild), (others, _) = ops.flatten(part.returned), ops.flatten(returned)
         kept = [
-            joined(leaf, other) if ops.is_array(leaf) and ops.shape(leaf)[:1] == (count,) else leaf
+            joined(leaf, other) if of_samples(leaf, other) else leaf
             for (_, leaf), (_, other) in zip(leaves, others, strict=True)
         ]
         whole = ModelPass(joined(part.outputs, outputs), rebuild(kept), {}, {})

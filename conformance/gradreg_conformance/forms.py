@@ -148,7 +148,7 @@ class Form:
             "array": lambda: z,
             "object": lambda: Answer(other, z),
             "mapping": lambda: {"hidden": other, "logits": z},
-            "path": lambda: {"heads": [other, {"main": z}]},
+            "path": lambda: {"heads": [other, {"main": z}], "no samples": z[0] * 0.0},
             "position": lambda: (other, z),
             "function": lambda: {"first": z - other, "second": other},
             "pieces": lambda: {"second": z[:, 1:], "more": (other, z[:, :1])},
