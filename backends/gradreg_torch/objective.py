@@ -31,13 +31,13 @@ class TorchObjective(Objective):
             outputs = reach(x)
         in_graph = leaves_of(outputs)
         # A weight that the pass itself rewrites has a gradient at its new value, and none that differences could show.
-        found = [
+        named = [
             (name, weight)
             for name, weight in _named(model, called, in_graph)
             if weight is not x and before.get(weight, weight._version) == weight._version
         ]
-        self.weights = [weight for _, weight in found]
-        self.names = [name for name, _ in found]
+        self.weights = [weight for _, weight in named]
+        self.names = [name for name, _ in named]
         reached = {id(leaf) for leaf in in_graph}
         self._reached = [id(weight) in reached for weight in self.weights]
 
@@ -47,9 +47,9 @@ class TorchObjective(Objective):
         sources = [*self.weights, *([] if x is None else [x])]
         if not value.requires_grad or not sources:
             return value.detach(), [None] * len(self.weights), None
-        found = list(torch.autograd.grad(value * scale, sources, allow_unused=True))
-        of_input = None if x is None else found.pop()
-        return value.detach(), found, of_input
+        gradients = list(torch.autograd.grad(value * scale, sources, allow_unused=True))
+        of_input = None if x is None else gradients.pop()
+        return value.detach(), gradients, of_input
 
     def at(self, weights: Sequence[Tensor], x: Tensor | None) -> Tensor:
         with _moved(self.weights, weights):

@@ -118,15 +118,15 @@ def axis_of_samples(ops: Backend, value: Array, x_shape: Sequence[int], pullback
     return strengths[0] > 0 and all(strength <= _NEGLIGIBLE * strengths[0] for strength in strengths[1:])
 
 
-def describe(found: Coupling, pair: Pair, second_axis: bool) -> tuple[str, str]:
+def describe(seen: Coupling, pair: Pair, second_axis: bool) -> tuple[str, str]:
     """(problem, remedy) of coupled samples."""
     of, at = pair
     later = "the outputs" if of is None else f"of={of!r}"
     earlier = "the input" if at is None else f"at={at!r}"
-    sample, other, share = found.strongest
+    sample, other, share = seen.strongest
     counts = ", ".join(
-        f"sample {index} reaches {len(others)} of {found.batch - 1} others"
-        for index, others in zip(found.probed, found.reached, strict=True)
+        f"sample {index} reaches {len(others)} of {seen.batch - 1} others"
+        for index, others in zip(seen.probed, seen.reached, strict=True)
     )
     if second_axis:
         cause = (
@@ -137,13 +137,13 @@ def describe(found: Coupling, pair: Pair, second_axis: bool) -> tuple[str, str]:
             "Pass x with the samples first, and swap the two axes inside: a function that swaps them, calls the model "
             "and swaps the axes of the outputs back."
         )
-    elif found.is_total:
+    elif seen.is_total:
         cause = (
             "All depend on all, as through batch normalisation in training mode, a softmax or a standard deviation "
             "over the batch, or attention between samples."
         )
         remedy = "Use GroupNorm or LayerNorm, or running averages, unless that is meant."
-    elif found.is_causal:
+    elif seen.is_causal:
         cause = "Each depends on those before it, as where the first axis is time, or through a cumulative sum."
         remedy = "Put the samples first, and time behind them."
     else:

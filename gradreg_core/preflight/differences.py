@@ -142,11 +142,11 @@ class Differences:
         if len(indices) == 1:
             return list(indices)
         half = len(indices) // 2
-        found: list[int] = []
+        wrong: list[int] = []
         for part in (indices[:half], indices[half:]):
-            if len(found) < most and self.along_weights(part).is_wrong:
-                found += self._wrong(part, most - len(found))
-        return found
+            if len(wrong) < most and self.along_weights(part).is_wrong:
+                wrong += self._wrong(part, most - len(wrong))
+        return wrong
 
     def _along(self, indices: Sequence[int], trial: int) -> Comparison:
         slope, directions = self._steep(indices, trial)

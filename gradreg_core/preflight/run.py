@@ -25,7 +25,27 @@ Result = TypeVar("Result")
 def run_check(
     calls: BoundCalls, call: Call, model: Any, arguments: Arguments, y: Any, reg: Regularizer | None
 ) -> CheckReport:
-    """See :meth:`gradreg_core.calls.Calls.check`."""
+    """See :meth:`gradreg_core.calls.Calls.check`.
+
+    Everything is found by what happens on the batch, not by the names of layers:
+
+    - labels out of range, outputs that are not finite, outputs behind a softmax;
+    - samples that are coupled: one sample's outputs pulled back reach the inputs of others, as through batch
+      statistics, the edges of a graph, a leading time axis; or a loss over pairs;
+    - operations without a second derivative (named, with what to use instead), and penalties without gradient;
+    - a gradient that disagrees with finite differences, along the input and along the parameters, which are named;
+      rectifiers and maxima are rounded off for these;
+    - gradients that underflow in half precision, and what a loss scale does for them;
+    - a penalty by difference over kinks, or of a model that draws random numbers of its own;
+    - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
+
+    Parameters are moved and put back, also after an error: no other thread may use the model meanwhile. What a
+    framework raises is a finding, by its name.
+
+    Raises:
+        InputTypeError: there is no regularizer.
+        InputError: a program is being traced.
+    """
     if reg is None:
         raise InputTypeError("check: expected a regularizer such as SpectReg(0.01), got None.")
     subject = Subject(calls, call, model, arguments, y, reg)
@@ -178,10 +198,10 @@ class _Run:
         ops = self.ops
         for of, at in pairs:
             value, pullback = forward.outputs if of is None else forward.values[of], forward.pullbacks[of, at]
-            found = self._guarded("coupled samples", partial(coupling, ops, value, pullback))
-            if found is not None:
+            seen = self._guarded("coupled samples", partial(coupling, ops, value, pullback))
+            if seen is not None:
                 shape = ops.shape(self.subject.packed) if at is None else ops.shape(forward.values[at])
-                problem, remedy = describe(found, (of, at), axis_of_samples(ops, value, shape, pullback))
+                problem, remedy = describe(seen, (of, at), axis_of_samples(ops, value, shape, pullback))
                 self.is_coupled = True
                 text = f"{layer} {problem}" if layer else problem
                 self.findings.append(Finding("warning", text, "" if layer else remedy))
@@ -189,8 +209,8 @@ class _Run:
         if layer:
             self.findings.append(Finding("warning", layer, ""))
         if self.subject.call.loss_fn is not None and self._uses_loss():
-            found = self._guarded("coupled losses", lambda: coupling_of_losses(forward))
-            if found is not None:
+            seen = self._guarded("coupled losses", lambda: coupling_of_losses(forward))
+            if seen is not None:
                 problem = (
                     "the loss of a sample depends on the outputs of others, as a loss over pairs or a batch's softmax "
                     "does, so the penalty on the loss sums what reaches a sample from all losses before its norm."

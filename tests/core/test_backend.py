@@ -160,12 +160,20 @@ def test_the_model_is_taken_as_it_is() -> None:
     assert MINIMAL.parameters(model) is None
     assert MINIMAL.values_if_free(x) is None
     assert MINIMAL.without_state_changes(model) is model
-    assert MINIMAL.diagnose(None, model, x, None, None, {}) == ([], False)
+    assert MINIMAL.blame(RuntimeError("a cause"), model, lambda model: model(x)) == []
+    assert not MINIMAL.draws_numbers(lambda: model(x))
+    assert MINIMAL.draws_numbers(lambda: torch.rand(3))
+    objective = MINIMAL.objective(model, lambda x: model(x).square().sum(), lambda x: model(x).sum(), x, [])
+    value, of_weights, of_input = objective.gradients(x, 2.0)
+    assert torch.equal(value, objective.at((), x))
+    assert not of_weights
+    assert not objective.finds_weights
+    torch.testing.assert_close(of_input, 4 * model(x) @ model.weight)
     assert MINIMAL.finish(x) is x
     assert MINIMAL.require_gradient("loss", model, x) is None  # type: ignore[func-returns-value]
     with (
         MINIMAL.enter("loss", model, [x], "error"),
-        MINIMAL.smoothed(model, x) as smooth,
+        MINIMAL.smoothed(model) as smooth,
         MINIMAL.repeatable(model),
     ):
         assert MINIMAL.prepared(x) is x
