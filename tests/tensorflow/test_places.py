@@ -212,6 +212,17 @@ def test_a_leaf_of_what_a_layer_returns(mode: str) -> None:
         call(of="several#0[count]")
 
 
+def test_what_goes_wrong_inside_of_a_layer_keeps_its_type_and_its_words() -> None:
+    class Twice(layers.Layer):
+        def call(self, x: tf.Tensor) -> tf.Tensor:
+            return gradreg.tap("h", gradreg.tap("h", x * 2.0))
+
+    layer = Twice(dtype="float64")
+    with pytest.raises(InputError, match=r"'h' is passed more than once .*'h#0'"):
+        gradreg.penalty(layer, X, None, FrobReg(1.0, at="h"))
+    assert float(gradreg.penalty(layer, X, None, FrobReg(1.0, at="h#1"))) == pytest.approx(5.0, rel=FLOAT64)
+
+
 # --- integer inputs and parts of the batch ---------------------------------------------------------------------------
 @pytest.mark.parametrize("mode", MODES)
 def test_a_frozen_embedding_under_every_and_fraction(mode: str) -> None:

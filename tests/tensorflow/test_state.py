@@ -158,7 +158,9 @@ def test_every_pass_of_a_call_begins_with_the_same_state(kind: str) -> None:
     assert together == pytest.approx(sum(alone), rel=FLOAT64)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["spectral normalisation", "a private generator", "written in parts", "nested tf.functions"]
+)
 def test_check_changes_nothing(kind: str) -> None:
     model, state = made(kind)
     before = state()
