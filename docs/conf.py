@@ -29,6 +29,7 @@ exclude_patterns = ["inventories", "**/runs"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["gradreg.css"]
+html_js_files = ["gradreg.js"]
 html_show_copyright = False
 html_show_sourcelink = False
 
@@ -36,8 +37,8 @@ smartquotes = False
 default_role = "code"  # docstrings have their names in single backticks
 toc_object_entries = False  # the headings say it
 
-pygments_style = "friendly"
-pygments_dark_style = "monokai"
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4

@@ -18,4 +18,7 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert pages <= {str(page.relative_to(tmp_path / "site").with_suffix("")) for page in tmp_path.rglob("*.html")}
     text = "".join(page.read_text() for page in (tmp_path / "site").rglob("*.html"))
     assert "<math" in text
+    frameworks = (tmp_path / "site" / "api" / "frameworks.html").read_text()
+    for host in ("docs.pytorch.org", "docs.jax.dev", "www.tensorflow.org"):  # from the inventories in the checkout
+        assert f'href="https://{host}/' in frameworks
     assert '<script src="https:' not in text, "a page loads a script from another host"
