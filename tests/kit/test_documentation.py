@@ -54,7 +54,7 @@ def test_its_code_runs_as_it_stands(monkeypatch, capsys):
         exec(compile(block, "conformance.md", "exec"), names)
     shown = capsys.readouterr().out
     assert "conforms\n" in shown
-    assert shown.count(": agree, error") == 2
+    assert shown.count(": agree, error") == 4
 
 
 def test_its_tables_have_every_layer_profile_status_and_capability():

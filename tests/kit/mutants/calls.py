@@ -301,17 +301,15 @@ def penalty_from_a_second_forward_pass() -> TorchHarness:
 
 @mutant("calls_leave_no_trace")
 def penalty_kept_for_the_same_model_and_input() -> TorchHarness:
-    class Wrong(Calls):
-        def __init__(self, backend: Any) -> None:
-            super().__init__(backend)
-            self.kept: list[Any] = []
+    kept: list[Any] = []  # not on the calls, to which a model of the harness refers: it would seem to hold samples
 
+    class Wrong(Calls):
         def penalty(self, model, x, y, reg, **options):  # type: ignore[no-untyped-def]
-            for known, value in self.kept:
+            for known, value in kept:
                 if all(one is other for one, other in zip(known, (model, x, y), strict=True)):
                     return value
-            self.kept.append(((model, x, y), super().penalty(model, x, y, reg, **options)))
-            return self.kept[-1][1]
+            kept.append(((model, x, y), super().penalty(model, x, y, reg, **options)))
+            return kept[-1][1]
 
     return harness_of(calls=Wrong)
 
