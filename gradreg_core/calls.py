@@ -6,10 +6,11 @@ from typing import Any
 from gradreg_core.backend import Array, Backend
 from gradreg_core.checked import checked
 from gradreg_core.errors import InputTypeError
-from gradreg_core.evaluation import evaluate, samples_of
+from gradreg_core.evaluation import Evaluation, evaluate, samples_of
 from gradreg_core.forward import Call, forward_pass
 from gradreg_core.measuring import norm, norms
 from gradreg_core.preflight import CheckReport, run_check
+from gradreg_core.preflight.coupling import refuse_coupling
 from gradreg_core.projections import exact
 from gradreg_core.results import Measures, Parts
 from gradreg_core.scalars import integer_option
@@ -58,7 +59,8 @@ class Calls:
         params: nested parameters for WeightDecay, where the model is a plain function.
         chunk_size: rows of an exact Jacobian that are pulled back at a time.
         batch_norm: what to do with batch normalisation in training mode, which couples the samples, so that the
-            gradient of a sample's penalty reaches the others: "error", "warn" (default) or "allow".
+            gradient of a sample's penalty reaches the others: "error", "warn" (default) or "allow". "error" also finds
+            samples that anything else couples, by pulling two of them back, where values can be read without cost.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -120,10 +122,7 @@ class Calls:
             params=params,
             chunk_size=chunk_size,
         )
-        call, arguments = checked(call, model, x, reg, batch_norm)
-        ops = self.backend
-        with ops.enter(call.name, model, arguments.arrays, batch_norm):
-            evaluation = evaluate(call, model, arguments.prepared(), y, reg, with_loss=True)
+        ops, evaluation = self.backend, self._evaluated(call, model, x, y, reg, batch_norm)
         data_loss = ops.finish(evaluation.loss)
         total = data_loss + self._total_penalty(call, model, evaluation.due) if evaluation.due else data_loss
         return total, Parts(data_loss, tuple(map(ops.finish, evaluation.penalties)), _finished(ops, evaluation.outputs))
@@ -180,9 +179,7 @@ class Calls:
             params=params,
             chunk_size=chunk_size,
         )
-        call, arguments = checked(call, model, x, reg, batch_norm)
-        with self.backend.enter(call.name, model, arguments.arrays, batch_norm):
-            evaluation = evaluate(call, model, arguments.prepared(), y, reg, with_loss=False)
+        evaluation = self._evaluated(call, model, x, y, reg, batch_norm)
         return self._total_penalty(call, model, evaluation.due or evaluation.penalties)
 
     def measure(
@@ -298,6 +295,14 @@ class Calls:
         )
         call, arguments = checked(call, model, x, reg, "allow")
         return run_check(self, call, model, arguments, y, reg)
+
+    def _evaluated(self, call: Call, model: Any, x: Any, y: Any, reg: Any, batch_norm: str) -> Evaluation:
+        call, arguments = checked(call, model, x, reg, batch_norm)
+        with self.backend.enter(call.name, model, arguments.arrays, batch_norm):
+            evaluation = evaluate(call, model, arguments.prepared(), y, reg, with_loss=call.name == "loss")
+            if batch_norm == "error":
+                refuse_coupling(call.name, evaluation.passes)
+        return evaluation
 
     def _total_penalty(self, call: Call, model: Any, penalties: tuple[Array, ...]) -> Array:
         total = penalties[0]

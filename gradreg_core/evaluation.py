@@ -136,7 +136,7 @@ class _Passes:
         """The pass over the whole batch, from that over its part and one over the rest."""
         call, ops = self.call, self.call.ops
         rest = self.samples.take(order[count:]).arguments
-        outputs, returned = application(call, rest)(self.model, rest.packed())
+        others = ops.model_vjp(self.model, application(call, rest), rest.packed(), ())
         back = ops.argsort(order)
 
         def joined(first: Array, second: Array) -> Array:
@@ -146,12 +146,12 @@ class _Passes:
             lengths = [ops.shape(leaf)[:1] for leaf in (first, second) if ops.is_array(leaf)]
             return lengths == [(count,), (self.samples.batch - count,)]
 
-        (leaves, rebuild), (others, _) = ops.flatten(part.returned), ops.flatten(returned)
+        (leaves, rebuild), (of_rest, _) = ops.flatten(part.returned), ops.flatten(others.returned)
         kept = [
             joined(leaf, other) if of_samples(leaf, other) else leaf
-            for (_, leaf), (_, other) in zip(leaves, others, strict=True)
+            for (_, leaf), (_, other) in zip(leaves, of_rest, strict=True)
         ]
-        whole = ModelPass(joined(part.outputs, outputs), rebuild(kept), {}, {})
+        whole = ModelPass(joined(part.outputs, others.outputs), rebuild(kept), {}, {})
         return make_forward(call, self.model, self.samples, whole)
 
     @property
@@ -302,6 +302,9 @@ class Evaluation:
     due: tuple[Array, ...]
     """The penalties of the terms that are due."""
     outputs: Any
+    """What the model returned, if anything needed the whole batch."""
+    passes: tuple[Forward, ...]
+    """The forward passes."""
 
 
 def evaluate(
@@ -325,7 +328,9 @@ def evaluate(
         batch.charged(term) if is_due else batch.zero() for term, is_due in zip(terms, plan.due, strict=True)
     )
     due = tuple(penalty for penalty, is_due in zip(penalties, plan.due, strict=True) if is_due)
-    return Evaluation(loss, penalties, due, None if passes.whole is None else passes.whole.returned)
+    forwards = [passes.whole, *(part.forward for part in passes.parts.values())]
+    made = tuple(forward for forward in forwards if forward is not None)
+    return Evaluation(loss, penalties, due, None if passes.whole is None else passes.whole.returned, made)
 
 
 def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:

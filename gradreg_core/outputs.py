@@ -8,6 +8,8 @@ differentiable. Arrays are canonical, (B, positions, classes), and (B, 1, 1) for
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
+
 from gradreg_core.backend import Array
 from gradreg_core.errors import InputError
 from gradreg_core.forward import Forward, scored
@@ -186,7 +188,8 @@ def _require_no_ignored_labels(forward: Forward) -> None:
         InputError: there are such labels, as far as reading them is free.
     """
     call, ops = forward.call, forward.call.ops
-    values = ops.values_if_free(forward.y) if ops.is_array(forward.y) else None
+    values = ops.values_if_free(forward.y) if ops.is_array(forward.y) else forward.y
+    values = values if isinstance(values, np.ndarray) else None
     if values is None or values.size == 0 or values.dtype.kind != "i":
         return
     options = getattr(call.loss_fn, "keywords", None) or {}

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradreg_core.backend import Array, Backend, Pair, Pullback
+from gradreg_core.errors import BatchNormError
 from gradreg_core.forward import Forward
 from gradreg_core.outputs import OUTPUTS
 
-__all__ = ["Coupling", "axis_of_samples", "coupling", "coupling_of_losses", "describe"]
+__all__ = ["Coupling", "axis_of_samples", "coupling", "coupling_of_losses", "describe", "refuse_coupling"]
 
 _NEGLIGIBLE = 1e-6
 """Of the share of a sample's own gradient that reaches another. Uncoupled samples have exactly 0."""
@@ -104,6 +105,24 @@ def _lengths(ops: Backend, gradient: Array) -> list[float]:
     flat = ops.reshape(ops.astype(gradient, "float32"), (ops.shape(gradient)[0], -1))
     largest = ops.sum(flat * flat, 1)
     return [math.sqrt(max(float(square), 0.0)) for square in largest]
+
+
+def refuse_coupling(call: str, passes: Sequence[Forward]) -> None:
+    """Refuse coupled samples, whatever couples them, where reading values is free. Two backward passes for each pair.
+
+    Raises:
+        BatchNormError: the outputs of one sample depend on the input of another.
+    """
+    for forward in passes:
+        ops = forward.call.ops
+        for (of, at), pullback in forward.pullbacks.items():
+            value = forward.outputs if of is None else forward.values[of]
+            if ops.values_if_free(value) is None:
+                return
+            seen = coupling(ops, value, pullback, most=2)
+            if seen is not None:
+                problem, remedy = describe(seen, (of, at), second_axis=False)
+                raise BatchNormError(f"{call}: {problem} {remedy} Or pass batch_norm='allow' if that is meant.")
 
 
 def axis_of_samples(ops: Backend, value: Array, x_shape: Sequence[int], pullback: Pullback) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 import gradreg_jax
 import gradreg_tensorflow
 import gradreg_torch
+from gradreg_core.errors import BatchNormError
 from gradreg_core.preflight import CheckReport
 from gradreg_core.presets import DataGrad, FrobReg, SpectReg
 
@@ -160,3 +161,19 @@ def test_a_loss_over_pairs_is_named(pairs: bool) -> None:
     report = gradreg_torch.check(torch_dense(torch.tanh), tensor(X), tensor(Y), DataGrad(1.0), loss_fn=loss)
     assert report.ok, str(report)
     assert ("the loss of a sample depends on the outputs of others" in str(report)) is pairs, str(report)
+
+
+@pytest.mark.parametrize("call", ["loss", "penalty"])
+def test_batch_norm_error_refuses_what_couples_samples_without_a_layer(call: str) -> None:
+    x, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0, 1])
+    linear = torch.nn.Linear(3, 2)
+
+    def normalised(x: torch.Tensor) -> torch.Tensor:
+        return linear(torch.nn.functional.batch_norm(x, None, None, training=True) ** 2)
+
+    run = getattr(gradreg_torch, call)
+    for reg in (SpectReg(1.0), SpectReg(1.0, fraction=0.6), DataGrad(1.0)):
+        with pytest.raises(BatchNormError, match=rf"{call}: .*sample 0 reaches . of . others.*batch_norm='allow'"):
+            run(normalised, x, y, reg, batch_norm="error")
+        run(normalised, x, y, reg, batch_norm="allow")
+        run(linear, x, y, reg, batch_norm="error")
