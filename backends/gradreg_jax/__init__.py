@@ -3,7 +3,9 @@
 Importing this package does not import JAX; the first use of `loss`, `penalty`, `measure` or `check` does.
 """
 
-from typing import TYPE_CHECKING
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from gradreg_core.plugins.lazy import attach
 
@@ -11,9 +13,14 @@ if TYPE_CHECKING:
     from gradreg_core.vocabulary import *  # noqa: F403
     from gradreg_jax.api import *  # noqa: F403
 else:
-    __getattr__, __dir__, __all__ = attach(
+    _attached, __dir__, __all__ = attach(
         __name__,
         ["check", "loss", "measure", "penalty"],
         "gradreg_jax.api",
         install='pip install "gradreg[jax]"',
     )
+
+    def __getattr__(name: str) -> Any:
+        if name == "Inputs" and "jax" in sys.modules:
+            import_module("gradreg_jax.trees")  # there it becomes a pytree, which jax.jit takes
+        return _attached(name)

@@ -2,17 +2,16 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import gradreg_jax as gradreg
 from gradreg_core.errors import DoubleBackwardError, InputError, InputTypeError
-from gradreg_core.presets import (
-    DataGrad,
-    WeightDecay,
-)
+from gradreg_core.presets import DataGrad, SpectReg, WeightDecay
 from jax_cases import loop
 
 
@@ -68,3 +67,58 @@ def test_what_reverse_mode_cannot_do_is_explained(call: Any) -> None:
 def test_other_errors_of_the_model_stay_as_they_are() -> None:
     with pytest.raises(TypeError, match="dot_general requires contracting dimensions"):
         gradreg.loss(lambda x: x @ jnp.ones((3, 3)), X, Y, DataGrad(1.0))
+
+
+def test_a_tuple_with_a_new_state_is_told_of_stateful() -> None:
+    with pytest.raises(InputTypeError, match=r"got tuple.*outputs=.*pass Stateful\(lambda x, state: net.apply"):
+        gradreg.loss(lambda x: (linear(x), {"batch_stats": x}), X, Y, DataGrad(1.0))
+
+
+def solved(x: Any, weight: Any) -> Any:
+    """A custom derivative that cannot be differentiated again, as solvers of differential equations have."""
+
+    @eqx.filter_custom_vjp
+    def step(x: Any, weight: Any) -> Any:
+        return jnp.tanh(x @ weight)
+
+    step.def_fwd(lambda perturbed, x, weight: (jnp.tanh(x @ weight), None))
+    step.def_bwd(lambda residuals, g, perturbed, x, weight: ((1 - step(x, weight) ** 2) * g) @ weight.T)
+    return step(x, weight)
+
+
+def test_solvers_are_told_of_the_adjoint_that_works() -> None:
+    weight = jnp.arange(6.0).reshape(2, 3) / 6
+
+    def penalty(weight: Any) -> Any:
+        return gradreg.penalty(lambda x: solved(x, weight), X, None, SpectReg(1.0))
+
+    with pytest.raises(DoubleBackwardError, match=r"nexpected tangent.*adjoint=diffrax.DirectAdjoint\(\)"):
+        jax.grad(penalty)(weight)
+    report = gradreg.check(lambda x: solved(x, weight), X, Y, SpectReg(1.0))
+    assert not report.ok
+    assert "diffrax.DirectAdjoint()" in str(report)
+    with pytest.raises(DoubleBackwardError, match=r"Use lax.scan.*DirectAdjoint"):
+        gradreg.penalty(loop, X, None, SpectReg(1.0))
+
+
+@pytest.mark.parametrize(
+    "params",
+    ["weights", object(), {}, [], {"n": 3}, {"ids": np.arange(3)}, [np.ones((2, 2)), object()], {"a": [b"bytes"]}],
+    ids=["string", "object", "empty", "list", "number", "integers", "mixed", "bytes"],
+)
+def test_params_that_hold_no_arrays_are_refused(params: Any) -> None:
+    with pytest.raises(InputTypeError, match=r"params .*nnx.state\(model, nnx.Param\)"):
+        gradreg.penalty(linear, X, Y, WeightDecay(1.0), params=params)
+    report = gradreg.check(linear, X, Y, WeightDecay(1.0), params=params)
+    assert not report.ok
+    assert "nnx.state(model, nnx.Param)" in str(report)
+
+
+def test_params_of_every_kind() -> None:
+    net, module = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0)), nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    wanted = 0.5 * sum(float((layer.weight**2).sum()) for layer in net.layers)
+    assert float(gradreg.penalty(linear, X, None, WeightDecay(1.0), params=net)) == pytest.approx(wanted, rel=1e-5)
+    wanted = 0.5 * float((module.kernel[...] ** 2).sum())
+    for params in (module, nnx.state(module, nnx.Param), {"kernel": module.kernel[...], "bias": None}):
+        value = gradreg.penalty(linear, X, None, WeightDecay(1.0), params=params)
+        assert float(value) == pytest.approx(wanted, rel=1e-5)  # float32
