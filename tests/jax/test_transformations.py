@@ -99,12 +99,14 @@ params = {"a": rng.normal(size=(6, 8)) / 2, "b": rng.normal(size=(8, 4)) / 2}
 x, y, ids = rng.normal(size=(16, 6)), rng.integers(0, 4, 16), np.arange(16)
 part = gradreg.SpectReg(0.1, fraction=0.5, draw="per_batch")
 reg = gradreg.SpectReg(0.1, every=2) + gradreg.DataGrad(1.0) + gradreg.FrobReg(0.1)
+reg += gradreg.FrobReg(0.3, at="hidden") + gradreg.FrobReg(0.2, of="hidden")
 spectral = gradreg.SpectralNormReg(0.1, iterations=1)
 fast = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
 
 
 def total(p, x, y, step, reg, **options):
-    return gradreg.loss(lambda x: jnp.tanh(x @ p["a"]) @ p["b"], x, y, reg, step=step, params=p, **options)[0]
+    model = lambda x: gradreg.tap("hidden", jnp.tanh(x @ p["a"])) @ p["b"]
+    return gradreg.loss(model, x, y, reg, step=step, params=p, **options)[0]
 
 
 def error(ours, wanted):
