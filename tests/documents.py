@@ -27,7 +27,7 @@ def run(page: Path, given: dict[str, Any] | None = None) -> dict[str, dict[str, 
 
     A tab starts with the names that the page had outside of tabs at its first block, and keeps its own.
     """
-    names: dict[str, dict[str, Any]] = {"": dict(given or {})}
+    names: dict[str, dict[str, Any]] = {"": {"__name__": "__main__", **(given or {})}}
     for tab, line, code in blocks(page.read_text()):
         own = names.setdefault(tab, dict(names[""]))
         exec(compile("\n" * line + code, str(page), "exec"), own)
