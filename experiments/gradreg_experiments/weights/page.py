@@ -16,6 +16,12 @@ __all__ = ["make_page"]
 _PENALTIES = {"spectreg": "SpectReg", "datagrad": "DataGrad"}
 _FEWEST = 3
 """Tasks, for an interval over them."""
+_NUMBERS = (
+    *("target_regret", "target_worst", "target_gain", "tuned_gain", "target_without"),
+    *("plain_regret", "plain_worst", "plain_default", "plain_without", "plain_worst_without"),
+    *("target_short", "plain_short", "target_list", "plain_list", "share_tuned"),
+)
+"""Of the text."""
 _HARMED = "rings"
 """The task that any penalty harms."""
 _LARGEST = 0.1
@@ -29,13 +35,42 @@ def make_page(results: Results) -> str:
     everywhere = _judged(forms(results, names))
     if everywhere:
         tables["forms"] = _forms(everywhere)
-        tables["without"] = _forms(_judged(forms(results, [name for name in names if name != _HARMED])))
+        others = _judged(forms(results, [name for name in names if name != _HARMED]))
+        tables["without"] = _forms(others)
         tables["regrets"] = _regrets(everywhere)
         tables["tasks"] = _tasks(everywhere)
+        tables |= _numbers(everywhere, others)
     tables["checks"] = _checks(results)
+    tables = dict.fromkeys(_NUMBERS, "-") | tables
     text = (files(__package__) / "page.md").read_text(encoding="utf-8")
     settings = "; ".join(f"{_title(rule.penalty, rule.name)}: {_settings(rule)}" for rule in RULES[1:])
     return Template(text).substitute(tables, protocol=_protocol(), settings=settings)
+
+
+def _numbers(judged: Sequence[Judged], others: Sequence[Judged]) -> dict[str, str]:
+    """The numbers in the text, by :data:`_NUMBERS`; `others` are without the task that any penalty harms."""
+    held, plain, share = (_named(judged, name) for name in ("target, inputs", "plain", "gradient share"))
+    held_without, plain_without = (_named(others, name) for name in ("target, inputs", "plain"))
+    tuned = _mean(plain.regret) + _mean(plain.gain)
+    texts = (
+        *(_with_interval(held.means), f"{max(held.means):.2f}", f"{_mean(held.gain):.2f}", f"{tuned:.2f}"),
+        *(_with_interval(held_without.means), _with_interval(plain.means), f"{max(plain.means):.2f}"),
+        _setting("plain", plain_without.form.best(plain_without.form.outcomes)),
+        *(_with_interval(plain_without.means), f"{max(plain_without.means):.2f}"),
+        *(f"{_mean(held.short_regret):+.2f}", f"{_mean(plain.short_regret):+.2f}"),
+        *(_short_list(held), _short_list(plain), f"{_mean(share.tuned_regret):+.2f}"),
+    )
+    return dict(zip(_NUMBERS, texts, strict=True))
+
+
+def _named(judged: Sequence[Judged], rule: str) -> Judged:
+    """The form of SpectReg with this rule."""
+    return next(own for own in judged if (own.form.penalty, own.form.rule) == ("spectreg", rule))
+
+
+def _short_list(judgement: Judged) -> str:
+    settings = judgement.form.short_list(judgement.form.outcomes, judgement.none)
+    return " and ".join(_setting(judgement.form.rule, setting) for setting in settings)
 
 
 def _judged(every: Sequence[Form]) -> list[Judged]:
@@ -62,7 +97,7 @@ def _checks(results: Results) -> str:
         for form in every:
             for setting, outcome in form.outcomes[task].items():
                 if form.rule != "plain" or setting[0] <= _LARGEST:
-                    words = ", ".join(filter(None, [form.rule, form.rule != "none" and _setting(form.rule, setting)]))
+                    words = form.rule if form.rule == "none" else f"{form.rule}, {_setting(form.rule, setting)}"
                     cells.setdefault(words, {})[task] = f"{fmean(outcome.test):.1f} ({_norm(outcome.norm)})"
     rows = [[words, *(own.get(task, "-") for task in by_task)] for words, own in cells.items()]
     return markdown(("accuracy, % (n)", *by_task), rows) if rows else "Not run yet."
