@@ -10,6 +10,7 @@ import pytest
 import gradreg_jax as gradreg
 import gradreg_numpy
 from cases import problem
+from gradreg_core.errors import InputError
 from gradreg_core.presets import (
     DataGrad,
     JacReg,
@@ -44,14 +45,16 @@ def test_draws_are_bit_identical(bits: int, is_compiled: bool, few: int, monkeyp
         np.testing.assert_array_equal(np.asarray(mine), reference)
 
 
-def test_large_sample_ids_count_modulo_32_bits() -> None:
+def test_sample_ids_of_other_integer_types() -> None:
     model, x, y = problem("dense")
-    ids = np.array([2**40 + 3, 2**32, 5, 2**31], np.int64)
+    ids = np.array([2**31 - 1, 0, 5, 2**30], np.int64)
     weights = split(model)[0]
     wanted = gradreg_numpy.penalty(model, x, y, SpectReg(1.0), sample_ids=ids)
     for own in (ids, ids.tolist(), jnp.asarray(ids.astype(np.uint32))):
         value = gradreg.penalty(lambda x: apply(model.network, weights, x), x, None, SpectReg(1.0), sample_ids=own)
         assert float(value) == pytest.approx(wanted, rel=1e-5)  # float32 against float64
+    with pytest.raises(InputError, match=r"sample_ids must lie in \[-2\*\*31, 2\*\*31\)"):
+        gradreg.penalty(lambda x: x, x, None, SpectReg(1.0), sample_ids=ids + 1)
 
 
 def test_steps_that_are_not_due_do_no_work() -> None:
