@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gradreg_core
+from documents import run
 from gradreg_core import calls, norms, outputs, presets, projections
 
 ROOT = Path(__file__).parents[2]
@@ -40,9 +41,7 @@ def test_the_page_on_pytorch_runs_as_it_stands(capsys: pytest.CaptureFixture[str
 
 
 def test_the_page_on_the_calls_runs_as_it_stands() -> None:
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "calls.md").read_text(), re.S):
-        exec(compile(block, "calls.md", "exec"), names)
+    names = run(ROOT / "docs" / "calls.md")[""]
     assert 0 < float(names["alone"].detach()) < float(names["both"].detach())
     assert 0 < float(names["fine"].detach()) < float(names["together"].detach())
 
