@@ -13,7 +13,7 @@ import numpy as np
 from gradreg_core.backend import Array
 from gradreg_core.errors import InputError
 from gradreg_core.forward import Forward, scored
-from gradreg_core.layout import widened
+from gradreg_core.layout import is_floating, widened
 
 __all__ = ["OUTPUTS"]
 
@@ -161,6 +161,12 @@ def _custom_losses(forward: Forward, outputs: Array) -> Array:
         raise InputError(
             f"{call.name}: loss_fn must return one loss for each sample, shape ({batch}, ...), got {came}. "
             f"Pass a loss without its own averaging (reduction='none')."
+        )
+    if not math.prod(shape) or not is_floating(ops.dtype(returned)):
+        raise InputError(
+            f"{call.name}: loss_fn must return floating-point losses, at least one for each sample, got "
+            f"{ops.dtype(returned)} of shape {shape}, which has no gradient. Return the loss itself, not a comparison "
+            f"or a count."
         )
     size = math.prod(ops.shape(outputs))
     if math.prod(shape) > size:

@@ -122,3 +122,13 @@ def test_params_of_every_kind() -> None:
     for params in (module, nnx.state(module, nnx.Param), {"kernel": module.kernel[...], "bias": None}):
         value = gradreg.penalty(linear, X, None, WeightDecay(1.0), params=params)
         assert float(value) == pytest.approx(wanted, rel=1e-5)  # float32
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [lambda z, y: (z.argmax(1) != y).astype(int), lambda z, y: z.argmax(1) != y, lambda z, y: z[:, :0]],
+    ids=["integers", "booleans", "nothing"],
+)
+def test_losses_without_a_gradient_are_refused(loss_fn: Any) -> None:
+    with pytest.raises(InputError, match=r"loss_fn must return floating-point losses, at least one for each sample"):
+        gradreg.loss(linear, X, Y, None, loss_fn=loss_fn)
