@@ -9,7 +9,7 @@ import sys
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import jax
@@ -218,7 +218,8 @@ def walk(model: Any, is_module: Callable[[Any], bool]) -> tuple[list[Any], list[
         if is_module(value):
             modules.append(value)
             continue
-        pending.extend(filter(None, [getattr(value, "__wrapped__", None)]))
+        with suppress(Exception):  # whatever an object does when it is asked for an attribute
+            pending.append(value.__wrapped__)
         if _is_looked_into(value):
             holders += _holders(value)
             pending.extend(referred(value))

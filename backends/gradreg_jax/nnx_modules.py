@@ -37,7 +37,8 @@ class ModuleState(State):
     def __init__(self, modules: list[Any], in_place: bool) -> None:
         self.modules, self.in_place = modules, in_place
         self.stand_ins = modules
-        self._graph, self._variables = _nnx().split(modules)
+        with _swapping:  # another thread's copies may be in the place of the modules
+            self._graph, self._variables = _nnx().split(modules)
 
     @contextmanager
     def scoped(self) -> Iterator[Callable[[], Any]]:
@@ -69,11 +70,13 @@ class ModuleState(State):
         if not changes:
             return
         nnx = _nnx()
-        own = dict(_leaves(self.modules))
-        for path, _ in changes:
-            if isinstance(own.get(path), nnx.Variable):
-                own[path].set_raw_value(own[path].get_raw_value())  # raises where it belongs to another trace
-        nnx.update(self.modules, nnx.from_flat_state([(path, _as_kept(leaf, own.get(path))) for path, leaf in changes]))
+        with _swapping:
+            own = dict(_leaves(self.modules))
+            for path, _ in changes:
+                if isinstance(own.get(path), nnx.Variable):
+                    own[path].set_raw_value(own[path].get_raw_value())  # raises where it belongs to another trace
+            kept = [(path, _as_kept(leaf, own.get(path))) for path, leaf in changes]
+            nnx.update(self.modules, nnx.from_flat_state(kept))
 
     @contextmanager
     def restored(self) -> Iterator[None]:

@@ -1,6 +1,8 @@
 """Nested structures in JAX: their leaves with dotted paths, and how they leave a function that JAX transforms."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
+from itertools import islice
 from typing import Any
 
 import jax
@@ -30,15 +32,13 @@ def flatten(structure: Any) -> tuple[Leaves, Rebuild]:
         for (path, _), (part, _) in zip(pairs, inner, strict=True)
         for below, leaf in part
     ]
+    return leaves, lambda new: jax.tree.unflatten(tree, _rebuilt_parts(inner, new))
 
-    def rebuild(new: Sequence[Any]) -> Any:
-        start, values = 0, []
-        for part, rebuild_part in inner:
-            values.append(rebuild_part(new[start : start + len(part)]))
-            start += len(part)
-        return jax.tree.unflatten(tree, values)
 
-    return leaves, rebuild
+def _rebuilt_parts(parts: Sequence[tuple[Leaves, Rebuild]], new: Sequence[Any]) -> list[Any]:
+    """Each part from its share of the leaves of all."""
+    remaining = iter(new)
+    return [rebuild(list(islice(remaining, len(leaves)))) for leaves, rebuild in parts]
 
 
 class Carrier:
@@ -49,8 +49,8 @@ class Carrier:
         self._rebuild: Rebuild = list
 
     def pack(self, structure: Any) -> list[Any]:
-        """The arrays in the structure; inside of the function."""
-        pairs, self._rebuild = flatten(structure)
+        """The arrays in the structure, and in attributes of objects there; inside of the function."""
+        pairs, self._rebuild = _flatten_objects(structure)
         arrays = [leaf for _, leaf in pairs if is_array(leaf)]
         self._leaves = [None if is_array(leaf) else (leaf,) for _, leaf in pairs]
         return arrays
@@ -59,6 +59,27 @@ class Carrier:
         """The structure with these arrays; outside of the function."""
         remaining = iter(arrays)
         return self._rebuild([next(remaining) if leaf is None else leaf[0] for leaf in self._leaves])
+
+
+def _flatten_objects(structure: Any) -> tuple[Leaves, Rebuild]:
+    """Like `flatten`, with the attributes of objects that hold arrays as further leaves."""
+    pairs, rebuild = flatten(structure)
+    inner = [_flatten_attributes(leaf) for _, leaf in pairs]
+    return [pair for part, _ in inner for pair in part], lambda new: rebuild(_rebuilt_parts(inner, new))
+
+
+def _flatten_attributes(leaf: Any) -> tuple[Leaves, Rebuild]:
+    attributes = {} if is_array(leaf) or callable(leaf) else getattr(leaf, "__dict__", {})
+    pairs, rebuild = flatten(dict(attributes))
+    if not any(is_array(value) for _, value in pairs):
+        return [("", leaf)], lambda new: new[0]
+
+    def rebuilt(new: Sequence[Any]) -> Any:
+        other = copy(leaf)
+        vars(other).update(rebuild(new))
+        return other
+
+    return pairs, rebuilt
 
 
 def _flatten_inputs(inputs: Inputs) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """Jacobians between places of a model, against Jacobians written out by hand."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -215,3 +216,19 @@ def test_a_leaf_of_what_a_module_returns(x64: None) -> None:
         np.testing.assert_allclose(value, (wanted**2).sum() / len(X), rtol=RIGHT)
     with pytest.raises(InputError, match=r"'pair\[2\]': what is returned there holds 0.last, 1"):
         gradreg.penalty(Outer(), X, None, FrobReg(1.0, at="pair[2]"))
+
+
+def test_threads_have_places_of_their_own(x64: None) -> None:
+    model = Net()
+    model.eval()
+    calls = {place: FrobReg(1.0, at=place) for place in ("layers.0", "layers.1")}
+    wanted = {place: float(gradreg.penalty(model, X, None, reg)) for place, reg in calls.items()}
+
+    def value(number: int) -> tuple[str, float]:
+        place = list(calls)[number % 2]
+        wrapped = model if number < 4 else lambda x: model(x)
+        return place, float(gradreg.penalty(wrapped, X, None, calls[place]))
+
+    with ThreadPoolExecutor(4) as pool:
+        for place, ours in pool.map(value, range(8)):
+            assert ours == wanted[place]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import child
+import gradreg_jax as gradreg
 from gradreg_jax.trees import Carrier, flatten, floating_leaves
 
 
@@ -46,6 +47,19 @@ def test_any_structure_leaves_a_transformed_function() -> None:
     carried = carrier.unpack(aux)
     np.testing.assert_array_equal(carried["seen"].logits, 2)
     assert (carried["seen"].name, carried["count"]) == ("text", 3)
+
+
+def test_objects_hand_on_the_arrays_in_their_attributes() -> None:
+    class Plain:
+        def __init__(self, logits: Any) -> None:
+            self.logits, self.more, self.name = logits, {"twice": 2 * logits}, "text"
+
+    weight = np.ones((2, 3))
+    _, parts = gradreg.loss(lambda x: Plain(x @ weight), np.ones((4, 2)), np.arange(4) % 3, gradreg.SpectReg(1.0))
+    np.testing.assert_array_equal(parts.outputs.logits, 2)
+    np.testing.assert_array_equal(parts.outputs.more["twice"], 4)
+    assert type(parts.outputs) is Plain
+    assert parts.outputs.name == "text"
 
 
 def test_several_arguments_are_a_pytree_before_any_call() -> None:
