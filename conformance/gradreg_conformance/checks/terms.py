@@ -136,10 +136,12 @@ def parts_of_the_batch(subject: Subject) -> None:
     alone = JacobianPenalty(1.0, projection=gaussian(), seed=1, fraction=0.4)
     other = JacobianPenalty(1.0, projection=gaussian(), seed=2, fraction=0.4)
 
-    @subject.given(_SIZES, st.integers(0, 99), st.sampled_from([alone, alone + other]))
-    def _(sized, seed, reg):  # type: ignore[no-untyped-def]
-        batch, weights = sized
-        case = Case(SMALL, reg, batch, seed, sample_weight=weights, dtype=subject.dtype)
-        subject.agree_in_value(case)
-        _, parts = _called(subject, case)
-        _compare(subject, case, "parts.outputs", parts.outputs, "outputs")
+    for reg in (alone, alone + other):
+
+        @subject.given(_SIZES, st.integers(0, 99), cost=5)
+        def _(sized, seed, reg=reg):  # type: ignore[no-untyped-def]
+            batch, weights = sized
+            case = Case(SMALL, reg, batch, seed, sample_weight=weights, dtype=subject.dtype)
+            subject.agree_in_value(case)
+            _, parts = _called(subject, case)
+            _compare(subject, case, "parts.outputs", parts.outputs, "outputs")
