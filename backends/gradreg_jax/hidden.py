@@ -148,11 +148,11 @@ class KerasVariables(State):
     @contextmanager
     def scoped(self) -> Iterator[Callable[[], Any]]:
         with _keras_scope()() as scope:
-            yield lambda: [[variable, scope.get_current_value(variable)] for variable in scope.updated.values()]
+            yield lambda: [[own.assign, scope.get_current_value(own)] for own in scope.updated.values()]
 
     def keep(self, changes: Any) -> None:
-        for variable, value in changes:
-            variable.assign(value)
+        for assign, value in changes:
+            assign(value)
 
 
 @functools.cache

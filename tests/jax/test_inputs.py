@@ -156,8 +156,8 @@ def test_a_part_of_the_batch_is_cut_with_its_mask(x64: None) -> None:
     np.testing.assert_allclose(parts.outputs, whole.outputs, rtol=RIGHT)
     alone = jax.jacrev(lambda x, mask: model(x[None], mask[None])[0])
     jacobians = compiled(jax.vmap(alone))(SEQUENCES, MASK)
-    each = np.asarray((jacobians**2).sum((1, 2, 3)))
-    halves = [(each[i] + each[j]) / 2 for i in range(4) for j in range(i)]
+    norms = np.asarray((jacobians**2).sum((1, 2, 3)))
+    halves = [(norms[i] + norms[j]) / 2 for i in range(4) for j in range(i)]
     assert np.abs(np.array(halves) / float(total - wanted) - 1).min() < RIGHT
 
 

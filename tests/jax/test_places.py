@@ -227,7 +227,8 @@ def test_threads_have_places_of_their_own(x64: None) -> None:
     def value(number: int) -> tuple[str, float]:
         place = list(calls)[number % 2]
         wrapped = model if number < 4 else lambda x: model(x)
-        return place, float(gradreg.penalty(wrapped, X, None, calls[place]))
+        with jax.enable_x64(True):  # the setting is a thread's own
+            return place, float(gradreg.penalty(wrapped, X, None, calls[place]))
 
     with ThreadPoolExecutor(4) as pool:
         for place, ours in pool.map(value, range(8)):
