@@ -146,6 +146,7 @@ class _Passes:
             lengths = [ops.shape(leaf)[:1] for leaf in (first, second) if ops.is_array(leaf)]
             return lengths == [(count,), (self.samples.batch - count,)]
 
+        _require_leaves(ops, call.name, part.returned)
         (leaves, rebuild), (of_rest, _) = ops.flatten(part.returned), ops.flatten(others.returned)
         kept = [
             joined(leaf, other) if of_samples(leaf, other) else leaf
@@ -160,6 +161,18 @@ class _Passes:
         if self.whole is not None:
             return self.whole.logits
         return next((part.forward.logits for part in self.parts.values()), self.samples.like)
+
+
+def _require_leaves(ops: Backend, call: str, returned: Any) -> None:
+    """Refuse an object whose arrays cannot be joined, because nobody knows how to open it."""
+    for path, leaf in ops.flatten(returned)[0]:
+        if not (ops.is_array(leaf) or isinstance(leaf, str | bytes | int | float | complex | type(None))):
+            where = f"the outputs {path!r}" if path else "the outputs"
+            raise InputError(
+                f"{call}: {where} are a {type(leaf).__name__}, whose arrays cannot be joined from the two parts of the "
+                f"batch that fraction < 1 makes. Return a dict, a tuple, a named tuple or a dataclass, or leave "
+                f"fraction out."
+            )
 
 
 def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:

@@ -97,6 +97,9 @@ class Arguments:
             structure = {str(name): value for name, value in structure.items()}
         pairs, rebuild = ops.flatten(structure)
         arrays = {path: leaf for path, leaf in pairs if ops.is_array(leaf)}
+        if len(arrays) < sum(ops.is_array(leaf) for _, leaf in pairs):
+            twice = next(path for index, (path, _) in enumerate(pairs) if path in [other for other, _ in pairs[:index]])
+            raise InputError(f"{call}: two arrays of x have the path {twice!r}. Rename a key that has a dot in it.")
         _require_arrays(ops, call, x, pairs)
         batch = _batch_of(ops, call, arrays)
         names = x.wrt if several else None

@@ -79,7 +79,7 @@ def outputs_first(call: str, backend: str, loss_fn: Any, weighs_positions: bool)
                 raise InputError(f"{call}: loss_fn must be the loss {type(loss).__name__} itself, without a partial.")
             _require_backend(call, keras, backend)
             return _of_object(call, loss, weighs_positions)
-        if getattr(inner, "__module__", "").startswith("keras.") and inspect.isfunction(inner):
+        if (getattr(inner, "__module__", "") or "").startswith("keras.") and inspect.isfunction(inner):
             _require_backend(call, keras, backend)
             _require_per_sample(call, inner.__name__, _bound(loss_fn))
     if not _takes_labels_first(inner):

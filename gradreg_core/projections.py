@@ -167,10 +167,15 @@ class _UnitRandom(_Random):
 
     def _scaled(self, context: DirectionContext, rows: Array) -> Array:
         """Unit rows (k, B, positions, classes) with the factors of the convention."""
-        if context.mask is None or not self.unbiased:
+        if context.mask is None:
             return rows * math.sqrt((context.size if self.unbiased else 1) / self.k)
-        size = context.ops.reshape(context.ops.sqrt(context.counted / self.k), (1, -1, 1, 1))
-        return rows * context.ops.astype(size, context.ops.dtype(rows))
+        ops, size = context.ops, context.counted
+        factor = ops.sqrt((size if self.unbiased else size * 0 + 1) / self._independent(ops, size))
+        return rows * ops.astype(ops.reshape(factor, (1, -1, 1, 1)), ops.dtype(rows))
+
+    def _independent(self, ops: Backend, size: Array) -> Array:
+        """The number of rows that count, (B, 1), of samples with `size` components. Default: k."""
+        return size * 0 + float(self.k)
 
 
 @dataclass(frozen=True)
@@ -202,10 +207,16 @@ class orthonormal(_UnitRandom):  # noqa: N801
         frame = unit(ops, drawn[:, :1])
         for index in range(1, rows.stop):
             row = drawn[:, index : index + 1]
+            if context.mask is not None:  # no direction is left for more rows than components that count
+                left = ops.astype(context.counted > index, ops.dtype(row))
+                row = row * ops.reshape(left, (batch, 1, 1))
             for _ in range(2):  # Gram-Schmidt twice is orthogonal to roundoff (Giraud, Langou, Rozloznik 2005)
                 row = unit(ops, row - ops.matmul(ops.matmul(row, ops.moveaxis(frame, 1, 2)), frame))
             frame = ops.concat([frame, row], 1)
         return self._scaled(context, context.rows(ops.moveaxis(frame, 1, 0)[rows.start :]))
+
+    def _independent(self, ops: Backend, size: Array) -> Array:
+        return ops.where(size < self.k, size, float(self.k))
 
 
 @dataclass(frozen=True)

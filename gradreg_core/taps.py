@@ -39,10 +39,15 @@ def tap(name: str, value: Any) -> Any:
         value: an array with the batch axis first.
 
     Raises:
-        InputError: a regularizer names the place without a number, and it is passed a second time.
+        InputError: inside of a call, the name has one of these signs; or a regularizer names the place without a
+            number, and it is passed a second time.
     """
     places = active_places()
-    return value if places is None else places.visit(name, value)
+    if places is None:
+        return value
+    if not isinstance(name, str) or set("#[]") & set(name):
+        raise InputError(f"tap: a name is text without '#', '[' and ']', which tell its calls apart, got {name!r}.")
+    return places.visit(name, value)
 
 
 def active_places() -> "Places | None":

@@ -221,6 +221,12 @@ def test_inputs_that_do_not_fit_are_refused(x: Any, message: str) -> None:
         gradreg_torch.penalty(MODEL, x, None, FrobReg(1.0))
 
 
+def test_two_arrays_of_one_path_are_refused() -> None:
+    x = {"u.v": IMAGE, "u": {"v": CONDITION}}
+    with pytest.raises(InputError, match=r"two arrays of x have the path 'u.v'. Rename a key"):
+        gradreg_torch.penalty(lambda x: x["u.v"].flatten(1), x, None, FrobReg(1.0))
+
+
 @pytest.mark.parametrize("x", [Inputs(IMAGE, CONDITION.numpy()), {"a": IMAGE, "b": CONDITION.numpy()}])
 def test_arrays_of_another_library_are_refused(x: Any) -> None:
     with pytest.raises(InputTypeError, match=r"x\['.'\] must be an array of the torch backend, got numpy.ndarray"):

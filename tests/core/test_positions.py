@@ -198,6 +198,17 @@ def test_masked_positions_neither_count_nor_draw(projection: Any) -> None:
     same(masked, gradreg_torch.penalty(shorter, X, None, reg, class_axis=-1))
 
 
+@pytest.mark.parametrize("k", [4, 5, 6])
+def test_more_orthonormal_rows_than_components_that_count_are_all_of_them(k: int) -> None:
+    """Four components count; any orthonormal frame of them has the whole Jacobian's norm."""
+    counts = torch.tensor([[1.0, 0.0, 0.0]] * BATCH, dtype=torch.float64)
+    options: dict[str, Any] = {"class_axis": -1, "position_weight": counts}
+    wanted = gradreg_torch.penalty(MODEL, X, None, FrobReg(1.0), **options)
+    same(gradreg_torch.penalty(MODEL, X, None, JacobianPenalty(4.0, projection=orthonormal(k)), **options), wanted)
+    unbiased = JacobianPenalty(1.0, projection=orthonormal(k, unbiased=True))
+    same(gradreg_torch.penalty(MODEL, X, None, unbiased, **options), wanted)
+
+
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_a_random_basis_vector_is_drawn_among_the_components_that_count(unbiased: bool) -> None:
     """Each of the 8 components of two positions comes in an eighth of 800 steps: 100, with a deviation below 10."""

@@ -103,6 +103,16 @@ def test_all_that_the_model_returned_comes_back_from_a_split_batch() -> None:
         torch.testing.assert_close(ours, wanted)
 
 
+def test_an_object_that_nobody_can_open_is_refused_where_the_batch_is_split() -> None:
+    def model(x: Tensor) -> Any:
+        return SimpleNamespace(logits=HEADS(x)[0])
+
+    with pytest.raises(InputError, match=r"loss: the outputs are a SimpleNamespace, whose arrays cannot be joined"):
+        gradreg_torch.loss(model, X, Y, SpectReg(1.0, fraction=0.5))
+    gradreg_torch.penalty(model, X, Y, SpectReg(1.0, fraction=0.5))
+    gradreg_torch.loss(lambda x: {"logits": model(x).logits}, X, Y, SpectReg(1.0, fraction=0.5))
+
+
 @pytest.mark.parametrize(
     ("model", "outputs", "kind", "message"),
     [

@@ -195,6 +195,13 @@ def test_places_that_do_not_fit_are_refused(reg: Any, message: str) -> None:
         gradreg_torch.penalty(MODEL, X, None, reg)
 
 
+@pytest.mark.parametrize("name", ["h#1", "h[0]", "h]", 3])
+def test_the_name_of_a_tap_has_no_signs_that_tell_its_calls_apart(name: Any) -> None:
+    assert tap(name, X) is X
+    with pytest.raises(InputError, match="tap: a name is text without"):
+        gradreg_torch.penalty(lambda x: tap(name, x), X, None, FrobReg(1.0, at="h"))
+
+
 @pytest.mark.parametrize("value", [TOKENS, None, "text"])
 def test_a_place_holds_floats(value: Any) -> None:
     def model(x: Tensor) -> Tensor:
