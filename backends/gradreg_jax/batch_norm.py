@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from gradreg_core.callers import levels_to_caller
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
 
 __all__ = ["batch_norm_policy"]
 
 _REMEDY = "GroupNorm or LayerNorm, use running averages (model.eval(), training=False and the like)"
-_PASSED_OVER = frozenset({"contextlib", "gradreg_core", "gradreg_jax"})
 _seen: "ContextVar[Callable[[str], None] | None]" = ContextVar("gradreg_batch_norm_seen", default=None)
 """Called with the name of a layer in training mode."""
 
@@ -63,15 +63,11 @@ def batch_norm_policy(call: str, policy: str, names: list[str]) -> Iterator[None
     finally:
         _seen.reset(token)
     if layers:
-        warnings.warn(batch_norm_message(call, layers[0], _REMEDY), BatchNormWarning, stacklevel=_levels_to_caller())
-
-
-def _levels_to_caller() -> int:
-    """The number of frames between this function's caller and the user's code."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED_OVER:
-        frame, level = frame.f_back, level + 1
-    return level
+        warnings.warn(
+            batch_norm_message(call, layers[0], _REMEDY),
+            BatchNormWarning,
+            stacklevel=levels_to_caller(("gradreg_jax",)),
+        )
 
 
 def _watch() -> None:

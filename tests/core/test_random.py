@@ -46,8 +46,10 @@ def test_all_libraries_give_the_same_bits(library: str, kind: str, size: int) ->
 
 
 def test_compiled_draws_have_the_same_bits() -> None:
+    ops = TorchBackend()
+
     def compiled(step: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
-        draws = make_draws(TorchBackend(), 5, step, ids)
+        draws = make_draws(ops, 5, step, ids)
         return [getattr(draws, kind)(STREAM_DIRECTION, range(3), 10) for kind in KINDS]
 
     torch._dynamo.reset()

@@ -5,15 +5,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType
 from typing import Any
 
+from gradreg_core.callers import levels_to_caller
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
 from gradreg_tensorflow.replace import Function, replaced
 
 __all__ = ["batch_norm_policy"]
 
-_LIBRARIES = frozenset({"contextlib", "gradreg_core", "gradreg_tensorflow", "keras", "tensorflow"})
+_LIBRARIES = ("gradreg_tensorflow", "keras", "tensorflow")
 _policy: "ContextVar[tuple[str, str]]" = ContextVar("gradreg_batch_norm_policy")
 """The name of the gradreg call and its policy, "told" after the warning."""
 
@@ -60,19 +60,5 @@ def _report(layer: Any) -> None:
         error = BatchNormError(message)
         error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
         raise error
-    warnings.warn(message, BatchNormWarning, stacklevel=_levels_to_caller())
+    warnings.warn(message, BatchNormWarning, stacklevel=levels_to_caller(_LIBRARIES))
     _policy.set((name, "told"))
-
-
-def _levels_to_caller() -> int:
-    """The number of frames between this function's caller and the user's code."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and _is_passed(frame):
-        frame, level = frame.f_back, level + 1
-    return level
-
-
-def _is_passed(frame: FrameType) -> bool:
-    """Whether the frame belongs to a library, or to code that AutoGraph made."""
-    package = frame.f_globals.get("__name__", "").partition(".")[0]
-    return package in _LIBRARIES or "__autograph_generated_file" in frame.f_code.co_filename

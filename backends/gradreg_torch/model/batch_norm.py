@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from gradreg_core.callers import levels_to_caller
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
 from gradreg_torch.model.module_calls import module_calls
 
@@ -54,4 +55,4 @@ def _report(call: str, name: str, module: nn.Module, policy: str) -> None:
     message = batch_norm_message(call, f"{name} ({type(module).__name__})", remedy)
     if policy == "error":
         raise BatchNormError(message)
-    warnings.warn(message, BatchNormWarning, stacklevel=7)
+    warnings.warn(message, BatchNormWarning, stacklevel=levels_to_caller(("gradreg_torch", "torch")))
