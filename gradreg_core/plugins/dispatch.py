@@ -152,11 +152,13 @@ def backend_of(array: Any) -> str:
 
 
 def _first_array(value: Any) -> Any:
-    """The first leaf of a structure that has a shape, else its first leaf, else `value`."""
-    if isinstance(value, Inputs):
-        value = [*value.args, *value.kwargs.values()]
-    leaves = [leaf for _, leaf in flatten(value, lambda part: hasattr(part, "shape"))[0]]
-    return next((leaf for leaf in leaves if hasattr(leaf, "shape")), leaves[0] if leaves else value)
+    """The first leaf of a structure that has a shape, else the first number of a list, else `value`."""
+    structure = [*value.args, *value.kwargs.values()] if isinstance(value, Inputs) else value
+    leaves = [leaf for _, leaf in flatten(structure, lambda part: hasattr(part, "shape"))[0]]
+    leaf = next((leaf for leaf in leaves if hasattr(leaf, "shape")), value)
+    while isinstance(leaf, list | tuple) and leaf:
+        leaf = leaf[0]
+    return leaf
 
 
 def _by_input(method: Callable[Concatenate[Calls, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
