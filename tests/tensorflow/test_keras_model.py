@@ -227,9 +227,12 @@ def test_a_saved_model_goes_on_as_it_would_have(tmp_path: Path) -> None:
     assert loaded.reg == REG
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
     histories = [one.fit(batches(), epochs=1, verbose=0, shuffle=False).history for one in (model, loaded)]
-    assert histories[0] == histories[1]
+    # The loaded model is traced into another graph, whose sums may round in another order: a few units of float32, which
+    # Adam divides by gradients of order 0.01.
+    for name in ("loss", "accuracy", "penalty"):
+        np.testing.assert_allclose(histories[0][name], histories[1][name], rtol=1e-6)
     for mine, wanted in zip(loaded.weights, model.weights, strict=True):
-        np.testing.assert_array_equal(mine.numpy(), wanted.numpy())
+        np.testing.assert_allclose(mine.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_from_its_configuration() -> None:
