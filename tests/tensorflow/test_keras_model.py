@@ -227,7 +227,7 @@ def test_a_saved_model_goes_on_as_it_would_have(tmp_path: Path) -> None:
     assert loaded.reg == REG
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
     histories = [one.fit(batches(), epochs=1, verbose=0, shuffle=False).history for one in (model, loaded)]
-    # The loaded model is traced into another graph, whose sums may round in another order: a few units of float32, which
+    # The loaded model is traced into another graph, whose sums may round in another order: some units of float32, which
     # Adam divides by gradients of order 0.01.
     for name in ("loss", "accuracy", "penalty"):
         np.testing.assert_allclose(histories[0][name], histories[1][name], rtol=1e-6)
