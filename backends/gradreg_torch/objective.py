@@ -40,6 +40,7 @@ class TorchObjective(Objective):
         self.names = [name for name, _ in named]
         reached = {id(leaf) for leaf in in_graph}
         self._reached = [id(weight) in reached for weight in self.weights]
+        self._padding = _padding_rows([*(owner for _, owner in references(model)), *called])
 
     def gradients(self, x: Tensor | None, scale: float = 1.0) -> Gradients:
         x = None if x is None else x.detach().requires_grad_()
@@ -52,11 +53,28 @@ class TorchObjective(Objective):
         return value.detach(), gradients, of_input
 
     def at(self, weights: Sequence[Tensor], x: Tensor | None) -> Tensor:
-        with _moved(self.weights, weights):
+        values = [self._with_padding(own, value) for own, value in zip(self.weights, weights, strict=True)]
+        with _moved(self.weights, values):
             return self.fn(x).detach()
+
+    def _with_padding(self, own: Tensor, value: Tensor) -> Tensor:
+        """`value`, but for the row of padding, which has no gradient on purpose."""
+        row = self._padding.get(id(own))
+        if row is None or value is own:
+            return value
+        kept = value.detach().clone()
+        kept[row] = own.detach()[row]
+        return kept
 
     def reached(self) -> Sequence[bool]:
         return self._reached
+
+
+def _padding_rows(owners: Sequence[Any]) -> dict[int, int]:
+    """The row that each table of embeddings keeps for padding, by the identity of its weight."""
+    modules = {module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()}
+    tables = [module for module in modules if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    return {id(table.weight): table.padding_idx for table in tables if table.padding_idx is not None}
 
 
 @contextmanager

@@ -180,3 +180,13 @@ def test_a_generator_of_its_own_is_found(seed: int) -> None:
     report = gradreg_torch.check(model, x, y, SpectReg(1.0))
     assert report.ok, str(report)
     assert "draws random numbers that are out of the backend's reach" in str(report)
+
+
+def test_the_row_of_padding_has_no_gradient_on_purpose() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Tanh(), nn.Linear(6, 2)).double()
+    with torch.no_grad():
+        model[0].weight[0] = 0.5  # a row that counts, as it does in BERT where a mask is left out
+    tokens = torch.tensor([[0, 1], [2, 0], [3, 4], [0, 0]])
+    report = gradreg_torch.check(model, tokens, torch.tensor([0, 1, 1, 0]), SpectReg(1.0, at="0"))
+    assert report.ok, report
