@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-__all__ = ["Leaves", "Rebuild", "flatten", "follow", "joined"]
+__all__ = ["Leaves", "Rebuild", "flatten", "follow", "joined", "restricted"]
 
 Leaves = list[tuple[str, Any]]
 """(path, leaf): "tokens", "0.mask"; the path of a leaf that is the whole structure is ""."""
@@ -36,6 +36,19 @@ def flatten(structure: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Reb
         return assemble(values)
 
     return leaves, rebuild
+
+
+def restricted(leaves: Leaves, rebuild: Rebuild, keep: Callable[[Any], bool]) -> tuple[Leaves, Rebuild]:
+    """The leaves that `keep` holds for, and a function that puts others in their place and leaves the rest."""
+    chosen = [index for index, (_, leaf) in enumerate(leaves) if keep(leaf)]
+
+    def rebuild_all(new: Sequence[Any]) -> Any:
+        values = [leaf for _, leaf in leaves]
+        for index, value in zip(chosen, new, strict=True):
+            values[index] = value
+        return rebuild(values)
+
+    return [leaves[index] for index in chosen], rebuild_all
 
 
 def joined(first: str, rest: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradreg_core import structures
 from gradreg_core.inputs import Inputs
-from gradreg_core.structures import Leaves, Rebuild, joined
+from gradreg_core.structures import Leaves, Rebuild, joined, restricted
 
 __all__ = ["Carrier", "flatten", "floating_leaves", "is_array"]
 
@@ -104,15 +104,7 @@ jax.tree_util.register_pytree_with_keys(Inputs, _flatten_inputs, _unflatten_inpu
 def floating_leaves(structure: Any) -> tuple[Leaves, Rebuild]:
     """The leaves of a structure that are floating-point arrays, and a function that puts others in their place."""
     pairs, rebuild = flatten(structure)
-    chosen = [index for index, (_, leaf) in enumerate(pairs) if is_array(leaf) and _is_floating(leaf)]
-
-    def rebuild_all(new: Sequence[Any]) -> Any:
-        leaves = [leaf for _, leaf in pairs]
-        for index, value in zip(chosen, new, strict=True):
-            leaves[index] = value
-        return rebuild(leaves)
-
-    return [pairs[index] for index in chosen], rebuild_all
+    return restricted(pairs, rebuild, lambda leaf: is_array(leaf) and _is_floating(leaf))
 
 
 def _is_floating(array: Any) -> bool:

@@ -87,12 +87,4 @@ def _visited(places: Places, name: str, output: Any) -> Any:
 def _floating_leaves(output: Any) -> tuple[Leaves, Rebuild]:
     """The leaves of a layer's output that are tensors of floats."""
     leaves, rebuild = structures.flatten(output, tf.is_tensor)
-    floating = [index for index, (_, leaf) in enumerate(leaves) if tf.is_tensor(leaf) and leaf.dtype.is_floating]
-
-    def rebuild_all(new: Sequence[Any]) -> Any:
-        values = [leaf for _, leaf in leaves]
-        for index, value in zip(floating, new, strict=True):
-            values[index] = value
-        return rebuild(values)
-
-    return [leaves[index] for index in floating], rebuild_all
+    return structures.restricted(leaves, rebuild, lambda leaf: tf.is_tensor(leaf) and leaf.dtype.is_floating)

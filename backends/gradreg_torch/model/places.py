@@ -107,14 +107,4 @@ def _short(name: str) -> list[str]:
 def _floating_leaves(output: Any) -> tuple[Leaves, Rebuild]:
     """The leaves of a module's output that are tensors of floats."""
     leaves, rebuild = structures.flatten(output, lambda value: isinstance(value, Tensor))
-    floating = [
-        index for index, (_, leaf) in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]
-
-    def rebuild_all(new: Sequence[Any]) -> Any:
-        values = [leaf for _, leaf in leaves]
-        for index, value in zip(floating, new, strict=True):
-            values[index] = value
-        return rebuild(values)
-
-    return [leaves[index] for index in floating], rebuild_all
+    return structures.restricted(leaves, rebuild, lambda leaf: isinstance(leaf, Tensor) and leaf.is_floating_point())
