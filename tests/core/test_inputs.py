@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 import gradreg_core
 import gradreg_torch
+from double_backward import equal_with_gradients
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.inputs import Arguments, Inputs, pack, unpack
 from gradreg_core.presets import DataGrad, FrobReg, SpectReg, WeightDecay
 from gradreg_torch.backend import TorchBackend
 
-EXACT = 1e-12
-"""Relative, of float64 sums of a few dozen products: 50 roundoffs and more."""
 OPS = TorchBackend()
 BATCH = 4
 GENERATOR = torch.Generator().manual_seed(0)
@@ -57,17 +56,7 @@ def require(*arrays: Tensor) -> list[Tensor]:
 
 
 def same(ours: Tensor, wanted: Tensor, model: nn.Module = MODEL) -> None:
-    """Equal values and gradients of all parameters."""
-    torch.testing.assert_close(ours, wanted, rtol=EXACT, atol=0)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for first, second in zip(
-        *(
-            torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-            for value in (ours, wanted)
-        ),
-        strict=True,
-    ):
-        torch.testing.assert_close(first, second, rtol=EXACT, atol=1e-15)
+    equal_with_gradients(ours, wanted, model)
 
 
 STRUCTURES: dict[str, tuple[Any, Callable[[Any], Tensor]]] = {

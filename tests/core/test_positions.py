@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradreg_torch
+from double_backward import EXACT, equal_with_gradients
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, HoffmanReg, JacReg, SpectReg
 from gradreg_core.projections import exact, fisher, orthonormal, rademacher, random_onehot, sphere
 from gradreg_core.spec import JacobianPenalty
 
-EXACT = 1e-12
-"""Relative, of float64 sums of a few hundred products."""
 BATCH, LENGTH, CLASSES = 4, 3, 4
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(BATCH, LENGTH, 2, generator=GENERATOR, dtype=torch.float64)
@@ -40,14 +39,7 @@ MODEL = Tagger()
 
 
 def same(ours: Tensor, wanted: Tensor) -> None:
-    parameters = list(MODEL.parameters())
-    torch.testing.assert_close(ours, wanted, rtol=EXACT, atol=0)
-    gradients = [
-        torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-        for value in (ours, wanted)
-    ]
-    for first, second in zip(*gradients, strict=True):
-        torch.testing.assert_close(first, second, rtol=EXACT, atol=1e-14)
+    equal_with_gradients(ours, wanted, MODEL, atol=1e-14)
 
 
 def squared_norms(outputs: Tensor, x: Tensor) -> Tensor:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import gradreg_torch
+from double_backward import equal_with_gradients
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.presets import DataGrad, FrobReg, SpectReg
 
-EXACT = 1e-12
-"""Relative, of float64 sums of a few dozen products."""
 BATCH = 4
 X = torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.tensor([0, 2, 1, 1])
@@ -55,14 +54,7 @@ def squared_norm(model: Any, take: Any) -> Tensor:
 
 
 def same(ours: Tensor, wanted: Tensor) -> None:
-    parameters = list(HEADS.parameters())
-    torch.testing.assert_close(ours, wanted, rtol=EXACT, atol=0)
-    gradients = [
-        torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-        for value in (ours, wanted)
-    ]
-    for first, second in zip(*gradients, strict=True):
-        torch.testing.assert_close(first, second, rtol=EXACT, atol=1e-15)
+    equal_with_gradients(ours, wanted, HEADS)
 
 
 @pytest.mark.parametrize("name", RETURNED)

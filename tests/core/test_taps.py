@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import gradreg_torch
+from double_backward import equal_with_gradients
 from gradreg_core.errors import InputError
 from gradreg_core.presets import FrobReg, SpectReg
 from gradreg_core.taps import tap
 from minimal_backend import CALLS
 
-EXACT = 1e-12
-"""Relative, of float64 sums of a few dozen products."""
 BATCH = 3
 X = torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -58,14 +57,7 @@ def places() -> dict[str | None, Tensor]:
 
 
 def same(ours: Tensor, wanted: Tensor, model: nn.Module = MODEL) -> None:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    torch.testing.assert_close(ours, wanted, rtol=EXACT, atol=0)
-    gradients = [
-        torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-        for value in (ours, wanted)
-    ]
-    for first, second in zip(*gradients, strict=True):
-        torch.testing.assert_close(first, second, rtol=EXACT, atol=1e-15)
+    equal_with_gradients(ours, wanted, model)
 
 
 TAPS = [(None, "code"), ("code", None), (None, "twice#1"), ("twice#0", None)]
