@@ -5,7 +5,7 @@
 # make venv   sets up .venv alone; the others do it by themselves
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := torch,jax,tensorflow,integrations,conformance,demo,reproduction,docs,dev
+EXTRAS := torch,jax,tensorflow,keras,lightning,transformers,monitor,integrations,conformance,demo,reproduction,docs,dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: venv demo test check docs clean
