@@ -1,7 +1,7 @@
-"""A contractive autoencoder of digits: how much of the class its code still tells, and how far the code moves with noise.
+"""A contractive autoencoder of digits: what its code tells of the class, with and without noise on the input.
 
-The code's Jacobian with respect to the input is penalised (Rifai et al., Contractive Auto-Encoders, 2011). The autoencoders see
-1,400 scans without labels; then a nearest-neighbour classifier reads the codes of 100 of them, with and without noise on the others.
+The penalty is on the code's Jacobian with respect to the input (Rifai et al., Contractive Auto-Encoders, 2011). The
+autoencoders see 1,400 scans without labels. A nearest-neighbour classifier then learns from the codes of 100 of them.
 
 Run: python examples/autoencoder.py
 """
@@ -34,6 +34,7 @@ def squared_error(outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def train(reg: gradreg.Regularizer | None, x: torch.Tensor, steps: int, seed: int) -> Autoencoder:
+    """An autoencoder trained on random batches of 100."""
     torch.manual_seed(seed)
     model = Autoencoder()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)

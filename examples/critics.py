@@ -1,7 +1,7 @@
 """Generative adversarial networks on digits, with the critic penalised by WGAN-GP and by R1.
 
-The distance is Fréchet's, between Gaussians fitted to 500 generated and 500 real scans (64 pixels): smaller is better. Real
-scans against other real ones have the distance of the first line.
+The distance is Fréchet's, between Gaussians fitted to 500 generated and 500 real scans of 64 pixels. Smaller is better.
+The first line is the distance of real scans from other real scans.
 
 Run: python examples/critics.py
 """
@@ -30,7 +30,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def wasserstein(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, step: int) -> torch.Tensor:
-    """The critic's loss of WGAN-GP (Gulrajani et al. 2017): the penalty is at points between real and generated ones."""
+    """The critic's loss of WGAN-GP (Gulrajani et al. 2017), penalised between real and generated scans."""
     share = torch.rand(len(real), 1)
     between = share * real + (1 - share) * fake
     penalty = gradreg.penalty(critic, between, None, gradreg.GradientPenalty(10.0), step=step)
@@ -38,7 +38,7 @@ def wasserstein(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, step:
 
 
 def logistic(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, step: int) -> torch.Tensor:
-    """The critic's logistic loss with R1 (Mescheder et al. 2018): the penalty is at real points, every fourth step."""
+    """The critic's logistic loss with R1 (Mescheder et al. 2018), penalised at real scans in every fourth step."""
     penalty = gradreg.penalty(critic, real, None, gradreg.R1(1.0, every=4), step=step)
     return softplus(critic(fake)).mean() + softplus(-critic(real)).mean() + penalty
 
@@ -54,7 +54,9 @@ def train(method: str, x: torch.Tensor, steps: int, seed: int) -> nn.Module:
     """A generator of scans."""
     torch.manual_seed(seed)
     generator = nn.Sequential(nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 64))
-    critic = nn.Sequential(nn.Linear(64, 128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1))
+    critic = nn.Sequential(
+        nn.Linear(64, 128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1)
+    )
     optimizers = [torch.optim.Adam(model.parameters(), 1e-3, (0.5, 0.9)) for model in (generator, critic)]
     critic_loss, generator_loss = CRITICS[method]
     for step in range(steps):

@@ -47,7 +47,10 @@ def train(reg: gradreg.Regularizer | None, x: jax.Array, y: jax.Array, steps: in
 
     def update(carry: tuple, step: jax.Array) -> tuple[tuple, None]:
         params, state = carry
-        objective = lambda params: gradreg.loss(partial(apply, params), x, y, reg, step=step, seed=seed)[0]
+
+        def objective(params: list) -> jax.Array:
+            return gradreg.loss(partial(apply, params), x, y, reg, step=step, seed=seed)[0]
+
         changes, state = optimizer.update(jax.grad(objective)(params), state)
         return (optax.apply_updates(params, changes), state), None
 

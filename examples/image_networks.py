@@ -1,7 +1,7 @@
 """Networks of the transformers library on small images: a residual network with batch normalisation, and ConvNeXt.
 
-Batch normalisation couples the samples of a batch, so that one sample has no Jacobian of its own; gradreg warns. ConvNeXt's
-layer normalisation does not.
+Batch normalisation couples the samples of a batch, so that one sample has no Jacobian of its own: gradreg warns.
+ConvNeXt has layer normalisation, which does not couple them.
 
 Run: python examples/image_networks.py
 """
@@ -23,7 +23,9 @@ def network(name: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     if name == "ResNet":
         return ResNetForImageClassification(ResNetConfig(**SHAPE, embedding_size=16, layer_type="basic"))
-    return ConvNextForImageClassification(ConvNextConfig(**SHAPE, num_stages=2, patch_size=2, layer_scale_init_value=1.0))
+    return ConvNextForImageClassification(
+        ConvNextConfig(**SHAPE, num_stages=2, patch_size=2, layer_scale_init_value=1.0)
+    )
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
