@@ -1,7 +1,7 @@
 """A Lipschitz-constrained policy: PPO on Pendulum, with a penalty on the gradient of the log-probability.
 
-The penalty is the one of Chen et al., Learning Smooth Humanoid Locomotion through Lipschitz-Constrained Policies (2024).
-It is the mean squared norm of the gradient of log pi(a | s) with respect to s: DataGrad with -log pi(a | s) as the loss.
+The penalty is the one of Chen et al., Learning Smooth Humanoid Locomotion through Lipschitz-Constrained Policies, 2024:
+the mean squared norm of the gradient of log pi(a | s) with respect to s. DataGrad is that, with -log pi(a | s) as loss.
 
 Run: python examples/policy.py
 """
