@@ -29,6 +29,10 @@ class Objective(ABC):
     def gradients(self, x: Array | None, scale: float = 1.0) -> Gradients:
         """The value, and the gradients of `scale` times the value, at the weights as they are."""
 
+    def gradients_once(self, x: Array | None) -> Gradients:
+        """`gradients`, without what pays off from a second call on, such as compiling. Default: `gradients`."""
+        return self.gradients(x)
+
     @abstractmethod
     def at(self, weights: Sequence[Array], x: Array | None) -> Array:
         """The value at other weights. The model has its own again afterwards, even after an error."""

@@ -67,6 +67,10 @@ class JaxObjective(Objective):
         (of_weights, *of_input), value = self._derive(self.weights, x, jnp.float32(scale))
         return value, of_weights, of_input[0] if of_input else None
 
+    def gradients_once(self, x: Any) -> Gradients:
+        value, of_weights = jax.value_and_grad(self._function(self._value))(self.weights, x)
+        return value, of_weights, None
+
     def at(self, weights: Sequence[Any], x: Any) -> Any:
         # A second program, without the gradients, would take longer to compile than it saves.
         return self._derive(list(weights), x, jnp.float32(1.0))[1]

@@ -82,4 +82,6 @@ def _modes(owners: list[Any]) -> Iterator[tuple[Any, str, bool]]:
             yield from ((module, "training", False) for module in owner.modules())
         elif nnx is not None and isinstance(owner, nnx.Module):
             for _, module in nnx.iter_modules(owner):
-                yield from ((module, name, on) for name, on in _MODES.items() if isinstance(vars(module).get(name), bool))
+                yield from (
+                    (module, name, on) for name, on in _MODES.items() if isinstance(vars(module).get(name), bool)
+                )

@@ -1,0 +1,170 @@
+"""A monitor of a training, in any loop and any framework."""
+
+import operator
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gradreg_core.errors import InputTypeError
+from gradreg_core.plugins.dispatch import backend_of, load_backend
+from gradreg_core.scalars import integer_option
+from gradreg_core.spec import Regularizer
+from gradreg_monitor.evaluating import undisturbed, unwrapped
+from gradreg_monitor.values import Options, Subject, always_charged
+
+__all__ = ["Monitor", "Writer"]
+
+Writer = Callable[[int, dict[str, float]], Any]
+"""write(step, values)."""
+
+
+class Monitor:
+    """Records what a regularizer does to a model, on a fixed batch, at every n-th step.
+
+    ::
+
+        monitor = Monitor(x_valid, y_valid, SpectReg(0.01), every=100, writers=[CsvWriter("watch.csv")])
+        for step in range(5000):
+            ...                                # one step of training, as ever
+            monitor(model, step)
+        plot(monitor.records)
+
+    =========================  =======================================================================================
+    recorded                   meaning
+    =========================  =======================================================================================
+    ``loss``                   the mean loss, without penalties
+    ``penalty``                all terms, weights included; ``penalty/SpectReg`` and so on where there are several
+    ``jacobian/frobenius``     mean_i ||J_i||_F, as `measure`
+    ``jacobian/spectral``      mean_i of the largest singular value of J_i
+    ``jacobian/loss_gradient`` mean_i ||dM_i/dx_i||, where the batch has a loss
+    ``gradient/share``         ||p|| / ||t||, with p the gradient of the penalty for the parameters, t the whole one
+    ``gradient/cosine``        the cosine of p and t
+    =========================  =======================================================================================
+
+    The penalties are those of `reg` as it acts on average: ``every=`` and ``fraction=`` are left out. The draws are
+    those of the step. The model is left as it is: its state (moving statistics, counters, generators) and its modes
+    are as before, and so are the global generators of the framework, NumPy and Python.
+
+    A record costs a forward pass, the backward passes of `measure` (one per output, or `projections`) and two gradients
+    for the parameters. In JAX nothing is compiled for it.
+
+    Args:
+        x: the input of the batch, some hundred validation samples on the device of the model; any that `loss` takes.
+        y: labels. Without `y` and `loss_fn` there is no loss, as of critics, and ``gradient/penalty`` is ||p||.
+        reg: the regularizer of the training; None to watch a training without one.
+        every: the steps from one record to the next: those divisible by it.
+        writers: called as ``write(step, values)`` at every record.
+        jacobian: whether to record the norms of the Jacobian. With integer inputs name a place by `at`, or leave
+            them out.
+        at: measure the Jacobian at this place of the network instead of the input, such as ``"embeddings"``.
+        projections: estimate the Jacobian's norms from so many directions; for models with many outputs.
+        gradients: whether to record the share of the penalty in the gradient.
+        evaluation: whether PyTorch's and Flax NNX's modules are looked at in evaluation mode, also those that a
+            function refers to. False: in the mode in which they are. Functions decide by themselves.
+        backend: the framework, such as "torch", where `x` is of NumPy.
+        seed, loss_fn, outputs, sample_weight, position_weight, ignore_index, class_axis, target, chunk_size: as of the
+            training, see :class:`gradreg_core.calls.Calls`.
+
+    Raises:
+        InputTypeError: an argument is of the wrong type.
+        InputError: `every` or `projections` is less than 1.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        reg: Regularizer | None = None,
+        *,
+        every: int = 1,
+        writers: Sequence[Writer] = (),
+        jacobian: bool = True,
+        at: str | None = None,
+        projections: int | None = None,
+        gradients: bool = True,
+        evaluation: bool = True,
+        backend: str | None = None,
+        seed: Any = None,
+        loss_fn: Callable[[Any, Any], Any] | None = None,
+        outputs: Any = None,
+        sample_weight: Any = None,
+        position_weight: Any = None,
+        ignore_index: int | None = None,
+        class_axis: int | None = None,
+        target: Any = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        if reg is not None and not isinstance(reg, Regularizer):
+            raise InputTypeError(f"Monitor: reg must be a regularizer such as SpectReg(0.01), or None, got {reg!r}.")
+        writers = [writers] if callable(writers) else list(writers)
+        for writer in writers:
+            if not callable(writer):
+                raise InputTypeError(f"Monitor: a writer is called as write(step, values), got {writer!r}.")
+        count = integer_option("Monitor", "every", every, minimum=1)
+        if count is None:
+            raise InputTypeError("Monitor: every must be an integer, got None.")
+        self.x, self.y, self.reg, self.every, self.writers = x, y, reg, count, writers
+        self.jacobian, self.at, self.gradients, self.evaluation = jacobian, at, gradients, evaluation
+        self.projections = integer_option("Monitor", "projections", projections, minimum=1)
+        self.records: list[dict[str, float]] = []
+        """A dict per record, with ``step``, the values, and ``seconds``, what the record took."""
+        self._calls = load_backend(backend or backend_of(x))
+        self._charged = always_charged(reg)
+        self._options = Options(
+            seed=seed,
+            loss_fn=loss_fn,
+            outputs=outputs,
+            sample_weight=sample_weight,
+            position_weight=position_weight,
+            ignore_index=ignore_index,
+            class_axis=class_axis,
+            target=target,
+            chunk_size=chunk_size,
+        )
+
+    def __call__(self, model: Any, step: Any, *, params: Any = None) -> dict[str, float] | None:
+        """Record, if the step is divisible by `every`.
+
+        Args:
+            model: as it is now: a module, or a function that closes over parameters.
+            step: of training.
+            params: the parameters that `model` closes over, in JAX: they are what the gradients are for. Without them
+                these are all floating-point arrays that it closes over.
+
+        Returns:
+            The values, or None at other steps.
+
+        Raises:
+            InputTypeError: the step is no integer, or a program is being traced; or as `loss` and `measure`.
+            InputError: as `loss` and `measure`.
+        """
+        number = _integer(step)
+        if number % self.every:
+            return None
+        return self.record(model, number, params=params)
+
+    def record(self, model: Any, step: int, *, params: Any = None) -> dict[str, float]:
+        """Record now, whatever the step."""
+        start = time.perf_counter()
+        model = unwrapped(model)
+        subject = Subject(self._calls, model, self.x, self.y, self._charged, step, params, self._options)
+        with undisturbed(model, self.evaluation):
+            values = subject.penalties()
+            if self.jacobian:
+                values |= subject.norms(self.at, self.projections)
+            if self.gradients:
+                values |= subject.shares()
+        self.records.append({"step": step, **values, "seconds": time.perf_counter() - start})
+        for write in self.writers:
+            write(step, dict(values))
+        return values
+
+
+def _integer(step: Any) -> int:
+    try:
+        return operator.index(step)
+    except Exception as error:  # a tracer raises its framework's own
+        raise InputTypeError(
+            f"Monitor: step must be an integer that can be read, got {step!r}. Call the monitor between the steps, "
+            f"outside of jax.jit, tf.function and torch.compile."
+        ) from error
