@@ -70,9 +70,9 @@ class CellExperiment(Experiment):
     draw: Callable[[Path, str, Sequence[Summary]], list[Path]]
     """(path without ending, title, summaries) -> the figure's files."""
     verdict: Callable[[Sequence[Summary]], str] | None = None
-    """The text between the grid of the numbers and the table, on the page; None for the table alone."""
+    """What came out, in a few lines, for its own page and the first one; None for the table alone."""
     remark: str = ""
-    """The text at the end of the section."""
+    """The text at the end of the page."""
     run_jobs: RunJobs = run_jobs
 
     def all_cells(self, settings: Settings) -> list[Cell]:
@@ -116,15 +116,18 @@ class CellExperiment(Experiment):
         )
 
     def section(self, page: Page) -> list[str]:
-        blocks, run = [], False
+        blocks: list[str] = []
         for backend in page.backends:
             rows = self._summaries(page, backend)
             keys = {row.cell.job(seed, backend, Settings.data).key for row in rows for seed in row.values}
-            run = run or bool(keys)
             if keys - page.shown:  # a framework that has nothing but another table's runs gets no section
-                blocks += [f"### {backend}", *self.blocks(page, rows, backend)]
+                blocks += [f"## {backend}", *self.blocks(page, rows, backend)]
             page.shown |= keys
-        return [*blocks, self.remark] if run else []
+        return [*blocks, self.remark] if blocks else []
+
+    def verdicts(self, page: Page) -> str:
+        rows = max((self._summaries(page, backend) for backend in page.backends), key=_runs)
+        return self.verdict(rows) if self.verdict is not None and _runs(rows) else ""
 
     def blocks(self, page: Page, rows: Sequence[Summary], backend: str) -> list[str]:
         """The blocks of one backend."""
@@ -151,6 +154,11 @@ class CellExperiment(Experiment):
 
     def _summaries(self, page: Page, backend: str) -> list[Summary]:
         return summarise(self.cells(Protocol(), Choices()), PAGE_SEEDS, backend, Settings.data, page.results)
+
+
+def _runs(rows: Sequence[Summary]) -> int:
+    """How many runs the rows have."""
+    return sum(len(row.values) for row in rows)
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

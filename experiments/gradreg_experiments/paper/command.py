@@ -12,7 +12,7 @@ from gradreg_experiments.data.idx import Mnist
 from gradreg_experiments.data.mnist import MNIST_DIGEST, digest, load
 from gradreg_experiments.paper.experiment import Experiment, Report, Settings
 from gradreg_experiments.paper.experiments import experiments, find_experiment
-from gradreg_experiments.paper.page import make_page
+from gradreg_experiments.paper.page import make_pages
 from gradreg_experiments.paper.protocol import NETWORKS, PENALTY_PASSES, STANDARDISE, Choices, Protocol
 from gradreg_experiments.results import Results
 from gradreg_experiments.runner import run_missing
@@ -24,7 +24,7 @@ _HELP = f"""Train the paper's tables and figures again, with the authors' protoc
 \b
 EXPERIMENT is one of:
 {chr(10).join(f"  {record.name:14} {record.title}" for record in experiments().values())}
-  {"page":14} README.md in OUT, from all results there
+  {"page":14} README.md and a page per experiment in OUT, from all results there
 
 Finished runs are kept in OUT/runs, and in OUT/results.jsonl at the end; only what is missing is run. A run whose
 settings differ in anything is another run.
@@ -69,8 +69,10 @@ def reproduce(experiment: str, data_dir: Path | None, unverified_data: bool, out
     report = Report(out, Results(out), get_console())
     if experiment == "page":
         report.results.export()
-        write_text(out / "README.md", make_page(out, report.results))
-        report.wrote([out / "README.md"])
+        pages = make_pages(out, report.results)
+        for name, content in pages.items():
+            write_text(out / name, content)
+        report.wrote([out / name for name in pages])
         return
     record = find_experiment(experiment)
     train = not options["report_only"]

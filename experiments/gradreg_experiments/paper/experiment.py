@@ -1,4 +1,4 @@
-"""What an experiment is: a record with jobs, a report of them, and a section of the page."""
+"""What an experiment is: a record with jobs, a report of them, and a page."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from gradreg_experiments.runner import RunJobs
 __all__ = ["PAGE_SEEDS", "Experiment", "Page", "Report", "Settings", "text"]
 
 PAGE_SEEDS = range(1, 11)
-"""The seeds that the page counts, the paper's ten."""
+"""The seeds that the pages count, the paper's ten."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,23 @@ class Report:
 
 @dataclass
 class Page:
-    """What the page is made from, and what is on it so far."""
+    """What the pages are made from, and what is on them so far."""
 
     out: Path
     """The folder, whose figures are shown."""
     results: Results
     backends: Sequence[str]
     shown: set[str] = field(default_factory=set)
-    """Keys of the runs that are on the page already."""
+    """Keys of the runs that are on a page already."""
 
     def picture(self, name: str, title: str) -> str:
         """The figure `name`, if there is one."""
         return f"![{title}]({name}.svg)" if (self.out / f"{name}.svg").exists() else ""
+
+    def first_picture(self, name: str, title: str) -> str:
+        """The experiment's figure, of the first framework that has one."""
+        pictures = (self.picture(stem, title) for stem in (name, *(f"{name}-{backend}" for backend in self.backends)))
+        return next(filter(None, pictures), "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +88,9 @@ class Experiment(ABC):
     name: str
     """In the command."""
     title: str
-    """Of the section, the table and the figure."""
+    """Of the page, the table and the figure."""
     place: int
-    """On the page."""
+    """Among the pages."""
     run_jobs: RunJobs
     needs_data: bool = True
     """Whether it trains on MNIST."""
@@ -100,13 +105,17 @@ class Experiment(ABC):
 
     @abstractmethod
     def section(self, page: Page) -> list[str]:
-        """The blocks of the section below its title; none if nothing has been run."""
+        """The blocks of the experiment's page below its title; none if nothing has been run."""
+
+    def verdicts(self, page: Page) -> str:
+        """What came out, in a few lines, for the first page."""
+        return ""
 
     def coverage(self, page: Page) -> list[tuple[str, ...]]:
-        """Rows of the page's last table: experiment, framework, runs done, fewest seeds of a cell."""
+        """Rows of the first page's last table: experiment, framework, runs done, fewest seeds of a cell."""
         return []
 
 
 def text(name: str) -> str:
-    """The text `name` of the page, from the folder ``texts``."""
+    """The text `name` of the pages, from the folder ``texts``."""
     return (files(__package__) / "texts" / f"{name}.md").read_text(encoding="utf-8").rstrip("\n")

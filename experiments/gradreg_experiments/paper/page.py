@@ -1,4 +1,4 @@
-"""The page about the reproduction, made from the results: what was run, what came out, and what was not run."""
+"""The pages about the reproduction, made from the results: what was run, what came out, and what was not run."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from gradreg_experiments.paper.tables import markdown
 from gradreg_experiments.results import Results
 from gradreg_experiments.trainers import trainable
 
-__all__ = ["make_page"]
+__all__ = ["make_pages"]
 
 _COVERAGE = ("experiment", "framework", "runs done, ten seeds each", "fewest seeds of a cell")
 
 
-def make_page(out: Path, results: Results) -> str:
-    """The page as Markdown.
+def make_pages(out: Path, results: Results) -> dict[str, str]:
+    """The pages as Markdown, by file name: README.md, and one page per experiment that was run.
 
     Args:
         out: the folder, whose figures are shown.
@@ -25,26 +25,35 @@ def make_page(out: Path, results: Results) -> str:
     backends = dict.fromkeys([*trainable(), *(result["backend"] for result in results if "backend" in result)])
     page = Page(out, results, tuple(backends))
     records = experiments().values()
+    texts = {record.name: "\n\n".join(block for block in record.section(page) if block) for record in records}
     environment = Environment(  # noqa: S701 - Markdown, not HTML
         loader=PackageLoader("gradreg_experiments.paper", "texts"),
         trim_blocks=True,
         keep_trailing_newline=False,
         undefined=StrictUndefined,
     )
-    rows = [row for record in records for row in record.coverage(page)]
-    return (
-        environment.get_template("page.md.j2").render(
-            versions=_versions(results),
-            sections=[{"title": record.title, "text": _text(record, page)} for record in records],
-            coverage=markdown(_COVERAGE, rows),
-        )
-        + "\n"
+    front = environment.get_template("page.md.j2").render(
+        versions=_versions(results),
+        sections=[
+            {"title": record.title, "file": texts[record.name] and _file(record), **_front(record, page)}
+            for record in records
+        ],
+        coverage=markdown(_COVERAGE, [row for record in records for row in record.coverage(page)]),
     )
+    finished = [record for record in records if texts[record.name]]
+    return {"README.md": front + "\n"} | {
+        _file(record): f"# {record.title}\n\n{texts[record.name]}\n" for record in finished
+    }
 
 
-def _text(record: Experiment, page: Page) -> str:
-    blocks = record.section(page)
-    return "\n\n".join(block for block in blocks if block) if blocks else "Not run yet."
+def _file(record: Experiment) -> str:
+    """The page's name, beside those of the tables of one framework."""
+    return f"{record.name}-all.md"
+
+
+def _front(record: Experiment, page: Page) -> dict[str, str]:
+    """The picture and the verdicts on the first page."""
+    return {"picture": page.first_picture(record.name, record.title), "verdicts": record.verdicts(page)}
 
 
 def _versions(results: Results) -> str:

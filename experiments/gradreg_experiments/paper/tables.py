@@ -52,8 +52,8 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def grid(summaries: Sequence[Summary]) -> str:
-    """Rows and columns as in the paper, ours above the paper's, as Markdown; those without any number are left out."""
-    known = [summary for summary in summaries if summary.values or summary.cell.paper]
+    """Rows and columns as in the paper, ours above the paper's, as Markdown; those without a run are left out."""
+    known = [summary for summary in summaries if summary.values]
     rows = list(dict.fromkeys(summary.cell.row for summary in known))
     columns = list(dict.fromkeys(summary.cell.column for summary in known))
     by_place = {(summary.cell.row, summary.cell.column): summary for summary in summaries}
@@ -62,10 +62,8 @@ def grid(summaries: Sequence[Summary]) -> str:
         summary = by_place.get((row, column))
         if summary is None:
             return ""
-        if not summary.values and not summary.cell.paper:
-            return "-"
-        paper = f"<br>paper: {_number(*summary.cell.paper)}" if summary.cell.paper else ""
-        return f"{_number(summary.mean, summary.deviation)}, n = {len(summary.values)}{paper}"
+        ours = f"{_number(summary.mean, summary.deviation)}, n = {len(summary.values)}" if summary.values else "not run"
+        return ours + (f"<br>paper: {_number(*summary.cell.paper)}" if summary.cell.paper else "")
 
     return markdown(["", *columns], [[row, *(text(row, column) for column in columns)] for row in rows])
 

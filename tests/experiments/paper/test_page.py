@@ -1,4 +1,4 @@
-"""The page: what was run, what came out, and what was not run."""
+"""The pages: what was run, what came out, and what was not run."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from gradreg_experiments.paper.experiment import Settings
 from gradreg_experiments.paper.experiments import experiments, find_experiment
-from gradreg_experiments.paper.page import make_page
+from gradreg_experiments.paper.page import make_pages
 from gradreg_experiments.results import EXPORT, Results
 from gradreg_experiments.runner import missing
 
@@ -19,7 +19,10 @@ def published():
 
 
 def test_the_published_page_and_export_are_those_of_the_published_results(published, tmp_path):
-    assert make_page(PUBLISHED, published) == (PUBLISHED / "README.md").read_text()
+    pages = make_pages(PUBLISHED, published)
+    assert len(pages) == 1 + len(experiments()), "each was run"
+    for name, page in pages.items():
+        assert page == (PUBLISHED / name).read_text()
     (tmp_path / EXPORT).write_bytes((PUBLISHED / EXPORT).read_bytes())
     assert Results(tmp_path).export().read_bytes() == (PUBLISHED / EXPORT).read_bytes()
 
@@ -45,23 +48,26 @@ def test_the_commands_of_the_page_have_nothing_left_to_run(published, name, sett
 
 
 def test_says_what_was_run_and_what_was_not(add, results, tmp_path):
-    empty = make_page(tmp_path, results)
+    (empty,) = make_pages(tmp_path, results).values()
     assert "| table1 | torch | 0 of 90 | 0 |" in empty
     assert empty.count("Not run yet.") == len(experiments()) == 7
     cells = find_experiment("table1").all_cells(Settings())
     for cell, gain in zip(cells[:3], (0.0, 0.5, -0.5), strict=True):
         for seed in (1, 2, 3):
             add(cell, seed, 97 + gain * (1 + 0.01 * seed) + 0.1 * seed)
-    page = make_page(tmp_path, results)
+    pages = make_pages(tmp_path, results)
+    assert list(pages) == ["README.md", "table1-all.md"], "the others have nothing but runs of Table 1"
+    page, numbers = pages.values()
     assert "| table1 | torch | 9 of 90 | 0 |" in page
     assert "Dropout/SpectReg beats NoGR: +0.51 points over 3 seeds, significant at 5 %" in page
     assert "Dropout/DataGrad does not beat NoGR: -0.51 points" in page
-    assert "Baseline/DataGrad" not in page
-    assert page.count("### torch") == 1, "the other experiments have nothing but runs of Table 1"
+    assert "[All numbers](table1-all.md)" in page
+    assert "Dropout/DataGrad does not beat NoGR: -0.51 points" in numbers
+    assert "Baseline/DataGrad" not in page + numbers
     for cell in cells[3:5]:
         for seed in (1, 2):
             add(cell, seed, 97 + seed)
-    assert "Baseline/SpectReg: +0.00 points over NoGR at each of 2 seeds." in make_page(tmp_path, results)
+    assert "Baseline/SpectReg: +0.00 points over NoGR at each of 2 seeds." in make_pages(tmp_path, results)["README.md"]
 
 
 def test_a_gain_is_over_the_seeds_that_both_have(add, results, tmp_path):
@@ -69,7 +75,7 @@ def test_a_gain_is_over_the_seeds_that_both_have(add, results, tmp_path):
     for cell, seeds in ((plain, range(1, 3)), (spectreg, range(1, 6))):
         for seed in seeds:
             add(cell, seed, 97 + 0.1 * seed + (seed % 2 if cell is spectreg else 0))
-    assert "NoGR: +0.50 points over 2 seeds, not significant" in make_page(tmp_path, results)
+    assert "NoGR: +0.50 points over 2 seeds, not significant" in make_pages(tmp_path, results)["README.md"]
 
 
 def test_ranks_the_methods_at_each_size(add, results, tmp_path):
@@ -82,5 +88,5 @@ def test_ranks_the_methods_at_each_size(add, results, tmp_path):
     for cell in find_experiment("figure1-left").all_cells(Settings())[:4]:
         for seed, gain in enumerate(gains[cell.column], start=1):
             add(cell, seed, 90 + seed + gain, backend="jax")
-    page = make_page(tmp_path, results)
+    page = make_pages(tmp_path, results)["README.md"]
     assert "\n- 500 images: SpectReg +0.90*, DataGrad +0.20, confidence penalty -0.10\n" in page

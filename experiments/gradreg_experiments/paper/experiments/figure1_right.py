@@ -54,7 +54,7 @@ class _ToyExperiment(Experiment):
         for backend in page.backends:
             runs, weights = _finished(toy_jobs(PAGE_SEEDS, backend), page.results)
             if runs:
-                blocks += [f"### {backend}", tables.markdown(_HEADINGS, table_rows(runs, weights))]
+                blocks += [f"## {backend}", tables.markdown(_HEADINGS, table_rows(runs, weights))]
                 blocks.append(page.picture(f"{self.name}-{backend}", "Figure 1, right"))
         note = (
             "The penalty acts on the 100 training points; the two columns of mean gradients compare them with 1,000 "
