@@ -3,12 +3,15 @@
 import operator
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradreg_core.errors import InputTypeError
+from gradreg_core.inputs import Inputs
 from gradreg_core.plugins.dispatch import backend_of, load_backend
 from gradreg_core.scalars import integer_option
 from gradreg_core.spec import Regularizer
+from gradreg_core.structures import flatten
 from gradreg_monitor.evaluating import undisturbed, unwrapped
 from gradreg_monitor.values import Options, Subject, always_charged
 
@@ -108,7 +111,9 @@ class Monitor:
         self.projections = integer_option("Monitor", "projections", projections, minimum=1)
         self.records: list[dict[str, float]] = []
         """A dict per record, with ``step``, the values, and ``seconds``, what the record took."""
-        self._calls = load_backend(backend or backend_of(x))
+        self.backend = backend or backend_of(x)
+        self.is_writing = True
+        """Whether records go to the writers; False on all processes but one."""
         self._charged = always_charged(reg)
         self._options = Options(
             seed=seed,
@@ -147,7 +152,7 @@ class Monitor:
         """Record now, whatever the step."""
         start = time.perf_counter()
         model = unwrapped(model)
-        subject = Subject(self._calls, model, self.x, self.y, self._charged, step, params, self._options)
+        subject = Subject(load_backend(self.backend), model, self.x, self.y, self._charged, step, params, self._options)
         with undisturbed(model, self.evaluation):
             values = subject.penalties()
             if self.jacobian:
@@ -155,9 +160,35 @@ class Monitor:
             if self.gradients:
                 values |= subject.shares()
         self.records.append({"step": step, **values, "seconds": time.perf_counter() - start})
-        for write in self.writers:
+        for write in self.writers if self.is_writing else ():
             write(step, dict(values))
         return values
+
+    def move(self, convert: Callable[[Any], Any], backend: str | None = None) -> None:
+        """Convert the arrays of the batch, as to the device of the model.
+
+        Args:
+            convert: called with every array of `x`, `y` and the weights.
+            backend: the framework that the arrays belong to then; None if it is the same.
+        """
+        names = ("sample_weight", "position_weight")
+        weights = {name: _converted(convert, getattr(self._options, name)) for name in names}
+        self._options = replace(self._options, **weights)
+        self.x, self.y = _converted(convert, self.x), _converted(convert, self.y)
+        self.backend = backend or self.backend
+
+    def use_loss(self, loss_fn: Callable[[Any, Any], Any]) -> None:
+        """Take a loss function, unless there is one."""
+        if self._options.loss_fn is None:
+            self._options = replace(self._options, loss_fn=loss_fn)
+
+
+def _converted(convert: Callable[[Any], Any], structure: Any) -> Any:
+    if isinstance(structure, Inputs):
+        args, kwargs = _converted(convert, list(structure.args)), _converted(convert, structure.kwargs)
+        return Inputs(*args, wrt=structure.wrt, **kwargs)
+    leaves, rebuild = flatten(structure, lambda part: hasattr(part, "shape"))
+    return rebuild([convert(leaf) if hasattr(leaf, "shape") else leaf for _, leaf in leaves])
 
 
 def _integer(step: Any) -> int:

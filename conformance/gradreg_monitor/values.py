@@ -12,7 +12,7 @@ import numpy as np
 from gradreg_core.backend import Backend
 from gradreg_core.calls import Calls
 from gradreg_core.projections import exact, orthonormal, top_singular
-from gradreg_core.spec import JacobianPenalty, Regularizer, Sum
+from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum
 from gradreg_core.terms import Term
 
 __all__ = ["Options", "Subject", "always_charged", "term_names"]
@@ -217,11 +217,13 @@ def always_charged(reg: Regularizer | None) -> Regularizer | None:
     """The regularizer as it acts on average: each term at every step and on the whole batch."""
     if reg is None:
         return None
-    terms = []
-    for term in reg.terms:
-        rare = {name: one for name, one in (("every", 1), ("fraction", 1.0)) if getattr(term, name, one) != one}
-        terms.append(replace(term, **rare) if rare else term)
-    return terms[0] if len(terms) == 1 else Sum(tuple(terms))
+    terms = tuple(map(_always, reg.terms))
+    return terms[0] if len(terms) == 1 else Sum(terms)
+
+
+def _always(term: Term) -> Term:
+    term = replace(term, every=1)
+    return replace(term, fraction=1.0) if isinstance(term, JacobianTerm) else term
 
 
 def term_names(terms: Sequence[Term]) -> list[str]:

@@ -1,6 +1,7 @@
 """A logarithmic search for the weight of a regularizer, for any training loop that can be called with one."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,17 +9,16 @@ from typing import Any
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.scalars import integer_option, real
 from gradreg_core.spec import Regularizer, Sum
-from gradreg_core.terms import Term
+from gradreg_core.terms import Weighted
+from gradreg_core.tuning.journal import Journal
+from gradreg_core.tuning.moves import next_factor
 from gradreg_core.tuning.trials import Candidate, SearchResult, Trial, sorted_candidates
 
 __all__ = ["search"]
 
 Fit = Callable[[Regularizer | None, int], Any]
-_COARSE, _FINE = 10.0, math.sqrt(10.0)
-_STRONG = 0.1
-"""A norm below this share of the unregularized one: the weight is far too large. The best ones leave 17 to 67 %."""
-_WEAK = 0.9
-"""A norm above this share: the weight hardly acts yet."""
+_DIGITS = 3
+"""Significant digits of the weights that are tried."""
 
 
 def search(
@@ -28,13 +28,16 @@ def search(
     trainings: int = 8,
     seeds: Sequence[int] = (0,),
     validation_size: int | None = None,
+    journal: "str | os.PathLike[str] | None" = None,
     progress: bool = True,
 ) -> SearchResult:
     """Find the weight of `reg` by training with some weights, and without.
 
-    The search trains without a regularizer, then with the weight of `reg`, then ten times more or less in the direction
-    that is better, until the score falls on both sides; the rest of the trainings go between the best and its
-    neighbours. The best weight is never left at the edge of the range while there are trainings left.
+    The search trains without a regularizer, then with the weight of `reg`, then ten times more or less, until the range
+    holds norms of the Jacobian between 17 and 67 % of the unregularized one, where the best weights were in the
+    experiments, and the score falls on both sides: the range widens while the best weight is at its edge. The other
+    trainings go between the best and its neighbours. It ends early where half a decade is resolved, or where the
+    neighbours of the best are within its standard error.
 
     ::
 
@@ -52,7 +55,12 @@ def search(
         reg: where to start. Of a sum all weights are multiplied alike.
         trainings: the largest number of calls of `fit`.
         seeds: each weight is tried with each of them. Several make the choice more certain, and cost as many trainings.
-        validation_size: the number of validation samples, for the standard error of an accuracy.
+            With few labels let the seed choose the fold of a cross-validation.
+        validation_size: the number of samples that a score is a mean over, for the standard error of an accuracy; with
+            folds, of all of them together.
+        journal: a file where finished trainings are kept, a JSON line each. Those that are in it are not done again, so
+            a search that was stopped goes on, and one with more trainings starts from there. The file knows the
+            regularizer and the seed, and nothing of `fit`: take another file for another `fit`.
         progress: show a progress bar on stderr where that is a terminal.
 
     Returns:
@@ -60,18 +68,18 @@ def search(
 
     Raises:
         InputTypeError: fit is not callable, reg is no regularizer, or fit returned no score.
-        InputError: there are too few trainings, no seeds, or a weight is 0 or a schedule.
+        InputError: there are too few trainings, no seeds, the same seed twice, or a weight is 0 or a schedule.
+        DataFileError: the journal holds something else.
     """
-    state = _State(fit, reg, tuple(seeds), _checked(fit, reg, trainings, seeds))
+    count = _checked(fit, reg, trainings, seeds)
     size = integer_option("search", "validation_size", validation_size, minimum=1)
+    state = _State(fit, reg, tuple(seeds), count, size, None if journal is None else Journal(journal))
     if not progress:
-        _run(state, lambda: None)
-    else:
-        from gradreg_core.cli.terminal import progress_bar
+        return _run(state, lambda: None)
+    from gradreg_core.cli.terminal import progress_bar
 
-        with progress_bar("search for the weight", state.left) as bar:
-            _run(state, bar.advance)
-    return SearchResult(sorted_candidates(list(state.candidates.values())), size)
+    with progress_bar("search for the weight", state.left) as bar:
+        return _run(state, bar.advance)
 
 
 def _checked(fit: Any, reg: Any, trainings: Any, seeds: Sequence[int]) -> int:
@@ -85,6 +93,8 @@ def _checked(fit: Any, reg: Any, trainings: Any, seeds: Sequence[int]) -> int:
             raise InputError(f"search: the weight of {term!r} must be a number above 0, where the search starts.")
     if not seeds:
         raise InputError("search: seeds must be one or more integers, got none.")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"search: seeds must differ, or one training counts twice, got {tuple(seeds)!r}.")
     count = integer_option("search", "trainings", trainings, minimum=2 * len(seeds))
     if count is None:
         raise InputTypeError("search: trainings must be an integer, got None.")
@@ -99,50 +109,52 @@ class _State:
     reg: Regularizer
     seeds: tuple[int, ...]
     left: int
+    validation_size: int | None
+    journal: Journal | None
     candidates: dict[float, Candidate] = field(default_factory=dict)
     """By the factor that the weights of `reg` are multiplied with; 0 without a regularizer."""
 
     def scaled(self, factor: float) -> Regularizer | None:
+        """The regularizer with its weights times a factor, rounded."""
         if factor == 0:
             return None
-        terms: tuple[Term, ...] = tuple(replace(term, weight=_plain(term) * factor) for term in self.reg.terms)
-        return terms[0] if len(terms) == 1 else Sum(terms)
+        if isinstance(self.reg, Weighted):
+            return replace(self.reg, weight=_times(self.reg, factor))
+        return Sum(tuple(replace(term, weight=_times(term, factor)) for term in self.reg.terms))
 
     def try_factor(self, factor: float, advance: Callable[[], Any]) -> bool:
         """Train with a factor that is new, with every seed; False if there are too few trainings left."""
         if len(self.seeds) > self.left:
             return False
         regularizer = self.scaled(factor)
-        first = _plain(self.reg.terms[0])
+        weight = 0.0 if regularizer is None else _times(self.reg.terms[0], factor)
         trials = []
         for seed in self.seeds:
-            score, norm = _score(self.fit(regularizer, seed))
-            trials.append(Trial(first * factor, seed, score, norm))
+            score, norm = self._trained(regularizer, seed)
+            trials.append(Trial(weight, seed, score, norm))
             self.left -= 1
             advance()
-        self.candidates[factor] = Candidate(first * factor, regularizer, tuple(trials))
+        self.candidates[factor] = Candidate(weight, regularizer, tuple(trials))
         return True
 
-    @property
-    def factors(self) -> list[float]:
-        """Of the candidates with a regularizer, in order."""
-        return sorted(factor for factor in self.candidates if factor > 0)
+    def _trained(self, regularizer: Regularizer | None, seed: int) -> tuple[float, float | None]:
+        known = None if self.journal is None else self.journal.get(regularizer, seed)
+        if known is not None:
+            return known
+        score, norm = _score(self.fit(regularizer, seed))
+        if self.journal is not None:
+            self.journal.add(regularizer, seed, score, norm)
+        return score, norm
 
-    @property
-    def best(self) -> float:
-        """The best factor with a regularizer; of equal scores the smallest."""
-        return max(self.factors, key=lambda factor: (self.candidates[factor].score, -factor))
-
-    def share(self, factor: float) -> float | None:
-        """The norm with a factor as a share of that without a regularizer."""
-        norm, none = self.candidates[factor].norm, self.candidates[0.0].norm
-        return norm / none if norm is not None and none else None
+    def result(self) -> SearchResult:
+        """What there is so far."""
+        return SearchResult(sorted_candidates(list(self.candidates.values())), self.validation_size)
 
 
-def _plain(term: Term) -> float:
-    """The weight, which is no schedule."""
+def _times(term: Any, factor: float) -> float:
+    """The weight times a factor, to a few digits. That of the user stays as it is."""
     assert not callable(term.weight)
-    return term.weight
+    return float(term.weight) if factor == 1 else float(f"{term.weight * factor:.{_DIGITS}g}")
 
 
 def _score(returned: Any) -> tuple[float, float | None]:
@@ -151,7 +163,7 @@ def _score(returned: Any) -> tuple[float, float | None]:
     norm = None if pair[1] is None else _number(pair[1])
     if score is None or (pair[1] is not None and norm is None):
         raise InputTypeError(f"search: fit must return a score, or (score, norm), as numbers, got {returned!r}.")
-    return (score if math.isfinite(score) else -math.inf), norm
+    return (score if math.isfinite(score) else -math.inf), (norm if norm is None or math.isfinite(norm) else None)
 
 
 def _number(value: Any) -> float | None:
@@ -160,41 +172,10 @@ def _number(value: Any) -> float | None:
     return float(value) if number is None and getattr(value, "shape", None) == () else number
 
 
-def _run(state: _State, advance: Callable[[], Any]) -> None:
+def _run(state: _State, advance: Callable[[], Any]) -> SearchResult:
     state.try_factor(0.0, advance)
     state.try_factor(1.0, advance)
-    while (factor := _next_coarse(state)) is not None:
+    while (factor := next_factor(state.candidates, state.result())) is not None:
         if not state.try_factor(factor, advance):
-            return
-    while (factor := _next_fine(state)) is not None:
-        if not state.try_factor(factor, advance):
-            return
-
-
-def _next_coarse(state: _State) -> float | None:
-    """The next factor outside of the range, in steps of ten, until the best one has a neighbour on both sides."""
-    factors, best = state.factors, state.best
-    low, high = factors[0], factors[-1]
-    if best == low == high:
-        share = state.share(best)
-        better = state.candidates[best].score > state.candidates[0.0].score
-        strong = share < _STRONG if share is not None else not better
-        return best / _COARSE if strong else best * _COARSE
-    share_low, share_high = state.share(low), state.share(high)
-    if best == high and not (share_high is not None and share_high < _STRONG):
-        return high * _COARSE
-    if best == low and not (share_low is not None and share_low > _WEAK and len(factors) > 2):
-        return low / _COARSE
-    return None
-
-
-def _next_fine(state: _State) -> float | None:
-    """A factor between the best and the better of its neighbours, half a decade away."""
-    factors, best = state.factors, state.best
-    index = factors.index(best)
-    sides = [factors[i] for i in (index - 1, index + 1) if 0 <= i < len(factors)]
-    open_sides = [side for side in sides if max(side, best) / min(side, best) > _FINE * 1.01]
-    if not open_sides:
-        return None
-    side = max(open_sides, key=lambda factor: state.candidates[factor].score)
-    return best * _FINE if side > best else best / _FINE
+            break
+    return state.result()

@@ -1,18 +1,22 @@
 """What a search for the weight has seen: trainings, candidates, and the choice among them."""
 
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradreg_core.errors import InputError
 from gradreg_core.spec import Regularizer
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from matplotlib.figure import Figure
 
-__all__ = ["Candidate", "SearchResult", "Trial"]
+__all__ = ["ADVISED_NORMS", "Candidate", "SearchResult", "Trial"]
+
+ADVISED_NORMS = (0.17, 0.67)
+"""The norm of the Jacobian that the best weights left, as a share of the one without a regularizer."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,14 @@ class Candidate:
     trials: tuple[Trial, ...]
 
     @property
+    def is_finite(self) -> bool:
+        """Whether none of its trainings diverged."""
+        return all(math.isfinite(trial.score) for trial in self.trials)
+
+    @property
     def score(self) -> float:
         """The mean score of its trainings; -inf if one of them is not finite."""
-        mean = statistics.fmean(trial.score for trial in self.trials)
-        return mean if math.isfinite(mean) else -math.inf
+        return statistics.fmean(trial.score for trial in self.trials) if self.is_finite else -math.inf
 
     @property
     def norm(self) -> float | None:
@@ -86,12 +94,18 @@ class SearchResult:
         sqrt(p (1 - p) / n). None if neither is known.
         """
         errors = []
-        if len(candidate.trials) > 1:
+        if len(candidate.trials) > 1 and candidate.is_finite:
             scores = [trial.score for trial in candidate.trials]
             errors.append(statistics.stdev(scores) / math.sqrt(len(scores)))
-        if self.validation_size is not None and 0 <= candidate.score <= 1:
-            errors.append(math.sqrt(candidate.score * (1 - candidate.score) / self.validation_size))
+        if (sampling := self._sampling_error(candidate)) is not None:
+            errors.append(sampling)
         return max(errors) if errors else None
+
+    def _sampling_error(self, candidate: Candidate) -> float | None:
+        """The standard error of an accuracy on the validation samples; None if it is none, or their number unknown."""
+        if self.validation_size is None or not 0 <= candidate.score <= 1:
+            return None
+        return math.sqrt(candidate.score * (1 - candidate.score) / self.validation_size)
 
     @property
     def gain(self) -> float:
@@ -99,12 +113,33 @@ class SearchResult:
         return self.best.score - self.none.score
 
     @property
+    def gain_error(self) -> float | None:
+        """The standard error of the gain; None if it is not known.
+
+        From the differences seed by seed if there are several seeds; of accuracies it is at least that of both scores
+        together.
+        """
+        errors = []
+        pairs = list(zip(self.best.trials, self.none.trials, strict=True))
+        if len(pairs) > 1:
+            differences = [best.score - none.score for best, none in pairs]
+            errors.append(statistics.stdev(differences) / math.sqrt(len(pairs)) if self.best.is_finite else math.inf)
+        both = [self._sampling_error(candidate) for candidate in (self.best, self.none)]
+        known = [error for error in both if error is not None]
+        if len(known) == 2:
+            errors.append(math.hypot(*known))
+        return max(errors) if errors else None
+
+    @property
     def is_gain_clear(self) -> bool | None:
-        """Whether the gain is larger than the standard errors of both scores together; None if these are unknown."""
-        errors = [self.standard_error(candidate) for candidate in (self.best, self.none)]
-        if None in errors:
-            return None
-        return self.gain > math.hypot(*(error for error in errors if error is not None))
+        """Whether the gain is larger than its standard error; None if that is not known."""
+        return None if self.gain_error is None else self.gain > self.gain_error
+
+    @property
+    def equally_good(self) -> tuple[Candidate, ...]:
+        """The candidates whose scores are within one standard error of the best one, which is among them."""
+        error = self.standard_error(self.best) or 0.0
+        return tuple(candidate for candidate in self.candidates if candidate.score >= self.best.score - error)
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """The table: weight, trainings, mean score, standard error, norm relative to training without a regularizer."""
@@ -128,9 +163,12 @@ class SearchResult:
         return "\n".join([*lines, self._verdict()])
 
     def _verdict(self) -> str:
+        if not any(candidate.is_finite for candidate in self.candidates):
+            return "All trainings diverged, with a regularizer and without."
         if self.best.regularizer is None:
-            return "Training without a regularizer was best."
-        verdict = f"Best: {self.best.regularizer!r}, {self.gain:+.3g} against none."
+            return f"Training without a regularizer was best.{self._beside()}"
+        error = "" if self.gain_error is None else f" \u00b1 {self.gain_error:.2g}"
+        verdict = f"Best: {self.best.regularizer!r}, {self.gain:+.3g}{error} against none."
         if self.is_gain_clear is False:
             verdict += (
                 " The difference is within the standard error: more seeds, or a larger validation set, would tell."
@@ -139,35 +177,30 @@ class SearchResult:
             verdict += " How sure that is cannot be told from one seed: pass several, or validation_size=."
         if self.at_edge:
             verdict += " It is at the edge of the weights that were tried; search on with more trainings."
-        return verdict
+        return verdict + self._beside()
 
-    def plot(self, path: "str | Path | None" = None) -> Any:
+    def _beside(self) -> str:
+        """The other candidates that are as good."""
+        others = [candidate for candidate in self.equally_good if candidate is not self.best]
+        if not others:
+            return ""
+        weights = ", ".join("none" if other.regularizer is None else f"{other.weight:.3g}" for other in others)
+        return f" Within one standard error of it: {weights}."
+
+    def plot(self, path: "str | os.PathLike[str] | None" = None) -> "Figure":
         """A figure of score and norm over the weight; written to `path` if there is one.
 
         Returns:
-            The matplotlib figure.
+            The matplotlib Figure.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ImportError: Matplotlib is not installed: ``pip install "gradreg[monitor]"``.
         """
-        from matplotlib.figure import Figure
+        from gradreg_core.tuning.figure import draw
 
-        figure = Figure(figsize=(5, 3.2), layout="constrained")
-        axes = figure.subplots()
-        tried = [candidate for candidate in self.candidates if candidate.regularizer is not None]
-        weights, scores = [c.weight for c in tried], [c.score for c in tried]
-        errors = [self.standard_error(candidate) or 0.0 for candidate in tried]
-        axes.errorbar(weights, scores, errors, fmt="o-", color="tab:blue", capsize=3, label="score")
-        axes.axhline(self.none.score, color="tab:blue", linestyle=":", label="score without a regularizer")
-        axes.set(xscale="log", xlabel="weight", ylabel="score")
-        if self.none.norm and all(candidate.norm for candidate in tried):
-            other = axes.twinx()
-            other.plot(weights, [(c.norm or 0.0) / self.none.norm for c in tried], "s--", color="tab:orange")
-            other.set_ylabel("norm of the Jacobian, relative to none", color="tab:orange")
-            other.set_ylim(bottom=0)
-        axes.legend(fontsize="small")
+        figure = draw(self, ADVISED_NORMS)
         if path is not None:
-            figure.savefig(path)
+            figure.savefig(path, dpi=160)
         return figure
 
 

@@ -48,7 +48,7 @@ def test_eight_trainings_find_the_weight_from_far_away(decades: float, width: fl
     assert len(set(calls)) == len(calls)
     assert calls[:2] == [0.0, start]
     if abs(decades) <= 3:
-        assert abs(math.log10(result.best.weight / BEST)) <= 0.5 + 1e-9
+        assert abs(math.log10(result.best.weight / BEST)) <= 0.5 + 2e-3  # weights are rounded to three digits
         assert not result.at_edge or abs(decades) > 2.4
 
 
