@@ -4,12 +4,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradreg_core.errors import InputTypeError
+from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.inputs import Inputs
 from gradreg_core.results import Parts
+from gradreg_core.scalars import integer_option
 from gradreg_core.selection import Selector
 from gradreg_core.spec import Regularizer
+from gradreg_core.structures import flatten
 from gradreg_torch.calls import calls
 
 __all__ = ["Criterion"]
@@ -23,8 +27,16 @@ if TYPE_CHECKING:
 class Criterion(nn.Module):
     """`loss` with the step kept inside: ``total, parts = criterion(model, x, y)``.
 
-    The step is a buffer. It counts the calls in training mode, is saved in the state_dict, and moves with ``.to``. A
-    run that resumes from its state_dict therefore continues with the draws of an uninterrupted run.
+    The step is a buffer. It counts the calls in training mode, `accumulate` of them as one step, is saved in the
+    state_dict, and moves with ``.to``. A run that resumes from its state_dict therefore continues with the draws of an
+    uninterrupted run.
+
+    Samples are numbered over the calls of one step: 0, 1, ... in the first, on from there in the second. A batch that
+    is split in order has the draws of the whole batch, if each call's total is divided by `accumulate`, as loops that
+    accumulate gradients do, and the parts are equal. With ``sample_ids="rank"`` the ranks of torch.distributed share
+    the numbers: of each call rank 0 has the first samples, rank 1 those after them, and so on. The ranks' batches have
+    one size, as a DistributedSampler makes them. A sample's number depends on nothing but the rank, the sizes of the
+    batches and its position.
 
     In eval mode the total is the loss alone, for validation, and ``parts.penalty`` holds a zero per term. It works in
     ``torch.inference_mode()``. `loss` and `penalty` give the penalties of a model in eval mode.
@@ -32,6 +44,8 @@ class Criterion(nn.Module):
     Args:
         loss_fn: ``loss_fn(outputs, y)`` -> one loss per sample, or None for cross-entropy.
         reg: a regularizer, or None.
+        accumulate: how many calls make one step of the optimizer.
+        sample_ids: None, or ``"rank"``: where each process has a part of the batch.
         seed: see `loss`, as for all other arguments; they are the defaults of each call.
         outputs: which of the model's outputs count.
         ignore_index: the label of positions that count for nothing.
@@ -43,16 +57,23 @@ class Criterion(nn.Module):
         batch_norm: "error", "warn" or "allow".
 
     Raises:
-        InputTypeError: loss_fn is a regularizer.
+        InputTypeError: loss_fn is a regularizer, or `accumulate` is no integer.
+        InputError: `accumulate` is less than 1, or `sample_ids` is anything else.
     """
 
     step: Tensor
+    calls_of_step: Tensor
+    """How many calls the current step has had."""
+    samples_of_step: Tensor
+    """How many samples the current step has had in this process."""
 
     def __init__(
         self,
         loss_fn: Callable[[Tensor, Any], Tensor] | None = None,
         reg: Regularizer | None = None,
         *,
+        accumulate: int = 1,
+        sample_ids: str | None = None,
         seed: Any = None,
         outputs: Selector = None,
         ignore_index: int | None = None,
@@ -69,8 +90,15 @@ class Criterion(nn.Module):
                 f"Criterion: loss_fn must be a function of (outputs, y), got the regularizer {loss_fn!r}. Pass it as "
                 f"reg=: Criterion(reg={loss_fn!r})."
             )
+        if not (sample_ids is None or (isinstance(sample_ids, str) and sample_ids == "rank")):
+            raise InputError(
+                f"Criterion: sample_ids must be None or 'rank', got {sample_ids!r}. The numbers of one batch are an "
+                f"argument of the call: criterion(model, x, y, sample_ids=ids)."
+            )
         self.loss_fn = loss_fn
         self.reg = reg
+        self.accumulate = integer_option("Criterion", "accumulate", accumulate, minimum=1) or 1
+        self.by_rank = sample_ids == "rank"
         self.options: dict[str, Any] = {
             "seed": seed,
             "outputs": outputs,
@@ -82,7 +110,9 @@ class Criterion(nn.Module):
             "chunk_size": chunk_size,
             "batch_norm": batch_norm,
         }
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        for name in ("step", "calls_of_step", "samples_of_step"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_pre_hook(_of_one_counter)
 
     def forward(
         self,
@@ -90,6 +120,7 @@ class Criterion(nn.Module):
         x: Tensor,
         y: Any,
         *,
+        step: int | None = None,
         seed: Any = None,
         outputs: Selector = None,
         sample_ids: Any = None,
@@ -104,9 +135,15 @@ class Criterion(nn.Module):
         chunk_size: int | None = None,
         batch_norm: str | None = None,
     ) -> tuple[Tensor, Parts]:
-        """(total, parts) at the current step; in training mode the step then increases by one. In eval mode the loss.
+        """(total, parts) at the current step, which is then counted in training mode. In eval mode the loss.
 
-        Arguments other than None replace the criterion's own.
+        Args:
+            model, x, y: see `loss`.
+            step: of the optimizer, where the loop counts it, as Lightning's ``global_step``: in place of the count of
+                calls. All calls at one step are parts of one batch.
+            seed, outputs, sample_ids, sample_weight, position_weight, ignore_index, normalizer, class_axis: see `loss`.
+            directions, target, params, chunk_size, batch_norm: see `loss`. Other values than None replace the
+                criterion's own.
 
         Raises:
             InputError, InputTypeError: as `loss`.
@@ -127,15 +164,43 @@ class Criterion(nn.Module):
             "batch_norm": batch_norm,
         }
         options = self.options | {name: value for name, value in given.items() if value is not None}
-        step = self.step.clone()
         if self.training:
-            result = calls.loss(model, x, y, self.reg, step=step, loss_fn=self.loss_fn, **options)
-            self.step.add_(1)
+            if step is not None:
+                self._go_to(step)
+            size = _batch_size(x)
+            if sample_ids is None and (self.by_rank or self.accumulate > 1 or step is not None):
+                options["sample_ids"] = self._numbers(size)
+            now = self.step.clone() if step is None else step
+            result = calls.loss(model, x, y, self.reg, step=now, loss_fn=self.loss_fn, **options)
+            self._count(size, self.accumulate if step is None else None)
             return result
+        step = self.step.clone() if step is None else step
         options["target"] = None  # of a penalty, as directions are
         total, parts = calls.loss(model, x, y, None, step=step, loss_fn=self.loss_fn, **options)
         terms = () if self.reg is None else self.reg.terms
         return total, parts._replace(penalty=tuple(torch.zeros_like(parts.loss) for _ in terms))
+
+    def _numbers(self, size: int) -> Tensor:
+        """The samples' numbers in the batch of the current step."""
+        rank, ranks = _place() if self.by_rank else (0, 1)
+        return self.samples_of_step * ranks + rank * size + torch.arange(size, device=self.step.device)
+
+    def _go_to(self, step: int) -> None:
+        """Begin the step, or go on with it."""
+        goes_on = self.step == step
+        self.step.fill_(step)
+        self.calls_of_step.mul_(goes_on)
+        self.samples_of_step.mul_(goes_on)
+
+    def _count(self, size: int, accumulate: int | None) -> None:
+        """One call more, of `size` samples; `accumulate` calls end the step, unless the loop says when it ends."""
+        self.calls_of_step.add_(1)
+        self.samples_of_step.add_(size)
+        if accumulate is not None:
+            ends = self.calls_of_step >= accumulate
+            self.step.add_(ends)
+            self.calls_of_step.mul_(~ends)
+            self.samples_of_step.mul_(~ends)
 
     if TYPE_CHECKING:  # PyTorch declares that every module takes any arguments
 
@@ -144,3 +209,26 @@ class Criterion(nn.Module):
 
     def extra_repr(self) -> str:
         return f"loss_fn={self.loss_fn}, reg={self.reg}"
+
+
+def _batch_size(x: Any) -> int:
+    """The length of the batch axis; 0 where `loss` will refuse the input."""
+    if isinstance(x, Tensor):
+        return x.shape[0] if x.dim() else 0
+    structure = [*x.args, *x.kwargs.values()] if isinstance(x, Inputs) else x
+    leaves, _ = flatten(structure, lambda value: isinstance(value, Tensor))
+    return next((leaf.shape[0] for _, leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 0)
+
+
+def _place() -> tuple[int, int]:
+    """The rank of this process, and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _of_one_counter(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A state_dict that was saved when the step was the only count stands for a step that begins."""
+    if f"{prefix}step" in state:
+        for name in ("calls_of_step", "samples_of_step"):
+            state.setdefault(f"{prefix}{name}", torch.zeros_like(state[f"{prefix}step"]))

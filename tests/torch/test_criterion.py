@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import gradreg_torch as gradreg
-from gradreg_core.errors import InputTypeError
-from torch_cases import REG, batch, make
+from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.results import Parts
+from torch_cases import REG, batch, gradients, make
 
 
 class Run:
@@ -81,7 +82,7 @@ def test_every_argument_of_loss_is_an_argument_of_a_call() -> None:
     of_loss, of_call = (
         set(inspect.signature(function).parameters) for function in (gradreg.loss, gradreg.Criterion.forward)
     )
-    assert of_call - {"self"} == of_loss - {"reg", "step", "loss_fn"}
+    assert of_call - {"self"} == of_loss - {"reg", "loss_fn"}
 
 
 def test_arguments_of_a_call_replace_those_of_the_criterion() -> None:
@@ -119,3 +120,96 @@ def test_outputs_positions_and_targets_are_arguments_too() -> None:
     wanted = gradreg.loss(model, x, y, reg, position_weight=weight, step=0, **options)[0].item()
     assert gradreg.Criterion(reg=reg, **options)(model, x, y, position_weight=weight)[0].item() == wanted
     assert gradreg.Criterion(reg=reg)(model, x, y, position_weight=weight, **options)[0].item() == wanted
+
+
+def test_accumulated_parts_have_the_gradient_of_the_whole_batch() -> None:
+    model, (x, y) = make(), batch(size=12)
+    whole, parts = gradreg.Criterion(reg=REG), gradreg.Criterion(reg=REG, accumulate=3)
+    for step in range(2):  # the draws of the second step differ
+        wanted = gradients(whole(model, x, y)[0], model)
+        totals = [parts(model, part, labels)[0] / 3 for part, labels in zip(x.split(4), y.split(4), strict=True)]
+        torch.testing.assert_close(gradients(sum(totals[1:], totals[0]), model), wanted, rtol=1e-12, atol=1e-15)
+        assert parts.step == whole.step == step + 1
+
+
+def test_a_loop_that_counts_its_steps_passes_them() -> None:
+    model, (x, y) = make(), batch(size=10)
+    criterion = gradreg.Criterion(reg=REG)
+    wanted = gradients(gradreg.loss(model, x, y, REG, step=7)[0], model)
+    totals = [criterion(model, x[rows], y[rows], step=7)[0] * len(rows) / 10 for rows in torch.arange(10).split(4)]
+    torch.testing.assert_close(gradients(sum(totals[1:], totals[0]), model), wanted, rtol=1e-12, atol=1e-15)
+    assert (criterion.step, criterion.samples_of_step) == (7, 10)
+    assert criterion(model, x, y, step=8)[0] == gradreg.loss(model, x, y, REG, step=8)[0]
+    assert criterion.eval()(model, x, y, step=8)[0] == gradreg.loss(model, x, y, None)[0]
+
+
+def test_a_resumed_run_goes_on_within_a_step() -> None:
+    model, (x, y) = make(), batch(size=9)
+    first = gradreg.Criterion(reg=REG, accumulate=3)
+    first(model, x[:3], y[:3])
+    second = gradreg.Criterion(reg=REG, accumulate=3)
+    second.load_state_dict(first.state_dict())
+    assert first(model, x[3:6], y[3:6])[0] == second(model, x[3:6], y[3:6])[0]
+    before = gradreg.Criterion(reg=REG)
+    before.load_state_dict({"step": torch.tensor(4)})  # as saved when the step was all that was counted
+    assert before(model, x, y)[0] == gradreg.loss(model, x, y, REG, step=4)[0]
+
+
+def test_ranks_share_the_numbers_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, y) = make(), batch(size=12)
+    wanted = gradients(gradreg.loss(model, x, y, REG, step=0)[0], model)
+    sums = torch.zeros_like(wanted)
+    for rank in range(2):
+        monkeypatch.setattr("gradreg_torch.criterion._place", lambda rank=rank: (rank, 2))
+        criterion = gradreg.Criterion(reg=REG, accumulate=2, sample_ids="rank")
+        for call in range(2):
+            rows = torch.arange(12).split(3)[2 * call + rank]
+            sums += gradients(criterion(model, x[rows], y[rows])[0], model) / 4
+    torch.testing.assert_close(sums, wanted, rtol=1e-12, atol=1e-15)
+
+
+def test_counting_compiles_and_vectorizes() -> None:
+    model, (x, y) = make(), batch(size=6)
+    counted = gradreg.Criterion(reg=REG, accumulate=2, sample_ids="rank")
+    compiled = torch.compile(lambda x, y: counted(model, x, y)[0], fullgraph=True, backend="eager")
+    eager = gradreg.Criterion(reg=REG, accumulate=2, sample_ids="rank")
+    for _ in range(3):
+        torch.testing.assert_close(compiled(x, y), eager(model, x, y)[0], rtol=1e-12, atol=0)
+    assert counted.state_dict() == eager.state_dict()
+    params, buffers = torch.func.stack_module_state([make(0), make(1)])
+    ensemble = gradreg.Criterion(reg=REG, accumulate=2, sample_ids="rank")
+
+    def member(params: Any, buffers: Any, seed: Any) -> torch.Tensor:
+        total, _ = ensemble(lambda x: torch.func.functional_call(model, (params, buffers), (x,)), x, y, seed=seed)
+        return total
+
+    for call in range(2):
+        totals = torch.func.vmap(member)(params, buffers, torch.tensor([0, 1]))
+        wanted = gradreg.loss(make(1), x, y, REG, step=0, seed=1, sample_ids=torch.arange(6) + 6 * call)[0]
+        torch.testing.assert_close(totals[1], wanted, rtol=1e-12, atol=0)
+    assert ensemble.step == 1
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match=r"sample_ids must be None or 'rank'.*argument of the call"):
+        gradreg.Criterion(sample_ids="ranks")
+    with pytest.raises(InputTypeError, match=r"Criterion: accumulate must be an integer of at least 1, got 2\.5"):
+        gradreg.Criterion(accumulate=2.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        gradreg.Criterion(accumulate=0)
+
+
+def test_the_scalars_of_the_parts_have_names() -> None:
+    model, (x, y) = make(), batch()
+    total, parts = gradreg.loss(model, x, y, REG + gradreg.SpectReg(0.1, seed=4), step=0)
+    by_name = parts.log(REG + gradreg.SpectReg(0.1, seed=4))
+    assert list(by_name) == [
+        "loss", "penalty", "penalty/DataGrad", "penalty/SpectReg 1", "penalty/SpectReg 2", "total"
+    ]  # fmt: skip
+    assert by_name["total"] == total
+    assert by_name["penalty"] == parts.penalty[0] + parts.penalty[1] + parts.penalty[2]
+    assert by_name["penalty/SpectReg 2"] is parts.penalty[2]
+    assert list(parts.log()) == ["loss", "penalty", "total"]
+    assert Parts(2.0, (), None).log() == {"loss": 2.0, "penalty": 0.0, "total": 2.0}
+    with pytest.raises(InputError, match="has 2 terms, and these parts have 3"):
+        parts.log(REG)
