@@ -4,9 +4,7 @@ The words of a specification (`DataGrad`, `SpectReg`, ...), and calls that go to
 own package has the same names: ``import gradreg_torch as gradreg``. Importing this package imports no framework.
 """
 
-from gradreg_core.errors import GradregError
 from gradreg_core.plugins.dispatch import backend_of, check, load_backend, loss, measure, penalty
-from gradreg_core.results import Measures, Parts
 from gradreg_core.schema import SCHEMA_VERSION, from_dict, to_dict
 from gradreg_core.tuning.search import search
 from gradreg_core.vocabulary import *  # noqa: F403
@@ -15,9 +13,6 @@ from gradreg_core.vocabulary import WORDS
 __version__ = "0.1.0"
 __all__ = [
     "SCHEMA_VERSION",
-    "GradregError",
-    "Measures",
-    "Parts",
     "backend_of",
     "check",
     "from_dict",

@@ -17,7 +17,6 @@ __all__ = [
     "PluginError",
     "SpecError",
     "UnsupportedError",
-    "batch_norm_message",
 ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gradreg_core.plugins.lazy import attach
 
 if TYPE_CHECKING:
+    from gradreg_core import __version__ as __version__
     from gradreg_core.vocabulary import *  # noqa: F403
     from gradreg_jax.api import *  # noqa: F403
 else:

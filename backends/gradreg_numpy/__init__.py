@@ -6,8 +6,8 @@ complex steps. Neither autodiff nor the engine of the other backends is involved
 
 from typing import TYPE_CHECKING
 
+from gradreg_core import __version__ as __version__
 from gradreg_core import vocabulary
-from gradreg_core.results import Measures, Parts
 from gradreg_core.vocabulary import *  # noqa: F403
 from gradreg_numpy.api import check, loss, measure, penalty
 from gradreg_numpy.networks import Model, apply, full_jacobian, initialize, jacobian
@@ -16,9 +16,7 @@ from gradreg_numpy.oracle import gradient, penalty_terms
 if not TYPE_CHECKING:  # as in the vocabulary
     __all__ = [
         *vocabulary.__all__,
-        "Measures",
         "Model",
-        "Parts",
         "apply",
         "check",
         "full_jacobian",

@@ -17,8 +17,8 @@ def attach(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` for the ``__init__`` of a backend's package.
 
-    The words of a specification come from :mod:`gradreg_core.vocabulary` and need no framework; `names` come from
-    `source`, which is imported when the first of them is used. Type checkers do not run this, so the package shows
+    The names of :mod:`gradreg_core.vocabulary` and ``__version__`` need no framework; `names` come from `source`,
+    which is imported when the first of them is used. Type checkers do not run this, so the package shows
     them the same names:
 
         if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def attach(
             value = getattr(import_heavy(f"{package}.{name}", source, install), name)
         elif name in submodules:
             value = import_heavy(f"{package}.{name}", f"{package}.{name}", install)
+        elif name == "__version__":
+            value = sys.modules["gradreg_core"].__version__
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name, obj=sys.modules[package])
         setattr(sys.modules[package], name, value)

@@ -1,12 +1,12 @@
-"""The words of a specification."""
+"""The names that all packages share."""
 
-from gradreg_core import norms, outputs, presets, projections, spec, vocabulary
+from gradreg_core import errors, norms, outputs, presets, projections, spec, vocabulary
 
-MODULES = (norms, outputs, presets, projections, spec)
+MODULES = (errors, norms, outputs, presets, projections, spec)
 
 
 def test_the_vocabulary_is_what_the_modules_of_the_specification_export():
-    words = [*("Inputs", "tap"), *(name for module in MODULES for name in module.__all__)]
+    words = [*("Inputs", "Measures", "Parts", "tap"), *(name for module in MODULES for name in module.__all__)]
     assert sorted(vocabulary.WORDS) == sorted(words)
     assert len(set(words)) == len(words)
     for module in MODULES:

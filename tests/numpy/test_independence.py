@@ -22,7 +22,7 @@ WORDS = [getattr(vocabulary, name) for name in vocabulary.__all__]
 CLASSES = [word for word in WORDS if inspect.isclass(word)]
 SOURCES = sorted(Path(gradreg_numpy.__file__).parent.glob("*.py"))
 SHARED = {
-    "gradreg_core": {"vocabulary"},
+    "gradreg_core": {"__version__", "vocabulary"},
     "gradreg_core.errors": None,
     "gradreg_core.host_draws": None,
     "gradreg_core.norms": {"Phi", "hinge", "identity", "target"},

@@ -16,11 +16,13 @@ CALLS = {"check", "loss", "measure", "penalty"}
 @pytest.mark.parametrize("package", ["gradreg_torch", "gradreg_jax", "gradreg_tensorflow"])
 def test_a_backend_package_imports_its_framework_only_when_it_is_used(package):
     code = f"""
+import gradreg_core
 import {package} as gradreg
 from gradreg_core import vocabulary
 reg = gradreg.SpectReg(0.1) + gradreg.JacobianPenalty(1.0, projection=gradreg.sphere(2), phi=gradreg.hinge(1.0))
 assert all(getattr(gradreg, name) is getattr(vocabulary, name) for name in vocabulary.__all__)
 assert set(gradreg.__all__) <= set(dir(gradreg))
+assert gradreg.__version__ == gradreg_core.__version__
 try:
     gradreg.SpctReg
 except AttributeError as error:
