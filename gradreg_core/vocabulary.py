@@ -1,4 +1,4 @@
-"""The names that users write alike in all frameworks: of a specification, of results and errors. None needs a framework."""
+"""The names that users write alike in all frameworks: specifications, results and errors. None needs a framework."""
 
 from typing import TYPE_CHECKING
 
