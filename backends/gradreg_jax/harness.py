@@ -15,6 +15,7 @@ from gradreg_conformance.harness import Harness
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable import networks as nets
 from gradreg_jax.networks import apply
+from gradreg_jax.versions import enable_x64
 
 __all__ = ["JaxHarness"]
 
@@ -53,8 +54,7 @@ class JaxHarness(Harness):
 
     def session(self) -> AbstractContextManager[Any]:
         """64-bit types on."""
-        enabled: AbstractContextManager[Any] = jax.enable_x64(True)
-        return enabled
+        return enable_x64()
 
     def array(self, values: np.ndarray, dtype: str, device: str) -> jax.Array:
         with self.session():

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import get_opaque_trace_state
 
 from gradreg_core.errors import InputError
 from gradreg_core.structures import Leaves, Rebuild
 from gradreg_core.taps import Mark, Places
 from gradreg_jax.trees import floating_leaves, is_array
+from gradreg_jax.versions import get_opaque_trace_state
 
 __all__ = ["TracedPlaces", "located", "zeros"]
 

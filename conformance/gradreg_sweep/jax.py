@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradreg_jax.versions import enable_x64
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.jax_ops import OPERATIONS
 from gradreg_sweep.operation import Syntax
@@ -24,7 +25,7 @@ class _JaxProblem(Problem):
     """
 
     def context(self) -> AbstractContextManager[Any]:
-        return jax.enable_x64(True)
+        return enable_x64()
 
     def native(self, arrays: Mapping[str, np.ndarray]) -> list[jax.Array]:
         return [jnp.asarray(arrays[name], self.dtype) for name in self.names]

@@ -16,6 +16,7 @@ from gradreg_core.spec import JacobianTerm
 from gradreg_experiments.plan import Masks, Plan, Steps, Trained, unseeded
 from gradreg_experiments.trainers.trainer import Tick, Trainer, silent
 from gradreg_jax.networks import apply
+from gradreg_jax.versions import enable_x64
 
 __all__ = ["JaxTrainer"]
 
@@ -36,7 +37,7 @@ class JaxTrainer(Trainer):
         Raises:
             InputError: networks or regularizers differ in more than their seeds.
         """
-        with jax.enable_x64(plans[0].dtype == "float64"):
+        with enable_x64(plans[0].dtype == "float64"):
             return _train(plans, _seeds(plans), tick)
 
     def logits(self, network: Network, params: Arrays, x: Any) -> Any:
