@@ -47,9 +47,9 @@ def load(task: Task) -> Steps:
 
 def _made(target: str) -> tuple[Any, Any, Any]:
     """What the caller's factory returns."""
-    from gradreg_validation.command import resolve
+    from gradreg_core.cli.arguments import resolve
 
-    factory = resolve(target)
+    factory = resolve(target, "bench")
     if not callable(factory) or any(
         parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)

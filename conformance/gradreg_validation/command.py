@@ -1,27 +1,20 @@
 """``gradreg validate``: compare a model and its port from the command line."""
 
-import ast
 import inspect
-import json
 import os
-import sys
 import zipfile
 import zlib
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from gradreg_core import vocabulary
+from gradreg_core.cli.arguments import parse_regularizer, read_json, resolve
 from gradreg_core.errors import DataFileError, GradregError, InputError
-from gradreg_core.schema import from_dict
-from gradreg_core.spec import Regularizer
 from gradreg_validation import TOLERANCE, validate
 
-__all__ = ["parse_regularizer", "read_batch", "resolve", "validate_command"]
+__all__ = ["read_batch", "validate_command"]
 
 
 @click.command("validate")
@@ -67,23 +60,6 @@ def validate_command(first: str, second: str, batch: str, as_json: bool, **given
         click.get_current_context().exit(1)
 
 
-def resolve(target: str) -> Any:
-    """The object that "module:name" names, with the current directory on the path.
-
-    Raises:
-        InputError: the module cannot be imported, or has no such name.
-    """
-    module, colon, name = target.partition(":")
-    if not (module and colon and name):
-        raise InputError(f"validate: expected module:name, such as models:network, got {target!r}.")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return attrgetter(name)(import_module(module))
-    except Exception as error:
-        raise InputError(f"validate: {target!r} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
 def _model(target: str) -> Any:
     """The model that `target` names, made if it names a class or a function without arguments."""
     model = resolve(target)
@@ -124,15 +100,7 @@ def read_batch(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | N
 
 
 def _json_file(path: str | None) -> Any:
-    if path is None:
-        return None
-    try:
-        names = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataFileError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(names, dict | list):
-        raise DataFileError(f"{path}: expected a dict of names or a list of pairs, got {type(names).__name__}.")
-    return names
+    return None if path is None else read_json(path)
 
 
 def _axes(text: str | None) -> tuple[int, ...] | None:
@@ -142,40 +110,3 @@ def _axes(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(axis) for axis in text.split(","))
     except ValueError as error:
         raise InputError(f"validate: expected axes such as 0,3,1,2, got {text!r}.") from error
-
-
-def parse_regularizer(text: str) -> Regularizer:
-    """A regularizer from its short form, such as ``DataGrad(0.1) + SpectReg(0.01, seed=3)``, or from a JSON file.
-
-    Nothing is evaluated but calls of the names in :mod:`gradreg_core.vocabulary` with literal arguments.
-
-    Raises:
-        InputError: it is neither.
-        SpecError: an argument of the regularizer is wrong.
-    """
-    if text.endswith(".json"):
-        return from_dict(_json_file(text))
-    try:
-        reg = _build(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, GradregError):
-            raise
-        raise InputError(f"validate: {text!r} is not a regularizer: {error}") from error
-    if not isinstance(reg, Regularizer):
-        raise InputError(f"validate: {text!r} is not a regularizer such as SpectReg(0.01).")
-    return reg
-
-
-def _build(node: ast.expr) -> Any:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _build(node.left) + _build(node.right)
-    if not isinstance(node, ast.Call):
-        return ast.literal_eval(node)
-    name = node.func.id if isinstance(node.func, ast.Name) else ""
-    kind = getattr(vocabulary, name) if name in vocabulary.WORDS else None
-    if not callable(kind):
-        raise ValueError(f"{ast.unparse(node.func)} is not one of gradreg's words")
-    named = {word.arg: _build(word.value) for word in node.keywords if word.arg is not None}
-    if len(named) < len(node.keywords):
-        raise ValueError("** is not allowed")
-    return kind(*map(_build, node.args), **named)

@@ -1,4 +1,4 @@
-"""Describes the commands that look after the installation."""
+"""Describes the commands of the core: those that look after the installation, and the search for a weight."""
 
 from gradreg_core.plugins.hookspecs import CommandDescription, hookimpl
 
@@ -7,7 +7,7 @@ __all__ = ["gradreg_commands"]
 
 @hookimpl
 def gradreg_commands() -> list[CommandDescription]:
-    """``gradreg backends`` and ``gradreg doctor``."""
+    """``gradreg backends``, ``gradreg doctor`` and ``gradreg tune``."""
     return [
         CommandDescription(
             name="backends",
@@ -19,6 +19,12 @@ def gradreg_commands() -> list[CommandDescription]:
             name="doctor",
             target="gradreg_core.cli.doctor:doctor",
             summary="Import every framework and report what is wrong.",
+            install="pip install gradreg",
+        ),
+        CommandDescription(
+            name="tune",
+            target="gradreg_core.tuning.command:tune",
+            summary="Search for the weight of a regularizer by training a few times.",
             install="pip install gradreg",
         ),
     ]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gradreg_core import DataGrad, JacobianPenalty, SpectReg, rademacher
+from gradreg_core.cli.arguments import parse_regularizer
 from gradreg_core.errors import DataFileError, InputError, SpecError
-from gradreg_validation.command import parse_regularizer, read_batch
+from gradreg_validation.command import read_batch
 from instruments.validation.ports import SAME, X, Y
 
 

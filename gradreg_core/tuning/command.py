@@ -1,0 +1,84 @@
+"""``gradreg tune``: the search for a weight from the command line."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradreg_core.cli.arguments import parse_regularizer, resolve
+from gradreg_core.cli.files import write_json, write_text
+from gradreg_core.cli.terminal import out_option
+from gradreg_core.errors import InputError
+from gradreg_core.schema import to_dict
+from gradreg_core.tuning.search import search
+
+__all__ = ["tune"]
+
+_TRAININGS, _TABLE, _CHOICE, _PICTURE = "trainings.jsonl", "table.txt", "regularizer.json", "weights.png"
+
+
+@click.command("tune")
+@click.argument("target", metavar="MODULE:FIT")
+@click.option("--reg", required=True, metavar="SPEC", help="Where to start: 'SpectReg(0.01)', or a to_dict() file.")
+@click.option("--trainings", default=8, show_default=True, help="The largest number of trainings.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Trainings of each weight.")
+@click.option("--validation-size", type=click.IntRange(1), help="Validation samples, for the error of an accuracy.")
+@out_option(help="Folder of the trainings, the table, the choice and the picture; what is in it is not done again.")
+@click.option("--plot/--no-plot", default=True, show_default=True, help="Draw the picture, which needs Matplotlib.")
+def tune(
+    target: str, reg: str, trainings: int, seeds: int, validation_size: int | None, out: Path | None, plot: bool
+) -> None:
+    """Search for the weight of a regularizer by training a few times.
+
+    MODULE:FIT is a function fit(reg, seed), found from the current directory. It trains with a regularizer (None:
+    without) and returns a score on validation data, higher is better, or (score, norm of the Jacobian). The exit status
+    is 0, or 2 with a line on stderr if the search cannot be done.
+
+    With --out a search that was stopped goes on when it is called again.
+    """
+    start = parse_regularizer(reg, "tune")
+    fit = _guarded(target, resolve(target, "tune"))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    journal = None if out is None else out / _TRAININGS
+    result = search(
+        fit, start, trainings=trainings, seeds=range(seeds), validation_size=validation_size, journal=journal
+    )
+    click.echo(str(result))
+    if out is None:
+        return
+    write_text(out / _TABLE, f"{result}\n")
+    write_json(out / _CHOICE, None if result.regularizer is None else to_dict(result.regularizer))
+    if plot:
+        try:
+            result.plot(out / _PICTURE)
+        except ImportError as error:
+            raise InputError(
+                f"tune: the picture needs Matplotlib: {error}. Install it with: pip install matplotlib, or add "
+                f"--no-plot. The trainings are kept in {out}."
+            ) from error
+
+
+def _guarded(target: str, fit: Any) -> Any:
+    """`fit`, whose errors become one line.
+
+    Raises:
+        InputError: it is no function of (reg, seed).
+    """
+    try:
+        inspect.signature(fit).bind(None, 0)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"tune: {target} must be a function of (reg, seed), got {fit!r}.") from error
+
+    def guarded(reg: Any, seed: int) -> Any:
+        try:
+            return fit(reg, seed)
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise InputError(
+                f"tune: {target} raised {type(error).__name__} with {reg!r} and seed {seed}: {text} "
+                f"(call it in Python for the traceback)"
+            ) from error
+
+    return guarded
