@@ -137,13 +137,9 @@ class Criterion(nn.Module):
     ) -> tuple[Tensor, Parts]:
         """(total, parts) at the current step, which is then counted in training mode. In eval mode the loss.
 
-        Args:
-            model, x, y: see `loss`.
-            step: of the optimizer, where the loop counts it, as Lightning's ``global_step``: in place of the count of
-                calls. All calls at one step are parts of one batch.
-            seed, outputs, sample_ids, sample_weight, position_weight, ignore_index, normalizer, class_axis: see `loss`.
-            directions, target, params, chunk_size, batch_norm: see `loss`. Other values than None replace the
-                criterion's own.
+        `step` is that of the optimizer, where the loop counts it, as Lightning's ``global_step``: it takes the place of
+        the count of calls, and all calls at one step are parts of one batch. Other arguments: see `loss`; those that
+        are not None replace the criterion's own.
 
         Raises:
             InputError, InputTypeError: as `loss`.
