@@ -23,6 +23,7 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from gradreg_torch.convolution import Geometry, input_gradient
+from gradreg_torch.versions import innermost_hooks
 
 __all__ = ["FirstLayer"]
 
@@ -103,10 +104,11 @@ class FirstLayer(TorchFunctionMode):
 
 def _is_plain(x: Tensor) -> bool:
     """Whether no checkpoint, autocast, transform or tensor subclass changes what is saved, or what a function is."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     autocast = torch.is_autocast_enabled(x.device.type)
     transform = torch._C._functorch.peek_interpreter_stack() is not None
-    return type(x) is Tensor and hooks is None and torch.is_grad_enabled() and not autocast and not transform
+    return (
+        type(x) is Tensor and innermost_hooks() is None and torch.is_grad_enabled() and not autocast and not transform
+    )
 
 
 def _transpose(func: Any, x: Tensor, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:

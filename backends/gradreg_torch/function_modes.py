@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gradreg_core.errors import UnsupportedError
+from gradreg_torch.versions import HIDDEN_HOOKS, innermost_hooks, keep_from_compiling
+
 __all__ = ["ReplacingMode", "beneath", "overriding"]
 
 
@@ -21,8 +24,18 @@ class ReplacingMode(TorchFunctionMode):
         self._checkpoints: WeakSet[Any] = WeakSet()
 
     def hold_in_recomputation(self) -> None:
-        """While checkpoints record: their recomputation, in whichever backward pass and thread, is in the mode too."""
-        innermost = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        """While checkpoints record: their recomputation, in whichever backward pass and thread, is in the mode too.
+
+        Raises:
+            UnsupportedError: hooks of saved tensors are on, and this version of PyTorch does not show which.
+        """
+        innermost = innermost_hooks()
+        if innermost == HIDDEN_HOOKS:
+            raise UnsupportedError(
+                f"PyTorch {torch.__version__} does not show whether hooks of saved tensors are a checkpoint's, which "
+                f"would compute other functions in the backward pass. Switch checkpoints and save_on_cpu off for this "
+                f"call, or install PyTorch 2.8 or newer."
+            )
         if innermost is None or _checkpoint(innermost) in self._checkpoints:
             return
         for frame in map(_checkpoint, _saved_tensors_hooks()):
@@ -69,16 +82,9 @@ def beneath(mode: TorchFunctionMode) -> AbstractContextManager[Any]:
     if torch.compiler.is_compiling():
         return mode
     if "torch._dynamo" in sys.modules:
-        _keep_from_compiling(type(mode).__torch_function__)
+        # Where a model has compiled parts, frames of gradreg that run inside of them are not compiled for themselves.
+        keep_from_compiling(type(mode).__torch_function__)
     return _beneath(mode) if torch._C._len_torch_function_stack() else mode
-
-
-def _keep_from_compiling(function: Any) -> None:
-    """Where a model has compiled parts, frames of gradreg that run inside of them are not compiled for themselves."""
-    from torch._C._dynamo import eval_frame
-
-    skip = eval_frame._FrameAction.SKIP
-    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
 
 
 @contextmanager
