@@ -36,7 +36,7 @@ def plot(
         path: also write the figure there; the ending says as what.
 
     Returns:
-        The matplotlib Figure. A notebook shows it if it is the last value of a cell.
+        The matplotlib Figure.
 
     Raises:
         InputError: there are no records.

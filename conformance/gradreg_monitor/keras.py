@@ -1,13 +1,19 @@
-"""A monitor in ``model.fit`` of Keras, on each of its backends."""
+"""A monitor in ``model.fit`` of Keras, and the search for a weight over such fits, on each of Keras' backends."""
 
+import gc
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from gradreg_core.errors import InputError
+from gradreg_core.plugins.dispatch import load_backend
+from gradreg_core.spec import Regularizer
 from gradreg_monitor.monitor import Monitor
+from gradreg_monitor.scores import chosen_score, parts_of
 
-__all__ = ["MonitorCallback"]
+__all__ = ["MonitorCallback", "keras_fit"]
 
 
 class MonitorCallback(keras.callbacks.Callback):
@@ -70,3 +76,61 @@ def _compiled_loss(model: Any) -> Any:
             f"returns several."
         )
     return keras.losses.get(loss)
+
+
+def keras_fit(
+    make: Callable[[Regularizer | None], Any],
+    data: Any,
+    *,
+    epochs: int = 1,
+    batch_size: int = 32,
+    metric: str = "accuracy",
+    norm_samples: int = 200,
+) -> Callable[[Regularizer | None, int], tuple[float, float | None]]:
+    """What :func:`gradreg_core.search` calls, made of a function that makes a Keras model.
+
+    ::
+
+        fit = keras_fit(make, ((x, y), (x_valid, y_valid)), epochs=10)
+        result = gradreg_core.search(fit, SpectReg(0.01), validation_size=len(y_valid))
+
+    Args:
+        make: ``make(reg)`` -> a compiled model, without a regularizer where `reg` is None.
+        data: (train, validation), each a pair (x, y) of arrays; or a function seed -> such a pair, for
+            cross-validation.
+        epochs: of each training.
+        batch_size: of training.
+        metric: of ``model.evaluate`` on the validation data, by name; with a minus in front where lower is better, such
+            as ``"-loss"``.
+        norm_samples: validation samples that the Jacobian's norm is a mean over, where the inputs are one array of
+            floats; 0 for no norm.
+
+    Returns:
+        fit(reg, seed) -> (score, norm). The seed is that of ``keras.utils.set_random_seed``.
+
+    Raises:
+        InputError: when it is called: the model has no such metric, or `data` has another form.
+    """
+
+    def fit(reg: Regularizer | None, seed: int) -> tuple[float, float | None]:
+        (x, y), (x_valid, y_valid) = parts_of("keras_fit", data, seed)
+        keras.utils.set_random_seed(seed)
+        model = make(reg)
+        model.fit(x, y, epochs=epochs, batch_size=batch_size, verbose=0)
+        logs = model.evaluate(x_valid, y_valid, batch_size=batch_size, verbose=0, return_dict=True)
+        score = chosen_score("keras_fit", metric, logs)
+        norm = _norm(model, x_valid, norm_samples)
+        del model
+        gc.collect()  # a model refers to itself, and a search makes many
+        return score, norm
+
+    return fit
+
+
+def _norm(model: Any, x: Any, count: int) -> float | None:
+    """The mean norm of the Jacobian on the first samples; None where the inputs are not one array of floats."""
+    if not count or isinstance(x, dict | list | tuple) or "float" not in str(getattr(x, "dtype", "")):
+        return None
+    points = keras.ops.convert_to_tensor(x[:count])
+    measures = load_backend(keras.config.backend()).measure(model, points, batch_norm="allow")
+    return float(np.mean(keras.ops.convert_to_numpy(measures.frobenius)))

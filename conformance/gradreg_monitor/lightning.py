@@ -1,12 +1,19 @@
-"""A monitor in a Trainer of Lightning."""
+"""A monitor in a Trainer of Lightning, and the search for a weight over such trainings."""
 
+from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
+from gradreg_core.errors import InputError
+from gradreg_core.plugins.dispatch import load_backend
+from gradreg_core.spec import Regularizer
+from gradreg_monitor.evaluating import undisturbed
 from gradreg_monitor.monitor import Monitor
+from gradreg_monitor.scores import chosen_score, parts_of
 
-__all__ = ["MonitorCallback"]
+__all__ = ["MonitorCallback", "lightning_fit"]
 
 
 class MonitorCallback(Callback):
@@ -52,3 +59,60 @@ class MonitorCallback(Callback):
         if values is not None:
             for logger in trainer.loggers:
                 logger.log_metrics({f"{self.prefix}{name}": value for name, value in values.items()}, step)
+
+
+def lightning_fit(
+    make: Callable[[Regularizer | None], LightningModule],
+    data: Any,
+    trainer: Callable[[], Trainer],
+    *,
+    metric: str = "val_acc",
+    norm_samples: int = 200,
+) -> Callable[[Regularizer | None, int], tuple[float, float | None]]:
+    """What :func:`gradreg_core.search` calls, made of functions that make a LightningModule and a Trainer.
+
+    ::
+
+        fit = lightning_fit(Classifier, (train_loader, valid_loader), lambda: Trainer(max_epochs=10, logger=False))
+        result = gradreg_core.search(fit, SpectReg(0.01), validation_size=len(valid_set))
+
+    Args:
+        make: ``make(reg)`` -> a module, without a regularizer where `reg` is None; its class will often do.
+        data: (train, validation), each a DataLoader; or a function seed -> such a pair, for cross-validation.
+        trainer: makes a Trainer.
+        metric: that ``validation_step`` logs, by name; with a minus in front where lower is better, such as
+            ``"-val_loss"``.
+        norm_samples: samples of the first validation batch that the Jacobian's norm is a mean over, where a batch is a
+            pair (x, y) with floats x; 0 for no norm.
+
+    Returns:
+        fit(reg, seed) -> (score, norm). The seed is that of ``seed_everything``.
+
+    Raises:
+        InputError: when it is called: the module logs no such metric, the training was interrupted, or `data` has
+            another form.
+    """
+
+    def fit(reg: Regularizer | None, seed: int) -> tuple[float, float | None]:
+        train, validation = parts_of("lightning_fit", data, seed)
+        seed_everything(seed, verbose=False)
+        module, run = make(reg), trainer()
+        run.fit(module, train, validation)
+        if run.interrupted:
+            raise InputError("lightning_fit: the training was interrupted. Start the search again.")
+        run.validate(module, validation, verbose=False)
+        score = chosen_score("lightning_fit", metric, run.callback_metrics)
+        return score, _norm(module, validation, norm_samples)
+
+    return fit
+
+
+def _norm(module: LightningModule, validation: Any, count: int) -> float | None:
+    """The mean norm of the Jacobian on the first samples; None where a batch is no pair with floats in front."""
+    batch = next(iter(validation)) if count else None
+    x = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return None
+    with undisturbed(module, evaluation=True):
+        measures = load_backend("torch").measure(module, x[:count].to(module.device), batch_norm="allow")
+    return float(measures.frobenius.mean())

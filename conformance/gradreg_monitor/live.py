@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 from gradreg_monitor.figure import draw
@@ -49,15 +50,18 @@ class LivePlot:
         self.close()
 
     def _draw(self) -> None:
-        from IPython.display import display
+        from IPython.display import Image, display
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(11, 3.1), layout="constrained")
         draw(figure, self.rows)
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", dpi=100)
+        image = Image(drawn.getvalue())  # shown also where no backend of Matplotlib was chosen
         if self._shown is None:
-            self._shown = display(figure, display_id=True)
+            self._shown = display(image, display_id=True)
         else:
-            self._shown.update(figure)
+            self._shown.update(image)
 
     def _print(self) -> None:
         from rich.live import Live
