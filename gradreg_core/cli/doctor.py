@@ -15,18 +15,21 @@ from gradreg_core.cli.versions import module_version
 from gradreg_core.errors import GradregError
 from gradreg_core.plugins.discovery import BackendRecord, CommandRecord, backends, commands
 from gradreg_core.plugins.dispatch import BACKEND_VARIABLE, find_backend
+from gradreg_core.plugins.loading import HANGING
 
 __all__ = ["Probe", "doctor", "probe"]
 
 _MARK = "gradreg-probe:"
 _CODE = """
 import importlib, json, sys
-mark, name, *modules = sys.argv[1:]
+from gradreg_core.plugins import loading
+mark, name, hanging, *modules = sys.argv[1:]
+loading.HANGING.update(json.loads(hanging))
 versions = {module: getattr(importlib.import_module(module), "__version__", None) for module in modules}
 from gradreg_core.plugins.dispatch import find_backend, load_backend, load_component
 load_backend(name)
 devices = load_component(name, "devices")() if find_backend(name).description.devices else []
-print(mark + json.dumps({"versions": versions, "devices": devices}))
+print(); print(mark + json.dumps({"versions": versions, "devices": devices}))
 """
 
 
@@ -41,13 +44,27 @@ class Probe:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[BACKEND]...")
-@click.option("--timeout", default=120.0, show_default=True, help="Seconds that one backend may take to import.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds that one backend may take to import.",
+)
 def doctor(names: tuple[str, ...], timeout: float) -> None:
-    """Import the backends, each in a process of its own, and report versions, devices and problems.
+    r"""Import the backends, each in a process of its own, and report versions, devices and problems.
 
     Without names all installed backends are imported. The exit status is 1 if a plugin is broken, or if a backend that
-    was named, here or by GRADREG_BACKEND, cannot be used.
+    was named, here or by GRADREG_BACKEND, cannot be used; 2 if there is none of a name given here.
+
+    \b
+    Example:
+      gradreg doctor torch jax
     """
+    known = {record.name for record in backends()}
+    for name in names:
+        if name not in known:
+            find_backend(name)  # raises the error that names the nearest
     click.echo(f"python {platform.python_version()} ({platform.platform()})")
     click.echo(f"gradreg {module_version('gradreg') or '(not installed)'}")
     click.echo(f"numpy {module_version('numpy') or '(not installed)'}")
@@ -82,14 +99,15 @@ def probe(record: BackendRecord, timeout: float) -> Probe:
         timeout: seconds.
     """
     assert record.description is not None
-    arguments = [_MARK, record.name, *record.description.modules]
+    hanging = json.dumps(sorted(HANGING))  # the other process need not wait for them again
+    arguments = [_MARK, record.name, hanging, *record.description.modules]
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false")}
     result = run_python("-c", _CODE, *arguments, timeout=timeout, environment=environment)
     report = next((line for line in result.stdout.splitlines() if line.startswith(_MARK)), None)
     if report is None:
         return Probe({}, (), f"importing it {result.ending}")
     answer: dict[str, Any] = json.loads(report.removeprefix(_MARK))
-    return Probe(answer["versions"], tuple(answer["devices"]))
+    return Probe(answer["versions"], tuple(map(str, answer["devices"])))
 
 
 def _broken() -> Iterator[str]:

@@ -1,10 +1,11 @@
 """``gradreg backends``: the backends of all plugins."""
 
 import json
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
+from gradreg_core.cli.streams import prints_to_stderr
 from gradreg_core.cli.versions import module_version
 from gradreg_core.plugins import discovery
 from gradreg_core.plugins.discovery import BackendRecord
@@ -17,10 +18,20 @@ _STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 def backends(as_json: bool) -> None:
-    """List the backends, and why those that cannot be used cannot."""
+    r"""List the backends, and why those that cannot be used cannot.
+
+    \b
+    Example:
+      gradreg backends --json
+    """
+    with prints_to_stderr(as_json, for_good=True) as stdout:
+        _list(as_json, stdout)
+
+
+def _list(as_json: bool, stdout: TextIO) -> None:
     rows = [_row(record) for record in discovery.backends()]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps(rows, indent=2), file=stdout)
         return
     from rich.text import Text
 

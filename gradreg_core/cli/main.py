@@ -1,23 +1,33 @@
 """The command ``gradreg``: a group whose commands come from plugins, and are imported when they are called."""
 
-from collections.abc import Callable, Sequence
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from gradreg_core.cli.foreign import no_silent_exit, one_line
+from gradreg_core.cli.streams import bytes_that_print, prints_to_stderr
 from gradreg_core.cli.versions import module_version
 from gradreg_core.errors import GradregError
-from gradreg_core.plugins import discovery
+from gradreg_core.plugins import discovery, loading
 from gradreg_core.plugins.discovery import CommandRecord
 
 __all__ = ["LazyGroup", "main"]
 
+_WRONG = 2
+"""The exit status of wrong usage, and of whatever keeps a command from its answer."""
+
 
 class _Failure(click.ClickException):
-    """An error of gradreg, shown as one line instead of a traceback."""
+    """An error shown as one line instead of a traceback."""
 
-    exit_code = 2
+    def __init__(self, message: str, status: int = _WRONG) -> None:
+        super().__init__(" ".join(message.split()))
+        setattr(self, "exit_code", status)  # noqa: B010 - click has it as an attribute of the class
 
     def show(self, file: Any = None) -> None:
         click.echo(f"error: {self.message}", file=file, err=True)
@@ -26,7 +36,11 @@ class _Failure(click.ClickException):
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, so that its help is quick.
 
-    A :class:`GradregError` that a command raises becomes ``error: message`` on stderr and exit status 2.
+    Whatever a command raises becomes ``error: message``, one line on stderr, and exit status 2: a
+    :class:`GradregError`, wrong usage, a `sys.exit` of code that the command runs. Notes of the exception follow its
+    message. Other exceptions have their traceback first. An interrupt has the exit status of its signal.
+
+    What plugins print as they load goes to stderr.
 
     Args:
         records: called for the commands; those that are broken are listed with their reasons.
@@ -36,6 +50,24 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, records: Callable[[], Sequence[CommandRecord]], **options: Any) -> None:
         super().__init__(*args, **options)
         self.records = records
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        bytes_that_print()
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greeting, in this process and its children
+        before, loading.around = loading.around, prints_to_stderr
+        try:
+            with no_silent_exit():
+                return super().main(*args, **options)
+        finally:
+            loading.around = before
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _one_line_errors(lambda: str(self.name)):
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _one_line_errors(lambda: " ".join(filter(None, [ctx.command_path, ctx.invoked_subcommand]))):
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(record.name for record in self.records() if record.status == "ok")
@@ -70,11 +102,39 @@ class LazyGroup(click.Group):
             with formatter.section("Broken plugins"):
                 formatter.write_dl(broken)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except GradregError as error:
-            raise _Failure(str(error)) from error
+
+@contextmanager
+def _one_line_errors(name: Callable[[], str]) -> Iterator[None]:
+    """Exceptions become failures; `name` gives the command, for messages."""
+    try:
+        yield
+    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, _Failure):
+        raise
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else name()
+        raise _Failure(f"{error.format_message()} '{path} --help' shows an example.") from error
+    except click.ClickException:
+        raise
+    except GradregError as error:
+        _fail(str(error), error)
+    except KeyboardInterrupt as error:
+        _fail(f"{name()} was {getattr(error, 'ending', 'interrupted')}.", error, getattr(error, "status", 130))
+    except OSError as error:
+        if getattr(error, "errno", None) is None or isinstance(error, BrokenPipeError):
+            raise
+        _fail(f"{name()}: {error}. Check the place and its rights.", error)
+    except SystemExit as error:
+        _fail(f"{name()}: code that it ran called sys.exit({error.code!r}) before it was done. Remove the call.", error)
+    except Exception as error:
+        traceback.print_exc()
+        _fail(f"{name()}: {one_line(error)}. The traceback is above; report it if it comes from gradreg.", error)
+    except BaseException as error:
+        _fail(f"{name()}: code that it ran raised {one_line(error)}. Raise a subclass of Exception there.", error)
+
+
+def _fail(message: str, error: BaseException, status: int = _WRONG) -> NoReturn:
+    """Raise the failure: the message and the notes of `error`."""
+    raise _Failure(" ".join([message, *getattr(error, "__notes__", [])]), status) from error
 
 
 def _line(record: CommandRecord) -> str:

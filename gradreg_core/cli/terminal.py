@@ -1,10 +1,12 @@
 """What the commands share in a terminal: console, tables, progress bar, and the option ``--out``."""
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from rich.console import Console
@@ -16,15 +18,20 @@ from gradreg_core.errors import InputError
 __all__ = ["Bar", "OutputPath", "get_console", "make_table", "out_option", "progress_bar"]
 
 _PIPED_WIDTH = 200
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LEAST_ROOM = 2**16
+"""Bytes that a place must take before work is done for it."""
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def get_console(*, stderr: bool = False) -> Console:
     """A console that prints text as it is: no markup, no highlighting, and long lines are left to the terminal to wrap.
 
-    Where the output is piped, or NO_COLOR is set, it has no colours. Piped tables are 200 characters wide at most.
+    Where the output is piped, or NO_COLOR is set, it is plain: no colours, nothing bold. Piped tables are 200
+    characters wide at most.
     """
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, color_system=colours)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     return console
@@ -122,10 +129,13 @@ class OutputPath(click.Path):
         if not nearest.is_dir():
             return f"{nearest} is a file, not a folder. Choose another place."
         try:
-            with tempfile.TemporaryFile(dir=nearest):
+            with tempfile.TemporaryFile(dir=nearest) as file:
+                file.write(bytes(_LEAST_ROOM))
+                file.flush()
                 return ""
         except OSError as error:
-            return f"{nearest} cannot be written: {error.strerror}. Choose another place."
+            remedy = "Make room, or choose" if error.errno in _FULL else "Choose"
+            return f"{nearest} cannot be written: {error.strerror}. {remedy} another place."
 
 
 def out_option(

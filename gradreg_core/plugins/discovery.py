@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Generic, Literal
 
 from gradreg_core.plugins.hookspecs import SPEC_VERSIONS, BackendDescription, CommandDescription
-from gradreg_core.plugins.loading import BACKENDS, COMMANDS, Description, PluginRecord, installed, load_plugins
+from gradreg_core.plugins.loading import BACKENDS, COMMANDS, Description, PluginRecord, load_plugins
+from gradreg_core.plugins.sources import installed
 
 __all__ = [
     "DISABLE_VARIABLE",

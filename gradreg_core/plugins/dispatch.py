@@ -218,9 +218,9 @@ def _make(record: BackendRecord, factory: str, call: str) -> Calls:
     owner = f"{call}: the backend of {record.plugin}"
     try:
         backend = _attribute(call, record, factory)()
-    except GradregError:
+    except (GradregError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # sys.exit() too: a backend ends no training
         raise PluginError(f"{owner} cannot be made: {factory} raised {type(error).__name__}: {error}") from error
     if all(callable(getattr(backend, name, None)) for name in _CALLS):
         return cast("Calls", backend)

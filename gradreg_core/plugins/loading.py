@@ -4,25 +4,28 @@ pluggy's own loader stops at the first broken plugin and drops a second plugin o
 loop is written out here, with a plugin manager for each entry point: what one plugin does wrong stays with it.
 """
 
-import importlib.util
-import re
-import sys
-import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pluggy
 
 from gradreg_core.errors import PluginError
 from gradreg_core.plugins import hookspecs
 from gradreg_core.plugins.hookspecs import PROJECT, BackendDescription, CommandDescription
+from gradreg_core.plugins.limited import SECONDS_VARIABLE, LateError, limited, seconds_allowed
+from gradreg_core.plugins.sources import Source, sources
 
-__all__ = ["BACKENDS", "COMMANDS", "Hook", "PluginRecord", "installed", "load_plugins"]
+__all__ = ["BACKENDS", "COMMANDS", "HANGING", "Hook", "PluginRecord", "load_plugins"]
 
 Description = TypeVar("Description", BackendDescription, CommandDescription)
+
+
+around: Callable[[], AbstractContextManager[Any]] = nullcontext
+"""What a third party's plugin is loaded in; a command sets it, to keep what plugins print apart."""
+HANGING: set[str] = set()
+"""The targets of entry points, such as "acme.plugin", that did not come to an end: they are not tried again."""
 
 
 @dataclass(frozen=True)
@@ -66,74 +69,60 @@ def load_plugins(hook: Hook[Description], *, builtin_only: bool = False) -> list
         hook: such as `BACKENDS`.
         builtin_only: leave out those of other distributions.
     """
-    sources = [_Source.of(entry_point) for entry_point in metadata.entry_points(group=hook.group)]
-    builtin = [source for source in sources if source.builtin] or _checkout(hook.group)
-    others = [] if builtin_only else [source for source in sources if not source.builtin]
-    others.sort(key=lambda source: (source.distribution, source.entry_point.name))
-    return [_load(source, hook) for source in builtin + others]
+    builtin, others = sources(hook.group)
+    return [_load(source, hook) for source in [*builtin, *([] if builtin_only else others)]]
 
 
-def installed(module: str) -> bool:
-    """Whether a top-level module is there, found without importing it."""
-    if sys.modules.get(module) is not None:
-        return True
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a finder that refuses, or None in sys.modules
-        return False
-
-
-@dataclass(frozen=True)
-class _Source:
-    """An entry point and the distribution that brought it."""
-
-    entry_point: metadata.EntryPoint
-    distribution: str
-    version: str | None
-
-    @classmethod
-    def of(cls, entry_point: metadata.EntryPoint) -> "_Source":
-        try:
-            distribution = entry_point.dist
-            assert distribution is not None
-            return cls(entry_point, str(distribution.name), str(distribution.version))
-        except Exception:  # metadata without a name or a version
-            return cls(entry_point, "unknown distribution", None)
-
-    @property
-    def builtin(self) -> bool:
-        return re.sub(r"[-_.]+", "-", self.distribution).lower() == PROJECT
-
-
-def _checkout(group: str) -> list[_Source]:
-    """The plugins in the pyproject.toml of a checkout that is on the path, but not installed."""
-    file = Path(__file__).parents[2] / "pyproject.toml"
-    if not file.is_file():
-        return []
-    targets = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["entry-points"].get(group, {})
-    entry_points = [metadata.EntryPoint(name, target, group) for name, target in targets.items()]
-    return [_Source(point, PROJECT, None) for point in entry_points if installed(point.module.partition(".")[0])]
-
-
-def _load(source: _Source, hook: Hook[Description]) -> PluginRecord[Description]:
-    """Import, register, ask: the record of one entry point."""
-    reason, error = "", None
+def _load(source: Source, hook: Hook[Description]) -> PluginRecord[Description]:
+    """Import, register, ask: the record of one entry point. A third party's has a limited time for that."""
+    target, name = source.entry_point.value, source.entry_point.name
+    reason = ""
+    error: BaseException | None = None
     descriptions: tuple[Description, ...] = ()
     try:
-        plugin = source.entry_point.load()
-    except (Exception, SystemExit) as failure:
-        reason, error = f"importing {source.entry_point.value!r} failed: {_describe(failure)}", failure
-    else:
-        try:
-            descriptions = _ask(plugin, source.entry_point.name, hook)
-        except pluggy.PluginValidationError as failure:
-            reason, error = f"{_line(failure)}; the hooks are: {BACKENDS.name}, {COMMANDS.name}", failure
-        except PluginError as failure:
-            reason, error = _line(failure), failure
-        except (Exception, SystemExit) as failure:
-            reason, error = f"its hook {hook.name} failed: {_describe(failure)}", failure
-    name = source.entry_point.name
+        if source.builtin:
+            descriptions = _described(source, hook)
+        else:
+            if target in HANGING:
+                raise LateError
+            with around():
+                descriptions = limited(lambda: _described(source, hook), seconds_allowed())
+    except LateError as late:
+        HANGING.add(target)
+        reason, error = (
+            f"loading {target!r} did not end within {seconds_allowed():g} seconds; uninstall {source.distribution}, or "
+            f"give it more with {SECONDS_VARIABLE}",
+            late,
+        )
+    except _ImportFailureError as failure:
+        reason, error = f"importing {target!r} failed: {_describe(failure.cause)}", failure.cause
+    except pluggy.PluginValidationError as failure:
+        reason, error = f"{_line(failure)}; the hooks are: {BACKENDS.name}, {COMMANDS.name}", failure
+    except PluginError as failure:
+        reason, error = _line(failure), failure
+    except BaseException as failure:
+        if source.builtin and isinstance(failure, KeyboardInterrupt):  # this thread was interrupted, by its user
+            raise
+        reason, error = f"its hook {hook.name} failed: {_describe(failure)}", failure
     return PluginRecord(name, source.distribution, source.version, source.builtin, descriptions, reason, error)
+
+
+class _ImportFailureError(Exception):
+    """Importing a plugin raised `cause`, of whatever kind."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def _described(source: Source, hook: Hook[Description]) -> tuple[Description, ...]:
+    try:
+        plugin = source.entry_point.load()
+    except BaseException as error:
+        if source.builtin and isinstance(error, KeyboardInterrupt):
+            raise
+        raise _ImportFailureError(error) from error
+    return _ask(plugin, source.entry_point.name, hook)
 
 
 def _ask(plugin: object, name: str, hook: Hook[Description]) -> tuple[Description, ...]:
@@ -143,19 +132,24 @@ def _ask(plugin: object, name: str, hook: Hook[Description]) -> tuple[Descriptio
     manager.register(plugin, name=name)
     manager.check_pending()
     caller = getattr(manager.hook, hook.name)
-    if not caller.get_hookimpls():
+    if all(implementation.hookwrapper or implementation.wrapper for implementation in caller.get_hookimpls()):
         raise PluginError(f"it has no hook {hook.name}; mark the function with {hookspecs.__name__}.hookimpl")
     descriptions: list[Description] = []
     for result in reversed(caller()):
-        if not isinstance(result, Iterable) or not all(isinstance(value, hook.description) for value in result):
+        values = list(result) if isinstance(result, Iterable) else [result]  # a hook may be a generator
+        if not isinstance(result, Iterable) or not all(isinstance(value, hook.description) for value in values):
             raise PluginError(f"its hook {hook.name} must return a list of {hook.description.__name__}, got {result!r}")
-        descriptions += result
+        descriptions += values
     return tuple(descriptions)
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_line(error)}"
+    return f"{type(error).__name__}: {_line(error)}".removesuffix(": ")
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()).removesuffix(".")
+    try:
+        text = str(error)
+    except BaseException as second:  # its __str__ is the plugin's too
+        text = f"(its message raises {type(second).__name__})"
+    return " ".join(text.split()).removesuffix(".")
