@@ -1,12 +1,11 @@
 """A job: all that determines one training run. Its key is a hash of that, so no result is taken for another's."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gradreg_core.schema import to_dict
 from gradreg_core.spec import Regularizer
+from gradreg_experiments.shapes import digest
 
 __all__ = ["VERSION", "Job"]
 
@@ -44,5 +43,4 @@ class Job:
     @property
     def key(self) -> str:
         """A hash of all settings, 16 hexadecimal digits."""
-        text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self.as_json())

@@ -12,6 +12,7 @@ from typing import Any
 
 from gradreg_core.cli.files import write_json, write_text
 from gradreg_core.errors import DataFileError
+from gradreg_experiments.shapes import misshapen
 
 __all__ = ["EXPORT", "RUNS", "Results"]
 
@@ -27,7 +28,7 @@ class Results:
         folder: where they are; None keeps results in memory only.
 
     Raises:
-        DataFileError: a file, or a whole line of the export, is not a run's result.
+        DataFileError: a file, or a whole line of the export, is not a run's result, or cannot be read.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -82,14 +83,24 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return _parsed(path.read_bytes(), f"{path}: ", "this file")
+    return _parsed(_content(path), f"{path}: ", "this file")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataFileError(
+            f"{path}: cannot be read: {error.strerror}. Make it a readable file, or write the results to another "
+            "folder with --out."
+        ) from error
 
 
 def _exported(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of an export; the end of one that was cut off is not a line."""
     if not path.exists():
         return
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = _content(path).splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             yield _parsed(line, f"{path}, line {number}: ", "this line")
@@ -99,12 +110,19 @@ def _exported(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parsed(text: bytes, place: str, remedy: str) -> dict[str, Any]:
+    wanted = "a JSON object with a key"
     try:
-        value: dict[str, Any] = json.loads(text)
-        value["key"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataFileError(
-            f"{place}expected a run's result as a JSON object with a key, got {text[:60]!r}. Remove {remedy}, or write "
-            "the results to another folder with --out."
-        ) from error
-    return value
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _refusal(text, place, remedy, wanted) from error
+    if wanted := misshapen(value):
+        raise _refusal(text, place, remedy, wanted)
+    result: dict[str, Any] = value
+    return result
+
+
+def _refusal(text: bytes, place: str, remedy: str, wanted: str) -> DataFileError:
+    return DataFileError(
+        f"{place}expected a run's result, {wanted}, got {text[:60]!r}. Remove {remedy}, or write the results to another "
+        "folder with --out."
+    )

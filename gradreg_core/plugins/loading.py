@@ -69,7 +69,8 @@ def load_plugins(hook: Hook[Description], *, builtin_only: bool = False) -> list
         hook: such as `BACKENDS`.
         builtin_only: leave out those of other distributions.
     """
-    builtin, others = sources(hook.group)
+    both: tuple[list[Source], list[Source]] = sources(hook.group)
+    builtin, others = both
     return [_load(source, hook) for source in [*builtin, *([] if builtin_only else others)]]
 
 

@@ -1,0 +1,89 @@
+"""What a run's result looks like, so that a file of another shape is refused where it is read, with its place."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["digest", "misshapen"]
+
+_SETTINGS = ("version", "protocol", "regularizer", "seed", "backend", "data")
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "version": int,
+    "protocol": dict,
+    "regularizer": (dict, type(None)),
+    "seed": int,
+    "backend": str,
+    "data": str,
+    "kind": str,
+    "versions": dict,
+    "task": str,
+    "rule": str,
+    "penalty": str,
+}
+_NUMBERS: dict[str, tuple[str, ...]] = {
+    "accuracy": ("test", "official"),
+    "robustness": ("clean", "noise", "fgsm", "pgd"),
+    "gradient": ("train", "random"),
+    "largest_gradient": ("train", "random"),
+    "losses": (),
+    "every_loss": (),
+    "curve": (),
+    "gradient_curve": (),
+}
+"""Fields whose leaves are numbers or null; the keys that those have that are objects. The others are lists."""
+_NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "": (("accuracy", "jacobian_frobenius"), ("gradient", "largest_gradient", "rms_error", "curve", "gradient_curve")),
+    "curve": (("every_loss",),),
+}
+"""By the kind of a run: sets of fields, of which it has one whole."""
+_OF_A_WEIGHT = {"setting", "validation", "test", "norm"}
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """The key of a run with these settings, 16 hexadecimal digits."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def misshapen(value: Any) -> str:
+    """What is wrong with a result, as the end of "expected a run's result, ..."; empty if nothing is."""
+    if not isinstance(value, dict) or not isinstance(value.get("key"), str):
+        return "a JSON object with a key"
+    for name, kind in _TYPES.items():
+        if name in value and (not isinstance(value[name], kind) or (kind is int and isinstance(value[name], bool))):
+            return f"whose {name!r} is of another type than {type(value[name]).__name__}"
+    for name, keys in _NUMBERS.items():
+        if name in value and not (_numbers(value[name]) and _has(value[name], keys)):
+            return f"whose {name!r} is {'an object of numbers with ' + ', '.join(keys) if keys else 'a list of numbers'}"
+    if "runs" in value and not _weights(value["runs"]):
+        return f"whose 'runs' are a list of objects with {', '.join(sorted(_OF_A_WEIGHT))}"
+    return _wrong_run(value) if "protocol" in value else ""
+
+
+def _wrong_run(value: dict[str, Any]) -> str:
+    """What is wrong with the result of a job."""
+    if lacking := [name for name in _SETTINGS if name not in value]:
+        return f"with {', '.join(map(repr, lacking))}"
+    kind = value.get("kind", "")
+    settings = {name: value[name] for name in _SETTINGS} | ({"kind": kind} if kind else {})
+    if digest(settings) != value["key"]:
+        return "whose key is the digest of its settings: one of them was changed"
+    needed = _NEEDED.get(kind, ((),))
+    if not any(all(name in value for name in names) for names in needed):
+        return f"with {' or '.join(', '.join(map(repr, names)) for names in needed)}"
+    return ""
+
+
+def _numbers(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_numbers, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, int | float)
+
+
+def _has(value: Any, keys: tuple[str, ...]) -> bool:
+    return isinstance(value, dict) and all(key in value for key in keys) if keys else isinstance(value, list)
+
+
+def _weights(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(run, dict) and set(run) >= _OF_A_WEIGHT for run in value)
