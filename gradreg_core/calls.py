@@ -15,6 +15,7 @@ from gradreg_core.projections import exact
 from gradreg_core.results import Measures, Parts
 from gradreg_core.scalars import integer_option
 from gradreg_core.selection import Selector
+from gradreg_core.signatures import with_named_errors
 from gradreg_core.spec import Regularizer
 
 __all__ = ["Calls"]
@@ -69,6 +70,7 @@ class Calls:
     def __repr__(self) -> str:
         return f"<gradreg {self.backend.name} backend>"
 
+    @with_named_errors()
     def loss(
         self,
         /,
@@ -127,6 +129,7 @@ class Calls:
         total = data_loss + self._total_penalty(call, model, evaluation.due) if evaluation.due else data_loss
         return total, Parts(data_loss, tuple(map(ops.finish, evaluation.penalties)), _finished(ops, evaluation.outputs))
 
+    @with_named_errors()
     def penalty(
         self,
         /,
@@ -182,6 +185,7 @@ class Calls:
         evaluation = self._evaluated(call, model, x, y, reg, batch_norm)
         return self._total_penalty(call, model, evaluation.due or evaluation.penalties)
 
+    @with_named_errors(per_sample=("params", "normalizer", "sample_weight", "directions", "target"))
     def measure(
         self,
         /,
@@ -238,6 +242,7 @@ class Calls:
                 None if gradient is None else ops.stop_gradient(gradient),
             )
 
+    @with_named_errors()
     def check(
         self,
         /,

@@ -31,7 +31,7 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
     name, ops = call.name, call.ops
     if reg is not None and not isinstance(reg, Regularizer):
         raise InputTypeError(f"{name}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
-    if batch_norm not in BATCH_NORM_POLICIES:
+    if not isinstance(batch_norm, str) or batch_norm not in BATCH_NORM_POLICIES:
         raise InputError(f"{name}: batch_norm must be one of {BATCH_NORM_POLICIES}, got {batch_norm!r}.")
     chunk = integer_option(name, "chunk_size", call.chunk_size, minimum=1)
     axis = integer_option(name, "class_axis", call.class_axis)

@@ -1,12 +1,15 @@
 """Checks of plain Python values, and of a specification's fields, which carry their checks in their annotations."""
 
 import math
+from abc import ABCMeta
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, fields
+from inspect import signature
 from typing import Any
 
 from gradreg_core.errors import SpecError
+from gradreg_core.numerals import integer, of_array
+from gradreg_core.signatures import refuse_misfit
 
 __all__ = ["Boolean", "Checked", "Choice", "Instance", "Integer", "Number", "OptionalInteger", "Schedule"]
 
@@ -29,10 +32,8 @@ class Number:
         Raises:
             SpecError: it is not a real number, is NaN or infinite, or lies outside the range.
         """
-        number = math.nan
-        if not isinstance(value, bool | str | bytes | complex):
-            with suppress(TypeError, ValueError):
-                number = float(value)
+        read = of_array(value)
+        number = math.nan if read is None else read
         inside = self.minimum < number if self.open_minimum else self.minimum <= number
         if not (math.isfinite(number) and inside and number <= self.maximum):
             raise SpecError(f"{owner}: {name} must be {self!r}, got {value!r}.")
@@ -63,10 +64,7 @@ class Integer:
         Raises:
             SpecError: it is not an integer, or lies outside the range.
         """
-        number = None
-        if not isinstance(value, bool):
-            with suppress(AttributeError, TypeError):
-                number = int(value.__index__())
+        number = integer(value)
         if number is None or number < self.minimum or (self.maximum is not None and number > self.maximum):
             raise SpecError(f"{owner}: {name} must be {self!r}, got {value!r}.")
         return number
@@ -107,7 +105,19 @@ def Choice(choices: tuple[str, ...]) -> Instance:  # noqa: N802
     )
 
 
-class Checked:
+class _Named(ABCMeta):
+    """Calls of its classes refuse arguments that do not fit with gradreg's own error."""
+
+    def __call__(cls, *args: Any, **options: Any) -> Any:
+        try:
+            signature(cls.__init__).bind(None, *args, **options)  # type: ignore[misc]
+        except TypeError:
+            parameters = tuple(signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+            refuse_misfit(cls.__name__, parameters, args, options)
+        return super().__call__(*args, **options)
+
+
+class Checked(metaclass=_Named):
     """A frozen dataclass whose fields are checked, and converted, by the checks in their annotations.
 
     A field is declared with its check: ``k: Annotated[int, Integer(minimum=1)] = 1``.

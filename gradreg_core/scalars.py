@@ -1,34 +1,18 @@
-"""Real numbers of any type: Python's, NumPy's, fractions, arrays of one number."""
+"""Numbers and arrays of any type that a call gets, checked by name."""
 
 import math
-import numbers
-from decimal import Decimal
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.numerals import integer, real
 
-__all__ = ["converted", "integer_option", "positive_scalar", "real", "require_narrow", "weights"]
+__all__ = ["converted", "integer_option", "positive_scalar", "require_narrow", "weights"]
 
-
-def real(value: Any) -> float | None:
-    """`value` as a float, infinite where it overflows; None if it is no real number: bool, complex, text, an array."""
-    if type(value) in (int, float):  # symbolic numbers of a compiler too
-        return value if type(value) is float else _as_float(value)
-    if isinstance(value, np.ndarray) and value.shape == ():
-        value = value[()]
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.integer | np.floating | Decimal):
-        return None
-    return _as_float(value)
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+_NARROW = range(-(2**31), 2**31)
 
 
 def positive_scalar(ops: Backend, call: str, name: str, value: Any, like: Array) -> Any:
@@ -70,14 +54,33 @@ def converted(ops: Backend, call: str, name: str, value: Any, like: Array) -> Ar
 
 
 def require_narrow(call: str, name: str, value: Any) -> None:
-    """Refuse integers of NumPy that some frameworks narrow to 32 bits without a word.
+    """Refuse integers of Python and NumPy that some frameworks narrow to 32 bits without a word.
 
     Raises:
         InputError: they need more than 32 bits.
     """
-    wide = isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.dtype.itemsize > 4 and value.size > 0
-    if wide and not -(2**31) <= value.min() <= value.max() < 2**31:
-        raise InputError(f"{call}: {name} must lie in [-2**31, 2**31), got values from {value.min()} to {value.max()}.")
+    if isinstance(value, np.ndarray):
+        wide = value.dtype.kind in "iu" and value.dtype.itemsize > 4 and value.size > 0
+        ends = [int(value.min()), int(value.max())] if wide else []
+    else:
+        ends = [number for number in _integers(value) if number not in _NARROW]
+    if ends and (min(ends) < -(2**31) or max(ends) >= 2**31):
+        raise InputError(
+            f"{call}: {name} must lie in [-2**31, 2**31), got values from {_short(min(ends))} to {_short(max(ends))}."
+        )
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """The integers of Python and NumPy in nested lists."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _integers(item)
+    elif type(value) is int or isinstance(value, np.integer):
+        yield int(value)
+
+
+def _short(number: int) -> str:
+    return str(number) if abs(number) < 10**30 else f"about {'-' if number < 0 else ''}2**{number.bit_length() - 1}"
 
 
 def weights(ops: Backend, call: str, name: str, array: Array, dtype: str) -> Array:
@@ -93,7 +96,8 @@ def weights(ops: Backend, call: str, name: str, array: Array, dtype: str) -> Arr
     wide = ops.astype(array, dtype)
     if values is None:
         return ops.where((wide >= 0) & (wide < math.inf), wide, math.nan)
-    if not ((values >= 0) & (values < math.inf)).all():
+    narrow = ops.values_if_free(wide)  # a large number of 64 bits may be infinite in 32
+    if not ((values >= 0) & (values < math.inf) & (narrow < math.inf)).all():
         raise InputError(f"{call}: {name} must be finite and at least 0 everywhere.")
     return wide
 
@@ -103,17 +107,16 @@ def integer_option(call: str, name: str, value: Any, minimum: int | None = None)
 
     Raises:
         InputTypeError: it is no integer.
-        InputError: it is below the minimum.
+        InputError: it is below the minimum, or needs more than 32 bits.
     """
     if value is None:
         return None
     expected = "an integer" if minimum is None else f"an integer of at least {minimum}"
-    try:
-        number = None if isinstance(value, bool | np.bool_) else int(value.__index__())
-    except (AttributeError, TypeError):
-        number = None
+    number = integer(value)
     if number is None:
         raise InputTypeError(f"{call}: {name} must be {expected}, got {value!r}.")
     if minimum is not None and number < minimum:
-        raise InputError(f"{call}: {name} must be {expected}, got {value!r}.")
+        raise InputError(f"{call}: {name} must be {expected}, got {_short(number)}.")
+    if number not in _NARROW:
+        raise InputError(f"{call}: {name} must lie in [-2**31, 2**31), got {_short(number)}.")
     return number

@@ -10,7 +10,7 @@ import numpy as np
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import SpecError
 from gradreg_core.fields import Checked, Integer, Schedule
-from gradreg_core.scalars import real
+from gradreg_core.numerals import real
 
 __all__ = ["LAZY_EVERY", "LAZY_EVERY_OF_LOSS", "Batch", "Regularizer", "Sum", "Term", "Weight", "Weighted"]
 

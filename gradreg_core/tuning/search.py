@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradreg_core.errors import InputError, InputTypeError
-from gradreg_core.scalars import integer_option, real
+from gradreg_core.numerals import real
+from gradreg_core.scalars import integer_option
 from gradreg_core.spec import Regularizer, Sum
 from gradreg_core.terms import Weighted
 from gradreg_core.tuning.journal import Journal

@@ -18,9 +18,9 @@ import gradreg_tensorflow
 import gradreg_torch
 from gradreg_core.errors import GradregError, InputError, InputTypeError, SpecError
 from gradreg_core.norms import NORMS, hinge, target
+from gradreg_core.numerals import real
 from gradreg_core.presets import DataGrad, FrobReg, GradientPenalty, SpectReg, WeightDecay
 from gradreg_core.projections import direction, exact, orthonormal, sphere, top_singular
-from gradreg_core.scalars import real
 from gradreg_core.spec import JacobianPenalty
 
 RNG = np.random.default_rng(0)

@@ -1,0 +1,62 @@
+"""Python's own numbers from numbers of any type: NumPy's, fractions, decimals, arrays without axes."""
+
+import math
+import numbers
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+__all__ = ["integer", "of_array", "real"]
+
+_REAL = (numbers.Real, np.integer, np.floating, Decimal)
+_BOOLEAN = (bool, np.bool_)
+
+
+def real(value: Any) -> float | None:
+    """`value` as a float, infinite where it overflows; None if it is no real number: bool, complex, text, an array.
+
+    Arrays of a framework are None too; see :func:`of_array`.
+    """
+    if type(value) in (int, float):  # symbolic numbers of a compiler too
+        return value if type(value) is float else _as_float(value)
+    if isinstance(value, np.ndarray) and value.shape == ():
+        value = value[()]
+    return None if isinstance(value, _BOOLEAN) or not isinstance(value, _REAL) else _as_float(value)
+
+
+def of_array(value: Any) -> float | None:
+    """Like :func:`real`, of arrays of any framework without axes too, whose value is read."""
+    if not _is_scalar_array(value):
+        return real(value)
+    try:
+        return float(value)
+    except Exception:  # whatever a framework says of a traced array
+        return None
+
+
+def integer(value: Any) -> int | None:
+    """`value` as an int; None if it is no integer, such as a bool or 1.0. Arrays without axes are read."""
+    if type(value) is int:
+        return value
+    if isinstance(value, _BOOLEAN) or (hasattr(value, "dtype") and not _is_scalar_array(value)):
+        return None
+    try:
+        return int(value.__index__())
+    except Exception:  # whatever a framework says of an array that is no integer, or traced
+        return None
+
+
+def _is_scalar_array(value: Any) -> bool:
+    """Whether `value` is an array of one real number, without axes, of any framework."""
+    if isinstance(value, type) or not hasattr(value, "dtype") or tuple(getattr(value, "shape", (0,))) != ():
+        return False
+    name = str(getattr(value.dtype, "name", value.dtype)).rpartition(".")[2]
+    return name.startswith(("int", "uint", "float", "bfloat"))
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except (OverflowError, ValueError):  # a signaling NaN of decimal
+        return math.nan if isinstance(value, Decimal) else math.inf if value > 0 else -math.inf
