@@ -15,6 +15,7 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "PluginError",
+    "RunError",
     "SpecError",
     "UnsupportedError",
 ]
@@ -50,6 +51,10 @@ class BackendImportError(GradregError, ImportError):
 
 class PluginError(GradregError, RuntimeError):
     """A backend plugin is broken, or two claim the same name."""
+
+
+class RunError(GradregError, RuntimeError):
+    """Training runs cannot be carried out: a folder is in use or full, a worker or a scheduler is gone."""
 
 
 class UnsupportedError(GradregError, NotImplementedError):

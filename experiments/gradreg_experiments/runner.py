@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,11 +11,13 @@ from threadpoolctl import threadpool_limits
 
 from gradreg_core.cli.terminal import progress_bar
 from gradreg_core.cli.versions import module_version
-from gradreg_core.errors import BackendImportError
+from gradreg_experiments.cluster import on_cluster
+from gradreg_experiments.folder import check_folder
 from gradreg_experiments.job import Job
 from gradreg_experiments.plan import Plan, Trained, unseeded
 from gradreg_experiments.results import Results
 from gradreg_experiments.trainers import Tick, Trainer, check_trains, load_trainer, silent
+from gradreg_experiments.workers import in_processes
 
 __all__ = ["RunJobs", "every_loss", "missing", "run_missing", "train_jobs", "versions"]
 
@@ -56,10 +57,15 @@ def run_missing(
     Raises:
         UnsupportedError: a backend cannot train.
         BackendImportError: a scheduler was given and Dask is not installed.
+        RunError: results cannot be written, which is found out first; or a worker or the scheduler is gone.
     """
     todo = missing(jobs, results)
     check_trains(job.backend for job in todo)
+    if results.folder is not None and todo:
+        check_folder(results.folder, len(todo))
     done, total = len(jobs) - len(todo), len(jobs)
+    if not todo:
+        return 0
     units = _units(todo, together)
     workers = max(1, min(workers or joblib.cpu_count(), len(units)))
     alone = scheduler is None and workers == 1
@@ -93,28 +99,12 @@ def _units(todo: Sequence[Job], together: int) -> list[list[Job]]:
 def _spread(
     units: Sequence[list[Job]], run_jobs: RunJobs, data: Any, workers: int, scheduler: str | None
 ) -> Iterator[list[dict[str, Any]]]:
-    with _scheduled(scheduler):
-        # No more jobs are handed out than there are workers, so that a kill loses no more than those. The data go with
-        # the function, not as an argument: Dask would keep an argument on one worker, and lose it with that worker.
-        parallel = joblib.Parallel(
-            n_jobs=workers if scheduler is None else -1,
-            return_as="generator_unordered",
-            pre_dispatch="n_jobs",
-            batch_size=1,
-        )
-        yield from parallel(joblib.delayed(partial(run_jobs, unit, data, silent))() for unit in units)
-
-
-def _scheduled(scheduler: str | None) -> Any:
+    # The data go with the function, not as an argument: Dask would keep an argument on one worker, and lose it with it.
+    work = [partial(run_jobs, unit, data, silent) for unit in units]
     if scheduler is None:
-        return nullcontext()
-    try:
-        import distributed  # noqa: F401
-    except ImportError as error:
-        raise BackendImportError(
-            f"reproduce: --scheduler needs Dask: {error}. Install it with: pip install distributed"
-        ) from error
-    return joblib.parallel_config("dask", scheduler_host=scheduler)
+        return in_processes(work, workers)
+    needs = list(dict.fromkeys(job.backend for unit in units for job in unit))
+    return on_cluster(work, scheduler, needs)
 
 
 def train_jobs(

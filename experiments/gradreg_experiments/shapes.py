@@ -55,7 +55,9 @@ def misshapen(value: Any) -> str:
             return f"whose {name!r} is of another type than {type(value[name]).__name__}"
     for name, keys in _NUMBERS.items():
         if name in value and not (_numbers(value[name]) and _has(value[name], keys)):
-            return f"whose {name!r} is {'an object of numbers with ' + ', '.join(keys) if keys else 'a list of numbers'}"
+            return (
+                f"whose {name!r} is {'an object of numbers with ' + ', '.join(keys) if keys else 'a list of numbers'}"
+            )
     if "runs" in value and not _weights(value["runs"]):
         return f"whose 'runs' are a list of objects with {', '.join(sorted(_OF_A_WEIGHT))}"
     return _wrong_run(value) if "protocol" in value else ""

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from gradreg_core.cli.foreign import no_silent_exit, one_line
+from gradreg_core.cli.stopping import ARGUMENTS
 from gradreg_core.cli.streams import bytes_that_print, prints_to_stderr
 from gradreg_core.cli.versions import module_version
 from gradreg_core.errors import GradregError
@@ -61,9 +62,12 @@ class LazyGroup(click.Group):
         finally:
             loading.around = before
 
-    def make_context(self, *args: Any, **options: Any) -> click.Context:
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **options: Any) -> click.Context:
         with _one_line_errors(lambda: str(self.name)):
-            return super().make_context(*args, **options)
+            arguments = list(args)
+            context = super().make_context(info_name, args, *more, **options)
+            context.meta[ARGUMENTS] = arguments
+            return context
 
     def invoke(self, ctx: click.Context) -> Any:
         with _one_line_errors(lambda: " ".join(filter(None, [ctx.command_path, ctx.invoked_subcommand]))):

@@ -18,6 +18,7 @@ from gradreg_experiments.data.digits import Dataset, draw, load_dataset, standar
 from gradreg_experiments.demo import compare, report
 from gradreg_experiments.demo.experiment import Settings, experiment
 from gradreg_experiments.demo.recipe import Recipe
+from gradreg_experiments.folder import held
 from gradreg_experiments.runner import versions
 
 __all__ = ["demo", "main"]
@@ -71,10 +72,11 @@ def demo(
         defaults, backend=chosen, train_size=train_size or defaults.train_size, seeds=seeds or defaults.seeds
     )
     start = time.perf_counter()
-    if comparing:
-        _compare(console, backends, data_dir, settings, out)
-        return
-    _experiment(console, load_dataset(data_dir), settings, out, start)
+    with held(out, keeps_runs=False):
+        if comparing:
+            _compare(console, backends, data_dir, settings, out)
+            return
+        _experiment(console, load_dataset(data_dir), settings, out, start)
     if not quick:
         from gradreg_experiments.demo.checks import print_agreement
 

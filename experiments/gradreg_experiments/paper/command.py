@@ -10,6 +10,7 @@ from gradreg_core.cli.terminal import get_console, out_option
 from gradreg_core.errors import InputError
 from gradreg_experiments.data.idx import Mnist
 from gradreg_experiments.data.mnist import MNIST_DIGEST, digest, load
+from gradreg_experiments.folder import held
 from gradreg_experiments.paper.experiment import Experiment, Report, Settings
 from gradreg_experiments.paper.experiments import experiments, find_experiment
 from gradreg_experiments.paper.page import make_pages
@@ -91,12 +92,16 @@ def reproduce(experiment: str, data_dir: Path | None, unverified_data: bool, out
         train=train,
     )
     jobs = record.jobs(settings)
-    if train:
-        parallel = {name: options[name] for name in ("workers", "scheduler", "together")}
+    if not train:
+        record.report(settings, report)
+        return
+    parallel = {name: options[name] for name in ("workers", "scheduler", "together")}
+    with held(out):
+        report = Report(out, Results(out), report.console)  # as they are now that nobody else adds to them
         count = run_missing(jobs, record.run_jobs, data, report.results, **parallel)
         report.results.export()
         report.console.print(f"{count} of {len(jobs)} runs done now, the others were there.")
-    record.report(settings, report)
+        record.report(settings, report)
 
 
 main = reproduce

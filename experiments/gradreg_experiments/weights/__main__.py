@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from gradreg_core.cli.files import write_text
 from gradreg_core.cli.terminal import get_console, out_option, progress_bar
+from gradreg_experiments.folder import held
 from gradreg_experiments.results import Results
 from gradreg_experiments.runner import versions
 from gradreg_experiments.weights.page import make_page
@@ -73,13 +74,14 @@ def main(data_dir: Path | None, out: Path, page_only: bool) -> None:
 
     Without --data-dir the tasks on MNIST are left out.
     """
-    results = Results(out)
     pairs = [] if page_only else [pair for pair in RUNS if pair[0].data != "MNIST" or data_dir is not None]
     total = sum(len(rules) for _, rules in pairs)
-    with progress_bar("forms of the penalty, times tasks", total) as bar, threadpool_limits(1):
-        for task, rules in pairs:
-            run_missing(task, rules, data_dir, results, bar.advance)
-    results.export()
+    with held(out):
+        results = Results(out)
+        with progress_bar("forms of the penalty, times tasks", total) as bar, threadpool_limits(1):
+            for task, rules in pairs:
+                run_missing(task, rules, data_dir, results, bar.advance)
+        results.export()
     write_text(out / "README.md", make_page(results))
     get_console().print(f"Wrote {out / 'README.md'}.")
 

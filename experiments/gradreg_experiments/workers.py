@@ -1,0 +1,65 @@
+"""Runs units of jobs in worker processes of this machine, which end when the process that started them does."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from gradreg_core.errors import RunError
+
+__all__ = ["follow", "in_processes"]
+
+_SECONDS = 0.5
+"""Between two looks at the parent."""
+_following = False
+
+Unit = Callable[[], list[dict[str, Any]]]
+
+
+def in_processes(units: Sequence[Unit], workers: int) -> Iterator[list[dict[str, Any]]]:
+    """The results of units, as they come.
+
+    No more units are handed out than there are workers, so that a kill loses no more than those.
+
+    Args:
+        units: functions without arguments, picklable.
+        workers: how many processes.
+
+    Raises:
+        RunError: a worker was killed.
+    """
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
+    try:
+        yield from parallel(joblib.delayed(partial(_run, os.getpid()))(unit) for unit in units)
+    except TerminatedWorkerError as error:
+        raise RunError(
+            "A worker process was killed, by the system if memory was short. Take fewer --workers, or look into the "
+            "system's log."
+        ) from error
+
+
+def _run(parent: int, unit: Unit) -> list[dict[str, Any]]:
+    follow(parent)
+    return unit()
+
+
+def follow(parent: int) -> None:
+    """End this process soon after `parent`, which started it, however that ends. Ctrl-C is left to the parent."""
+    global _following
+    if _following:
+        return
+    _following = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), name="gradreg-follow", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_SECONDS)
+    os._exit(1)
