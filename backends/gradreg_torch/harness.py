@@ -13,6 +13,7 @@ from gradreg_conformance.harness import Harness
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable import networks as nets
 from gradreg_torch.networks import apply
+from gradreg_torch.versions import COMPILES
 
 __all__ = ["TorchHarness"]
 
@@ -38,10 +39,11 @@ class _Layer(nn.Module):
 class TorchHarness(Harness):
     """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
 
-    Modes: "eager"; "func", inside torch.func transforms; "compile", torch.compile(fullgraph=True) to ATen operations.
+    Modes: "eager"; "func", inside torch.func transforms; "compile", torch.compile(fullgraph=True) to ATen operations,
+    from PyTorch 2.11 on.
     """
 
-    modes = ("eager", "func", "compile")
+    modes = ("eager", "func", "compile") if COMPILES else ("eager", "func")
     layers = nets.LAYERS
     dtypes = ("float64", "float32", "float16", "bfloat16")
 

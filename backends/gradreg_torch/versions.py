@@ -1,10 +1,15 @@
 """What PyTorch's versions do in different ways, for the oldest version that gradreg takes and for those after it."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["HIDDEN_HOOKS", "innermost_hooks", "keep_from_compiling"]
+__all__ = ["COMPILES", "HIDDEN_HOOKS", "innermost_hooks", "keep_from_compiling", "outside_of_compiled"]
+
+COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
+"""Whether torch.compile can trace gradreg's calls."""
+
+Kind = TypeVar("Kind")
 
 HIDDEN_HOOKS = (None, None)
 """Stands for hooks that are on, but which this version of PyTorch does not show."""
@@ -37,3 +42,10 @@ def keep_from_compiling(function: Any) -> None:
         eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
     else:  # PyTorch 2.6, which goes on to compile what the frame calls
         eval_frame.skip_code(function.__code__)
+
+
+def outside_of_compiled(kind: type[Kind], *methods: str) -> type[Kind]:
+    """A class whose methods torch.compile traces from PyTorch 2.11 on, and calls as they are before: graph breaks."""
+    if COMPILES:
+        return kind
+    return type(kind.__name__, (kind,), {name: torch.compiler.disable(getattr(kind, name)) for name in methods})
