@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import click
+from rich.text import Text
 
 from gradreg_bench import report
 from gradreg_bench.networks import NETWORKS
@@ -13,7 +14,9 @@ from gradreg_bench.run import cores, run, with_memory
 from gradreg_bench.task import Result, Task
 from gradreg_bench.timing import CLOCKS
 from gradreg_bench.variants import variants
+from gradreg_core.cli.arrays import read_json_file
 from gradreg_core.cli.files import write_json
+from gradreg_core.cli.foreign import timeout_option
 from gradreg_core.cli.terminal import get_console, out_option
 from gradreg_core.errors import InputError
 from gradreg_core.plugins.dispatch import find_backend
@@ -63,6 +66,7 @@ __all__ = ["bench"]
     help="The wall clock, or the processor time of the process: steadier on a busy machine with one thread.",
 )
 @click.option("--memory/--no-memory", default=False, show_default=True, help="Also the peak memory of each variant.")
+@timeout_option
 @out_option(default=Path("out/bench"))
 def bench(
     factory: str | None,
@@ -76,12 +80,17 @@ def bench(
     threads: int,
     clock: str,
     memory: bool,
+    timeout: float,
     out: Path,
 ) -> None:
-    """Measure what each regularizer costs, as a ratio to a plain training step.
+    r"""Measure what each regularizer costs, as a ratio to a plain training step.
 
     All variants of a model are timed in turn in one process. MODULE:FACTORY, found from the current directory, is a
     function without arguments that returns (model, x, y) of your own.
+
+    \b
+    Example:
+      gradreg bench models:batch --variant '*Reg' --repeats 10
     """
     if factory is not None and (networks or batches):
         raise InputError("bench: a factory brings its own network and batch; leave out --network and --batch.")
@@ -98,7 +107,18 @@ def bench(
     chosen = tuple(NETWORKS) if "all" in networks else networks or ("mlp", "lenet")
     models = [(factory, 0)] if factory is not None else list(product(chosen, batches or (64,)))
     tasks = [
-        Task(framework, model, batch, projections, patterns, repeats, threads, clock, regularizers=regularizers)
+        Task(
+            framework,
+            model,
+            batch,
+            projections,
+            patterns,
+            repeats,
+            threads,
+            clock,
+            regularizers=regularizers,
+            timeout=timeout,
+        )
         for (model, batch), framework in product(models, frameworks)
     ]
     for task in tasks:
@@ -109,13 +129,13 @@ def bench(
 def _regularizer(path: Path) -> str:
     """The file's text, once it is known to be a regularizer."""
     try:
-        text = path.read_text(encoding="utf-8")
-        from_dict(json.loads(text))
-    except (OSError, ValueError) as error:
+        value = read_json_file(path, "a regularizer")
+        from_dict(value)
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"bench: --regularizer {path}: expected the JSON of a regularizer's to_dict(): {error}"
         ) from error
-    return text
+    return json.dumps(value)
 
 
 def _measure(tasks: list[Task], memory: bool, out: Path) -> None:
@@ -129,7 +149,7 @@ def _measure(tasks: list[Task], memory: bool, out: Path) -> None:
     loads: list[float | None] = []
     for task in tasks:
         loads.append(report.machine()["load"])
-        with console.status(f"{task.model} in {task.framework}"):
+        with console.status(Text(f"{task.model} in {task.framework}")):
             result = run(task)
             results.append(with_memory(result) if memory else result)
         report.print_result(console, results[-1])

@@ -42,21 +42,22 @@ def load(task: Task) -> Steps:
         )
     if task.model in NETWORKS:
         return steps.of_network(task.backend, NETWORKS[task.model], task.batch, mode)
-    return steps(task.backend, *_made(task.model), mode)
+    return steps(task.backend, *_made(task.model, task.timeout), mode)
 
 
-def _made(target: str) -> tuple[Any, Any, Any]:
+def _made(target: str, seconds: float) -> tuple[Any, Any, Any]:
     """What the caller's factory returns."""
     from gradreg_core.cli.arguments import resolve
+    from gradreg_core.cli.foreign import call
 
-    factory = resolve(target, "bench")
+    factory = resolve(target, "bench", seconds)
     if not callable(factory) or any(
         parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         for parameter in inspect.signature(factory).parameters.values()
     ):
         raise InputError(f"bench: {target}: expected a function that is called without arguments, got {factory!r}.")
-    made = factory()
+    made = call("bench", target, factory, seconds)
     if not isinstance(made, tuple) or len(made) != 3:
         raise InputError(
             f"bench: {target}: expected (model, x, y), got {type(made).__name__}. A model is an nn.Module, a Keras "
@@ -107,7 +108,7 @@ def _timed(task: Task, steps: Steps, chosen: list[Variant], share: float | None)
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def main() -> None:

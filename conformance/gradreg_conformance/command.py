@@ -1,6 +1,5 @@
 """The command ``gradreg conformance``."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ import click
 from gradreg_conformance import console
 from gradreg_conformance.page import to_html
 from gradreg_conformance.report import Report, read_reports, to_json
-from gradreg_conformance.runner import run_checks, select
+from gradreg_conformance.runner import find_subject, run_checks, select
 from gradreg_core.cli.files import write_text
+from gradreg_core.cli.foreign import timeout_option, within
 from gradreg_core.cli.processes import run_python
 from gradreg_core.cli.terminal import out_option, progress_bar
 from gradreg_core.errors import InputError
@@ -46,6 +46,7 @@ _WRITERS = {".json": to_json, ".html": to_html}
 )
 @click.option("--from", "reading", is_flag=True, help="Merge reports: the NAMEs are FILE.json; run nothing.")
 @click.option("--part", is_flag=True, hidden=True, help="One of several runs, whose reports are merged elsewhere.")
+@timeout_option
 @click.option("--list", "listing", is_flag=True, help="List the checks and run nothing.")
 def conformance(
     names: tuple[str, ...],
@@ -56,13 +57,18 @@ def conformance(
     files: tuple[Path, ...],
     reading: bool,
     part: bool,
+    timeout: float,
     listing: bool,
 ) -> None:
-    """Test whether backends compute the right penalties and second-order gradients.
+    r"""Test whether backends compute the right penalties and second-order gradients.
 
     NAME is a backend that 'gradreg backends' lists, or the 'module:callable' of a harness. Several are run one after
     the other, each in a process of its own. The exit status is 0 if all pass, 1 if not, 2 if one is absent or the
     command is wrong.
+
+    \b
+    Example:
+      gradreg conformance torch --report torch.html
     """
     if listing:
         console.print_checks()
@@ -73,7 +79,7 @@ def conformance(
     if reading:
         reports = [report for name in names for report in read_reports(name)]
     else:
-        reports = _run(names, profile, device, checks, keep_going)
+        reports = _run(names, profile, device, checks, keep_going, timeout)
     if reading or len(names) > 1:
         console.print_matrix(reports)
     else:
@@ -86,23 +92,27 @@ def conformance(
         click.get_current_context().exit(1)
 
 
-def _run(names: Sequence[str], profile: str, device: str, checks: Sequence[str], keep_going: bool) -> list[Report]:
+def _run(
+    names: Sequence[str], profile: str, device: str, checks: Sequence[str], keep_going: bool, timeout: float
+) -> list[Report]:
     """The reports of these backends. A single one runs in this process, several in one process each."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greeting
     chosen = select(checks or None)
     for name in names:
         if ":" not in name:
             find_backend(name)
     if len(names) > 1:
         options = [f"--profile={profile}", f"--device={device}", *(f"--check={check}" for check in checks)]
+        options += [f"--timeout={timeout}"]
         options += ["--keep-going"] if keep_going else []
         return [_run_apart(name, profile, device, options) for name in names]
     if ":" in names[0] and (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
+    with within(timeout, f"conformance: {names[0]}"):
+        subject = find_subject(names[0], profile, device)
     with progress_bar(names[0], len(chosen)) as bar:
         return [
             run_checks(
-                names[0],
+                subject,
                 profile,
                 checks or None,
                 device,

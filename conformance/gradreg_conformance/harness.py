@@ -151,7 +151,9 @@ def _make(target: str, owner: str) -> Harness:
     module, _, attribute = target.partition(":")
     try:
         harness = attrgetter(attribute)(import_module(module))()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() too: its status is no verdict
         raise PluginError(
             f"conformance: the harness {target!r}{owner} cannot be made: {type(error).__name__}: {error}"
         ) from error

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradreg_conformance.check import LAYERS, Check
+from gradreg_core.cli.arrays import read_json_file
 from gradreg_core.errors import DataFileError
 
 if TYPE_CHECKING:
@@ -219,10 +219,7 @@ def read_reports(path: str | os.PathLike[str]) -> list[Report]:
     Raises:
         DataFileError: it cannot be read, or is another kind of file.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataFileError(f"conformance: {path} cannot be read as JSON: {error}") from error
+    content = read_json_file(path)
     if not isinstance(content, dict) or content.get("kind") != _KIND:
         raise DataFileError(f"conformance: {path} is not a report; expected a file that --report FILE.json wrote.")
     if content.get("schema") != SCHEMA:

@@ -1,7 +1,5 @@
 """The command ``gradreg sweep``."""
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,12 +43,15 @@ def sweep(
     listing: bool,
     show: bool,
 ) -> None:
-    """Test a framework's operations for second derivatives that are wrong or missing.
+    r"""Test a framework's operations for second derivatives that are wrong or missing.
 
     Each is put into a small network, and the gradient of ||J^T w||^2 by the framework alone is compared with
     differences. What disagrees is shrunk to a small example. The exit status is 1 if something was silently wrong.
+
+    \b
+    Example:
+      gradreg sweep torch --op pool --show
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not backends and not earlier:
         raise InputError(f"sweep: expected a framework, one or more of {', '.join(names())}.")
     plan = _plan([framework(name) for name in backends], modes, operations)
@@ -68,7 +69,7 @@ def sweep(
         report.write(path, findings)
         click.echo(f"Wrote {path}.")
     if any(finding.kind in report.SILENT for finding in findings):
-        sys.exit(1)
+        click.get_current_context().exit(1)
 
 
 def _plan(frameworks: list[Framework], modes: tuple[str, ...], operations: tuple[str, ...]) -> _Plan:
@@ -104,7 +105,7 @@ def _print(findings: list[Finding], show: bool) -> None:
     table = make_table(["operation", "mode", "kind", "error", "remark"])
     for finding in findings:
         kind = Text(finding.kind, _STYLES.get(finding.kind, "bold red"))
-        remark = "; ".join(filter(None, [finding.detail[:80], "single" if finding.single else ""]))
+        remark = "; ".join(filter(None, [finding.detail, "single" if finding.single else ""]))
         table.add_row(finding.operation, finding.mode, kind, report.size(finding), remark)
     get_console().print(table)
     for finding in findings if show else ():

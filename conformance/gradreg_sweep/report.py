@@ -10,6 +10,8 @@ from pathlib import Path
 import cattrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from gradreg_core.cli.arrays import read_json_file
+from gradreg_core.errors import DataFileError
 from gradreg_sweep.search import Finding
 from gradreg_sweep.verdict import KINDS
 
@@ -67,5 +69,15 @@ def write(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def read(path: Path) -> list[Finding]:
-    """The findings of a JSON report; keys that are not known are left out."""
-    return cattrs.structure(json.loads(path.read_text())["findings"], list[Finding])
+    """The findings of a JSON report; keys that are not known are left out.
+
+    Raises:
+        DataFileError: it cannot be read, or is another kind of file.
+    """
+    content = read_json_file(path, "a sweep's report")
+    try:
+        return cattrs.structure(content["findings"], list[Finding])
+    except Exception as error:  # cattrs raises groups of whatever its hooks raise
+        raise DataFileError(
+            f"{path}: is no report of a sweep: {type(error).__name__}. Give a file that --report FILE.json wrote."
+        ) from error

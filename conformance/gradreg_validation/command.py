@@ -1,17 +1,16 @@
 """``gradreg validate``: compare a model and its port from the command line."""
 
-import inspect
 import os
-import zipfile
-import zlib
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from gradreg_core.cli.arguments import parse_regularizer, read_json, resolve
-from gradreg_core.errors import DataFileError, GradregError, InputError
+from gradreg_core.cli.arguments import made, parse_regularizer, read_json, resolve
+from gradreg_core.cli.arrays import read_arrays
+from gradreg_core.cli.foreign import timeout_option
+from gradreg_core.cli.streams import prints_to_stderr
+from gradreg_core.errors import DataFileError, InputError
 from gradreg_validation import TOLERANCE, validate
 
 __all__ = ["read_batch", "validate_command"]
@@ -32,45 +31,43 @@ __all__ = ["read_batch", "validate_command"]
 @click.option("--second-activations", metavar="MODULE:NAME", help="The same for SECOND.")
 @click.option("--step", default=0, show_default=True, help="The step of training, for draws and schedules.")
 @click.option("--tolerance", default=TOLERANCE, show_default=True, help="Times the measured roundoff.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@timeout_option
 def validate_command(first: str, second: str, batch: str, as_json: bool, **given: Any) -> None:
-    """Compare penalty and gradients of two models on one batch.
+    r"""Compare penalty and gradients of two models on one batch.
 
     FIRST and SECOND are "module:name", found from the current directory: a model, or a class or a function that is
     called without arguments and returns a model or a pair (fn, params). The exit status is 0 if they agree, 1 if not,
     2 if they cannot be compared.
+
+    \b
+    Example:
+      gradreg validate models:network ports:network --batch batch.npz --reg 'SpectReg(0.01)'
     """
+    with prints_to_stderr(as_json, for_good=True) as stdout:
+        report = _report(first, second, batch, **given)
+        click.echo(report.to_json() if as_json else str(report), file=stdout)
+        if not report.ok:
+            click.get_current_context().exit(1)
+
+
+def _report(first: str, second: str, batch: str, **given: Any) -> Any:
     x, y = read_batch(batch)
-    report = validate(
-        _model(first),
-        _model(second),
-        x,
-        y,
-        None if given["reg"] is None else parse_regularizer(given["reg"]),
-        backends=(given["first_backend"], given["second_backend"]),
-        parameters=_json_file(given["parameters"]),
-        layers=_json_file(given["layers"]),
-        inputs=(_axes(given["first_axes"]), _axes(given["second_axes"])),
-        activations=(_optional(given["first_activations"]), _optional(given["second_activations"])),
-        step=given["step"],
-        tolerance=given["tolerance"],
-    )
-    click.echo(report.to_json() if as_json else str(report))
-    if not report.ok:
-        click.get_current_context().exit(1)
-
-
-def _model(target: str) -> Any:
-    """The model that `target` names, made if it names a class or a function without arguments."""
-    model = resolve(target)
-    if not inspect.isclass(model) and not (inspect.isfunction(model) and not inspect.signature(model).parameters):
-        return model
+    reg = None if given["reg"] is None else parse_regularizer(given["reg"])
+    named = {
+        "backends": (given["first_backend"], given["second_backend"]),
+        "parameters": _json_file(given["parameters"]),
+        "layers": _json_file(given["layers"]),
+        "inputs": (_axes(given["first_axes"]), _axes(given["second_axes"])),
+        "activations": (_optional(given["first_activations"]), _optional(given["second_activations"])),
+        "step": given["step"],
+        "tolerance": given["tolerance"],
+    }
+    models = [made(target, "validate", given["timeout"]) for target in (first, second)]
     try:
-        return model()
-    except GradregError:
-        raise
-    except Exception as error:
-        raise InputError(f"validate: {target} raised {type(error).__name__}: {error}") from error
+        return validate(*models, x, y, reg, **named)
+    except SystemExit as error:
+        raise InputError(f"validate: a model called sys.exit({error.code!r}). Remove the call.") from error
 
 
 def _optional(target: str | None) -> Any:
@@ -83,19 +80,9 @@ def read_batch(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | N
     Raises:
         DataFileError: the file is missing, is not an .npz file of plain arrays, or has no x.
     """
-    try:
-        with Path(path).open("rb") as file:
-            data = np.load(file, allow_pickle=False)
-            if isinstance(data, np.ndarray):
-                raise DataFileError(f"{path}: expected an .npz file with x and y, got a single array.")
-            arrays = {name: data[name] for name in data.files if name in ("x", "y")}
-            names = ", ".join(data.files)
-    except DataFileError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataFileError(f"{path}: cannot be read as an .npz file of plain arrays: {error}") from error
+    arrays, names = read_arrays(path, ("x", "y"))
     if "x" not in arrays:
-        raise DataFileError(f"{path}: expected an array named x, got {names or 'no array'}.")
+        raise DataFileError(f"{path}: expected an array named x, got {', '.join(names) or 'no array'}.")
     return arrays["x"], arrays.get("y")
 
 

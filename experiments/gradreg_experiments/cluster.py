@@ -7,7 +7,6 @@ from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
-from gradreg_core.cli.versions import module_version
 from gradreg_core.errors import BackendImportError, GradregError, RunError
 from gradreg_core.plugins.dispatch import find_backend
 

@@ -1,7 +1,7 @@
 """Arguments of commands that stand for objects: "module:name", a regularizer in words, a JSON file."""
 
 import ast
-import json
+import inspect
 import sys
 from importlib import import_module
 from operator import attrgetter
@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from gradreg_core import vocabulary
+from gradreg_core.cli.arrays import read_json_file
+from gradreg_core.cli.foreign import TIMEOUT, call, one_line, within
 from gradreg_core.errors import DataFileError, GradregError, InputError
 from gradreg_core.schema import from_dict
 from gradreg_core.spec import Regularizer
 
-__all__ = ["parse_regularizer", "read_json", "resolve"]
+__all__ = ["made", "parse_regularizer", "read_json", "resolve"]
 
 
-def resolve(target: str, command: str = "validate") -> Any:
+def resolve(target: str, command: str = "validate", seconds: float = TIMEOUT) -> Any:
     """The object that "module:name" names, with the current directory on the path.
 
     Args:
         target: such as ``"models:network"``.
         command: that asks, for messages.
+        seconds: that importing may take.
 
     Raises:
         InputError: the module cannot be imported, or has no such name.
@@ -32,9 +35,15 @@ def resolve(target: str, command: str = "validate") -> Any:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
-        return attrgetter(name)(import_module(module))
-    except Exception as error:
-        raise InputError(f"{command}: {target!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        with within(seconds, f"{command}: importing {module}"):
+            return attrgetter(name)(import_module(module))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may exit, too
+        raise InputError(
+            f"{command}: {target!r} cannot be loaded: {one_line(error)}. Names are looked for from the "
+            "current directory."
+        ) from error
 
 
 def read_json(path: str) -> Any:
@@ -43,13 +52,27 @@ def read_json(path: str) -> Any:
     Raises:
         DataFileError: it cannot be read, or holds something else.
     """
-    try:
-        names = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataFileError(f"{path}: cannot be read as JSON: {error}") from error
+    names = read_json_file(path)
     if not isinstance(names, dict | list):
         raise DataFileError(f"{path}: expected a dict of names or a list of pairs, got {type(names).__name__}.")
     return names
+
+
+def made(target: str, command: str, seconds: float = TIMEOUT) -> Any:
+    """The object that `target` names, made if it names a class or a function without arguments.
+
+    Args:
+        target: "module:name".
+        command: that asks, for messages.
+        seconds: that importing and calling may take each.
+
+    Raises:
+        InputError: it cannot be loaded, or raises.
+    """
+    value = resolve(target, command, seconds)
+    if not inspect.isclass(value) and not (inspect.isfunction(value) and not inspect.signature(value).parameters):
+        return value
+    return call(command, target, value, seconds)
 
 
 def parse_regularizer(text: str, command: str = "validate") -> Regularizer:
@@ -66,10 +89,13 @@ def parse_regularizer(text: str, command: str = "validate") -> Regularizer:
         SpecError: an argument of the regularizer is wrong.
     """
     if text.endswith(".json"):
-        return from_dict(read_json(text))
+        try:
+            return from_dict(read_json(text))
+        except RecursionError as error:
+            raise DataFileError(f"{text}: the regularizer is nested too deeply.") from error
     try:
         reg = _build(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         if isinstance(error, GradregError):
             raise
         raise InputError(f"{command}: {text!r} is not a regularizer: {error}") from error

@@ -70,8 +70,8 @@ def load_plugins(hook: Hook[Description], *, builtin_only: bool = False) -> list
         builtin_only: leave out those of other distributions.
     """
     both: tuple[list[Source], list[Source]] = sources(hook.group)
-    builtin, others = both
-    return [_load(source, hook) for source in [*builtin, *([] if builtin_only else others)]]
+    chosen = both[0] if builtin_only else both[0] + both[1]
+    return [_load(source, hook) for source in chosen]
 
 
 def _load(source: Source, hook: Hook[Description]) -> PluginRecord[Description]:

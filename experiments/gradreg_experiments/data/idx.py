@@ -18,7 +18,7 @@ from gradreg_core.errors import DataFileError
 
 __all__ = ["MAX_BYTES", "Mnist", "load_mnist", "read_idx"]
 
-MAX_BYTES = 2**30
+MAX_BYTES = 2**28
 """A file that announces more values than this is refused; MNIST's largest has 47 million."""
 
 Bytes = npt.NDArray[np.uint8]
@@ -139,7 +139,9 @@ def _decode(stream: Stream, path: Path, rank: int) -> Bytes:
         raise DataFileError(f"{path}: expected {count} values after the header, the file has {len(values)}. {_REMEDY}")
     if len(values) > count:
         raise DataFileError(f"{path}: expected {count} values after the header, more bytes follow them. {_REMEDY}")
-    return np.frombuffer(bytes(values), np.uint8).reshape(shape)
+    array = np.frombuffer(values, np.uint8).reshape(shape)  # no copy
+    array.flags.writeable = False
+    return array
 
 
 def _read(stream: Stream, size: int) -> bytearray:
