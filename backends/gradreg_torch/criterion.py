@@ -12,6 +12,7 @@ from gradreg_core.inputs import Inputs
 from gradreg_core.results import Parts
 from gradreg_core.scalars import integer_option
 from gradreg_core.selection import Selector
+from gradreg_core.signatures import with_named_errors
 from gradreg_core.spec import Regularizer
 from gradreg_core.structures import flatten
 from gradreg_torch.calls import calls
@@ -67,6 +68,7 @@ class Criterion(nn.Module):
     samples_of_step: Tensor
     """How many samples the current step has had in this process."""
 
+    @with_named_errors(name="Criterion")
     def __init__(
         self,
         loss_fn: Callable[[Tensor, Any], Tensor] | None = None,
@@ -114,6 +116,7 @@ class Criterion(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_pre_hook(_of_one_counter)
 
+    @with_named_errors(name="Criterion")
     def forward(
         self,
         model: Any,
@@ -160,6 +163,7 @@ class Criterion(nn.Module):
             "batch_norm": batch_norm,
         }
         options = self.options | {name: value for name, value in given.items() if value is not None}
+        now: Any
         if self.training:
             if step is not None:
                 self._go_to(step)
@@ -170,9 +174,9 @@ class Criterion(nn.Module):
             result = calls.loss(model, x, y, self.reg, step=now, loss_fn=self.loss_fn, **options)
             self._count(size, self.accumulate if step is None else None)
             return result
-        step = self.step.clone() if step is None else step
+        now = self.step.clone() if step is None else step
         options["target"] = None  # of a penalty, as directions are
-        total, parts = calls.loss(model, x, y, None, step=step, loss_fn=self.loss_fn, **options)
+        total, parts = calls.loss(model, x, y, None, step=now, loss_fn=self.loss_fn, **options)
         terms = () if self.reg is None else self.reg.terms
         return total, parts._replace(penalty=tuple(torch.zeros_like(parts.loss) for _ in terms))
 

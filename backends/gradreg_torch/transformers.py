@@ -135,7 +135,8 @@ class RegularizedTrainerMixin(_Base):
         share = self._share(labels, num_items_in_batch)
         penalised = self._penalised(model, inputs, labels)
         with self._attention():
-            loss, outputs = super().compute_loss(penalised, inputs, True, num_items_in_batch=share.num_items)
+            stand_in: Any = penalised
+            loss, outputs = super().compute_loss(stand_in, inputs, True, num_items_in_batch=share.num_items)
         penalised.require_called(type(self).__name__)
         loss = loss * share.loss
         if penalised.on_loss and self._loss_fn is None and not self._same_loss:
@@ -155,6 +156,11 @@ class RegularizedTrainerMixin(_Base):
             self._charged = None
         super().log(logs, *args, **kwargs)
 
+    def _own_model(self) -> nn.Module:
+        model = self.model
+        assert model is not None
+        return model
+
     def _due(self) -> list[Term]:
         """The terms that are charged at this step."""
         return [term for term in self._terms if term.is_due(self.state.global_step)]
@@ -170,7 +176,7 @@ class RegularizedTrainerMixin(_Base):
             return labels if isinstance(labels, Tensor) else None
         shifts: bool | None = getattr(self, "_loss_shifts_labels", None)
         if shifts is None:  # before transformers counted the positions of such models
-            shifts = innermost(self.model)._get_name() in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+            shifts = innermost(self._own_model())._get_name() in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         return nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:] if shifts else labels
 
     def _share(self, labels: Tensor | None, num_items: Any) -> _Share:
@@ -187,7 +193,7 @@ class RegularizedTrainerMixin(_Base):
             return _Share(1.0, 1.0 / self.current_gradient_accumulation_steps, num_items)
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         count = labels.ne(IGNORED).sum()
-        is_double = next(self.model.parameters()).dtype == torch.float64
+        is_double = next(self._own_model().parameters()).dtype == torch.float64
         part = (count.double() if is_double else count) / num_items
         if super().compute_loss.__func__ is not Trainer.compute_loss:  # type: ignore[attr-defined]
             if explicit is True:
@@ -246,6 +252,7 @@ class RegularizedTrainerMixin(_Base):
     def _smoothed(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The Trainer's smoothed cross-entropy, per position."""
         classes = outputs.movedim(-1, 1).float() if outputs.dtype.itemsize < 4 else outputs.movedim(-1, 1)
+        assert self.label_smoother is not None
         epsilon = self.label_smoother.epsilon
         return nn.functional.cross_entropy(classes, labels.clamp(min=0), reduction="none", label_smoothing=epsilon)
 
