@@ -11,7 +11,7 @@ from jax.extend import core
 
 from gradreg_core.objective import Gradients, Objective, OfInput, Scalar
 from gradreg_core.preflight.references import references
-from gradreg_jax.programs import inner_program, run_equation
+from gradreg_jax.programs import compiled_once, inner_program, run_equation
 
 __all__ = ["JaxObjective", "draws_numbers", "objective"]
 
@@ -68,8 +68,16 @@ class JaxObjective(Objective):
         return value, of_weights, of_input[0] if of_input else None
 
     def gradients_once(self, x: Any) -> Gradients:
-        value, of_weights = jax.value_and_grad(self._function(self._value))(self.weights, x)
-        return value, of_weights, None
+        weights = set(self._keys)
+        others = {_identity(array): array for array in _constants(self._value) if _identity(array) not in weights}
+        keys = [*self._keys, *others]
+
+        def value(weights: Sequence[Any], others: Sequence[Any], x: Any) -> Any:
+            given = dict(zip(keys, [*weights, *others], strict=True))
+            return _evaluated(self._value, [] if x is None else [x], given)[0]
+
+        result, gradients = compiled_once(jax.value_and_grad(value), self.weights, list(others.values()), x)
+        return result, gradients, None
 
     def at(self, weights: Sequence[Any], x: Any) -> Any:
         # A second program, without the gradients, would take longer to compile than it saves.

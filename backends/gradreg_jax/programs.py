@@ -1,15 +1,21 @@
-"""Traced programs, run one equation at a time."""
+"""Traced programs: run one equation at a time, or compiled once for all that are equal."""
 
-from collections.abc import Sequence
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.extend import core
 
-__all__ = ["INLINED", "inner_program", "run_equation"]
+__all__ = ["INLINED", "compiled_once", "inner_program", "run_equation"]
 
 INLINED = ("jit", "pjit", "closed_call", "checkpoint", "remat2")
 """Primitives whose own program may run as a part of the outer one."""
+
+_MOST_COMPILED = 16
+_compiled: OrderedDict[Any, Any] = OrderedDict()
+"""Compiled programs by their text, the last used at the end."""
 
 
 def inner_program(equation: Any) -> Any:
@@ -27,3 +33,23 @@ def run_equation(program: Any, equation: Any, inputs: Sequence[Any]) -> list[Any
         constvars=(), invars=list(variables), outvars=equation.outvars, eqns=[equation], effects=equation.effects
     )
     return jax.core.eval_jaxpr(alone, (), *variables.values())
+
+
+def compiled_once(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """fn(*arguments), compiled as a whole. A program with the text of an earlier one is not compiled again.
+
+    The text of a lowered program is all of it, its constants too. Programs that call back to Python are compiled anew:
+    their text has addresses, which may come to mean something else.
+    """
+    lowered = jax.jit(fn).lower(*arguments)
+    text = lowered.as_text()
+    if "callback" in text:
+        return lowered.compile()(*arguments)
+    places = [str(getattr(leaf, "sharding", None)) for leaf in jax.tree.leaves(arguments)]
+    parts = [text, str(lowered.in_tree), str(lowered.out_tree), *places]
+    key = hashlib.sha256("\0".join(parts).encode()).digest()
+    program = _compiled.pop(key, None) or lowered.compile()
+    _compiled[key] = program
+    if len(_compiled) > _MOST_COMPILED:
+        _compiled.popitem(last=False)
+    return program(*arguments)

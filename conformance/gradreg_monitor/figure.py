@@ -71,7 +71,7 @@ def draw(figure: "Figure", rows: Sequence[Mapping[str, float]]) -> None:
         axes.set_yscale(scale if positive else "linear")
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("step", fontsize=9)
-        axes.tick_params(labelsize=8)
+        axes.tick_params(which="both", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)

@@ -30,7 +30,7 @@ def draw(result: Any, advised: tuple[float, float]) -> "Figure":
         _norms(panels[1], result.none.norm, tried, advised)
     for axes in panels:
         axes.set_xscale("log")
-        axes.tick_params(labelsize=8)
+        axes.tick_params(which="both", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)

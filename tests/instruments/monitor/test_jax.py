@@ -8,6 +8,7 @@ from flax import nnx
 
 from gradreg_core import DataGrad
 from gradreg_core.errors import InputTypeError
+from gradreg_jax import programs
 from gradreg_monitor import Monitor
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32)
@@ -61,13 +62,19 @@ def test_a_module_in_training_mode_is_left_as_it_is_and_looked_at_in_evaluation_
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
     assert (model.norm.use_running_average, model.drop.deterministic) == (False, False)
 
-    # A function that refers to the module; with its parameters named it is the same, without them statistics count.
+    # A second record runs the programs of the first one, with the parameters as they are then. A function that refers
+    # to the module is the same where its parameters are named; without them statistics count as parameters.
+    count = len(programs._compiled)
+    model.last.kernel[...] *= 2
     state = nnx.state(model, nnx.Param)
-    same = Monitor(X, Y, DataGrad(2.0), jacobian=False)(lambda x: model(x), 3, params=state)
-    assert same == pytest.approx(values, rel=1e-5)
-    other = Monitor(X, Y, DataGrad(2.0), jacobian=False)(lambda x: model(x), 3)
+    moved = Monitor(X, Y, DataGrad(2.0), jacobian=False)(lambda x: model(x), 4, params=state)
+    assert moved is not None
+    assert len(programs._compiled) == count
+    wanted = by_hand(model)
+    assert [moved[name] for name in ("loss", "gradient/share", "gradient/cosine")] == pytest.approx(wanted, rel=1e-5)
+    other = Monitor(X, Y, DataGrad(2.0), jacobian=False)(lambda x: model(x), 4)
     assert other is not None
-    assert other["gradient/share"] != pytest.approx(values["gradient/share"], rel=1e-3)
+    assert other["gradient/share"] != pytest.approx(moved["gradient/share"], rel=1e-3)
 
 
 def test_inside_of_a_transformation_it_is_refused() -> None:
