@@ -1,7 +1,6 @@
 """What a monitor records of a model on one batch: losses, penalties, norms, and the penalty's share of the gradient."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -12,10 +11,11 @@ import numpy as np
 from gradreg_core.backend import Backend
 from gradreg_core.calls import Calls
 from gradreg_core.projections import exact, orthonormal, top_singular
+from gradreg_core.results import term_names
 from gradreg_core.spec import JacobianPenalty, JacobianTerm, Regularizer, Sum
 from gradreg_core.terms import Term
 
-__all__ = ["Options", "Subject", "always_charged", "term_names"]
+__all__ = ["Options", "Subject", "always_charged"]
 
 _POWER_ITERATIONS = 30
 
@@ -224,17 +224,6 @@ def always_charged(reg: Regularizer | None) -> Regularizer | None:
 def _always(term: Term) -> Term:
     term = replace(term, every=1)
     return replace(term, fraction=1.0) if isinstance(term, JacobianTerm) else term
-
-
-def term_names(terms: Sequence[Term]) -> list[str]:
-    """A short name of each term: its type, numbered where several are of one type."""
-    kinds = [type(term).__name__ for term in terms]
-    counts, seen = Counter(kinds), Counter[str]()
-    names = []
-    for kind in kinds:
-        seen[kind] += 1
-        names.append(kind if counts[kind] == 1 else f"{kind} {seen[kind]}")
-    return names
 
 
 def _sum(one: Any, other: Any) -> Any:

@@ -16,6 +16,7 @@ PACKAGES = [
     "gradreg_numpy",
     "gradreg_conformance",
     "gradreg_validation",
+    "gradreg_monitor",
 ]
 TEXT = "\n".join(page.read_text() for page in sorted((DOCS / "api").glob("*.md")))
 ENTRIES = re.findall(r"^\.\. auto(?:class|function|method|data|exception):: ([\w.]+)$", TEXT, re.M)
