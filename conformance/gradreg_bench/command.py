@@ -117,13 +117,12 @@ def bench(
             threads,
             clock,
             regularizers=regularizers,
-            timeout=timeout,
         )
         for (model, batch), framework in product(models, frameworks)
     ]
     for task in tasks:
         find_backend(task.backend)
-    _measure(tasks, memory, out)
+    _measure(tasks, memory, timeout, out)
 
 
 def _regularizer(path: Path) -> str:
@@ -138,7 +137,7 @@ def _regularizer(path: Path) -> str:
     return json.dumps(value)
 
 
-def _measure(tasks: list[Task], memory: bool, out: Path) -> None:
+def _measure(tasks: list[Task], memory: bool, timeout: float, out: Path) -> None:
     """Run the tasks, print a table per task, and write the numbers after each one, and the pictures at the end."""
     from gradreg_bench.figure import draw
 
@@ -150,7 +149,7 @@ def _measure(tasks: list[Task], memory: bool, out: Path) -> None:
     for task in tasks:
         loads.append(report.machine()["load"])
         with console.status(Text(f"{task.model} in {task.framework}")):
-            result = run(task)
+            result = run(task, timeout)
             results.append(with_memory(result) if memory else result)
         report.print_result(console, results[-1])
         write_json(numbers, report.as_json(results, loads))  # a long run that is cut off keeps what it has

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradreg_bench.task import Result, Task
+from gradreg_core.cli.foreign import TIMEOUT
 from gradreg_core.cli.processes import run_python
 from gradreg_core.errors import GradregError, InputError, PluginError
 
@@ -20,8 +21,12 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def run(task: Task) -> Result:
+def run(task: Task, timeout: float = TIMEOUT) -> Result:
     """The task's result, from a fresh process.
+
+    Args:
+        task: to measure.
+        timeout: seconds that importing and calling a factory may take.
 
     Raises:
         InputError: the task cannot be measured; the message says why.
@@ -31,7 +36,9 @@ def run(task: Task) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "result.json"
         child = run_python(
-            "-m", "gradreg_bench.worker", str(answer), stdin=json.dumps(task.to_dict()), environment=environment
+            *("-m", "gradreg_bench.worker", str(answer), str(timeout)),
+            stdin=json.dumps(task.to_dict()),
+            environment=environment,
         )
         if not answer.exists():
             raise PluginError(f"bench: {task.model} in {task.framework}: the process that measures {child.ending}")

@@ -31,8 +31,6 @@ class Task:
     """Measure the memory of this variant, and no time."""
     regularizers: tuple[tuple[str, str], ...] = ()
     """(name, JSON of `to_dict`) of regularizers to time instead of the built-in variants."""
-    timeout: float = 300.0
-    """Seconds that importing and calling the factory may take."""
 
     @property
     def backend(self) -> str:

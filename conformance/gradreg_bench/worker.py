@@ -18,14 +18,20 @@ from gradreg_bench.steps import Steps
 from gradreg_bench.task import Measurement, Result, Task
 from gradreg_bench.timing import interleaved, peak_memory, spread
 from gradreg_bench.variants import PLAIN, Variant, own_variants, variants
+from gradreg_core.cli.arguments import resolve
+from gradreg_core.cli.foreign import TIMEOUT, call
 from gradreg_core.errors import GradregError, InputError
 from gradreg_core.plugins.dispatch import find_backend, load_component
 
 __all__ = ["load", "measure"]
 
 
-def load(task: Task) -> Steps:
+def load(task: Task, seconds: float = TIMEOUT) -> Steps:
     """The steps of the task's model.
+
+    Args:
+        task: whose model.
+        seconds: that importing and calling a factory may take.
 
     Raises:
         InputError: the backend has no such mode, or the factory cannot be imported or called, or returns something
@@ -42,14 +48,11 @@ def load(task: Task) -> Steps:
         )
     if task.model in NETWORKS:
         return steps.of_network(task.backend, NETWORKS[task.model], task.batch, mode)
-    return steps(task.backend, *_made(task.model, task.timeout), mode)
+    return steps(task.backend, *_made(task.model, seconds), mode)
 
 
 def _made(target: str, seconds: float) -> tuple[Any, Any, Any]:
     """What the caller's factory returns."""
-    from gradreg_core.cli.arguments import resolve
-    from gradreg_core.cli.foreign import call
-
     factory = resolve(target, "bench", seconds)
     if not callable(factory) or any(
         parameter.default is parameter.empty
@@ -66,11 +69,11 @@ def _made(target: str, seconds: float) -> tuple[Any, Any, Any]:
     return made
 
 
-def measure(task: Task) -> Result:
-    """Measure the task in this process."""
+def measure(task: Task, seconds: float = TIMEOUT) -> Result:
+    """Measure the task in this process; `seconds` is the limit of a factory."""
     # A heap that keeps what is freed would count the gaps between the blocks as memory in use.
     allocator = keep_memory() if task.memory_of is None else "the system's"
-    steps = load(task)
+    steps = load(task, seconds)
     share = first_share(NETWORKS[task.model]) if task.model in NETWORKS else steps.first_share()
     chosen = own_variants(task.regularizers) if task.regularizers else variants(task.projections, task.patterns)
     if task.memory_of is None:
@@ -117,7 +120,7 @@ def main() -> None:
     if usable := cores():  # before a framework counts them
         os.sched_setaffinity(0, usable[: task.threads])
     try:
-        answer = measure(task).to_dict()
+        answer = measure(task, float(sys.argv[2])).to_dict()
     except GradregError as error:
         answer = {"error": str(error)}
     target.write_text(json.dumps(answer), encoding="utf-8")

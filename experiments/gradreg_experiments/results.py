@@ -123,6 +123,6 @@ def _parsed(text: bytes, place: str, remedy: str) -> dict[str, Any]:
 
 def _refusal(text: bytes, place: str, remedy: str, wanted: str) -> DataFileError:
     return DataFileError(
-        f"{place}expected a run's result, {wanted}, got {text[:60]!r}. Remove {remedy}, or write the results to another "
-        "folder with --out."
+        f"{place}expected a run's result, {wanted}, got {text[:60]!r}. Remove {remedy}, or write the results to "
+        "another folder with --out."
     )

@@ -62,6 +62,12 @@ def read_arrays(path: "str | os.PathLike[str]", names: Collection[str]) -> tuple
         DataFileError: the file is missing, damaged, of another kind, or an array declares more than MAX_ARRAY_BYTES.
     """
     try:
+        with Path(path).open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                raise DataFileError(
+                    f"{path}: expected an .npz file with {' and '.join(names)}, got a single array. Write it with "
+                    "numpy.savez."
+                )
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             arrays = {name: _array(archive, members[name], f"{path}: {name}") for name in names if name in members}

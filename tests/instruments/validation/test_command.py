@@ -8,7 +8,7 @@ import pytest
 
 from gradreg_core import DataGrad, JacobianPenalty, SpectReg, rademacher
 from gradreg_core.cli.arguments import parse_regularizer
-from gradreg_core.errors import DataFileError, InputError, SpecError
+from gradreg_core.errors import DataFileError, InputError, InputTypeError, SpecError
 from gradreg_validation.command import read_batch
 from instruments.validation.ports import SAME, X, Y
 
@@ -35,7 +35,6 @@ def test_a_regularizer_is_read_from_its_short_form(text, wanted):
         "SpectReg(**{'weight': 1})",
         "SpectReg(lambda step: 1)",
         "SpectReg(",
-        "SpectReg(0.1, sede=1)",
         "rademacher(2)",
         "0.1",
         "OUTPUTS()",
@@ -47,7 +46,9 @@ def test_nothing_but_a_regularizer_is_read(text):
         parse_regularizer(text)
 
 
-def test_a_wrong_weight_keeps_its_own_error():
+def test_a_wrong_weight_or_name_keeps_its_own_error():
+    with pytest.raises(InputTypeError, match="unexpected keyword argument 'sede'"):
+        parse_regularizer("SpectReg(0.1, sede=1)")
     with pytest.raises(SpecError, match="weight must be a finite number"):
         parse_regularizer("SpectReg(-1)")
 

@@ -1,7 +1,6 @@
 """Factories that exit, raise, print or hang give an error of one line, and never the status of a success."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
