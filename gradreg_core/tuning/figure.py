@@ -34,7 +34,7 @@ def draw(result: Any, advised: tuple[float, float]) -> "Figure":
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     panels[-1].set_xlabel("weight", fontsize=9)
     return figure
 
@@ -46,7 +46,7 @@ def _scores(axes: Any, result: Any, tried: Sequence[Any]) -> None:
     axes.errorbar(weights, scores, errors, fmt="o-", color=_SCORE, capsize=3, linewidth=1.2, label="score")
     none, error = result.none.score, result.standard_error(result.none)
     if result.none.is_finite:
-        axes.axhline(none, color="0.4", linestyle="--", linewidth=1, label="score without a regularizer")
+        axes.axhline(none, color="0.4", linestyle="--", linewidth=1, label="without a regularizer")
         if error is not None:
             axes.axhspan(none - error, none + error, color="0.9")
     if result.best.regularizer is not None and result.best.is_finite:

@@ -30,8 +30,7 @@ class _Moves:
     def __init__(self, candidates: Mapping[float, Candidate], result: SearchResult) -> None:
         self.candidates, self.result = candidates, result
         self.factors = sorted(factor for factor in candidates if factor > 0)
-        # Of equal scores the smallest weight.
-        self.best = max(self.factors, key=lambda factor: (candidates[factor].score, -factor))
+        self.best = max(self.factors, key=lambda factor: candidates[factor].rank())
 
     def share(self, factor: float) -> float | None:
         """The norm with a factor as a share of that without a regularizer."""

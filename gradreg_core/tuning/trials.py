@@ -18,6 +18,9 @@ __all__ = ["ADVISED_NORMS", "Candidate", "SearchResult", "Trial"]
 ADVISED_NORMS = (0.17, 0.67)
 """The norm of the Jacobian that the best weights left, as a share of the one without a regularizer."""
 
+_DIGITS = 6
+"""Significant digits of a score that count: a mean in float32 has no more."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -51,6 +54,10 @@ class Candidate:
         """The mean score of its trainings; -inf if one of them is not finite."""
         return statistics.fmean(trial.score for trial in self.trials) if self.is_finite else -math.inf
 
+    def rank(self) -> tuple[float, float]:
+        """The greater the better: the score but for rounding, and of equal ones the lower weight."""
+        return float(f"{self.score:.{_DIGITS}g}"), -self.weight
+
     @property
     def norm(self) -> float | None:
         """The mean norm of the Jacobian, if it is known."""
@@ -69,7 +76,7 @@ class SearchResult:
     @property
     def best(self) -> Candidate:
         """The candidate with the highest mean score; of equal ones that with the lowest weight."""
-        return max(self.candidates, key=lambda candidate: (candidate.score, -candidate.weight))
+        return max(self.candidates, key=Candidate.rank)
 
     @property
     def regularizer(self) -> Regularizer | None:

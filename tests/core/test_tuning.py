@@ -167,6 +167,11 @@ def test_a_regularizer_of_its_own_kind_stays_one() -> None:
     assert result.regularizer.weight in (0.01, 0.1)
 
 
+def test_scores_that_differ_by_rounding_are_equal_and_the_smaller_weight_is_best() -> None:
+    result = quiet(lambda reg, seed: 0.92 + (2e-8 if weight_of(reg) > 1 else 0.0), SpectReg(1.0), trainings=4)
+    assert result.regularizer is None
+
+
 def test_a_search_where_all_diverges_says_so() -> None:
     result = quiet(lambda reg, seed: math.nan, SpectReg(0.01), seeds=(0, 1), trainings=8)
     assert "All trainings diverged" in str(result)

@@ -18,6 +18,7 @@ from gradreg_core.cli.files import write_text
 from gradreg_core.cli.terminal import get_console, out_option
 from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.spec import Regularizer
+from gradreg_core.tuning.trials import SearchResult
 from gradreg_experiments.data.digits import Dataset, draw, load_dataset, standardise
 from gradreg_experiments.demo.recipe import Recipe
 from gradreg_experiments.job import Job
@@ -157,31 +158,27 @@ def compare(subject: Subject, data: Dataset, results: Results, workers: int = 1)
         error = math.sqrt(best["validation"] * (1 - best["validation"]) / len(data.validation.y))
         for start in subject.starts:
             weight = 10.0 ** (subject.middle + start)
-            trainings, chosen = search_once(subject, weight, seed, data, results)
-            yield Row(subject, weight, seed, trainings, error, chosen, best, runs[0])
+            search = search_once(subject, weight, [seed], data, results)
+            chosen = results[_job(subject, search.regularizer, seed).key]
+            yield Row(subject, weight, seed, len(search.candidates), error, chosen, best, runs[0])
 
 
-def search_once(
-    subject: Subject, start: float, seed: int, data: Dataset, results: Results
-) -> tuple[int, dict[str, Any]]:
-    """(how many trainings a search took, the result of the run that it chose)."""
-
-    def run(reg: Regularizer | None, seed: int) -> dict[str, Any]:
-        return _run([_job(subject, reg, seed)], data, results, 1)[0]
+def search_once(subject: Subject, start: float, seeds: Sequence[int], data: Dataset, results: Results) -> SearchResult:
+    """A search over training sets, served from the runs there are."""
 
     def fit(reg: Regularizer | None, seed: int) -> tuple[float, float]:
-        result = run(reg, seed)
+        own = None if reg is None else subject.regularizer(reg.terms[0].weight_at(0), seed)
+        (result,) = _run([_job(subject, own, seed)], data, results, 1)
         return result["validation"], result["norm"]
 
-    searched = gradreg_core.search(
+    return gradreg_core.search(
         fit,
-        subject.regularizer(start, seed),
-        trainings=_TRAININGS,
-        seeds=[seed],
+        subject.regularizer(start, seeds[0]),
+        trainings=_TRAININGS * len(seeds),
+        seeds=seeds,
         validation_size=len(data.validation.y),
         progress=False,
     )
-    return len(searched.candidates), run(searched.regularizer, seed)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -204,8 +201,9 @@ def table(rows: Sequence[Row]) -> str:
 @out_option(default=Path("out/searching"))
 @click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes; 0: one per core.")
 def main(data_dir: Path | None, out: Path, workers: int) -> None:
-    """Compare the search for a weight with a full grid, and write results.jsonl and search.md.
+    """Compare the search for a weight with a full grid, and write results.jsonl, table.txt and search.png.
 
+    The picture is of one search over all training sets of the first subject.
     Without --data-dir MNIST is left out. Runs that are in the folder are not done again.
     """
     results, rows = Results(out), []
@@ -214,8 +212,11 @@ def main(data_dir: Path | None, out: Path, workers: int) -> None:
             continue
         data = load_dataset(data_dir if subject.data == "MNIST" else None)
         rows += compare(subject, data, results, workers)
+        if subject is SUBJECTS[0]:
+            search = search_once(subject, 10.0**subject.middle, range(subject.seeds), data, results)
+            search.plot(out / "search.png")
     results.export()
-    write_text(out / "search.md", f"{table(rows)}\n")
+    write_text(out / "table.txt", f"{table(rows)}\n")
     get_console().print(table(rows))
 
 
