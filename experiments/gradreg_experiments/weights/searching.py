@@ -206,7 +206,7 @@ def main(data_dir: Path | None, out: Path, workers: int) -> None:
     The picture is of one search over all training sets of the first subject.
     Without --data-dir MNIST is left out. Runs that are in the folder are not done again.
     """
-    results, rows = Results(out), []
+    results, rows = Results(out), list[Row]()
     for subject in SUBJECTS:
         if subject.data == "MNIST" and data_dir is None:
             continue
