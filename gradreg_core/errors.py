@@ -73,6 +73,11 @@ class BatchNormWarning(UserWarning):
     """Batch normalisation in training mode couples the samples of a batch."""
 
 
+def add_note(error: BaseException, note: str) -> None:
+    """What `BaseException.add_note` does from Python 3.11 on; before, pytest alone prints the notes."""
+    error.__notes__ = [*getattr(error, "__notes__", ()), note]
+
+
 def batch_norm_message(call: str, layer: str, remedy: str) -> str:
     """What a :class:`BatchNormError` or a :class:`BatchNormWarning` of the layer says."""
     return (

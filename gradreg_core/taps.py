@@ -8,7 +8,9 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 from gradreg_core.errors import InputError
 from gradreg_core.structures import Leaves, Rebuild

@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import singledispatch
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
+from typing_extensions import Unpack
 
 from gradreg_core.errors import InputError, InputTypeError, UnsupportedError
 from gradreg_core.presets import ConfidencePenalty, WeightDecay

@@ -132,7 +132,7 @@ def _max_pool(axes: int) -> Callable[..., Tensor | None]:
         for axis in range(axes):
             windows = windows.unfold(axis + 2, sizes[axis], steps[axis])
         offsets: Iterable[tuple[Any, ...]] = product(*map(range, sizes))
-        best, *others = (windows[..., *offset] for offset in offsets)
+        best, *others = (windows[(..., *offset)] for offset in offsets)
         for other in others:
             best = _maximum(other, best)
         return best

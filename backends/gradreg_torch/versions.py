@@ -41,7 +41,7 @@ def keep_from_compiling(function: Any) -> None:
         skip = eval_frame._FrameAction.SKIP
         eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
     else:  # PyTorch 2.6, which goes on to compile what the frame calls
-        eval_frame.skip_code(function.__code__)
+        eval_frame.skip_code(function.__code__)  # type: ignore[attr-defined]
 
 
 def outside_of_compiled(kind: type[Kind], *methods: str) -> type[Kind]:

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ class Report:
     tolerance: float = 1.0
     """The harness's multiplier of all tolerances; 1 unless it asks for more."""
     profile: str
-    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     """Of the run, in UTC, ISO 8601."""
     checks: tuple[Result, ...] = ()
     left_out: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from gradreg_conformance.outcomes import Disagreement, NotApplicable
 from gradreg_conformance.profiles import PROFILES, Profile
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_core.backend import Backend
+from gradreg_core.errors import add_note
 from gradreg_core.plugins.discovery import backends
 from gradreg_core.plugins.hookspecs import BackendDescription
 from gradreg_core.portable.networks import Network
@@ -115,7 +116,7 @@ class Subject:
                 except Exception as error:
                     for case in arguments:
                         if isinstance(case, Case) and not isinstance(error, Disagreement):
-                            error.add_note(self.reproduce(case).strip())
+                            add_note(error, self.reproduce(case).strip())
                     raise
 
             with same_draws():

@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 
 from gradreg_core.cli.stopping import command_line, terminable
-from gradreg_core.errors import RunError
+from gradreg_core.errors import RunError, add_note
 from gradreg_experiments.results import EXPORT, RUNS
 
 __all__ = ["check_folder", "held"]
@@ -54,7 +54,7 @@ def held(folder: Path, *, keeps_runs: bool = True) -> Iterator[None]:
             yield
     except BaseException as error:
         kept = f"The finished runs are kept in {folder}. To go on" if keeps_runs else "To run it again"
-        error.add_note(f"{kept}: {command_line()}")
+        add_note(error, f"{kept}: {command_line()}")
         raise
     finally:
         with suppress(OSError):

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from gradreg_core.plugins.hookspecs import PROJECT
+
+if sys.version_info >= (3, 11):
+    import tomllib as toml
+else:
+    import tomli as toml
 
 __all__ = ["Source", "installed", "sources"]
 
@@ -93,6 +97,6 @@ def _checkout(group: str) -> list[Source]:
     file = _ROOT / "pyproject.toml"
     if not file.is_file():
         return []
-    targets = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["entry-points"].get(group, {})
+    targets = toml.loads(file.read_text(encoding="utf-8"))["project"]["entry-points"].get(group, {})
     points = [metadata.EntryPoint(name, target, group) for name, target in targets.items()]
     return [Source(point, PROJECT, None, True) for point in points if installed(point.module.partition(".")[0])]
