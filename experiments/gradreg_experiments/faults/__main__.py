@@ -1,0 +1,138 @@
+"""``python -m gradreg_experiments.faults``: injects the faults, and writes the counts and the page."""
+
+import json
+import platform
+import time
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import numpy as np
+
+from gradreg_core.cli.files import write_json, write_text
+from gradreg_core.cli.terminal import get_console, progress_bar
+from gradreg_experiments.faults.files import HOSTILE, READERS, read_damaged, read_hostile
+from gradreg_experiments.faults.runner import FAULTS
+from gradreg_experiments.runner import versions
+
+__all__ = ["main", "make_page"]
+
+_FUZZ = "fuzz.json"
+"""The counts of the fuzz of the calls, beside those of the faults."""
+
+
+@click.command()
+@click.option("--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Of a usual fault.")
+@click.option("--files", "readings", type=click.IntRange(1), default=2000, show_default=True, help="Of each format.")
+@click.option("--seconds", type=float, default=float("inf"), help="Start no fault later than this.")
+@click.option("--only", default="", help="Only faults whose name contains this.")
+@click.option("--counts", type=click.Path(path_type=Path), default=Path("docs/reliability/faults.json"))
+@click.option("--page", type=click.Path(path_type=Path), default=Path("docs/reliability.md"))
+@click.option("--page-only", is_flag=True, help="Inject nothing; write the page from the counts there are.")
+def main(repetitions: int, readings: int, seconds: float, only: str, counts: Path, page: Path, page_only: bool) -> None:
+    """Inject faults into the runner and the readers of files, and count what came of them."""
+    if not page_only:
+        found = {
+            "runner": _runner(repetitions, seconds, only),
+            "damaged": {name: _damaged(name, readings) for name in READERS if only in name},
+            "hostile": {name: _hostile(name) for name in HOSTILE if only in name},
+            "versions": {"python": platform.python_version(), **versions("joblib", "distributed")},
+        }
+        write_json(counts, found)
+    fuzz = counts.parent / _FUZZ
+    numbers = json.loads(counts.read_text(encoding="utf-8"))
+    write_text(page, make_page(numbers, json.loads(fuzz.read_text(encoding="utf-8")) if fuzz.exists() else None))
+    get_console().print(f"Wrote {page} from {counts}.")
+    if any(own["failed"] for own in numbers["runner"].values()):
+        click.get_current_context().exit(1)
+
+
+def _runner(repetitions: int, seconds: float, only: str) -> dict[str, Any]:
+    chosen = {name: own for name, own in FAULTS.items() if only in name}
+    counts: dict[str, Any] = {name: {"injected": 0, "right": 0, "failed": []} for name in chosen}
+    begin = time.monotonic()
+    with progress_bar("", repetitions * len(chosen)) as bar:
+        for repetition in range(repetitions):
+            for name, (fault, share) in chosen.items():
+                bar.describe(name)
+                bar.advance()
+                if repetition >= max(1, repetitions * share) or time.monotonic() - begin > seconds:
+                    continue
+                problem = _injected(fault, repetition)
+                counts[name]["injected"] += 1
+                counts[name]["right"] += not problem
+                counts[name]["failed"] += [problem] if problem else []
+    return counts
+
+
+def _injected(fault: Any, repetition: int) -> str:
+    with TemporaryDirectory() as folder:
+        try:
+            return str(fault(Path(folder) / "runs", repetition))
+        except Exception as error:  # a fault that cannot be injected is no success
+            return f"{type(error).__name__}: {error}"
+
+
+def _damaged(name: str, readings: int) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    file, content, read = READERS[name]
+    with TemporaryDirectory() as folder:
+        (Path(folder) / file).write_bytes(content)
+        read(Path(folder) / file)  # the right file is read
+        outcomes = Counter(read_damaged(name, Path(folder), generator) for _ in range(readings))
+    refused, read = outcomes.pop("refused", 0), outcomes.pop("read", 0)
+    return {"files": readings, "refused": refused, "read": read, "failed": dict(outcomes)}
+
+
+def _hostile(name: str) -> str:
+    with TemporaryDirectory() as folder:
+        return read_hostile(name, Path(folder))
+
+
+def make_page(counts: dict[str, Any], fuzz: dict[str, Any] | None) -> str:
+    """The page as Markdown."""
+    runner = [(name, str(own["injected"]), str(own["right"])) for name, own in counts["runner"].items()]
+    damaged = [
+        (name, str(own["files"]), str(own["refused"]), str(own["read"]), str(sum(own["failed"].values())))
+        for name, own in counts["damaged"].items()
+    ]
+    hostile = [(name, problem or "refused") for name, problem in counts["hostile"].items()]
+    tables = {
+        "runner": _table(("fault", "times", "as it should be"), runner),
+        "damaged": _table(("file", "damaged copies", "refused", "read", "another exception"), damaged),
+        "hostile": _table(("file", "outcome"), hostile),
+        "problems": _problems(counts["runner"]),
+        "fuzz": _fuzz(fuzz),
+        "versions": ", ".join(f"{name} {version}" for name, version in counts["versions"].items()),
+        "total": str(sum(own["injected"] for own in counts["runner"].values())),
+    }
+    text = (files(__package__) / "page.md").read_text(encoding="utf-8")
+    for name, content in tables.items():
+        text = text.replace("{{ " + name + " }}", content)
+    return "\n".join(line.rstrip() for line in text.splitlines()).replace("\n\n\n", "\n\n") + "\n"
+
+
+def _problems(runner: dict[str, Any]) -> str:
+    lines = [f"- {name}: `{problem[:300]}`" for name, own in runner.items() for problem in own["failed"]]
+    return "\n".join(["What was not as it should be:", "", *lines]) if lines else "Nothing was otherwise."
+
+
+def _fuzz(fuzz: dict[str, Any] | None) -> str:
+    if fuzz is None:
+        return ""
+    numbers = [(name, str(value)) for name, value in fuzz.items() if isinstance(value, int | str)]
+    return "## Arguments of the calls\n\nCalls with drawn arguments, right and wrong:\n\n" + _table(
+        ("outcome", "calls"), numbers
+    )
+
+
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [headings, ("---",) * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+if __name__ == "__main__":
+    main()
