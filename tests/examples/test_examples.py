@@ -69,3 +69,13 @@ def test_networks_of_another_library() -> None:
 def test_a_constrained_policy_is_smoother() -> None:
     outcome = results("policy", iterations=6, seeds=1, noise=0.1)
     assert outcome["constrained"]["norm"] < outcome["plain"]["norm"]
+
+
+def test_a_text_classifier_moves_less() -> None:
+    outcome = results("text_classifier", steps=30, seeds=1, labelled=200, weight=1.0)
+    assert outcome["SpectReg"][1] < outcome["plain"][1]
+
+
+def test_adapters_of_a_language_model() -> None:
+    outcome = results("lora", pretraining=15, steps=15, labelled=64, weight=0.1, seed=0)
+    assert outcome["DataGrad"][1] < outcome["plain"][1]
