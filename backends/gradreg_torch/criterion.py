@@ -163,18 +163,16 @@ class Criterion(nn.Module):
             "batch_norm": batch_norm,
         }
         options = self.options | {name: value for name, value in given.items() if value is not None}
-        now: Any
+        now: Any = self.step.clone() if step is None else step
         if self.training:
             if step is not None:
                 self._go_to(step)
             size = _batch_size(x)
             if sample_ids is None and (self.by_rank or self.accumulate > 1 or step is not None):
                 options["sample_ids"] = self._numbers(size)
-            now = self.step.clone() if step is None else step
             result = calls.loss(model, x, y, self.reg, step=now, loss_fn=self.loss_fn, **options)
             self._count(size, self.accumulate if step is None else None)
             return result
-        now = self.step.clone() if step is None else step
         options["target"] = None  # of a penalty, as directions are
         total, parts = calls.loss(model, x, y, None, step=now, loss_fn=self.loss_fn, **options)
         terms = () if self.reg is None else self.reg.terms
