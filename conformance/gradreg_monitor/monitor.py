@@ -32,9 +32,9 @@ class Monitor:
             monitor(model, step)
         plot(monitor.records)
 
-    =========================  =======================================================================================
+    ========================== =====================================================================================
     recorded                   meaning
-    =========================  =======================================================================================
+    ========================== =====================================================================================
     ``loss``                   the mean loss, without penalties
     ``penalty``                all terms, weights included; ``penalty/SpectReg`` and so on where there are several
     ``jacobian/frobenius``     mean_i ||J_i||_F, as `measure`
@@ -42,14 +42,14 @@ class Monitor:
     ``jacobian/loss_gradient`` mean_i ||dM_i/dx_i||, where the batch has a loss
     ``gradient/share``         ||p|| / ||t||, with p the gradient of the penalty for the parameters, t the whole one
     ``gradient/cosine``        the cosine of p and t
-    =========================  =======================================================================================
+    ========================== =====================================================================================
 
     The penalties are those of `reg` as it acts on average: ``every=`` and ``fraction=`` are left out. The draws are
     those of the step. The model is left as it is: its state (moving statistics, counters, generators) and its modes
     are as before, and so are the global generators of the framework, NumPy and Python.
 
     A record costs a forward pass, the backward passes of `measure` (one per output, or `projections`) and two gradients
-    for the parameters. In JAX nothing is compiled for it.
+    for the parameters. In JAX the first record takes some seconds, which go into compiling; those after it do not.
 
     Args:
         x: the input of the batch, some hundred validation samples on the device of the model; any that `loss` takes.
