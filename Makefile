@@ -1,6 +1,7 @@
 # make demo   runs the main job: trains on real data with and without gradient regularization
 # make test   runs all tests
 # make check  lints, checks the format, the types and the layers of imports
+# make faults injects faults into the runner and into files, and writes docs/reliability.md
 # make docs   builds the site in out/docs
 # make venv   sets up .venv alone; the others do it by themselves
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 EXTRAS := torch,jax,tensorflow,keras,lightning,transformers,monitor,integrations,conformance,demo,reproduction,docs,dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: venv demo test check docs clean
+.PHONY: venv demo test check faults docs clean
 
 venv: .venv/installed
 
@@ -29,6 +30,9 @@ check: venv
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+faults: venv
+	$(BIN)/python -m gradreg_experiments.faults
 
 docs: venv
 	$(BIN)/sphinx-build -W --keep-going -q -b html -d out/doctrees docs out/docs

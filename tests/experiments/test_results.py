@@ -109,6 +109,40 @@ def test_anything_else_is_refused(tmp_path):
         Results(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"key":[1]}', "a JSON object with a key"),
+        ('"a"', "a JSON object with a key"),
+        ("[" * 100_000, "a JSON object with a key"),
+        ('{"key":"a","backend":3}', "whose 'backend' is of another type than int"),
+        ('{"key":"a","accuracy":{"test":"high","official":1}}', "whose 'accuracy' is an object of numbers with test"),
+        ('{"key":"a","every_loss":{"1":2}}', "whose 'every_loss' is a list of numbers"),
+        ('{"key":"a","runs":[{"setting":[1]}]}', "whose 'runs' are a list of objects with norm, setting"),
+        ('{"key":"a","protocol":{"steps":1}}', "with 'version', 'regularizer', 'seed', 'backend', 'data'"),
+    ],
+)
+def test_a_line_of_another_shape_is_one_error_with_its_place(tmp_path, line, problem):
+    (tmp_path / EXPORT).write_text(f'{{"key":"b"}}\n{line}\n')
+    with pytest.raises(
+        DataFileError, match=rf"results\.jsonl, line 2: expected a run's result, {problem}.*Remove this"
+    ):
+        Results(tmp_path)
+
+
+def test_a_result_whose_settings_were_changed_is_refused(tmp_path, make_job):
+    job = make_job()
+    whole = {"key": job.key, **job.as_json(), "accuracy": {"test": 1.0, "official": 2.0}, "jacobian_frobenius": None}
+    (tmp_path / EXPORT).write_text(json.dumps(whole))  # the newline is missing, and the line is whole
+    assert job.key in Results(tmp_path)
+    (tmp_path / EXPORT).write_text(json.dumps(whole | {"seed": 2}) + "\n")
+    with pytest.raises(DataFileError, match="whose key is the digest of its settings: one of them was changed"):
+        Results(tmp_path)
+    (tmp_path / EXPORT).write_text(json.dumps({name: whole[name] for name in whole if name != "accuracy"}) + "\n")
+    with pytest.raises(DataFileError, match="with 'accuracy', 'jacobian_frobenius' or 'gradient'"):
+        Results(tmp_path)
+
+
 def test_nan_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         Results(tmp_path).add({"key": "a", "value": float("nan")})
