@@ -16,7 +16,7 @@ from gradreg_core.inputs import Arguments
 from gradreg_core.layout import is_floating, is_integer, require_integer_scalar
 from gradreg_core.outputs import losses
 from gradreg_core.random import STREAM_SUBSET, make_draws
-from gradreg_core.scalars import converted, positive_scalar, weights
+from gradreg_core.scalars import converted, positive_scalar, require_narrow, weights
 from gradreg_core.spec import JacobianPenalty, Regularizer, Term
 from gradreg_core.targets import require_target
 
@@ -212,8 +212,8 @@ class _Mean:
             own = weights(ops, call.name, "sample_weight", given, ops.dtype(like))
             weight = own if weight is None else own * weight
         if weight is not None:
-            total = ops.sum(weight, 0)
-            normalizer = ops.where(total > 0, total, 1.0)
+            total = ops.sum(weight, 0)  # which may overflow
+            normalizer = ops.where(total > 0, ops.where(total < math.inf, total, math.nan), 1.0)
         if call.normalizer is not None:
             normalizer = positive_scalar(ops, call.name, "normalizer", call.normalizer, like)
         return cls(ops, batch, weight, normalizer)
@@ -235,6 +235,7 @@ class _Batch:
     def __init__(self, passes: _Passes) -> None:
         self.passes, self.ops, self.call = passes, passes.call.ops, passes.call.name
         self._mean = _Mean.of(passes.call, passes.samples.batch, passes.like, self._positions())
+        self._of_ids = _nan_of_wide_ids(passes.call, passes.samples)
 
     def _positions(self) -> Array | None:
         """The weight of each sample's positions together, (B,), or None where all positions count alike."""
@@ -257,9 +258,8 @@ class _Batch:
     def mean_penalty(self, term: JacobianPenalty) -> Array:
         side = engine if term.pulls else input_side
         part = self.passes.parts.get(_part_key(self.passes.call, term))
-        if part is None:
-            return self._mean(side.per_sample(term, self.forward))
-        return self._mean(side.per_sample(term, part.forward), part)
+        value = self._mean(side.per_sample(term, self.forward if part is None else part.forward), part)
+        return value if self._of_ids is None else value + self.ops.astype(self._of_ids, self.ops.dtype(value))
 
     def parameters(self, owner: str) -> list[Array]:
         given, model = self.passes.call.params, self.passes.model
@@ -366,12 +366,25 @@ def _checked_ids(call: Call, arguments: Arguments) -> Array | None:
     if call.sample_ids is None:
         return None
     ids = converted(ops, call.name, "sample_ids", call.sample_ids, like)
-    if ops.shape(ids) != (batch,) or not is_integer(ops.dtype(ids)):
+    if ops.shape(ids) != (batch,) or not is_integer(ops.dtype(ids)) or ops.dtype(ids) == "bool":
         raise InputError(
             f"{call.name}: sample_ids must be {batch} integers, one for each sample, got {ops.dtype(ids)} of shape "
             f"{ops.shape(ids)}."
         )
+    values = ops.values_if_free(ids)
+    if values is not None:
+        require_narrow(call.name, "sample_ids", values)
     return ops.int32(ids, like)
+
+
+def _nan_of_wide_ids(call: Call, samples: Samples) -> Array | None:
+    """0, or NaN where a sample id needs more than 32 bits and could not be read; None where all were read."""
+    ops, ids = call.ops, call.sample_ids
+    wide = ids is not None and ops.is_array(ids) and ops.dtype(ids) in ("int64", "uint64")
+    if not wide or ops.values_if_free(ids) is not None:
+        return None
+    zero = ops.constant(0.0, "float32", samples.like)
+    return ops.sum(ops.where((ids >= -(2**31)) & (ids < 2**31), zero, math.nan), 0)
 
 
 def _checked_step(call: Call, x: Array) -> Any:

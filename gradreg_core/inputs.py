@@ -1,7 +1,7 @@
 """What a model is called with: one array, a nested structure, or several arguments."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,15 @@ from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.layout import is_floating
 from gradreg_core.structures import Rebuild
 
-__all__ = ["Arguments", "Inputs", "pack", "unpack"]
+__all__ = ["Arguments", "Inputs", "pack", "unpack", "when_made"]
+
+
+_when_made: list[Callable[[], bool]] = []
+
+
+def when_made(prepare: Callable[[], bool]) -> None:
+    """Call `prepare` when :class:`Inputs` are made, until it returns True: to tell a framework of the structure."""
+    _when_made.append(prepare)
 
 
 class Inputs:
@@ -36,6 +44,8 @@ class Inputs:
     __slots__ = ("args", "kwargs", "wrt")
 
     def __init__(self, /, *args: Any, wrt: str | Sequence[str] | None = None, **kwargs: Any) -> None:
+        if _when_made:
+            _when_made[:] = [prepare for prepare in _when_made if not prepare()]
         self.args = args
         self.kwargs = kwargs
         self.wrt = (wrt,) if isinstance(wrt, str) else None if wrt is None else tuple(wrt)

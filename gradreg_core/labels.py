@@ -7,7 +7,7 @@ from typing import Any
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.layout import Layout, is_floating, is_integer, one_hot
-from gradreg_core.scalars import require_narrow
+from gradreg_core.scalars import converted, require_narrow
 
 __all__ = ["Target", "ignored", "prepare_target"]
 
@@ -110,7 +110,7 @@ def ignored(ops: Backend, call: str, y: Any, layout: Layout, like: Array, index:
         InputError: `y` is not one array of integers, one for each position.
     """
     shape = layout.position_shape(call, "ignore_index")
-    labels = None if y is None or isinstance(y, dict | str) else ops.asarray(y, like)
+    labels = None if y is None or isinstance(y, dict | str) else converted(ops, call, "y", y, like)
     came = None if labels is None else ops.shape(labels)
     fits = came == shape or (came == layout.shape and layout.canonical[2] == 1)
     if labels is None or not fits or not is_integer(ops.dtype(labels)):
@@ -119,7 +119,13 @@ def ignored(ops: Backend, call: str, y: Any, layout: Layout, like: Array, index:
             f"{call}: ignore_index={index} needs integer labels of shape {shape}, one for each position, got {got}. "
             f"For other labels pass position_weight=, 0 at the positions to leave out."
         )
+    labels = _whole(ops, labels, like)
     return ops.astype(ops.reshape(labels, layout.canonical[:2]) != index, ops.dtype(like))
+
+
+def _whole(ops: Backend, labels: Array, like: Array) -> Array:
+    """Integer labels in a type that any `ignore_index` can be compared with."""
+    return ops.int32(labels, like) if ops.dtype(labels) in ("bool", "int8", "uint8", "int16", "uint16") else labels
 
 
 def prepare_target(
@@ -145,7 +151,7 @@ def prepare_target(
     try:
         labels = ops.asarray(y, like)
         dtype, shape = ops.dtype(labels), ops.shape(labels)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise InputTypeError(f"{call}: y must be an array of labels, got {type(y).__name__}.") from error
     hard = is_integer(dtype)
     if not hard and not is_floating(dtype):
@@ -165,6 +171,7 @@ def prepare_target(
             f"{call}: expected {kind} of shape {wanted} for outputs of shape {layout.shape}, got {shape}.{hint}"
         )
     if hard and ignore_index is not None:
+        canonical = _whole(ops, canonical, like)
         canonical = ops.where(canonical != ignore_index, canonical, 0)
     checked = _check_values(ops, call, canonical, hard, classes)
     return Target(ops, call, canonical, classes, hard, checked, ops.dtype(like))

@@ -108,7 +108,14 @@ class _Loss(Output):
         ops, (batch, positions, _) = forward.call.ops, forward.layout.canonical
         if forward.call.loss_fn is not None:
             _, pullback = ops.vjp(lambda outputs: _custom_losses(forward, outputs), forward.outputs)
-            return widened(ops, forward.layout.to_canonical(ops, pullback(ops.reshape(w, (batch,)))))
+            try:
+                pulled = pullback(ops.reshape(w, (batch,)))
+            except InputError as error:
+                raise InputError(
+                    f"{forward.call.name}: the outputs do not reach what loss_fn returns: it detaches them, rounds "
+                    f"them or leaves the framework. Compute the loss with the outputs that it is given."
+                ) from error
+            return widened(ops, forward.layout.to_canonical(ops, pulled))
         f = forward.probabilities("a penalty on the loss")
         pulled = w * (f - forward.target("a penalty on the loss").distribution)
         share = forward.position_share

@@ -33,8 +33,14 @@ def _plain(owner: str, value: Any) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The kind of `value`, and its fields that differ from their defaults."""
+    """The kind of `value`, and its fields that differ from their defaults.
+
+    Raises:
+        SpecError: `from_dict` would not know the kind.
+    """
     kind = type(value).__name__
+    if type(value) not in (_TERMS.get(kind), _PARTS.get(kind)):
+        raise SpecError(f"to_dict: expected what gradreg itself defines, got {value!r}, a {kind} of your own.")
     chosen = {
         field.name: getattr(value, field.name)
         for field in fields(value)
@@ -53,7 +59,7 @@ def to_dict(regularizer: spec.Regularizer) -> dict[str, Any]:
     """
     if isinstance(regularizer, spec.Sum):
         return {"schema": SCHEMA_VERSION, "kind": "Sum", "terms": [_fields(term) for term in regularizer.terms]}
-    if type(regularizer) not in _TERMS.values():
+    if not isinstance(regularizer, spec.Regularizer):
         raise SpecError(f"to_dict: expected a regularizer of gradreg, got {regularizer!r}.")
     return {"schema": SCHEMA_VERSION, **_fields(regularizer)}
 

@@ -15,17 +15,21 @@ _Result = TypeVar("_Result")
 
 
 def with_named_errors(
-    *, bound: bool = True, per_sample: tuple[str, ...] = ()
+    *, bound: bool = True, name: str = "", options: tuple[str, ...] = (), per_sample: tuple[str, ...] = ()
 ) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
     """A decorator for calls: an unknown, missing or repeated argument is an InputTypeError.
 
     Args:
         bound: whether the first parameter is `self`.
+        name: of the call, for messages; the function's own unless it is given.
+        options: further keywords that the function takes as a dict.
         per_sample: keywords of other calls that have no meaning here, because each sample has a result of its own.
     """
 
     def decorate(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-        parameters = tuple(signature(function).parameters.values())[int(bound) :]
+        own = tuple(signature(function).parameters.values())[int(bound) :]
+        named = [Parameter(option, Parameter.KEYWORD_ONLY, default=None) for option in options]
+        parameters = (*(one for one in own if one.kind is not Parameter.VAR_KEYWORD), *named)
         known = frozenset(parameter.name for parameter in parameters)
         places = [parameter for parameter in parameters if parameter.kind is not Parameter.KEYWORD_ONLY]
         needed = tuple(parameter.name for parameter in places if parameter.default is Parameter.empty)
@@ -33,13 +37,13 @@ def with_named_errors(
 
         # Cheap, and such that torch.compile traces it.
         @wraps(function)
-        def call(*args: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        def call(*args: _Parameters.args, **keywords: _Parameters.kwargs) -> _Result:
             missing = len(args) < len(needed) + int(bound) and not all(
-                name in options for name in needed[max(0, len(args) - int(bound)) :]
+                one in keywords for one in needed[max(0, len(args) - int(bound)) :]
             )
-            if missing or len(args) > most or not all(name in known for name in options):
-                refuse_misfit(function.__name__, parameters, args[int(bound) :], options, per_sample)
-            return function(*args, **options)
+            if missing or len(args) > most or not all(one in known for one in keywords):
+                refuse_misfit(name or function.__name__, parameters, args[int(bound) :], keywords, per_sample)
+            return function(*args, **keywords)
 
         return cast("Callable[_Parameters, _Result]", call)
 

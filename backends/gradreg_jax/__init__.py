@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gradreg_core.inputs import when_made
 from gradreg_core.plugins.lazy import attach
 
 if TYPE_CHECKING:
@@ -21,7 +22,15 @@ else:
         install='pip install "gradreg[jax]"',
     )
 
+    def _known_to_jax() -> bool:
+        """Make `Inputs` a pytree, which jax.jit takes, as soon as JAX is there; whether it is."""
+        if not hasattr(sys.modules.get("jax"), "tree_util"):
+            return False
+        import_module("gradreg_jax.trees")
+        return True
+
+    if not _known_to_jax():
+        when_made(_known_to_jax)
+
     def __getattr__(name: str) -> Any:
-        if name == "Inputs" and "jax" in sys.modules:
-            import_module("gradreg_jax.trees")  # there it becomes a pytree, which jax.jit takes
         return _attached(name)

@@ -1,13 +1,15 @@
 """The calls that every backend has, on portable networks: loss, penalty, measure, check."""
 
 from types import SimpleNamespace
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
+from typing_extensions import Unpack
 
 from gradreg_core.errors import GradregError, InputTypeError
 from gradreg_core.preflight import CheckReport, Finding
 from gradreg_core.results import Measures, Parts
+from gradreg_core.signatures import with_named_errors
 from gradreg_core.spec import Regularizer
 from gradreg_numpy.batch import Batch, LossFunction, Options
 from gradreg_numpy.functions import Array
@@ -17,12 +19,15 @@ from gradreg_numpy.projections import pull
 
 __all__ = ["check", "create", "loss", "measure", "penalty"]
 
+_OPTIONS = tuple(Options.__annotations__)
+
 
 def create() -> SimpleNamespace:
     """The reference as a backend: what ``gradreg_core.load_backend("numpy")`` gives."""
     return SimpleNamespace(name="numpy", check=check, loss=loss, measure=measure, penalty=penalty)
 
 
+@with_named_errors(bound=False, options=_OPTIONS)
 def loss(
     model: Model,
     x: Any,
@@ -57,6 +62,7 @@ def _evaluated(batch: Batch, reg: Regularizer | None) -> tuple[Any, Parts]:
     return data + sum(terms), Parts(data, terms, z)
 
 
+@with_named_errors(bound=False, options=_OPTIONS)
 def penalty(
     model: Model,
     x: Any,
@@ -80,6 +86,7 @@ def _rows(batch: Batch, output: str) -> Array:
     return np.moveaxis(pull(J, basis), 0, 1)
 
 
+@with_named_errors(bound=False, per_sample=("sample_weight", "normalizer", "directions", "target"))
 def measure(
     model: Model,
     x: Any,
@@ -124,6 +131,7 @@ def measure(
     return Measures(np.linalg.norm(J, axis=(1, 2)), np.linalg.norm(J, ord=2, axis=(1, 2)), gradient)
 
 
+@with_named_errors(bound=False, options=_OPTIONS)
 def check(
     model: Model,
     x: Any,

@@ -83,8 +83,13 @@ def against_differences(subject: Subject, scale: float, weights: bool) -> tuple[
     try:
         with subject.ops.smoothed(subject.model) as rounded:
             return _settled(subject, smooth, rounded, scale, weights)
-    except Exception:  # what stands in for the kinks does not go with every model
-        return _settled(subject, smooth, subject.model, scale, weights)
+    except Exception as error:  # what stands in for the kinks does not go with every model
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    nearest, findings = _settled(subject, smooth, subject.model, scale, weights)
+    if findings:
+        problem = f"the kinks of the model could not be rounded off for the differences ({reason})."
+        findings.append(Finding("warning", problem, "Kinks alone may explain the findings about differences."))
+    return nearest, findings
 
 
 def _settled(
