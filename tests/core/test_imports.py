@@ -15,7 +15,7 @@ from child import HEAVY, imported, packages, run
 ROOT = Path(gradreg_core.__file__).parents[1]
 PACKAGES = [
     *("gradreg_core", "gradreg_numpy", "gradreg_torch", "gradreg_jax", "gradreg_tensorflow"),
-    *("gradreg_conformance", "gradreg_validation", "gradreg_sweep", "gradreg_bench"),
+    *("gradreg_keras", "gradreg_conformance", "gradreg_validation", "gradreg_sweep", "gradreg_bench"),
     *("gradreg_monitor", "gradreg_experiments"),
 ]
 

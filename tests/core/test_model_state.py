@@ -19,7 +19,7 @@ import gradreg_torch
 from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError, UnsupportedError
 from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, SpectReg
 from gradreg_core.spec import Regularizer
-from gradreg_tensorflow.keras_model import RegularizedModel
+from gradreg_keras import RegularizedModel
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
 Y = np.arange(16) % 3

@@ -13,6 +13,7 @@ PACKAGES = [
     "gradreg_torch",
     "gradreg_jax",
     "gradreg_tensorflow",
+    "gradreg_keras",
     "gradreg_numpy",
     "gradreg_conformance",
     "gradreg_validation",

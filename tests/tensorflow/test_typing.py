@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import gradreg_tensorflow as gradreg
 from gradreg_core.results import Parts
-from gradreg_tensorflow.keras_model import RegularizedModel
+from gradreg_keras import RegularizedModel
 
 model = tf.keras.Sequential([tf.keras.layers.Input((8,)), tf.keras.layers.Dense(3)])
 optimizer = tf.keras.optimizers.Adam()
