@@ -83,16 +83,13 @@ class Subject:
         """The means over the samples of the Jacobian's norms at the input, or at a named place."""
         if at is not None:
             return self._norms_at(at, projections)
+        options = self._options("sample_weight", "target", "params")
+        if projections is None:  # nothing is drawn
+            options = {name: value for name, value in options.items() if name not in ("step", "seed")}
+        else:
+            options["projections"] = projections
         with self._repeatable():
-            measures = self.calls.measure(
-                self.model,
-                self.x,
-                self.y,
-                step=self.step,
-                projections=projections,
-                batch_norm="allow",
-                **self.options.of("sample_weight", "target"),
-            )
+            measures = self.calls.measure(self.model, self.x, self.y, **options)
         recorded = {"jacobian/frobenius": measures.frobenius, "jacobian/spectral": measures.spectral}
         if measures.loss_gradient is not None:
             recorded["jacobian/loss_gradient"] = measures.loss_gradient
@@ -133,16 +130,22 @@ class Subject:
     def _terms(self) -> Sequence[Term]:
         return () if self.reg is None else self.reg.terms
 
+    def _options(self, *left_out: str) -> dict[str, Any]:
+        """Keyword arguments of a call. A backend that brings its own calls need not know the last two."""
+        given = {"step": self.step, **self.options.of(*left_out)}
+        if self.ops is not None:
+            given["batch_norm"] = "allow"
+        if self.params is not None and "params" not in left_out:
+            given["params"] = self.params
+        return given
+
     def _loss(self, reg: Regularizer | None) -> Any:
         return self.calls.loss(
             self.model,
             self.x,
             self.y,
             reg,
-            step=self.step,
-            params=self.params,
-            batch_norm="allow",
-            **self.options.of(*(() if reg is not None else ("target",))),
+            **self._options(*(() if reg is not None else ("target",))),
         )
 
     def _penalty_array(self, reg: Regularizer | None) -> Any:
@@ -152,10 +155,7 @@ class Subject:
             self.x,
             self.y,
             reg,
-            step=self.step,
-            params=self.params,
-            batch_norm="allow",
-            **self.options.of(),
+            **self._options(),
         )
 
     def _penalty(self, reg: Regularizer) -> float:

@@ -14,7 +14,10 @@ from torch import nn
 import gradreg_torch as gradreg
 from gradreg_core import DataGrad, FrobReg, Inputs, SpectReg, tap
 from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_monitor import Monitor
+from gradreg_numpy.networks import Model, initialize
+from gradreg_torch.networks import apply
 
 EXACT = 1e-6
 """Relative: sums of squares are taken in float32 where arrays are; in float64 the rest is far below."""
@@ -180,6 +183,17 @@ def test_arguments_of_the_calls_are_passed_on() -> None:
     with torch.no_grad():
         assert values["loss"] == pytest.approx(3 * F.cross_entropy(model(x[:1]), y[:1]).item(), rel=EXACT)
     assert values["penalty"] == pytest.approx(gradreg.penalty(model, x[:1], y[:1], DataGrad(9.0)).item(), rel=EXACT)
+
+
+def test_the_reference_has_the_same_values_but_hides_its_parameters() -> None:
+    net = Network((4,), (Dense(5), Activation("tanh"), Dense(3)))
+    params = {path: array.astype(np.float64) for path, array in initialize(net, 0).items()}
+    x, y = np.random.default_rng(0).normal(size=(6, 4)), np.arange(6) % 3
+    ours = Monitor(x, y, REG)(Model(net, params), 0)
+    tensors = {path: torch.tensor(array) for path, array in params.items()}
+    wanted = Monitor(torch.tensor(x), torch.tensor(y), REG)(lambda x: apply(net, tensors, x), 0)
+    assert {name: wanted[name] for name in ours} == pytest.approx(ours, rel=EXACT)
+    assert set(ours) == KEYS | {"penalty/DataGrad", "penalty/FrobReg"}
 
 
 def test_arrays_of_numpy_wait_for_the_framework() -> None:
