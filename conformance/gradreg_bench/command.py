@@ -25,7 +25,7 @@ from gradreg_core.schema import from_dict
 __all__ = ["bench"]
 
 
-@click.command("bench")
+@click.command("bench", epilog="\b\nExample:\n  gradreg bench models:batch --variant '*Reg' --repeats 10")
 @click.argument("factory", required=False, metavar="[MODULE:FACTORY]")
 @click.option(
     "--backend",
@@ -83,14 +83,10 @@ def bench(
     timeout: float,
     out: Path,
 ) -> None:
-    r"""Measure what each regularizer costs, as a ratio to a plain training step.
+    """Measure what each regularizer costs, as a ratio to a plain training step.
 
     All variants of a model are timed in turn in one process. MODULE:FACTORY, found from the current directory, is a
     function without arguments that returns (model, x, y) of your own.
-
-    \b
-    Example:
-      gradreg bench models:batch --variant '*Reg' --repeats 10
     """
     if factory is not None and (networks or batches):
         raise InputError("bench: a factory brings its own network and batch; leave out --network and --batch.")

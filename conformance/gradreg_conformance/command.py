@@ -23,7 +23,7 @@ __all__ = ["conformance"]
 _WRITERS = {".json": to_json, ".html": to_html}
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  gradreg conformance torch --report torch.html")
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option(
     "--profile",
@@ -60,15 +60,11 @@ def conformance(
     timeout: float,
     listing: bool,
 ) -> None:
-    r"""Test whether backends compute the right penalties and second-order gradients.
+    """Test whether backends compute the right penalties and second-order gradients.
 
     NAME is a backend that 'gradreg backends' lists, or the 'module:callable' of a harness. Several are run one after
     the other, each in a process of its own. The exit status is 0 if all pass, 1 if not, 2 if one is absent or the
     command is wrong.
-
-    \b
-    Example:
-      gradreg conformance torch --report torch.html
     """
     if listing:
         console.print_checks()

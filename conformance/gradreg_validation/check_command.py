@@ -19,7 +19,7 @@ from gradreg_validation.opening import backend_of_model
 __all__ = ["check_command"]
 
 
-@click.command("check")
+@click.command("check", epilog="\b\nExample:\n  gradreg check models:critic --reg 'R1(10.0)'")
 @click.argument("target", metavar="MODULE:FACTORY")
 @click.option("--reg", "text", default="SpectReg(1.0)", show_default=True, metavar="SPEC", help="Or a to_dict() file.")
 @click.option("--backend", metavar="NAME", help="The backend, if the type of the model or of x does not tell.")
@@ -27,16 +27,12 @@ __all__ = ["check_command"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 @timeout_option
 def check_command(target: str, text: str, backend: str | None, step: int, as_json: bool, timeout: float) -> None:
-    r"""Look whether a model can be trained with a regularizer.
+    """Look whether a model can be trained with a regularizer.
 
     MODULE:FACTORY, found from the current directory, is a function without arguments that returns (model, x) or
     (model, x, y): a small batch. A model is what the framework has, or a pair (function of (params, x), params). NumPy
     arrays are turned into the framework's, their floats into float32. The exit status is 0 if the model passes, 1 if
     not, 2 if it cannot be checked.
-
-    \b
-    Example:
-      gradreg check models:critic --reg 'R1(10.0)'
     """
     with prints_to_stderr(as_json, for_good=True) as stdout:
         report = _report(target, parse_regularizer(text, "check"), backend, step, timeout)

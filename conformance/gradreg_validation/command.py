@@ -16,7 +16,10 @@ from gradreg_validation import TOLERANCE, validate
 __all__ = ["read_batch", "validate_command"]
 
 
-@click.command("validate")
+@click.command(
+    "validate",
+    epilog="\b\nExample:\n  gradreg validate models:network ports:network --batch batch.npz --reg 'SpectReg(0.01)'",
+)
 @click.argument("first")
 @click.argument("second")
 @click.option("--batch", required=True, metavar="FILE.npz", help="Arrays x and, for the loss, y.")
@@ -34,15 +37,11 @@ __all__ = ["read_batch", "validate_command"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 @timeout_option
 def validate_command(first: str, second: str, batch: str, as_json: bool, **given: Any) -> None:
-    r"""Compare penalty and gradients of two models on one batch.
+    """Compare penalty and gradients of two models on one batch.
 
     FIRST and SECOND are "module:name", found from the current directory: a model, or a class or a function that is
     called without arguments and returns a model or a pair (fn, params). The exit status is 0 if they agree, 1 if not,
     2 if they cannot be compared.
-
-    \b
-    Example:
-      gradreg validate models:network ports:network --batch batch.npz --reg 'SpectReg(0.01)'
     """
     with prints_to_stderr(as_json, for_good=True) as stdout:
         report = _report(first, second, batch, **given)

@@ -42,7 +42,7 @@ class Probe:
     problem: str = ""
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  gradreg doctor torch jax")
 @click.argument("names", nargs=-1, metavar="[BACKEND]...")
 @click.option(
     "--timeout",
@@ -52,14 +52,10 @@ class Probe:
     help="Seconds that one backend may take to import.",
 )
 def doctor(names: tuple[str, ...], timeout: float) -> None:
-    r"""Import the backends, each in a process of its own, and report versions, devices and problems.
+    """Import the backends, each in a process of its own, and report versions, devices and problems.
 
     Without names all installed backends are imported. The exit status is 1 if a plugin is broken, or if a backend that
     was named, here or by GRADREG_BACKEND, cannot be used; 2 if there is none of a name given here.
-
-    \b
-    Example:
-      gradreg doctor torch jax
     """
     known = {record.name for record in backends()}
     for name in names:

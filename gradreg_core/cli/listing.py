@@ -15,15 +15,10 @@ __all__ = ["backends"]
 _STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  gradreg backends --json")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 def backends(as_json: bool) -> None:
-    r"""List the backends, and why those that cannot be used cannot.
-
-    \b
-    Example:
-      gradreg backends --json
-    """
+    """List the backends, and why those that cannot be used cannot."""
     with prints_to_stderr(as_json, for_good=True) as stdout:
         _list(as_json, stdout)
 

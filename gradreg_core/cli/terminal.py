@@ -42,13 +42,13 @@ def make_table(headings: Sequence[str], *, right: Collection[str] = (), title: s
 
     Args:
         headings: of the columns.
-        right: those of `headings` whose columns hold numbers: aligned to the right, and never wrapped.
+        right: those of `headings` whose columns hold numbers: aligned to the right. Where there is little room longer
+            columns are wrapped first, and nothing is cut.
         title: a line above the table.
     """
     table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in headings:
-        number = heading in right
-        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     return table
 
 

@@ -18,7 +18,7 @@ __all__ = ["tune"]
 _TRAININGS, _TABLE, _CHOICE, _PICTURE = "trainings.jsonl", "table.txt", "regularizer.json", "weights.png"
 
 
-@click.command("tune")
+@click.command("tune", epilog="\b\nExample:\n  gradreg tune training:fit --reg 'SpectReg(0.01)' --out out/tune")
 @click.argument("target", metavar="MODULE:FIT")
 @click.option("--reg", required=True, metavar="SPEC", help="Where to start: 'SpectReg(0.01)', or a to_dict() file.")
 @click.option("--trainings", default=8, show_default=True, help="The largest number of trainings.")

@@ -28,7 +28,7 @@ _QUICK = Settings(
 )
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  gradreg demo --backend jax --out out/demo")
 @click.option(
     "--backend",
     "backends",

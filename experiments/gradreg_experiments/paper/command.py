@@ -32,7 +32,9 @@ settings differ in anything is another run.
 """
 
 
-@click.command(help=_HELP)
+@click.command(
+    help=_HELP, epilog="\b\nExample:\n  gradreg reproduce table1 --data-dir mnist --workers 2 --out out/reproduction"
+)
 @click.argument("experiment")
 @click.option("--backend", default="torch", show_default=True, help="Its runs are its own.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="A folder with MNIST's four IDX files.")

@@ -65,7 +65,7 @@ def run_missing(
         tick()
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  python -m gradreg_experiments.weights --data-dir mnist")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="A folder with MNIST's four files.")
 @out_option(default=Path("out/weights"))
 @click.option("--page-only", is_flag=True, help="Train nothing; write the page of the results there are.")
