@@ -53,7 +53,7 @@ def validate_command(first: str, second: str, batch: str, as_json: bool, **given
 def _report(first: str, second: str, batch: str, **given: Any) -> Any:
     x, y = read_batch(batch)
     reg = None if given["reg"] is None else parse_regularizer(given["reg"])
-    named = {
+    named: dict[str, Any] = {
         "backends": (given["first_backend"], given["second_backend"]),
         "parameters": _json_file(given["parameters"]),
         "layers": _json_file(given["layers"]),
@@ -62,9 +62,9 @@ def _report(first: str, second: str, batch: str, **given: Any) -> Any:
         "step": given["step"],
         "tolerance": given["tolerance"],
     }
-    models = [made(target, "validate", given["timeout"]) for target in (first, second)]
+    model, port = (made(target, "validate", given["timeout"]) for target in (first, second))
     try:
-        return validate(*models, x, y, reg, **named)
+        return validate(model, port, x, y, reg, **named)
     except SystemExit as error:
         raise InputError(f"validate: a model called sys.exit({error.code!r}). Remove the call.") from error
 

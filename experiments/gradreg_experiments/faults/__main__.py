@@ -4,6 +4,7 @@ import json
 import platform
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,8 +84,8 @@ def _damaged(name: str, readings: int) -> dict[str, Any]:
         (Path(folder) / file).write_bytes(content)
         read(Path(folder) / file)  # the right file is read
         outcomes = Counter(read_damaged(name, Path(folder), generator) for _ in range(readings))
-    refused, read = outcomes.pop("refused", 0), outcomes.pop("read", 0)
-    return {"files": readings, "refused": refused, "read": read, "failed": dict(outcomes)}
+    counts = {"refused": outcomes.pop("refused", 0), "read": outcomes.pop("read", 0)}
+    return {"files": readings, **counts, "failed": dict(outcomes)}
 
 
 def _hostile(name: str) -> str:
@@ -129,7 +130,7 @@ def _fuzz(fuzz: dict[str, Any] | None) -> str:
     )
 
 
-def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [headings, ("---",) * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -162,12 +162,15 @@ def _no_scheduler(folder: Path, repetition: int) -> str:
 def _cluster(folder: Path, *worker: str) -> tuple[str, list["subprocess.Popen[bytes]"]]:
     """The address of a scheduler with one worker of one thread, and their processes."""
     file = folder / "scheduler.json"
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     tool = "from distributed.cli.dask_{} import main; main()"
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     started = [
         subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", tool.format(name), *arguments], env=path, **options
+            [sys.executable, "-c", tool.format(name), *arguments],
+            env=path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         for name, arguments in (
             ("scheduler", ["--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={file}"]),
@@ -175,7 +178,6 @@ def _cluster(folder: Path, *worker: str) -> tuple[str, list["subprocess.Popen[by
         )
     ]
     wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
-
     return json.loads(file.read_text())["address"], started
 
 
