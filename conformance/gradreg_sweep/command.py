@@ -1,5 +1,6 @@
 """The command ``gradreg sweep``."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.text import Text
 from gradreg_core.cli.terminal import get_console, make_table, out_option, progress_bar
 from gradreg_core.errors import InputError
 from gradreg_sweep import report
+from gradreg_sweep.compositions import COMPOSITIONS, PENALTY
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.operation import Operation
 from gradreg_sweep.registry import framework, names
@@ -17,73 +19,103 @@ from gradreg_sweep.search import Finding, chosen, examine
 __all__ = ["sweep"]
 
 _STYLES = {"right": "green", "raises": "yellow", "undecided": "dim"}
-_Plan = list[tuple[Framework, str, Operation]]
+_BETWEEN = 20.0
+"""Seconds between two reports of an unfinished sweep."""
+_Plan = list[tuple[Framework, str, Operation, str]]
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  gradreg sweep torch --op pool --show")
 @click.argument("backends", metavar="[BACKEND]...", nargs=-1)
 @click.option("--op", "operations", multiple=True, help="Only operations whose name contains this; may be repeated.")
 @click.option(
     "--mode", "modes", multiple=True, help="A mode of the framework, such as func; may be repeated [the plain one]."
 )
+@click.option(
+    "--composition",
+    "compositions",
+    multiple=True,
+    type=click.Choice([*COMPOSITIONS, "all"]),
+    help="Of the modes of differentiation, the outer first; may be repeated [reverse-reverse].",
+)
+@click.option("--enumerated", is_flag=True, help="Also the operations that the framework's own modules list.")
 @click.option("--examples", type=click.IntRange(1), help="Configurations to draw per operation [depends on the mode].")
 @out_option("--report", "path", folder=False, suffixes=(".md", ".json"), help="Write a page or JSON.")
 @click.option(
     "--add", "earlier", multiple=True, type=click.Path(path_type=Path, exists=True), help="Put a JSON report in front."
 )
+@click.option("--compare", type=click.Path(path_type=Path, exists=True), help="Say what differs from a JSON report.")
 @click.option("--list", "listing", is_flag=True, help="List the operations, and run none.")
 @click.option("--show", is_flag=True, help="Print the program that shows each finding.")
 def sweep(
     backends: tuple[str, ...],
     operations: tuple[str, ...],
     modes: tuple[str, ...],
+    compositions: tuple[str, ...],
+    enumerated: bool,
     examples: int | None,
     path: Path | None,
     earlier: tuple[Path, ...],
+    compare: Path | None,
     listing: bool,
     show: bool,
 ) -> None:
-    r"""Test a framework's operations for second derivatives that are wrong or missing.
+    """Test a framework's operations for second derivatives that are wrong or missing.
 
     Each is put into a small network, and the gradient of ||J^T w||^2 by the framework alone is compared with
-    differences. What disagrees is shrunk to a small example. The exit status is 1 if something was silently wrong.
-
-    \b
-    Example:
-      gradreg sweep torch --op pool --show
+    differences; so are the other compositions of forward and reverse mode. What disagrees is shrunk to a small example.
+    The exit status is 1 if something was silently wrong.
     """
     if not backends and not earlier:
         raise InputError(f"sweep: expected a framework, one or more of {', '.join(names())}.")
-    plan = _plan([framework(name) for name in backends], modes, operations)
+    kinds = tuple(COMPOSITIONS) if "all" in compositions else compositions or (PENALTY,)
+    plan = _plan([framework(name) for name in backends], modes, operations, kinds, enumerated)
     if listing:
-        for swept, mode, operation in plan:
-            click.echo(f"{swept.name} {mode} {operation.name}")
+        for swept, mode, operation, composition in plan:
+            click.echo(f"{swept.name} {mode} {composition} {operation.name}")
         return
     findings = [finding for file in earlier for finding in report.read(file)]
-    for finding in _run(plan, examples):
-        findings.append(finding)
-        if path is not None:  # after each, so that a sweep that is stopped leaves what it has
-            report.write(path, findings)
+    _collect(findings, _run(plan, examples), path)
     _print(findings, show)
-    if path is not None:
-        report.write(path, findings)
-        click.echo(f"Wrote {path}.")
+    for before, after in report.changes(report.read(compare), findings) if compare is not None else ():
+        place = f"{after.operation}, {after.composition}, {after.mode}"
+        click.echo(f"{place}: {before.kind} in {before.version}, {after.kind} in {after.version}")
     if any(finding.kind in report.SILENT for finding in findings):
         click.get_current_context().exit(1)
 
 
-def _plan(frameworks: list[Framework], modes: tuple[str, ...], operations: tuple[str, ...]) -> _Plan:
+def _collect(findings: list[Finding], new: Iterator[Finding], path: Path | None) -> None:
+    """Add to the findings, and write them now and then: a sweep that is stopped leaves what it has."""
+    written = time.monotonic()
+    for finding in new:
+        findings.append(finding)
+        if path is not None and time.monotonic() - written > _BETWEEN:
+            report.write(path, findings)
+            written = time.monotonic()
+    if path is not None:
+        files = report.write(path, findings)
+        click.echo(f"Wrote {', '.join(map(str, files))}.")
+
+
+def _plan(
+    frameworks: list[Framework],
+    modes: tuple[str, ...],
+    operations: tuple[str, ...],
+    compositions: tuple[str, ...],
+    enumerated: bool,
+) -> _Plan:
     """What is run, in the order of the report."""
     unknown = set(modes) - {mode for swept in frameworks for mode in swept.modes}
     if unknown and frameworks:
         known = "; ".join(f"{swept.name}: {', '.join(swept.modes)}" for swept in frameworks)
         raise InputError(f"sweep: no such mode: {', '.join(sorted(unknown))}. There are {known}.")
+    more = {swept.name: tuple(swept.enumerated()) if enumerated else () for swept in frameworks}
     plan = [
-        (swept, mode, operation)
+        (swept, mode, operation, composition)
         for swept in frameworks
         for mode in (modes or swept.modes[:1])
         if mode in swept.modes
-        for operation in chosen(swept, mode, operations)
+        for operation in chosen(swept, mode, operations, more[swept.name])
+        for composition in compositions
     ]
     if frameworks and not plan:
         raise InputError(
@@ -95,18 +127,18 @@ def _plan(frameworks: list[Framework], modes: tuple[str, ...], operations: tuple
 
 def _run(plan: _Plan, examples: int | None) -> Iterator[Finding]:
     with progress_bar("", len(plan)) as bar:
-        for swept, mode, operation in plan:
-            bar.describe(f"{mode} {operation.name}")
-            yield examine(swept, operation, mode, examples)
+        for swept, mode, operation, composition in plan:
+            bar.describe(f"{mode} {composition} {operation.name}")
+            yield examine(swept, operation, mode, examples, composition)
             bar.advance()
 
 
 def _print(findings: list[Finding], show: bool) -> None:
-    table = make_table(["operation", "mode", "kind", "error", "remark"])
+    table = make_table(["operation", "mode", "composition", "kind", "error", "remark"])
     for finding in findings:
         kind = Text(finding.kind, _STYLES.get(finding.kind, "bold red"))
         remark = "; ".join(filter(None, [finding.detail, "single" if finding.single else ""]))
-        table.add_row(finding.operation, finding.mode, kind, report.size(finding), remark)
+        table.add_row(finding.operation, finding.mode, finding.composition, kind, report.size(finding), remark)
     get_console().print(table)
     for finding in findings if show else ():
         if finding.reproduction:

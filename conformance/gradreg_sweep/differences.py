@@ -8,7 +8,7 @@ import numpy as np
 __all__ = ["Estimate", "derivative"]
 
 FIRST_STEP = 0.25
-LEVELS = 10
+LEVELS = 16
 ENOUGH = 1e-12
 
 

@@ -1,11 +1,12 @@
 """The one shape in which a framework is swept: a record, a class that differentiates, and a template of programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from gradreg_sweep.compositions import PENALTY
 from gradreg_sweep.operation import Operation, Program, Syntax
 from gradreg_sweep.problem import Problem
 from gradreg_sweep.verdict import Verdict
@@ -33,6 +34,8 @@ class Framework:
         operations: what is swept.
         problem: makes a program's :class:`Problem`.
         ending: a Jinja template of the lines after the program's that show a verdict without gradreg.
+        mixed_ending: the same for compositions other than that of penalties.
+        enumerated: lists further operations, from the framework's own modules; it may take a minute.
     """
 
     name: str
@@ -44,13 +47,15 @@ class Framework:
     operations: tuple[Operation, ...]
     problem: Callable[[Program, str, str], Problem]
     ending: str
+    mixed_ending: str
+    enumerated: Callable[[], Iterable[Operation]] = tuple
 
-    def reproduction(self, program: Program, mode: str, verdict: Verdict) -> str:
+    def reproduction(self, program: Program, mode: str, verdict: Verdict, composition: str = PENALTY) -> str:
         """The whole program that shows a verdict."""
         head = [self.syntax.imports, *([self.syntax.setting] if self.syntax.setting else [])]
-        return "\n".join([*head, "", program.source(), "", self._ending(program, mode, verdict), ""])
+        return "\n".join([*head, "", program.source(), "", self._ending(program, mode, verdict, composition), ""])
 
-    def _ending(self, program: Program, mode: str, verdict: Verdict) -> str:
+    def _ending(self, program: Program, mode: str, verdict: Verdict, composition: str) -> str:
         """The template, filled in.
 
         It gets the arguments of f, the target of the derivative, whether that is a variable of a layer, and the
@@ -62,9 +67,11 @@ class Framework:
         wide = not first and program.configuration["dtype"] == "float32"
         moved = [self.syntax.wide.format(name=name) if wide else name for name in program.names]
         if target in program.names:
-            moved[program.names.index(target)] += " + t * v"
+            moved[program.names.index(target)] += " + t * u" if composition != PENALTY and not first else " + t * v"
         step = "1e-2" if verdict.single and not first else "1e-4"
-        text = _template(self.ending).render(
+        mixed = composition != PENALTY and not first
+        text = _template(self.mixed_ending if mixed else self.ending).render(
+            composition=composition,
             arguments=", ".join(program.names),
             first=first,
             index=None if variable else program.names.index(target),

@@ -1,18 +1,21 @@
 """JAX under the sweep: `jax.grad` of `jax.grad`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.signal
+import jax.scipy.stats
 import numpy as np
 
 from gradreg_jax.versions import enable_x64
+from gradreg_sweep.enumeration import Patterns, enumerate_functions
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.jax_ops import OPERATIONS
-from gradreg_sweep.operation import Syntax
+from gradreg_sweep.operation import Operation, Syntax
 from gradreg_sweep.problem import Problem
 
 __all__ = ["FRAMEWORK"]
@@ -29,6 +32,36 @@ class _JaxProblem(Problem):
 
     def native(self, arrays: Mapping[str, np.ndarray]) -> list[jax.Array]:
         return [jnp.asarray(arrays[name], self.dtype) for name in self.names]
+
+    constants = native
+
+    def reverse(self, function: Callable[..., Any], arrays: Sequence[Any]) -> Sequence[Any]:
+        return jax.grad(function, tuple(range(len(arrays))))(*arrays)
+
+    def forward(self, function: Callable[..., Any], arrays: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        return jax.jvp(function, tuple(arrays), tuple(tangents))[1]
+
+    def inner(self, one: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.sum(one * other)
+
+    def zero(self, array: jax.Array) -> jax.Array:
+        return jnp.zeros_like(array)
+
+    def mixed(self, composition: str, arrays: Sequence[Any], directions: Sequence[Any]) -> Sequence[Any]:
+        compute = partial(super().mixed, composition)
+        return (compute if self.mode == "eager" else jax.jit(compute))(arrays, directions)
+
+    def curvature(self, arrays: Mapping[str, np.ndarray], v: np.ndarray) -> float:
+        with self.context():
+            return float(self._curvature(*self.native(arrays), v=jnp.asarray(v)))
+
+    @cached_property
+    def _curvature(self) -> Callable[..., jax.Array]:
+        def compute(*arrays: jax.Array, v: jax.Array) -> jax.Array:
+            pulled = jax.grad(lambda *arrays: jnp.sum(v * jax.grad(self.weighted)(*arrays)))
+            return jnp.sum(v * pulled(*arrays))
+
+        return compute if self.mode == "eager" else jax.jit(compute)
 
     def weighted(self, *arrays: jax.Array) -> jax.Array:
         return jnp.sum(jnp.asarray(self.w, self.dtype) * self.f(*arrays))
@@ -83,6 +116,79 @@ print("JAX: ", float(jnp.sum(v * second({{ arguments }}))), " differences:", (en
 {% endif %}
 {% endif %}"""
 
+_MIXED = """\
+v = jnp.asarray(rng.normal(size=x.shape))
+u = {{ "v" if target == "x" else "jnp.asarray(rng.normal(size=%s.shape))" % target }}
+
+
+def derivative(function, array, tangent):  # forward mode
+    return jax.jvp(function, (array,), (tangent,))[1]
+
+
+def z({{ arguments }}):
+    return jnp.sum(w * f({{ arguments }}))
+
+
+def slope({{ arguments }}):  # <J^T w, v> by reverse mode
+    return jnp.sum(jax.grad(lambda x: z({{ arguments }}))(x) * v)
+
+
+{% if composition != "forward-reverse" and composition != "forward" %}
+def forward_slope({{ arguments }}):  # <w, J v> by forward mode
+    return derivative(lambda x: z({{ arguments }}), x, v)
+
+
+{% endif %}
+{% if composition == "forward" %}
+{% set number = "derivative(lambda %s: z(%s), %s, u)" % (target, arguments, target) %}
+{% elif composition == "forward-reverse" %}
+{% set number = "derivative(lambda %s: slope(%s), %s, u)" % (target, arguments, target) %}
+{% elif composition == "reverse-forward" %}
+{% set number = "jnp.sum(u * jax.grad(lambda %s: forward_slope(%s))(%s))" % (target, arguments, target) %}
+{% elif composition == "forward-forward" %}
+{% set number = "derivative(lambda %s: forward_slope(%s), %s, u)" % (target, arguments, target) %}
+{% else %}
+def bend({{ arguments }}):  # the second derivative along v by forward mode
+    return derivative(lambda x: forward_slope({{ arguments }}), x, v)
+
+
+def reverse_bend({{ arguments }}):  # by reverse mode
+    return jnp.sum(jax.grad(lambda x: slope({{ arguments }}))(x) * v)
+
+
+{% set number = "jnp.sum(u * jax.grad(lambda %s: bend(%s))(%s))" % (target, arguments, target) %}
+{% endif %}
+{% set lower = {"forward": "z", "reverse-forward-forward": "reverse_bend"}.get(composition, "slope") %}
+number = jax.jit(lambda {{ arguments }}: {{ number }})({{ arguments }})
+ends = [float({{ lower }}({{ moved }})) for t in ({{ step }}, -{{ step }})]
+print("JAX: ", float(number), " differences:", (ends[0] - ends[1]) / {{ twice }})"""
+
+
+def _enumerated() -> Iterator[Operation]:
+    """The public functions of JAX's modules."""
+    stats = {f"jax.scipy.stats.{name}": getattr(jax.scipy.stats, name, None) for name in _DISTRIBUTIONS}
+    modules = _MODULES | {name: module for name, module in stats.items() if module is not None}
+    patterns = Patterns("jnp.sin(h) + 2", "h @ h.T + 2 * jnp.eye({n})", "jnp.abs({value})")
+
+    def evaluate(code: str, h: np.ndarray) -> Any:
+        with enable_x64():
+            return eval(code, {"jax": jax, "jnp": jnp, "np": np, "h": jnp.asarray(h)})  # noqa: S307 - our own patterns
+
+    return enumerate_functions(modules, patterns, evaluate, OPERATIONS)
+
+
+_DISTRIBUTIONS = ("norm", "beta", "gamma", "logistic", "t", "cauchy", "laplace", "expon", "chi2", "pareto", "gumbel_r")
+_MODULES = {
+    "jax.nn": jax.nn,
+    "jnp": jnp,
+    "jnp.linalg": jnp.linalg,
+    "jnp.fft": jnp.fft,
+    "jax.lax": jax.lax,
+    "jax.scipy.special": jax.scipy.special,
+    "jax.scipy.linalg": jax.scipy.linalg,
+    "jax.scipy.signal": jax.scipy.signal,
+}
+
 FRAMEWORK = Framework(
     name="jax",
     version=f"JAX {jax.__version__}",
@@ -101,4 +207,6 @@ FRAMEWORK = Framework(
     operations=OPERATIONS,
     problem=_JaxProblem,
     ending=_ENDING,
+    mixed_ending=_MIXED,
+    enumerated=_enumerated,
 )

@@ -67,6 +67,10 @@ class Operation:
         chosen |= {"zero": 1} if self.zeros else {}
         return chosen | {"dtype": self.dtypes.get(mode, ("float64",))[0], "bare": False, "seed": 1}
 
+    def program(self, configuration: Configuration, syntax: "Syntax") -> "Program":
+        """The program about one configuration."""
+        return Program(self, configuration, syntax)
+
     def input_shape(self, configuration: Configuration) -> tuple[int, ...]:
         """The shape of x."""
         shape = eval(self.shape.format(**configuration), {"__builtins__": {}})  # noqa: S307 - our own tables

@@ -1,12 +1,13 @@
 """A program in a framework, as functions of NumPy arrays."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from gradreg_sweep.compositions import mixed
 from gradreg_sweep.operation import Program
 
 __all__ = ["Problem"]
@@ -51,6 +52,34 @@ class Problem(ABC):
             gradients = zip(self.arrays, self.second(*self.native(arrays)), strict=True)
             return {name: None if gradient is None else self.to_numpy(gradient) for name, gradient in gradients}
 
+    def pairings(
+        self, composition: str, arrays: Mapping[str, np.ndarray], directions: Mapping[str, np.ndarray]
+    ) -> dict[str, float | None]:
+        """The mixed derivatives of <w, f> along v and along the direction of each array, by a composition of modes.
+
+        Those of a layer's variables are left out.
+        """
+        with self.context():
+            constants = self.constants(directions)
+            numbers = self.mixed(composition, self.native(arrays), constants)
+            pairs = zip(self.names, numbers, strict=True)
+            return {name: None if number is None else float(number) for name, number in pairs}
+
+    def curvature(self, arrays: Mapping[str, np.ndarray], v: np.ndarray) -> float:
+        """The second derivative of <w, f> along v, by reverse mode twice."""
+        with self.context():
+            native, (constant, *_) = self.native(arrays), self.constants(dict.fromkeys(self.names, v))
+
+            def pulled(*arrays: Any) -> Any:
+                return self.inner(self.reverse(self.weighted, arrays)[0], constant)
+
+            gradient = self.reverse(pulled, native)[0]
+            return 0.0 if gradient is None else float(self.inner(gradient, constant))
+
+    def mixed(self, composition: str, arrays: Sequence[Any], directions: Sequence[Any]) -> Sequence[Any]:
+        """See :func:`gradreg_sweep.compositions.mixed`."""
+        return mixed(composition, self, self.weighted, arrays, directions)
+
     def context(self) -> AbstractContextManager[Any]:
         """Held while anything is computed."""
         return nullcontext()
@@ -66,6 +95,23 @@ class Problem(ABC):
     @abstractmethod
     def native(self, arrays: Mapping[str, np.ndarray]) -> list[Any]:
         """The program's arrays in the framework; the variables of a layer are assigned."""
+
+    @abstractmethod
+    def constants(self, arrays: Mapping[str, np.ndarray]) -> list[Any]:
+        """Arrays of the framework in the order of the program's, which are not differentiated."""
+
+    @abstractmethod
+    def reverse(self, function: Callable[..., Any], arrays: Sequence[Any]) -> Sequence[Any]:
+        """See :class:`gradreg_sweep.compositions.Modes`, as for the next three."""
+
+    @abstractmethod
+    def forward(self, function: Callable[..., Any], arrays: Sequence[Any], tangents: Sequence[Any]) -> Any: ...
+
+    @abstractmethod
+    def inner(self, one: Any, other: Any) -> Any: ...
+
+    @abstractmethod
+    def zero(self, array: Any) -> Any: ...
 
     @abstractmethod
     def weighted(self, *arrays: Any) -> Any:

@@ -1,24 +1,64 @@
-"""The report of a sweep: a page in Markdown with programs that stand alone, or JSON."""
+"""The report of a sweep: pages in Markdown with programs that stand alone, or JSON records."""
 
 import json
 import platform
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cattrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gradreg_core.cli.arrays import read_json_file
-from gradreg_core.errors import DataFileError
+from gradreg_sweep.compositions import COMPOSITIONS
 from gradreg_sweep.search import Finding
+from gradreg_sweep.upstream import issue
 from gradreg_sweep.verdict import KINDS
 
-__all__ = ["SILENT", "as_markdown", "read", "size", "write"]
+__all__ = ["SILENT", "as_pages", "changes", "read", "size", "write"]
 
 SILENT = ("wrong", "None", "NaN")
 """Kinds that a training run does not notice, or notices late."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The findings of one kind about one operation, over compositions and modes; the first has the program."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def first(self) -> Finding:
+        return self.findings[0]
+
+    @property
+    def size(self) -> str:
+        return size(max(self.findings, key=lambda finding: finding.error))
+
+    @property
+    def where(self) -> str:
+        """The compositions, each with its modes."""
+        modes: dict[str, list[str]] = {}
+        for finding in self.findings:
+            modes.setdefault(finding.composition, []).append(finding.mode)
+        return "; ".join(f"{composition} ({', '.join(names)})" for composition, names in modes.items())
+
+    @property
+    def remark(self) -> str:
+        single = "*single*" if any(finding.single for finding in self.findings) else ""
+        return "; ".join(filter(None, [self.first.detail[:120], single])).replace("|", "\\|")
+
+    @property
+    def anchor(self) -> str:
+        return re.sub(r"[\W_]+", "-", f"{self.first.operation}-{self.first.kind}".lower()).strip("-")
+
+    @property
+    def page(self) -> str:
+        return f"{self.first.framework}.md"
+
+    @property
+    def issue(self) -> str:
+        return issue(self.first.operation)
 
 
 def size(finding: Finding) -> str:
@@ -26,58 +66,69 @@ def size(finding: Finding) -> str:
     return f"{finding.error:.0e}" if finding.error and finding.kind not in ("NaN", "raises") else ""
 
 
-def _remark(finding: Finding) -> str:
-    parts = [finding.detail[:120], *(f"also {kind}" for kind in finding.also), "*single*" if finding.single else ""]
-    return "; ".join(filter(None, parts)).replace("|", "\\|")
+def _rows(findings: Iterable[Finding]) -> list[_Row]:
+    """The silent kinds of one operation together, and each other kind by itself."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in findings:
+        kind = "silent" if finding.kind in SILENT else finding.kind
+        groups.setdefault((finding.version, finding.operation, kind), []).append(finding)
+    return [_Row(tuple(group)) for group in groups.values()]
 
 
-def _anchor(words: str) -> str:
-    return re.sub(r"[\W_]+", "-", words.lower()).strip("-")
-
-
-def as_markdown(findings: Sequence[Finding]) -> str:
-    """The page."""
+def as_pages(findings: Sequence[Finding], stem: str = "findings") -> dict[str, str]:
+    """The pages by their path: the summary ``stem.md``, and ``stem/FRAMEWORK.md`` with the programs."""
     environment = Environment(
         loader=PackageLoader("gradreg_sweep"),
         trim_blocks=True,
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701
     )
-    environment.filters |= {"size": size, "remark": _remark, "anchor": _anchor}
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.version, finding.mode), []).append(finding)
-    page = environment.get_template("findings.md").render(
+        groups.setdefault((finding.version, finding.composition, finding.mode), []).append(finding)
+    rows = _rows(findings)
+    summary = environment.get_template("findings.md").render(
+        stem=stem,
         findings=findings,
         groups=list(groups.items()),
         kinds=KINDS,
-        silent=[finding for finding in findings if finding.kind in SILENT],
-        loud=[finding for finding in findings if finding.kind == "raises"],
-        first=[finding for finding in findings if finding.kind == "first derivative"],
+        compositions={name: text for name, text in COMPOSITIONS.items() if any(key[1] == name for key in groups)},
+        silent=[row for row in rows if row.first.kind in SILENT],
+        loud=[row for row in rows if row.first.kind == "raises"],
+        first=[row for row in rows if row.first.kind == "first derivative"],
         machine=platform.machine(),
         python=platform.python_version(),
     )
-    return page.rstrip() + "\n"
+    pages = {f"{stem}.md": summary}
+    for name in dict.fromkeys(finding.framework for finding in findings):
+        own = [row for row in rows if row.first.framework == name]
+        pages[f"{stem}/{name}.md"] = environment.get_template("framework.md").render(
+            version=own[0].first.version,
+            shown=[row for row in own if row.first.reproduction],
+            groups=[(key, group) for key, group in groups.items() if group[0].framework == name],
+        )
+    return {path: page.rstrip() + "\n" for path, page in pages.items()}
 
 
-def write(path: Path, findings: Sequence[Finding]) -> None:
-    """Write JSON or, by the name's ending, Markdown."""
+def write(path: Path, findings: Sequence[Finding]) -> list[Path]:
+    """Write JSON or, by the name's ending, pages in Markdown. Returns the files."""
     if path.suffix == ".json":
         path.write_text(json.dumps({"findings": [asdict(finding) for finding in findings]}, indent=1) + "\n")
-    else:
-        path.write_text(as_markdown(findings))
+        return [path]
+    pages = {path.parent / name: page for name, page in as_pages(findings, path.stem).items()}
+    for file, page in pages.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(page)
+    return list(pages)
 
 
 def read(path: Path) -> list[Finding]:
-    """The findings of a JSON report; keys that are not known are left out.
+    """The findings of a JSON report; keys that are not known are left out."""
+    return cattrs.structure(json.loads(path.read_text())["findings"], list[Finding])
 
-    Raises:
-        DataFileError: it cannot be read, or is another kind of file.
-    """
-    content = read_json_file(path, "a sweep's report")
-    try:
-        return cattrs.structure(content["findings"], list[Finding])
-    except Exception as error:  # cattrs raises groups of whatever its hooks raise
-        raise DataFileError(
-            f"{path}: is no report of a sweep: {type(error).__name__}. Give a file that --report FILE.json wrote."
-        ) from error
+
+def changes(before: Sequence[Finding], after: Sequence[Finding]) -> list[tuple[Finding, Finding]]:
+    """The findings of the same operation, mode and composition whose kinds differ, as (before, after)."""
+    known = {(finding.framework, finding.operation, finding.mode, finding.composition): finding for finding in before}
+    keys = [(finding, (finding.framework, finding.operation, finding.mode, finding.composition)) for finding in after]
+    return [(known[key], finding) for finding, key in keys if key in known and known[key].kind != finding.kind]

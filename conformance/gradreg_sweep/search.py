@@ -2,15 +2,18 @@
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 
+from gradreg_sweep.compositions import PENALTY
 from gradreg_sweep.framework import Framework
-from gradreg_sweep.operation import Configuration, Operation, Program
+from gradreg_sweep.operation import Configuration, Operation
 from gradreg_sweep.verdict import Verdict, judge
 
 __all__ = ["Finding", "chosen", "examine"]
@@ -39,6 +42,8 @@ class Finding:
     reproduction: str = ""
     """A program that shows it by the framework and NumPy alone."""
     seconds: float = 0.0
+    composition: str = PENALTY
+    """Of the modes of differentiation, one of :data:`~gradreg_sweep.compositions.COMPOSITIONS`."""
 
 
 class _ShownError(Exception):
@@ -48,8 +53,8 @@ class _ShownError(Exception):
 class _Search:
     """The verdicts by configuration, and the kind being made smaller."""
 
-    def __init__(self, framework: Framework, operation: Operation, mode: str) -> None:
-        self.framework, self.operation, self.mode = framework, operation, mode
+    def __init__(self, framework: Framework, operation: Operation, mode: str, composition: str) -> None:
+        self.framework, self.operation, self.mode, self.composition = framework, operation, mode, composition
         self.verdicts: dict[str, Verdict] = {}
         self.kinds: set[str] = set()
         self.smallest: dict[str, Any] | None = None
@@ -59,10 +64,11 @@ class _Search:
         key = json.dumps(configuration, sort_keys=True)
         if key not in self.verdicts:
             dtype, plain = configuration["dtype"], self.framework.modes[0]
-            program = Program(self.operation, configuration, self.framework.syntax)
+            program = self.operation.program(configuration, self.framework.syntax)
             problem = self.framework.problem
             tested = partial(problem, program, self.mode, dtype) if (self.mode, dtype) != (plain, "float64") else None
-            self.verdicts[key] = judge(partial(problem, program, plain, "float64"), tested, dtype == "float32")
+            reference = partial(problem, program, plain, "float64")
+            self.verdicts[key] = judge(reference, tested, dtype == "float32", self.composition)
         return self.verdicts[key]
 
     def body(self, configuration: dict[str, Any]) -> None:
@@ -87,7 +93,7 @@ class _Search:
         shown = self.verdict(self.smallest)
         kinds = {verdict.kind for verdict in self.verdicts.values()}
         compared = "wrong" if "wrong" in kinds else shown.kind
-        program = Program(self.operation, self.smallest, self.framework.syntax)
+        program = self.operation.program(self.smallest, self.framework.syntax)
         return replace(
             self._unshown(seconds),
             kind=shown.kind,
@@ -95,7 +101,7 @@ class _Search:
             detail=shown.detail,
             also=tuple(sorted(kinds - {shown.kind, "right", "undecided"})),
             configuration=dict(self.smallest),
-            reproduction=self.framework.reproduction(program, self.mode, shown),
+            reproduction=self.framework.reproduction(program, self.mode, shown, self.composition),
         )
 
     def _unshown(self, seconds: float) -> Finding:
@@ -113,25 +119,32 @@ class _Search:
             single=any(verdict.single for verdict in verdicts),
             examples=len(verdicts),
             seconds=round(seconds, 2),
+            composition=self.composition,
         )
 
 
-def chosen(framework: Framework, mode: str, names: Sequence[str] = ()) -> list[Operation]:
+def chosen(
+    framework: Framework, mode: str, names: Sequence[str] = (), enumerated: Sequence[Operation] = ()
+) -> list[Operation]:
     """The operations to run in a mode.
 
     Args:
         framework: the operations' own.
         mode: if it is slow, only operations that name it are chosen.
         names: parts of the names of operations, in upper or lower case; these are chosen in any mode.
+        enumerated: further operations, which the framework's own modules list.
     """
+    operations = [*framework.operations, *enumerated]
     if names:
         wanted = [name.lower() for name in names]
-        return [op for op in framework.operations if any(name in op.name.lower() for name in wanted)]
+        return [op for op in operations if any(name in op.name.lower() for name in wanted)]
     plain = mode not in framework.slow
-    return [op for op in framework.operations if (plain if op.modes is None else mode in op.modes)]
+    return [op for op in operations if (plain if op.modes is None else mode in op.modes)]
 
 
-def examine(framework: Framework, operation: Operation, mode: str, examples: int | None = None) -> Finding:
+def examine(
+    framework: Framework, operation: Operation, mode: str, examples: int | None = None, composition: str = PENALTY
+) -> Finding:
     """Search the configurations of an operation; what is wrong is shrunk, and written as a program.
 
     Args:
@@ -139,11 +152,14 @@ def examine(framework: Framework, operation: Operation, mode: str, examples: int
         operation: what is examined.
         mode: how it is run.
         examples: configurations to draw besides the usual one; None for the framework's number.
+        composition: of the modes of differentiation; other than that of penalties, in float64 only.
     """
     if examples is None:
         examples = framework.examples // (2 if mode in framework.slow else 1)
     start = time.perf_counter()
-    search = _Search(framework, operation, mode)
+    if composition != PENALTY:
+        operation = replace(operation, dtypes={})
+    search = _Search(framework, operation, mode, composition)
     run = given(operation.configurations(mode))(search.body)
     run = settings(
         max_examples=examples,
@@ -155,10 +171,9 @@ def examine(framework: Framework, operation: Operation, mode: str, examples: int
         print_blob=False,
         suppress_health_check=list(HealthCheck),
     )(run)
-    try:
+    with warnings.catch_warnings(), suppress(_ShownError):
+        warnings.simplefilter("ignore")  # the frameworks', of operations that are about to go
         # The usual configuration is judged first; if it shows something that no drawn one does, it is kept.
         search.verdict(operation.usual(mode))
         run()
-    except _ShownError:
-        pass
     return search.finding(time.perf_counter() - start)

@@ -1,15 +1,17 @@
 """TensorFlow under the sweep: nested tapes, and none of gradreg's replacements."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from operator import attrgetter
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from gradreg_sweep.enumeration import Patterns, enumerate_functions
 from gradreg_sweep.framework import Framework
-from gradreg_sweep.operation import Syntax
+from gradreg_sweep.operation import Operation, Syntax
 from gradreg_sweep.problem import Problem
 from gradreg_sweep.tensorflow_ops import OPERATIONS
 
@@ -29,6 +31,34 @@ class _TensorFlowProblem(Problem):
         for name, variable in self.variables.items():
             variable.assign(arrays[name])
         return [tf.constant(arrays[name], self.dtype) for name in self.names]
+
+    def constants(self, arrays: Mapping[str, np.ndarray]) -> list[Any]:
+        return [tf.constant(arrays[name], self.dtype) for name in self.names]
+
+    def reverse(self, function: Callable[..., Any], arrays: Sequence[Any]) -> Sequence[Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(arrays)
+            value = function(*arrays)
+        gradients: Sequence[Any] = tape.gradient(value, list(arrays))
+        return gradients
+
+    def forward(self, function: Callable[..., Any], arrays: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        with tf.autodiff.ForwardAccumulator(list(arrays), list(tangents)) as accumulator:
+            value = function(*arrays)
+        return accumulator.jvp(value, unconnected_gradients="zero")
+
+    def inner(self, one: Any, other: Any) -> Any:
+        return tf.reduce_sum(tf.convert_to_tensor(one) * other)
+
+    def zero(self, array: Any) -> Any:
+        return tf.zeros_like(array)
+
+    def mixed(self, composition: str, arrays: Sequence[Any], directions: Sequence[Any]) -> Sequence[Any]:
+        compute = partial(super().mixed, composition)
+        if self.mode != "eager":
+            compute = tf.function(compute, autograph=False, jit_compile=self.mode == "xla")
+        numbers: Sequence[Any] = compute(arrays, directions)
+        return numbers
 
     def weighted(self, *arrays: Any) -> Any:
         return tf.reduce_sum(np.asarray(self.w) * self.f(*arrays))  # NumPy's w takes the dtype of what it multiplies
@@ -106,6 +136,85 @@ print("TensorFlow: ", found, " differences:", wanted)
 {% endif %}
 {% endif %}"""
 
+_MIXED = """\
+v = tf.constant(rng.normal(size=x.shape))
+u = {{ "v" if target == "x" else "tf.constant(rng.normal(size=%s.shape))" % target }}
+
+
+def derivative(function, array, tangent):  # forward mode
+    with tf.autodiff.ForwardAccumulator(array, tangent) as accumulator:
+        value = function(array)
+    return accumulator.jvp(value, unconnected_gradients="zero")
+
+
+def gradient(function, array):  # reverse mode
+    with tf.GradientTape() as tape:
+        tape.watch(array)
+        value = function(array)
+    return tape.gradient(value, array)
+
+
+def z({{ arguments }}):
+    return tf.reduce_sum(w * f({{ arguments }}))
+
+
+def slope({{ arguments }}):  # <J^T w, v> by reverse mode
+    return tf.reduce_sum(gradient(lambda x: z({{ arguments }}), x) * v)
+
+
+{% if composition != "forward-reverse" and composition != "forward" %}
+def forward_slope({{ arguments }}):  # <w, J v> by forward mode
+    return derivative(lambda x: z({{ arguments }}), x, v)
+
+
+{% endif %}
+{% if composition == "forward" %}
+{% set number = "derivative(lambda %s: z(%s), %s, u)" % (target, arguments, target) %}
+{% elif composition == "forward-reverse" %}
+{% set number = "derivative(lambda %s: slope(%s), %s, u)" % (target, arguments, target) %}
+{% elif composition == "reverse-forward" %}
+{% set number = "tf.reduce_sum(u * gradient(lambda %s: forward_slope(%s), %s))" % (target, arguments, target) %}
+{% elif composition == "forward-forward" %}
+{% set number = "derivative(lambda %s: forward_slope(%s), %s, u)" % (target, arguments, target) %}
+{% else %}
+def bend({{ arguments }}):  # the second derivative along v by forward mode
+    return derivative(lambda x: forward_slope({{ arguments }}), x, v)
+
+
+def reverse_bend({{ arguments }}):  # by reverse mode
+    return tf.reduce_sum(gradient(lambda x: slope({{ arguments }}), x) * v)
+
+
+{% set number = "tf.reduce_sum(u * gradient(lambda %s: bend(%s), %s))" % (target, arguments, target) %}
+{% endif %}
+{% set lower = {"forward": "z", "reverse-forward-forward": "reverse_bend"}.get(composition, "slope") %}
+{% if mode != "eager" %}
+@tf.function{{ "(jit_compile=True)" if mode == "xla" }}
+{% endif %}
+def compute({{ arguments }}):
+    return {{ number }}
+
+
+ends = [float({{ lower }}({{ moved }})) for t in ({{ step }}, -{{ step }})]
+print("TensorFlow: ", float(compute({{ arguments }})))
+print("differences:", (ends[0] - ends[1]) / {{ twice }})"""
+
+
+def _enumerated() -> Iterator[Operation]:
+    """The public functions of the modules of TensorFlow and Keras."""
+    modules = {f"tf.{name}": attrgetter(name)(tf) for name in _MODULES} | {"tf": tf}
+    patterns = Patterns("tf.sin(h) + 2", "h @ tf.transpose(h) + 2 * tf.eye({n}, dtype=h.dtype)", "tf.abs({value})")
+
+    def evaluate(code: str, h: np.ndarray) -> Any:
+        return eval(code, {"tf": tf, "np": np, "h": tf.constant(h)})  # noqa: S307 - our own patterns
+
+    return enumerate_functions(modules, patterns, evaluate, OPERATIONS)
+
+
+_MODULES = (
+    "nn", "math", "linalg", "signal", "keras.ops", "keras.activations", "keras.losses", "math.special", "image",
+)  # fmt: skip
+
 FRAMEWORK = Framework(
     name="tensorflow",
     version=f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
@@ -125,4 +234,6 @@ FRAMEWORK = Framework(
     operations=OPERATIONS,
     problem=_TensorFlowProblem,
     ending=_ENDING,
+    mixed_ending=_MIXED,
+    enumerated=_enumerated,
 )

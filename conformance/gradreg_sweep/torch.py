@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.operation import Syntax
 from gradreg_sweep.problem import Problem
+from gradreg_sweep.torch_opinfo import operations
 from gradreg_sweep.torch_ops import OPERATIONS
 
 __all__ = ["FRAMEWORK"]
@@ -30,6 +32,41 @@ class _TorchProblem(Problem):
                 variable.copy_(torch.as_tensor(arrays[name]))
         dtype = getattr(torch, self.dtype)
         return [torch.tensor(arrays[name], dtype=dtype, requires_grad=True) for name in self.names]
+
+    def constants(self, arrays: Mapping[str, np.ndarray]) -> list[torch.Tensor]:
+        return [torch.tensor(arrays[name], dtype=getattr(torch, self.dtype)) for name in self.names]
+
+    def reverse(self, function: Callable[..., Any], arrays: Sequence[Any]) -> Sequence[Any]:
+        if self.mode != "eager":
+            return torch.func.grad(function, tuple(range(len(arrays))))(*arrays)
+        value = function(*arrays)
+        if not value.requires_grad:
+            return [None] * len(arrays)
+        return torch.autograd.grad(value, arrays, create_graph=True, allow_unused=True)
+
+    def forward(self, function: Callable[..., Any], arrays: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        if self.mode != "eager":
+            return torch.func.jvp(function, tuple(arrays), tuple(tangents))[1]
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(array, tangent) for array, tangent in zip(arrays, tangents, strict=True)]
+            tangent = forward_ad.unpack_dual(function(*duals)).tangent
+        return torch.zeros(()) if tangent is None else tangent
+
+    def inner(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (one * other).sum()
+
+    def zero(self, array: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(array)
+
+    def mixed(self, composition: str, arrays: Sequence[Any], directions: Sequence[Any]) -> Sequence[Any]:
+        if self.mode == "eager":
+            return super().mixed(composition, arrays, directions)
+        arrays = [array.detach() for array in arrays]
+
+        def compute(*arrays: torch.Tensor) -> Sequence[Any]:
+            return super(_TorchProblem, self).mixed(composition, arrays, directions)
+
+        return (torch.compile(compute) if self.mode == "compile" else compute)(*arrays)
 
     def weighted(self, *arrays: torch.Tensor) -> torch.Tensor:
         return (self.w * self.f(*arrays)).sum()
@@ -56,7 +93,8 @@ class _TorchProblem(Problem):
 
 
 _ENDING = """\
-{% set g = "torch.autograd.grad((w * f(" ~ arguments ~ ")).sum(), x, create_graph=True)[0]" %}
+{% set graph = "" if first else ", create_graph=True" %}
+{% set g = "torch.autograd.grad((w * f(" ~ arguments ~ ")).sum(), x" ~ graph ~ ")[0]" %}
 {% if first and not numbers %}
 print({{ g }})
 {% elif first %}
@@ -95,6 +133,74 @@ print("PyTorch: ", (v * second).sum().item(), " differences:", (ends[0] - ends[1
 {% endif %}
 {% endif %}"""
 
+_MIXED = """\
+v = torch.tensor(rng.normal(size=x.shape))
+u = {{ "v" if target == "x" else "torch.tensor(rng.normal(size=%s.shape))" % target }}
+{% if mode == "eager" %}
+
+
+def derivative(function, array, tangent):  # forward mode
+    with torch.autograd.forward_ad.dual_level():
+        moved = function(torch.autograd.forward_ad.make_dual(array, tangent))
+        return torch.autograd.forward_ad.unpack_dual(moved).tangent
+
+
+def gradient(function, array):  # reverse mode
+    return torch.autograd.grad(function(array), array, create_graph=True)[0]
+{% else %}
+
+
+def derivative(function, array, tangent):  # forward mode
+    return torch.func.jvp(function, (array,), (tangent,))[1]
+
+
+def gradient(function, array):  # reverse mode
+    return torch.func.grad(function)(array)
+{% endif %}
+
+
+def z({{ arguments }}):
+    return (w * f({{ arguments }})).sum()
+
+
+def slope({{ arguments }}):  # <J^T w, v> by reverse mode
+    return (gradient(lambda x: z({{ arguments }}), x) * v).sum()
+
+
+{% if composition != "forward-reverse" and composition != "forward" %}
+def forward_slope({{ arguments }}):  # <w, J v> by forward mode
+    return derivative(lambda x: z({{ arguments }}), x, v)
+
+
+{% endif %}
+{% if composition == "forward" %}
+{% set number = "derivative(lambda %s: z(%s), %s, u)" % (target, arguments, target) %}
+{% elif composition == "forward-reverse" %}
+{% set number = "derivative(lambda %s: slope(%s), %s, u)" % (target, arguments, target) %}
+{% elif composition == "reverse-forward" %}
+{% set number = "(u * gradient(lambda %s: forward_slope(%s), %s)).sum()" % (target, arguments, target) %}
+{% elif composition == "forward-forward" %}
+{% set number = "derivative(lambda %s: forward_slope(%s), %s, u)" % (target, arguments, target) %}
+{% else %}
+def bend({{ arguments }}):  # the second derivative along v by forward mode
+    return derivative(lambda x: forward_slope({{ arguments }}), x, v)
+
+
+def reverse_bend({{ arguments }}):  # by reverse mode
+    return (gradient(lambda x: slope({{ arguments }}), x) * v).sum()
+
+
+{% set number = "(u * gradient(lambda %s: bend(%s), %s)).sum()" % (target, arguments, target) %}
+{% endif %}
+{% set lower = {"forward": "z", "reverse-forward-forward": "reverse_bend"}.get(composition, "slope") %}
+{% if mode == "compile" %}
+number = torch.compile(lambda {{ arguments }}: {{ number }})({{ arguments }})
+{% else %}
+number = {{ number }}
+{% endif %}
+ends = [{{ lower }}({{ moved }}).item() for t in ({{ step }}, -{{ step }})]
+print("PyTorch: ", float(number), " differences:", (ends[0] - ends[1]) / {{ twice }})"""
+
 FRAMEWORK = Framework(
     name="torch",
     version=f"PyTorch {torch.__version__}",
@@ -114,4 +220,6 @@ FRAMEWORK = Framework(
     operations=OPERATIONS,
     problem=_TorchProblem,
     ending=_ENDING,
+    mixed_ending=_MIXED,
+    enumerated=operations,
 )

@@ -1,8 +1,9 @@
 """Whether a framework's second derivatives are right at one point, against differences of its first derivatives.
 
-With w fixed, g(x, A, ...) = J^T w is the gradient of <w, f> with respect to x, and Q = ||g||^2. The framework's
-gradient of Q along a direction v must equal 2 <g, dg/dt> with dg/dt the derivative of g along v, by differences in
-float64.
+With w fixed, g(x, A, ...) = J^T w is the gradient of <w, f> with respect to x, and dg/dt its derivative along a
+direction u of x, A, ..., by differences in float64. The framework's gradient of Q = ||g||^2 along u must equal
+2 <g, dg/dt>; every composition of forward and reverse mode that gives the mixed derivative along v and u must equal
+<v, dg/dt>. The third derivative along v, v and u must equal the derivative of the second one, by reverse mode twice.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from gradreg_sweep.compositions import FORWARD, PENALTY, THIRD
 from gradreg_sweep.differences import Estimate, derivative
 from gradreg_sweep.problem import Problem
 
@@ -86,13 +88,19 @@ class _Point:
         return Verdict(kind, error, array, detail, self.coarse)
 
 
-def judge(load_reference: Callable[[], Problem], load_tested: Callable[[], Problem] | None, single: bool) -> Verdict:
+def judge(
+    load_reference: Callable[[], Problem],
+    load_tested: Callable[[], Problem] | None,
+    single: bool,
+    composition: str = PENALTY,
+) -> Verdict:
     """The verdict on one program.
 
     Args:
         load_reference: makes the problem in the plain mode and float64.
         load_tested: makes it in the mode and dtype under test; None if those are the reference's.
         single: whether the dtype under test is float32.
+        composition: of the modes of differentiation.
     """
     try:
         point = _point(load_reference(), single)
@@ -104,6 +112,8 @@ def judge(load_reference: Callable[[], Problem], load_tested: Callable[[], Probl
     g = np.asarray(point.problem.gradient(point.arrays), np.float64)
     try:
         tested = point.problem if load_tested is None else load_tested()
+        if composition != PENALTY:
+            return _mixed(point, composition, tested.pairings(composition, point.arrays, point.directions))
         gradients = tested.penalty_gradients(point.arrays)
         spread = _spread(tested, point, gradients) if single else {}
     except Exception as error:
@@ -128,11 +138,13 @@ def _first(point: _Point) -> Verdict | None:
         g = point.problem.gradient(point.arrays)
     except Exception as error:
         return point.verdict("first derivative", detail=_message(error))
+    slope = derivative(lambda t: np.asarray(point.problem.value(point.moved("x", t))), point.rounding)
+    if g is None and slope.value == 0:
+        return point.verdict("undecided", detail="the result does not depend on x")
     if g is None:
         return point.verdict("first derivative", detail="None")
     if not np.isfinite(g).all():
         return point.verdict("first derivative", 1.0, detail="NaN")
-    slope = derivative(lambda t: np.asarray(point.problem.value(point.moved("x", t))), point.rounding)
     scale = max(float(np.linalg.norm(g)), abs(float(slope.value)), 1e-300)
     if point.undecidable(slope, MARGIN * slope.error, scale):
         return point.verdict("undecided", detail="a kink is too near")
@@ -162,6 +174,46 @@ def _second(point: _Point, g: np.ndarray, gradients: dict[str, np.ndarray | None
         if worst.kind == "right":
             worst = point.verdict(kind, error if kind == "wrong" else min(error, 1.0), name)
     return worst
+
+
+def _mixed(point: _Point, composition: str, numbers: dict[str, float | None]) -> Verdict:
+    """The first mixed derivative that is wrong, or that all are right."""
+    v = point.directions["x"]
+    worst, base = point.verdict("right"), float(np.linalg.norm(v))
+    base *= float(np.linalg.norm(np.asarray(point.problem.gradient(point.arrays))))
+    along = partial(_gradient_at, point, "x")
+    if composition == THIRD:
+        second = derivative(along, point.rounding)
+        wanted, found = float(np.sum(v * second.value)), point.problem.curvature(point.arrays, v)
+        allowed = max(RIGHT * max(abs(wanted), base), MARGIN * second.error * float(np.linalg.norm(v)))
+        if not abs(wanted - found) <= allowed:
+            return point.verdict("undecided", detail="the second derivative is wrong already, or a kink is too near")
+    for name, number in numbers.items():
+        change, factor = _differences(point, composition, name)
+        wanted, margin = float(np.sum(factor * change.value)), MARGIN * change.error * float(np.linalg.norm(factor))
+        scale = max(abs(wanted), 1e-3 * base, 1e-300)
+        if point.undecidable(change, margin, scale):
+            return point.verdict("undecided", detail="a kink is too near")
+        value = 0.0 if number is None else number
+        error = abs(value - wanted) / max(scale, abs(value)) if np.isfinite(value) else np.inf
+        allowed = max(SINGLE if point.coarse else 100 * RIGHT if composition == THIRD else RIGHT, margin / scale)
+        if error > allowed and worst.kind == "right":
+            kind = "None" if number is None else "wrong" if np.isfinite(error) else "NaN"
+            worst = point.verdict(kind, error if kind == "wrong" else min(error, 1.0), name)
+    return worst
+
+
+def _differences(point: _Point, composition: str, name: str) -> tuple[Estimate, np.ndarray]:
+    """The change, along the direction of an array, of what is one derivative lower, and what to multiply it with."""
+    if composition == THIRD:
+        return derivative(partial(_curvature_at, point, name), point.rounding), np.ones(())
+    if composition == FORWARD:
+        return derivative(lambda t: np.asarray(point.problem.value(point.moved(name, t))), point.rounding), np.ones(())
+    return derivative(partial(_gradient_at, point, name), point.rounding), point.directions["x"]
+
+
+def _curvature_at(point: _Point, name: str, t: float) -> np.ndarray:
+    return np.asarray(point.problem.curvature(point.moved(name, t), point.directions["x"]))
 
 
 def _gradient_at(point: _Point, name: str, t: float) -> np.ndarray:

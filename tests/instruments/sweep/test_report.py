@@ -1,26 +1,31 @@
-"""The report as a page and as JSON, and the page that is committed."""
+"""The report as pages and as JSON, and the records and pages that are committed."""
 
 import platform
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gradreg_sweep import report
-from gradreg_sweep.search import Finding
 from instruments.sweep.findings import WRONG, disagreement, finding, run
 
-PAGE = Path(__file__).parents[3] / "docs" / "findings.md"
-PROGRAMS = re.findall(r"<summary>\d+\. (.*?)</summary>\n\n```python\n(.*?)```", PAGE.read_text(), re.S)
+DOCS = Path(__file__).parents[3] / "docs"
+RECORDS = report.read(DOCS / "findings" / "records.json")
+SHOWN = {(row.operation, row.kind): row for row in reversed(RECORDS) if row.reproduction and row.framework == "torch"}
 
 
-def test_the_page_has_every_finding_with_its_program() -> None:
-    page = report.as_markdown([finding(), finding(operation="good", kind="right", reproduction="")])
-    assert "| [mine](#mine-eager) | PyTorch 0 | eager | wrong | 2e-01 |" in page
-    assert '<a id="mine-eager"></a>' in page
-    assert "```python\nprint(1)\n```" in page
-    assert "**PyTorch 0, eager** (1): good." in page
+def test_the_pages_have_every_finding_with_its_program() -> None:
+    rows = [
+        finding(),
+        finding(composition="forward-forward", mode="func"),
+        finding(operation="good", kind="right", reproduction=""),
+    ]
+    pages = report.as_pages(rows)
+    where = "reverse-reverse (eager); forward-forward (func)"
+    assert f"| [mine](findings/torch.md#mine-wrong) | PyTorch 0 | {where} | wrong | 2e-01 |" in pages["findings.md"]
+    assert "(=mine-wrong)=\n### mine" in pages["findings/torch.md"]
+    assert "```python\nprint(1)\n```" in pages["findings/torch.md"]
+    assert "**reverse-reverse, eager** (1): good." in pages["findings/torch.md"]
 
 
 def test_json_reads_back(tmp_path) -> None:
@@ -29,53 +34,35 @@ def test_json_reads_back(tmp_path) -> None:
     assert report.read(tmp_path / "a.json") == rows
 
 
-def test_the_page_has_what_tensorflow_is_known_to_get_wrong() -> None:
-    text = PAGE.read_text()
-    for operation in (*WRONG, "tf.image.resize, bilinear", "tf.reduce_prod", "tf.nn.ctc_loss", "tf.nn.softsign"):
-        assert f"[{operation}](#" in text, operation
-    assert text.count('<a id="') == len(PROGRAMS) > 50
+def test_changes_between_versions_are_told() -> None:
+    before, after = finding(), finding(kind="right")
+    assert report.changes([before], [after]) == [(before, after)]
+    assert report.changes([before], [before, finding(mode="func")]) == []
 
 
-@pytest.mark.parametrize(("title", "program"), [shown for shown in PROGRAMS if "import torch" in shown[1]])
+def test_the_records_have_what_the_frameworks_are_known_to_get_wrong() -> None:
+    silent = {row.operation for row in RECORDS if row.kind in report.SILENT}
+    assert {*WRONG, "tf.image.resize, bilinear", "tf.reduce_prod", "tf.nn.ctc_loss"} <= silent
+    assert any(row.operation == "tf.nn.softsign" and row.kind == "raises" for row in RECORDS)
+
+
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=lambda row: f"{row.operation}-{row.kind}")
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of checkpoint, before it refuses
-def test_the_programs_of_the_page_show_it(title: str, program: str) -> None:
-    shown = replace(finding(), reproduction=program, operation=title)
-    kind = title.rpartition(": ")[2].split()[0]
-    if kind in ("raises", "first"):
+def test_the_programs_of_the_records_show_it(shown) -> None:
+    if shown.kind == "raises" or (shown.kind == "first derivative" and shown.detail):
         causes = "not implemented|double backward|use_reentrant|saved tensor hooks|mutate a captured|have storage"
         with pytest.raises(RuntimeError, match=causes):
             run(shown)
-    elif kind == "NaN":
+    elif shown.kind == "NaN":
         assert "nan" in run(shown)
     else:
         assert disagreement(run(shown)) > 1e-5
 
 
-def shown_findings(page: str) -> list[Finding]:
-    """The findings that a page shows, as far as it shows them."""
-    programs = dict(re.findall(r"<summary>\d+\. (.*?, [a-z]+): .*?</summary>\n\n```python\n(.*?)\n```", page, re.S))
-    groups: dict[tuple[str, str], list[Finding]] = {
-        names: [] for names in re.findall(r"^\| ([^|\[]+) \| ([a-z]+) \| \d+ \|", page, re.M)
-    }
-    for line in re.findall(r"^\| \[.*$", page, re.M):
-        link, version, mode, kind, error, remark = (cell[1:-1] for cell in re.split(r"(?<!\\)\|", line)[1:-1])
-        operation = link[1 : link.rindex("](#")]
-        detail, *also = re.split(
-            r"(?:; |^)also ", remark.replace("\\|", "|").removesuffix("*single*").removesuffix("; ")
-        )
-        row = Finding("", version, mode, operation, kind, float(error or 0), detail, remark.endswith("*single*"))
-        groups[version, mode].append(replace(row, also=tuple(also), reproduction=programs[f"{operation}, {mode}"]))
-    for version, mode, names in re.findall(r"^\*\*(.*), ([a-z]+)\*\* \(\d+\): (.*)\.$", page, re.M):
-        for name in re.split(r", (?=a module|(?:torch|tf|jax|jnp)\.)", names):
-            single = name.endswith(" (*single*)")
-            row = Finding("", version, mode, name.removesuffix(" (*single*)"), "right", single=single)
-            groups[version, mode].append(row)
-    return [row for rows in groups.values() for row in rows]
-
-
-def test_the_page_is_what_the_command_writes_of_its_findings(monkeypatch) -> None:
-    text = PAGE.read_text()
+def test_the_committed_pages_are_made_of_the_committed_records(monkeypatch) -> None:
+    text = (DOCS / "findings.md").read_text()
     machine, python = re.search(r"; (\S+), CPU, Python (\S+)\.$", text, re.M).groups()
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(platform, "python_version", lambda: python)
-    assert report.as_markdown(shown_findings(text)) == text
+    for name, page in report.as_pages(RECORDS).items():
+        assert page == (DOCS / name).read_text()

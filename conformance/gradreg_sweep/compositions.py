@@ -1,0 +1,77 @@
+"""The orders in which derivatives are composed: reverse and forward mode, one inside the other."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+__all__ = ["COMPOSITIONS", "FORWARD", "PENALTY", "THIRD", "Modes", "mixed"]
+
+PENALTY = "reverse-reverse"
+"""What a penalty on the gradient takes."""
+FORWARD = "forward"
+THIRD = "reverse-forward-forward"
+COMPOSITIONS = {
+    PENALTY: "the gradient of ||J^T w||^2, as penalties on gradients take it",
+    FORWARD: "the first derivative of <w, f> along a direction, as products J v take it",
+    "forward-reverse": "the derivative of J^T w along a direction, as products with a Hessian take it",
+    "reverse-forward": "the gradient of <w, J v>, as penalties on J v take it",
+    "forward-forward": "the derivative of J v along a direction",
+    THIRD: "the gradient of the second derivative of <w, f> along v",
+}
+"""Name, the outer mode first -> what is computed."""
+
+Function = Callable[..., Any]
+
+
+class Modes(Protocol):
+    """Reverse and forward mode of a framework, which compose."""
+
+    def reverse(self, function: Function, arrays: Sequence[Any]) -> Sequence[Any]:
+        """The gradients of a scalar function with respect to each array; None where the framework returns none."""
+
+    def forward(self, function: Function, arrays: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        """The derivative of a function along the tangents."""
+
+    def inner(self, one: Any, other: Any) -> Any:
+        """The sum of the products of two arrays' elements."""
+
+    def zero(self, array: Any) -> Any:
+        """Zeros of the shape of an array."""
+
+
+def mixed(
+    composition: str, modes: Modes, weighted: Function, arrays: Sequence[Any], directions: Sequence[Any]
+) -> list[Any]:
+    """The mixed derivative of a scalar function along v and along the direction of each array; None for no gradient.
+
+    The first derivative is along the direction alone, the third along v twice. v is the direction of the first array.
+
+    Args:
+        composition: one of COMPOSITIONS, except PENALTY.
+        modes: of the framework.
+        weighted: <w, f>.
+        arrays: x first.
+        directions: one for each array.
+    """
+    zeros = [modes.zero(direction) for direction in directions]
+    along = [[*zeros[:i], direction, *zeros[i + 1 :]] for i, direction in enumerate(directions)]
+
+    def slope(*arrays: Any) -> Any:
+        return modes.forward(weighted, arrays, along[0])
+
+    if composition == FORWARD:
+        return [modes.forward(weighted, arrays, tangents) for tangents in along]
+    if composition == "forward-forward":
+        return [modes.forward(slope, arrays, tangents) for tangents in along]
+    if composition == "forward-reverse":
+
+        def pulled(*arrays: Any) -> Any:
+            return modes.inner(modes.reverse(weighted, arrays)[0], directions[0])
+
+        return [modes.forward(pulled, arrays, tangents) for tangents in along]
+
+    def bend(*arrays: Any) -> Any:
+        return modes.forward(slope, arrays, along[0])
+
+    gradients = modes.reverse(bend if composition == THIRD else slope, arrays)
+    pairs = zip(gradients, directions, strict=True)
+    return [None if gradient is None else modes.inner(gradient, direction) for gradient, direction in pairs]

@@ -1,0 +1,142 @@
+"""PyTorch's own list of operations, with the samples that its tests are made of, as operations of the sweep."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from gradreg_sweep.operation import Configuration, Operation, Program, Syntax
+
+__all__ = ["SampledOperation", "operations"]
+
+_LARGEST, _SAMPLES = 40, 6
+"""Numbers in a sample's arrays, and samples per operation."""
+_F = """def f({arguments}):
+    torch.manual_seed(0)
+    result = {call}
+    parts = torch.utils._pytree.tree_leaves(result)
+    parts = [torch.view_as_real(part) if part.is_complex() else part for part in parts if torch.is_tensor(part)]
+    return torch.sin(torch.cat([part.flatten() for part in parts if part.is_floating_point()]))"""
+
+
+@dataclass(frozen=True)
+class SampledOperation(Operation):
+    """An operation with samples of its arguments in place of drawn shapes; see :class:`Operation`."""
+
+    info: Any = None
+    """PyTorch's record."""
+
+    @cached_property
+    def samples(self) -> list[Any]:
+        """Small samples, spread over all that there are."""
+        drawn = self.info.sample_inputs("cpu", torch.float64, requires_grad=True)
+        small = [sample for sample in drawn if _small(sample)]
+        step = max(1, -(-len(small) // _SAMPLES))
+        return small[::step]
+
+    def configurations(self, mode: str) -> st.SearchStrategy[dict[str, Any]]:
+        numbers = st.integers(0, max(0, len(self.samples) - 1))
+        return st.fixed_dictionaries(
+            {"sample": numbers, "dtype": st.just("float64"), "bare": st.just(True), "seed": st.just(0)}
+        )
+
+    def usual(self, mode: str) -> dict[str, Any]:
+        return {"sample": 0, "dtype": "float64", "bare": True, "seed": 0}
+
+    def input_shape(self, configuration: Configuration) -> tuple[int, ...]:
+        return tuple(self.samples[configuration["sample"]].input.shape)
+
+    def program(self, configuration: Configuration, syntax: Syntax) -> Program:
+        if not self.samples:
+            raise ValueError("PyTorch's list has no small sample with floating-point arrays")
+        return _SampledProgram(self, configuration, syntax)
+
+
+@dataclass(frozen=True)
+class _SampledProgram(Program):
+    """A call with the arguments of one sample; all floating-point arrays that take a gradient are differentiated."""
+
+    operation: SampledOperation
+
+    @cached_property
+    def _call(self) -> tuple[str, dict[str, torch.Tensor]]:
+        sample = self.operation.samples[self.configuration["sample"]]
+        arrays: dict[str, torch.Tensor] = {}
+
+        def written(value: Any) -> str:
+            if torch.is_tensor(value):
+                if value.requires_grad and value.is_floating_point():
+                    name = f"a{len(arrays)}" if arrays else "x"
+                    arrays[name] = value.detach()
+                    return name
+                return _literal(value)
+            if isinstance(value, list | tuple) and type(value) in (list, tuple):
+                parts = "".join(f"{written(part)}, " for part in value)
+                return f"[{parts}]" if isinstance(value, list) else f"({parts})"
+            return str(value) if isinstance(value, torch.dtype | torch.memory_format) else repr(value)
+
+        arguments = [written(value) for value in (sample.input, *sample.args)]
+        arguments += [f"{name}={written(value)}" for name, value in sample.kwargs.items()]
+        return f"{self.operation.code}({', '.join(arguments)})", arrays
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._call[1])
+
+    def source(self, dtype: str | None = None) -> str:
+        call, arrays = self._call
+        lines = ["rng = np.random.default_rng(0)"]
+        lines += [f"{name} = {_literal(array)}.requires_grad_()" for name, array in arrays.items()]
+        arguments = ", ".join(arrays)
+        weight = self.syntax.weight.format(values=f"rng.normal(size=f({arguments}).shape)", dtype="float64")
+        return "\n".join([*lines, "", "", _F.format(arguments=arguments, call=call), "", "", f"w = {weight}"])
+
+
+def _literal(array: torch.Tensor) -> str:
+    return f"torch.tensor({array.detach().tolist()!r}, dtype={array.dtype})"
+
+
+def _small(sample: Any) -> bool:
+    """Whether a sample is small and has an array to differentiate first."""
+    leaves = list(torch.utils._pytree.tree_leaves((sample.input, sample.args, sample.kwargs)))
+    arrays = [leaf for leaf in leaves if torch.is_tensor(leaf)]
+    differentiated = [array for array in arrays if array.requires_grad and array.is_floating_point()]
+    dense = all(array.layout == torch.strided for array in arrays)
+    plain = all(not callable(leaf) and not isinstance(leaf, slice | torch.Generator) for leaf in leaves)
+    count = sum(array.numel() for array in arrays)
+    return dense and plain and bool(differentiated) and differentiated[0].numel() > 0 and count <= _LARGEST
+
+
+def _named(name: str) -> str | None:
+    """The name under which users call an operation: a function of torch, or a method of a tensor."""
+    for owner, prefix in ((torch, "torch"), (torch.Tensor, "torch.Tensor")):
+        value: Any = owner
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        if callable(value):
+            return f"{prefix}.{name}"
+    return None
+
+
+@cache
+def operations() -> tuple[SampledOperation, ...]:
+    """All operations of PyTorch's list with a derivative and a name; none where its tests' list is not installed."""
+    try:
+        from torch.testing._internal.common_methods_invocations import op_db
+    except ImportError:
+        return ()
+    return tuple(_operations(op_db))
+
+
+def _operations(records: Any) -> Iterator[SampledOperation]:
+    known: set[str] = set()
+    for info in records:
+        name = f"torch.{info.name}" + (f", {info.variant_test_name}" if info.variant_test_name else "")
+        code = _named(info.name)
+        differentiable = info.supports_autograd and torch.float64 in info.supported_backward_dtypes("cpu")
+        if code and differentiable and name not in known:
+            known.add(name)
+            yield SampledOperation(name, code, info=info)
