@@ -54,12 +54,12 @@ def _of_processes(trainer: Any) -> Iterator[str]:
             f"--nproc-per-node {trainer.args.n_gpu}; or make one GPU visible: CUDA_VISIBLE_DEVICES=0."
         )
     if getattr(trainer, "is_deepspeed_enabled", False):
-        yield "DeepSpeed takes the inner backward pass for the whole. Use DistributedDataParallel or FSDP version 2."
+        yield "DeepSpeed takes the inner backward pass for the whole. Use DistributedDataParallel."
     sizes = {kind: getattr(trainer, f"get_{kind}_size", lambda: 1)() for kind in ("tp", "cp", "sp")}
     if any(size > 1 for size in sizes.values()):
         yield (
             f"tensor, context and sequence parallelism ({sizes}) split a sample over processes. Split the batch: "
-            f"DistributedDataParallel or FSDP version 2."
+            f"DistributedDataParallel."
         )
 
 

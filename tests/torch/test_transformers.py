@@ -44,7 +44,7 @@ class Recording:
         self.batches = [*getattr(self, "batches", []), dict(inputs)]
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         parameters = model.parameters()
-        self.gradients = [None if each.grad is None else each.grad.clone() for each in parameters]
+        self.gradients = [None if weight.grad is None else weight.grad.clone() for weight in parameters]
         return loss
 
 
