@@ -45,6 +45,15 @@ def test_digits(name: str) -> None:
     assert outcome["SpectReg"][0] > 80
 
 
+def test_digits_in_keras_fit() -> None:
+    assert results("keras_digits", epochs=30, seeds=1)["SpectReg"] > 75
+
+
+def test_critics_in_keras_train_step_teach_a_generator() -> None:
+    outcome = results("keras_critic", epochs=3, seed=0)
+    assert max(outcome["WGAN-GP"], outcome["R1"]) < outcome["untrained"]
+
+
 def test_a_contractive_code_moves_less() -> None:
     outcome = results("autoencoder", steps=100, seeds=1)
     assert outcome["contractive"]["norm"] < 0.5 * outcome["plain"]["norm"]
