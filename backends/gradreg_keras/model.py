@@ -218,6 +218,20 @@ class RegularizedModel(Steps):  # type: ignore[misc]
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         return cls(model, from_dict(config["reg"]), **options)
 
+    def save_own_variables(self, store: Any) -> None:
+        """The states of seed generators, as of dropout, which Keras' files leave out."""
+        for index, state in enumerate(self._seed_states()):
+            store[str(index)] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store: Any) -> None:
+        """What `save_own_variables` has written."""
+        for index, state in enumerate(self._seed_states()):
+            if str(index) in store.keys():  # noqa: SIM118 - a group of a file
+                state.assign(store[str(index)])
+
+    def _seed_states(self) -> list[Any]:
+        return [variable for variable in self.variables if variable.name == "seed_generator_state"]
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a model that is being loaded."""
         self.compile(**keras.saving.deserialize_keras_object(config))
