@@ -305,6 +305,13 @@ class Backend(DrawPrimitives):
         """
         return nullcontext(model)
 
+    def copied(self, model: Any) -> Any:
+        """The model on copies of its weights, for `check`, which moves them. Default: the model itself.
+
+        Where a model cannot be copied, it is itself too, and other threads may see its weights move.
+        """
+        return model
+
     def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Array | None, data: Sequence[Array]) -> Objective:
         """`fn` as a function of x and of the weights that the model uses, for `check`. Default: of x alone.
 

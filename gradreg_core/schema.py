@@ -40,7 +40,9 @@ def _fields(value: Any) -> dict[str, Any]:
     """
     kind = type(value).__name__
     if type(value) not in (_TERMS.get(kind), _PARTS.get(kind)):
-        raise SpecError(f"to_dict: expected what gradreg itself defines, got {value!r}, a {kind} of your own.")
+        raise SpecError(
+            f"to_dict: expected a regularizer of gradreg, got {value!r}; from_dict knows no {kind} of others."
+        )
     chosen = {
         field.name: getattr(value, field.name)
         for field in fields(value)

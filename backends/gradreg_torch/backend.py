@@ -25,7 +25,7 @@ from gradreg_torch.model.batch_norm import batch_norm_policy
 from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
 from gradreg_torch.model.written import buffers_to_write, with_buffers, write_buffers
-from gradreg_torch.objective import TorchObjective
+from gradreg_torch.objective import TorchObjective, copied_weights
 from gradreg_torch.shared_models import before_backward, joined, require_double_backward, shared_models
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
@@ -324,6 +324,9 @@ class TorchBackend(Backend):
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
+
+    def copied(self, model: Any) -> Any:
+        return copied_weights(model)
 
     def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Tensor | None, data: Sequence[Tensor]) -> Objective:
         return TorchObjective(model, fn, reach, x)

@@ -7,11 +7,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradreg_core.copies import copied
 from gradreg_core.objective import Gradients, Objective, Scalar
 from gradreg_core.preflight.references import references
 from gradreg_torch.model.module_calls import module_calls
 
-__all__ = ["TorchObjective", "leaves_of"]
+__all__ = ["TorchObjective", "copied_weights", "leaves_of"]
+
+_MODULE_OF = ("torch.nn.parallel", "torch.distributed", "torch._dynamo", "torch.jit")
+"""Modules of PyTorch that share or compile what they hold, so that a copy would be another thing."""
+
+
+def copied_weights(model: Any) -> Any:
+    """The model on copies of its modules and parameters; itself where one of them cannot be copied."""
+    try:
+        return copied(model, _holds_weights)
+    except Exception:  # whatever deepcopy raises
+        return model
+
+
+def _holds_weights(value: Any) -> bool:
+    """Whether a value is a module, or a tensor that is trained.
+
+    Raises:
+        TypeError: a module inside of it is distributed or compiled.
+    """
+    if isinstance(value, nn.Module):
+        for module in value.modules():
+            if any(cls.__module__.startswith(_MODULE_OF) for cls in type(module).__mro__):
+                raise TypeError(f"{type(module).__name__} has no copy of its own")
+    return isinstance(value, nn.Module) or (isinstance(value, Tensor) and value.is_leaf and value.requires_grad)
 
 
 class TorchObjective(Objective):

@@ -39,8 +39,10 @@ def run_check(
     - a penalty by difference over kinks, or of a model that draws random numbers of its own;
     - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
 
-    Parameters are moved and put back, also after an error: no other thread may use the model meanwhile. What a
-    framework raises is a finding, by its name.
+    Parameters are moved on a copy of the model. Where a module cannot be copied (it is distributed or compiled, or has
+    what Python cannot copy), they are moved on the model itself and put back, also after an error: then no other thread
+    may use the model meanwhile. Generators of random numbers that a process has but once are set, and put back too.
+    What a framework raises is a finding, by its name.
 
     Raises:
         InputTypeError: there is no regularizer.
@@ -48,6 +50,7 @@ def run_check(
     """
     if reg is None:
         raise InputTypeError("check: expected a regularizer such as SpectReg(0.01), got None.")
+    model = calls.backend.copied(model)
     subject = Subject(calls, call, model, arguments, y, reg)
     _require_values(subject)
     with calls.backend.repeatable(model):
