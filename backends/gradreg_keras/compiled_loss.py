@@ -66,7 +66,10 @@ class CompiledLoss:
         return ignored
 
     def labels(self, y: Any) -> Any:
-        """Labels as gradreg takes them: indices (B, ...) of an integer type; floating-point distributions."""
+        """Labels as gradreg takes them: indices (B, ...) of an integer type; floating-point distributions.
+
+        Binary labels (B, 1) stay as they are.
+        """
         if y is None:
             return None
         shape, dtype = y.shape, keras.backend.standardize_dtype(y.dtype)
@@ -75,9 +78,7 @@ class CompiledLoss:
         if self.takes_indices:
             y = ops.squeeze(y, 1) if column else y
             return y if whole else ops.cast(y, "int32")
-        if whole and column:
-            return ops.squeeze(y, 1)
-        return ops.cast(y, keras.config.floatx()) if whole and len(shape) > 1 else y
+        return ops.cast(y, keras.config.floatx()) if whole and len(shape) > 1 and not column else y
 
     def require_per_sample(self) -> None:
         """Refuse a loss that is not a mean of one loss per sample.

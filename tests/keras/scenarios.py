@@ -334,6 +334,7 @@ def main(names: list[str]) -> None:
             outcomes[name] = {"value": SCENARIOS[name]()}
         except Exception:
             outcomes[name] = {"error": traceback.format_exc()[-3000:]}
+            print(name, outcomes[name]["error"], file=sys.stderr, flush=True)
     print(json.dumps(outcomes), flush=True)
 
 
