@@ -1,4 +1,4 @@
-"""What a RegularizedModel is to do on any backend of Keras: run with KERAS_BACKEND set, prints outcomes as JSON."""
+"""What a RegularizedModel is to do on any backend of Keras: run with KERAS_BACKEND set, prints outcomes as lines of JSON."""
 
 import json
 import os
@@ -328,14 +328,13 @@ def replicas_train_as_one() -> None:
 
 
 def main(names: list[str]) -> None:
-    outcomes: dict[str, Any] = {}
+    """Print one line of JSON per scenario."""
     for name in names or SCENARIOS:
         try:
-            outcomes[name] = {"value": SCENARIOS[name]()}
+            outcome = {"value": SCENARIOS[name]()}
         except Exception:
-            outcomes[name] = {"error": traceback.format_exc()[-3000:]}
-            print(name, outcomes[name]["error"], file=sys.stderr, flush=True)
-    print(json.dumps(outcomes), flush=True)
+            outcome = {"error": traceback.format_exc()[-3000:]}
+        print(json.dumps({name: outcome}), flush=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def outcomes(backend: str) -> dict[str, Any]:
     environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'backends'}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        result |= json.loads(line) if line.startswith("{") else {}
     return result
 
 
