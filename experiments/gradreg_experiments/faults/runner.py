@@ -125,11 +125,13 @@ def _one_line(end: Ended, begin: float, *words: str, within: float = _SOON * 2) 
 
 
 def _file_in_place(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "file").touch()
     return folder / "file"
 
 
 def _runs_in_place(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "runs").touch()
     return folder
 

@@ -21,7 +21,7 @@ def test_it_writes_table_picture_and_numbers(run_demo, settings, tmp_path, monke
     assert done.exit_code == 0
     assert "--quick" in done.output
     assert "the numbers mean nothing" in done.output
-    assert sorted(path.name for path in out.iterdir()) == ["demo.png", "results.json"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["demo.png", "results.json"]
     numbers = json.loads((out / "results.json").read_text())
     assert numbers["settings"]["train_size"] == 40
     assert numbers["settings"]["backend"] == "torch"
@@ -59,7 +59,7 @@ def test_bad_arguments_are_refused(run_demo, settings, tmp_path, monkeypatch, ar
     monkeypatch.setattr(command, "_QUICK", replace(settings, workers=1))
     with pytest.raises(error, match=message):
         run_demo("--quick", *arguments)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_work(run_demo, tmp_path):
