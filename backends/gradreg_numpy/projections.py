@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from gradreg_core.projections import (
 )
 from gradreg_core.random import STREAM_DIRECTION, STREAM_START, Draws
 from gradreg_numpy.batch import Batch
+from gradreg_numpy.draws import draws
 from gradreg_numpy.functions import Array, rule_for
 from gradreg_numpy.layout import View, labels_of
 from gradreg_numpy.outputs import probabilities
@@ -68,8 +70,17 @@ def unit(rows: Array) -> Array:
 
 
 def _normals(setting: Setting, count: int, stream: int = STREAM_DIRECTION) -> Array:
-    drawn = setting.draws.gaussians(stream, range(count), setting.size)
-    return np.asarray(drawn, dtype=np.float64)
+    drawn = setting.draws
+    return _gaussians(drawn.seed, drawn.step, drawn.sample_ids.tobytes(), stream, count, setting.size)
+
+
+@lru_cache(maxsize=256)
+def _gaussians(seed: int, step: int, sample_ids: bytes, stream: int, count: int, size: int) -> Array:
+    """The same array, read-only, for every number that a derivative is taken by: none of them moves the draws."""
+    own = draws(seed, step, np.frombuffer(sample_ids, np.int32))
+    array = np.array(own.gaussians(stream, range(count), size), np.float64)
+    array.setflags(write=False)
+    return array
 
 
 def _basis(indices: Array, size: int) -> Array:
