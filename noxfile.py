@@ -11,6 +11,7 @@ The results of `lowest` and `latest` are written to docs/versions.json, and from
 CPU build is taken with UV_TORCH_BACKEND=cpu in the environment.
 """
 
+import re
 from pathlib import Path
 
 import nox
@@ -92,7 +93,7 @@ def wheel(session: nox.Session) -> None:
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities in constraints.txt."""
     session.install("pip-audit")
-    session.run("pip-audit", "--no-deps", "--disable-pip", "--requirement", "constraints.txt")
+    session.run("pip-audit", "--strict", "--no-deps", "--disable-pip", "--requirement", "constraints.txt")
 
 
 @nox.session(python="3.11")
@@ -100,8 +101,9 @@ def licences(session: nox.Session) -> None:
     """Write docs/licences.md: the licence of every pinned package, as its metadata say."""
     session.install("pip-licenses")
     columns = ["--from=mixed", "--format=markdown", "--ignore-packages", "gradreg", "pip", "setuptools", "wheel"]
-    table = session.run("pip-licenses", "--python=.venv/bin/python", *columns, silent=True)
-    Path("docs/licences.md").write_text(f"# Licences of dependencies\n\n{LICENCES}\n\n{str(table).strip()}\n")
+    table = str(session.run("pip-licenses", "--python=.venv/bin/python", *columns, silent=True))
+    table = re.sub("-{4,}", "---", re.sub(r" +\|", " |", table)).replace("|---", "| ---").replace("---|", "--- |")
+    Path("docs/licences.md").write_text(f"# Licences of dependencies\n\n{LICENCES}\n\n{table.strip()}\n")
 
 
 @nox.session(python="3.11")

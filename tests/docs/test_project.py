@@ -39,13 +39,17 @@ def test_the_citation_is_of_this_version() -> None:
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
 
 
-def test_the_workflow_calls_make_alone() -> None:
+def test_the_workflow_calls_make_and_nox_alone() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     commands = [step["run"] for step in steps if "run" in step]
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
     assert commands
-    assert all(re.fullmatch(r"make (\w+)", command) and command.split()[1] in targets for command in commands)
+    sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.M)) | {"${{matrix.end}}"}
+    for command in commands:
+        tool, *names = command.replace("${{ matrix.end }}", "${{matrix.end}}").replace(" -s", "").split()
+        assert tool in ("make", ".venv/bin/nox")
+        assert {name for name in names if "=" not in name} <= (targets if tool == "make" else sessions)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
