@@ -40,9 +40,10 @@ def _copied(value: Any, is_live: Callable[[Any], bool], memo: dict[int, Any], de
         return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
     if isinstance(value, functools.partial):
         return functools.partial(below(value.func), *map(below, value.args), **_values(value.keywords, below))
-    if type(value) in (list, tuple):
-        return type(value)(map(below, value))
-    return _values(value, below) if type(value) is dict else value
+    if type(value) not in (list, tuple, dict):
+        return value
+    new = _values(value, below) if type(value) is dict else type(value)(map(below, value))
+    return value if _same(value, new) else new  # the model may write into a list of its own
 
 
 def _values(named: dict[Any, Any], below: Callable[[Any], Any]) -> dict[Any, Any]:

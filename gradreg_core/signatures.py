@@ -33,7 +33,7 @@ def with_named_errors(
         known = frozenset(parameter.name for parameter in parameters)
         places = [parameter for parameter in parameters if parameter.kind is not Parameter.KEYWORD_ONLY]
         needed = tuple(parameter.name for parameter in places if parameter.default is Parameter.empty)
-        most = len(places) + int(bound)
+        most, named_places = len(places) + int(bound), tuple(parameter.name for parameter in places)
 
         # Cheap, and such that torch.compile traces it.
         @wraps(function)
@@ -41,7 +41,8 @@ def with_named_errors(
             missing = len(args) < len(needed) + int(bound) and not all(
                 one in keywords for one in needed[max(0, len(args) - int(bound)) :]
             )
-            if missing or len(args) > most or not all(one in known for one in keywords):
+            twice = any(one in keywords for one in named_places[: max(0, len(args) - int(bound))])
+            if missing or twice or len(args) > most or not all(one in known for one in keywords):
                 refuse_misfit(name or function.__name__, parameters, args[int(bound) :], keywords, per_sample)
             return function(*args, **keywords)
 
