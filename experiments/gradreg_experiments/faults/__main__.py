@@ -36,13 +36,13 @@ _FUZZ = "fuzz.json"
 def main(repetitions: int, readings: int, seconds: float, only: str, counts: Path, page: Path, page_only: bool) -> None:
     """Inject faults into the runner and the readers of files, and count what came of them."""
     if not page_only:
-        found = {
+        counted = {
             "runner": _runner(repetitions, seconds, only),
             "damaged": {name: _damaged(name, readings) for name in READERS if only in name},
             "hostile": {name: _hostile(name) for name in HOSTILE if only in name},
             "versions": {"python": platform.python_version(), **versions("joblib", "distributed")},
         }
-        write_json(counts, found)
+        write_json(counts, counted)
     fuzz = counts.parent / _FUZZ
     numbers = json.loads(counts.read_text(encoding="utf-8"))
     write_text(page, make_page(numbers, json.loads(fuzz.read_text(encoding="utf-8")) if fuzz.exists() else None))
