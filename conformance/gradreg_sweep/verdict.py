@@ -184,9 +184,9 @@ def _mixed(point: _Point, composition: str, numbers: dict[str, float | None]) ->
     along = partial(_gradient_at, point, "x")
     if composition == THIRD:
         second = derivative(along, point.rounding)
-        wanted, found = float(np.sum(v * second.value)), point.problem.curvature(point.arrays, v)
+        wanted, computed = float(np.sum(v * second.value)), point.problem.curvature(point.arrays, v)
         allowed = max(RIGHT * max(abs(wanted), base), MARGIN * second.error * float(np.linalg.norm(v)))
-        if not abs(wanted - found) <= allowed:
+        if not abs(wanted - computed) <= allowed:
             return point.verdict("undecided", detail="the second derivative is wrong already, or a kink is too near")
     for name, number in numbers.items():
         change, factor = _differences(point, composition, name)
