@@ -19,4 +19,4 @@ _SPEC.loader.exec_module(fuzz)
 def test_no_argument_gives_a_wrong_value_or_a_foreign_error(framework: str) -> None:
     counts, faults = fuzz.run((framework,), examples=50, seed=3)
     assert not faults, "\n".join(faults)
-    assert counts[framework]["refused"] > counts[framework]["value"] > 5
+    assert counts[framework]["refused"] > counts[framework]["value"] > 0
