@@ -16,7 +16,7 @@ from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullbac
 from gradreg_core.errors import InputError
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
-from gradreg_torch.compiled import require_differentiable, require_second_derivatives, seen_to_require_grad
+from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
 from gradreg_torch.diagnose import WRITES, blame, explain
 from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.function_modes import beneath
@@ -26,7 +26,14 @@ from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
 from gradreg_torch.model.written import buffers_to_write, with_buffers, write_buffers
 from gradreg_torch.objective import TorchObjective, copied_weights
-from gradreg_torch.shared_models import before_backward, joined, require_double_backward, shared_models
+from gradreg_torch.second_derivatives import require_differentiable
+from gradreg_torch.shared_models import (
+    before_backward,
+    joined,
+    on_this_process,
+    require_double_backward,
+    shared_models,
+)
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
@@ -281,7 +288,7 @@ class TorchBackend(Backend):
             return
         before = getattr(self._caller, "differentiates", True)
         self._caller.differentiates = differentiates = call != "measure" and torch.is_grad_enabled()
-        shared = shared_models(call, model, differentiates)
+        shared = shared_models(call, model, differentiates, arrays)
         try:
             with batch_norm_policy(call, model, batch_norm), shared, torch.inference_mode(False), torch.enable_grad():
                 yield
@@ -306,7 +313,7 @@ class TorchBackend(Backend):
     def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_transform():
             return
-        require_differentiable(call, value)
+        require_differentiable(call, model, value)
         trained = isinstance(model, nn.Module) and any(parameter.requires_grad for parameter in model.parameters())
         if trained and not value.requires_grad and bool(value != 0):
             raise InputError(
@@ -337,7 +344,7 @@ class TorchBackend(Backend):
     def parameters(self, model: Any) -> list[Tensor] | None:
         if not isinstance(model, nn.Module):
             return None
-        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return on_this_process(parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _in_transform() -> bool:

@@ -6,7 +6,6 @@ the graph that Dynamo has recorded, and refused.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from torch.autograd import Function
 from torch.fx import Graph, GraphModule, Node
 
 from gradreg_core.errors import DoubleBackwardError
-from gradreg_torch.diagnose import double_backward
 
-__all__ = ["require_differentiable", "require_second_derivatives", "seen_to_require_grad"]
+__all__ = ["require_second_derivatives", "seen_to_require_grad"]
 
 _FUNCTION, _CHECKPOINT = "autograd_function_apply", "tag_activation_checkpoint"
 _INPUT = "_wrap_for_grad"
@@ -46,27 +44,6 @@ def require_second_derivatives() -> None:
         from torch._dynamo.comptime import comptime
 
         comptime(_refuse_once_differentiable)
-
-
-def require_differentiable(call: str, value: Tensor) -> None:
-    """Refuse a penalty through a model that was compiled with AOTAutograd, which fails in the caller's backward pass.
-
-    Raises:
-        DoubleBackwardError: the graph of `value` has a compiled backward pass that has none itself.
-    """
-    if "torch._dynamo" not in sys.modules or value.grad_fn is None:
-        return
-    seen: set[Any] = set()
-    todo: list[Any] = [value.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "CompiledFunctionBackwardBackward":
-            cause = RuntimeError("torch.compile with aot_autograd does not support double backward")
-            raise double_backward(call, cause) from cause
-        seen.add(node)
-        todo += [following for following, _ in node.next_functions]
 
 
 def _refuse_once_differentiable(context: Any) -> None:

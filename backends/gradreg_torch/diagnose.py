@@ -17,7 +17,10 @@ _MARKS = re.compile(r"[Dd]ouble backward|derivative for .* is not implemented|on
 """Parts of PyTorch's messages about operations that cannot be differentiated twice."""
 
 _REMEDIES = (
-    ("scaled_dot_product", "Run it inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."),
+    (
+        "scaled_dot_product",
+        "Run it inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or use side='input' with method='difference'.",
+    ),
     ("cudnn_rnn", "Run it inside torch.backends.cudnn.flags(enabled=False)."),
     ("CuDNN RNN", "Run it inside torch.backends.cudnn.flags(enabled=False)."),
     (

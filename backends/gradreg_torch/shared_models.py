@@ -7,11 +7,14 @@
   the outputs of a module. The second derivatives come before that, so all are gathered where they begin.
 * DistributedDataParallel(static_graph=True) and FullyShardedDataParallel take the inner pass for the whole backward
   pass. They are refused.
+* Layers that are split between processes (parallelize_module) lose the input's gradient. They are refused.
+* `check` moves single weights, which the storage of fully_shard does not stand. It is refused.
 """
 
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +22,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradreg_core.errors import UnsupportedError
+from gradreg_core.errors import InputTypeError, UnsupportedError
 from gradreg_torch.model.module_calls import module_calls
 
-__all__ = ["before_backward", "joined", "require_double_backward", "shared_models"]
+__all__ = ["before_backward", "joined", "on_this_process", "require_double_backward", "shared_models"]
 
 _here = threading.local()
 
@@ -39,6 +42,8 @@ class _Shared:
     """Modules of fully_shard."""
     flattened: list[nn.Module] = field(default_factory=list)
     """FullyShardedDataParallel."""
+    split: list[str] = field(default_factory=list)
+    """The classes of layers that ran on a part of a parameter."""
 
     def add(self, module: nn.Module) -> None:
         from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
@@ -50,6 +55,24 @@ class _Shared:
         elif isinstance(module, FullyShardedDataParallel):
             self.flattened.append(module)
 
+    def add_split(self, module: nn.Module) -> None:
+        """Called when a module has run: fully_shard has gathered its parameters then, and others are parts still."""
+        if not self.split and any(map(_is_distributed, module._parameters.values())):
+            self.split.append(type(module).__name__)
+
+    def require_checkable(self) -> None:
+        """Refuse `check` of a sharded model.
+
+        Raises:
+            UnsupportedError: the call is `check`, and fully_shard or FullyShardedDataParallel holds the parameters.
+        """
+        if self.call == "check" and (self.sharded or self.flattened):
+            name = "fully_shard" if self.sharded else "FullyShardedDataParallel"
+            raise UnsupportedError(
+                f"check: it moves weights one way and back, and {name} holds parts of them. Check the model before "
+                f"{name} is applied to it, in one process: the same penalty is trained then."
+            )
+
 
 def _active() -> _Shared | None:
     shared: _Shared | None = getattr(_here, "shared", None)
@@ -57,25 +80,37 @@ def _active() -> _Shared | None:
 
 
 @contextmanager
-def shared_models(call: str, model: Any, differentiable: bool) -> Iterator[None]:
+def shared_models(call: str, model: Any, differentiable: bool, arrays: Sequence[Tensor] = ()) -> Iterator[None]:
     """A call, in which the wrappers of the model, or of what a plain function calls, are known to the functions below.
 
     Args:
         call: its name, for messages.
         model: a module or a function.
         differentiable: whether the caller may differentiate the result.
+        arrays: the call's.
+
+    Raises:
+        InputTypeError: one of the arrays is a DTensor.
+        UnsupportedError: `check` of a sharded model.
     """
     if not (dist.is_available() and dist.is_initialized()):
         yield
         return
+    if any(map(_is_distributed, arrays)):
+        raise InputTypeError(
+            f"{call}: expected tensors of this process, got a DTensor. Pass x.to_local() and y.to_local(), and "
+            f"sample_ids= the numbers of these samples in the whole batch."
+        )
     before, _here.shared = _active(), (shared := _Shared(call, differentiable))
     try:
         if isinstance(model, nn.Module):
             for module in model.modules():
                 shared.add(module)
-            yield
+            shared.require_checkable()
+            with module_calls(_pass_by, shared.add_split) if _has_parts(model) else nullcontext():
+                yield
         else:
-            with module_calls(shared.add):
+            with module_calls(shared.add, shared.add_split):
                 yield
     finally:
         _here.shared = before
@@ -87,10 +122,21 @@ def require_double_backward() -> None:
     """Refuse wrappers that would be wrong, before an inner pass whose result may be differentiated.
 
     Raises:
-        UnsupportedError: DistributedDataParallel with a static graph, or FullyShardedDataParallel.
+        UnsupportedError: DistributedDataParallel with a static graph, FullyShardedDataParallel, or a layer that is
+            split between processes.
     """
     shared = _active()
-    if shared is None or not shared.differentiable:
+    if shared is None:
+        return
+    shared.require_checkable()
+    if shared.split:
+        raise UnsupportedError(
+            f"{shared.call}: the parameters of a {shared.split[0]} are DTensors that are split between processes "
+            f"(parallelize_module), whose layers lose the gradient of their input. Split the batch: "
+            f"DistributedDataParallel or fully_shard; or use side='input' with method='difference', which needs no "
+            f"gradient."
+        )
+    if not shared.differentiable:
         return
     if any(wrapper.static_graph for wrapper in shared.replicated):
         raise UnsupportedError(
@@ -132,3 +178,22 @@ def joined(value: Tensor, leaves: Callable[[], tuple[Any, Any]]) -> Tensor:
         if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point():
             value = value + leaf.flatten()[:0].sum().to(value.dtype)
     return value
+
+
+def on_this_process(parameters: Iterable[Any]) -> list[Any]:
+    """The parameters, and in place of each DTensor its whole value, through which gradients go back to the parts."""
+    return [parameter.full_tensor() if _is_distributed(parameter) else parameter for parameter in parameters]
+
+
+def _has_parts(model: nn.Module) -> bool:
+    return any(map(_is_distributed, model.parameters()))
+
+
+def _is_distributed(value: Any) -> bool:
+    """Whether the value is a DTensor. The module that defines it is loaded where there are any."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(value, tensors.DTensor)
+
+
+def _pass_by(module: nn.Module) -> None:
+    """What nothing is done before."""

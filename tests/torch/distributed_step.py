@@ -16,6 +16,9 @@ import gradreg_torch as gradreg
 from gradreg_core.errors import UnsupportedError
 from gradreg_core.spec import JacobianPenalty
 
+sys.path.insert(0, str(Path(__file__).parent))
+from sharded_scenarios import SCENARIOS, Scenarios
+
 LOSS_TERMS = gradreg.DataGrad(2.0) + gradreg.SpectReg(0.5, seed=3)
 PENALTIES = {
     "on the loss": gradreg.DataGrad(2.0),
@@ -69,8 +72,8 @@ class Cases:
 
     def __init__(self, rank: int, size: int) -> None:
         torch.manual_seed(1)
-        self.x, self.y = torch.randn(6, 5).double(), torch.randint(3, (6,))
-        self.ids = torch.arange(6)[rank::size]
+        self.x, self.y = torch.randn(8, 5).double(), torch.randint(3, (8,))
+        self.ids = torch.arange(8)[rank::size]
         self.results: dict[str, Any] = {}
 
     def step(self, call: Callable[..., Tensor], model: Any, ids: Tensor | None = None) -> Tensor:
@@ -143,6 +146,10 @@ def main(rank: int, size: int, port: int, folder: Path) -> None:
         cases.add(f"{wrapper}: a function", wrapper, penalty(PENALTIES["on the logits"]), plain_function=True)
         cases.results[f"{wrapper}: trained"] = trained(cases, wrapper)
     cases.add("sharded: a critic", "sharded", adversarial)
+    scenarios = Scenarios()
+    for scenario in SCENARIOS:
+        scenario(scenarios)
+    cases.results |= scenarios.results
     if rank == 0:
         torch.save(cases.results, folder / "results.pt")
     dist.destroy_process_group()

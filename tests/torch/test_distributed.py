@@ -13,22 +13,24 @@ REFUSED = {
     "static": "DistributedDataParallel(static_graph=True) does not average",
     "flattened": "FullyShardedDataParallel takes an inner backward pass for the whole",
     "flattened, whole": "FullyShardedDataParallel takes an inner backward pass for the whole",
+    "split layers": "parallelize_module",
+    "checked, sharded": "Check the model before fully_shard",
 }
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All cases of distributed_step.py in two processes on gloo, each with half the batch."""
+    """All cases of distributed_step.py in four processes on gloo, each with a part of the batch."""
     folder = tmp_path_factory.mktemp("distributed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     script = Path(__file__).with_name("distributed_step.py")
     ranks = [
-        subprocess.Popen([sys.executable, str(script), str(rank), "2", str(port), str(folder)]) for rank in range(2)
+        subprocess.Popen([sys.executable, str(script), str(rank), "4", str(port), str(folder)]) for rank in range(4)
     ]
     try:
-        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0, 0, 0]
     finally:
         for rank in ranks:
             rank.kill()
@@ -38,10 +40,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_gradient_is_that_of_one_process(results: dict[str, Any]) -> None:
     right = {name: result for name, result in results.items() if not isinstance(result, str)}
-    assert len(right) > 20
+    assert len(right) > 32
     for name, (came, wanted) in right.items():
-        # The mean of two means of three, in float64; a difference is divided by h = 1e-3.
+        # The mean of means, in float64; a difference is divided by h = 1e-3; float32 keeps 24 bits of each product.
         close = {"rtol": 1e-12, "atol": 1e-15} if "difference" not in name else {"rtol": 1e-9, "atol": 1e-12}
+        close = {"rtol": 1e-5, "atol": 1e-6} if "float32" in name else close
         torch.testing.assert_close(came, wanted, **close, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -50,6 +53,8 @@ def test_wrappers_that_would_be_wrong_are_refused_with_remedies_that_work(result
     assert {name.split(":")[0] for name in refused} == set(REFUSED)
     for name, message in refused.items():
         assert REFUSED[name.split(":")[0]] in message
+        if name.startswith("checked"):
+            continue  # its remedy is the check of the other tests: a model in one process
         assert "method='difference'" in message
         right = [f"{name.split(':')[0]}: penalty by difference", "replicated: loss", "sharded: loss"]
         assert not any(isinstance(results[remedy], str) for remedy in right)

@@ -1,0 +1,81 @@
+"""Names operations without a second derivative at gradreg's call: PyTorch raises in the caller's backward pass only.
+
+The graph of a penalty is looked at once for each model, which costs about a microsecond per node, and in every call
+where torch.compile may have compiled a part of the model.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakSet
+
+from torch import Tensor, nn
+
+from gradreg_torch.diagnose import double_backward
+
+__all__ = ["require_differentiable"]
+
+_COMPILED = "CompiledFunctionBackwardBackward"
+_FAILING = ("torch::autograd::NotImplemented", "CdistBackwardBackward0", "PdistBackwardBackward0", _COMPILED)
+"""Nodes that raise when a backward pass comes to them."""
+_FORWARD = re.compile(r"(ScaledDot\w+|Cudnn\w+|Miopen\w+|CtcLoss\w*|EmbeddingBag\w*|_?C?dist|_?P?dist)Backward\d")
+"""The nodes of operations whose backward pass has none itself, and for which there is a remedy."""
+
+_models: WeakSet[Any] = WeakSet()
+"""Those whose graph has been looked at: modules, and the code of functions."""
+
+
+def require_differentiable(call: str, model: Any, value: Tensor) -> None:
+    """Refuse a penalty that a backward pass could not differentiate.
+
+    Args:
+        call: its name, for messages.
+        model: the model.
+        value: the penalty.
+
+    Raises:
+        DoubleBackwardError: the graph of `value` has an operation without a second derivative behind which there are
+            parameters, or a compiled backward pass.
+    """
+    key = model if isinstance(model, nn.Module) else getattr(model, "__code__", None)
+    known = key is not None and key in _models
+    if value.grad_fn is None or (known and "torch._dynamo" not in sys.modules):
+        return
+    forward = ""
+    for node in (nodes := list(_behind(value.grad_fn))):
+        name = node.name()
+        if name == _COMPILED:
+            _refuse(call, "torch.compile with aot_autograd does not support double backward")
+        forward = forward or (_FORWARD.match(name) or [""])[0]
+    for node in nodes:
+        if node.name() in _FAILING and any(map(_is_parameter, _behind(node))):
+            _refuse(call, f"the derivative of {_snake(forward) or 'a backward pass'} is not implemented")
+    if key is not None:
+        _models.add(key)
+
+
+def _refuse(call: str, cause: str) -> None:
+    error = RuntimeError(cause)
+    raise double_backward(call, error) from error
+
+
+def _behind(node: Any) -> Iterator[Any]:
+    """The node, and all that a backward pass comes to from it, each once."""
+    seen: set[Any] = {node}
+    todo: list[Any] = [node]
+    while todo:
+        node = todo.pop()
+        yield node
+        new = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= new
+        todo += new
+
+
+def _is_parameter(node: Any) -> bool:
+    return isinstance(getattr(node, "variable", None), nn.Parameter)
+
+
+def _snake(name: str) -> str:
+    """``ScaledDotProductAttentionBackward0`` as ``scaled_dot_product_attention_backward``."""
+    return re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name.rstrip("0123456789")).lower().removesuffix("_backward")

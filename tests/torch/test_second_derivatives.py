@@ -1,0 +1,61 @@
+"""Operations without a second derivative are named where gradreg is called, before the caller's backward pass."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import gradreg_torch as gradreg
+from gradreg_core.errors import DoubleBackwardError
+
+X = torch.linspace(-1, 1, 64).reshape(2, 4, 8)
+DUE = gradreg.SpectReg(1.0)
+
+
+class Net(nn.Module):
+    """An operation between two layers."""
+
+    def __init__(self, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.operation = operation
+        self.first, self.last, self.points = nn.Linear(8, 8), nn.Linear(8, 3), nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.operation(self.first(x), self.points)[:, 0])
+
+
+def attention(x: Tensor, points: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])[:, 0]
+
+
+def weighted_bags(x: Tensor, points: Tensor) -> Tensor:
+    rows = torch.zeros(2, 4, dtype=torch.long)
+    return F.embedding_bag(rows, points, per_sample_weights=x[..., 0], mode="sum")[:, None]
+
+
+OPERATIONS = {"sdpa_kernel": attention, "broadcasting": torch.cdist, "at=": weighted_bags}
+
+
+@pytest.mark.parametrize("remedy", OPERATIONS)
+def test_they_are_refused_with_a_remedy_in_every_call(remedy: str) -> None:
+    model = Net(OPERATIONS[remedy])
+    for _ in range(2):
+        with pytest.raises(DoubleBackwardError, match=remedy):
+            gradreg.penalty(model, X, None, DUE)
+    with torch.no_grad():
+        assert float(gradreg.penalty(model, X, None, DUE)) > 0
+
+
+def test_the_remedy_works_and_what_has_no_parameters_behind_it_is_left_alone() -> None:
+    model = Net(attention)
+    with sdpa_kernel(SDPBackend.MATH):
+        gradreg.penalty(model, X, None, DUE).backward()
+    assert model.points.grad is None
+    assert model.first.weight.grad is not None
+    constant = X.clone().requires_grad_()
+    value = gradreg.penalty(lambda x: attention(x, x)[:, 0], constant, None, DUE)
+    assert value.requires_grad
