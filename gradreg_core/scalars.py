@@ -97,7 +97,7 @@ def weights(ops: Backend, call: str, name: str, array: Array, dtype: str) -> Arr
     if values is None:
         return ops.where((wide >= 0) & (wide < math.inf), wide, math.nan)
     narrow = ops.values_if_free(wide)  # a large number of 64 bits may be infinite in 32
-    if not ((values >= 0) & (values < math.inf) & (narrow < math.inf)).all():
+    if not ((values >= 0) & (values < math.inf)).all() or (narrow is not None and not (narrow < math.inf).all()):
         raise InputError(f"{call}: {name} must be finite and at least 0 everywhere.")
     return wide
 
