@@ -127,25 +127,8 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
         copied = jax.device_put(params, NamedSharding(mesh, P()))
         assert error(slope(reg + part)(copied, *split, 4), wanted) < 1e-12, axis_type
 
-grid = jax.make_mesh((2, 2), ("data", "features"), axis_types=(AxisType.Auto,) * 2)
-with jax.set_mesh(grid):  # parameters in parts as well
-    split = [jax.device_put(array, NamedSharding(grid, P("data"))) for array in (x, y)]
-    columns = {"a": P(None, "features"), "b": P("features", None)}
-    parts = {name: jax.device_put(params[name], NamedSharding(grid, spec)) for name, spec in columns.items()}
-    assert error(slope(reg + part)(parts, *split, 4), wanted) < 1e-12
-
 specs = (P(), P("data"), P("data"), P("data"), P())
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-
-
-def added(p, x, y, ids, step):
-    # With check_vma=False: differentiate this device's part, and add the parts afterwards.
-    options = {"sample_ids": ids, "normalizer": 16.0}
-    return jax.lax.psum(jax.value_and_grad(lambda p: total(p, x, y, step, reg, **options))(p), "data")
-
-
-unchecked = jax.jit(jax.shard_map(added, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False))
-assert error(unchecked(params, x, y, ids, 4), slope(reg)(params, x, y, 4)) < 1e-12
 
 
 def mapped(reg, with_ids):
