@@ -20,16 +20,24 @@ _MEMORY = Memory(1200.0)
 """A worker with PyTorch, JAX and TensorFlow has 900 megabytes before it compiles anything."""
 
 
+_OF_THE_REFERENCE = ("test_a_mutant_is_killed", "test_the_honest_original", "test_a_built_in_backend_passes")
+"""Tests of the kit that need the same results of the reference, which take longer than those of a backend."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group(name): tests of one group run in one worker")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs all of TensorFlow's folder (it takes 700 megabytes), and each other file but those of the kit."""
+    """Tests of one group run in one worker: a file's, all of TensorFlow's (700 megabytes), one of the kit's.
+
+    Those of the kit that share results of the reference are one group. It has the most tests, so it starts first.
+    """
     for item in items:
-        folder, file = item.path.parent.name, item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group({"tensorflow": folder, "kit": item.nodeid}.get(folder, file)))
+        folder, (file, _, name) = item.path.parent.name, item.nodeid.partition("::")
+        group = item.nodeid if folder == "kit" else folder if folder == "tensorflow" else file
+        item.add_marker(pytest.mark.xdist_group("reference" if name.startswith(_OF_THE_REFERENCE) else group))
 
 
 @pytest.fixture(autouse=True)
