@@ -37,26 +37,13 @@ class Steps(keras.Model):
                 optimizer_variables=optimizer_variables,
             )
         model: Any = self
-
-        def called(x: Any, state: Any) -> Any:
-            outputs, changed, losses = self.stateless_call(
-                trainable_variables, state[0], x, return_losses=True, training=True
-            )
-            return outputs, (changed, losses)
-
-        stateful = Stateful(called, (non_trainable_variables, []))
+        stateful = self._stateful(trainable_variables, non_trainable_variables)
         with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
             step = keras.ops.convert_to_tensor(self.optimizer.iterations)
             numbers = numbering(self.optimizer)
         x = keras.tree.map_structure(lambda leaf: None if leaf is None else keras.ops.convert_to_tensor(leaf), x)
         parts = model._regularized(
-            stateful,
-            x,
-            y,
-            sample_weight,
-            list(trainable_variables),
-            step=step,
-            numbers=numbers,
+            stateful, x, y, sample_weight, list(trainable_variables), step=step, numbers=numbers
         )
         changed, losses = stateful.state
         model._losses_override.clear()
@@ -79,6 +66,17 @@ class Steps(keras.Model):
         with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
             scaled = self.optimizer.scale_loss(loss)
         return scaled, (loss, parts.outputs, changed, metrics_variables)
+
+    def _stateful(self, trainable_variables: Any, state: Any) -> Stateful:
+        """The model as a pure function of its variables, which also keeps the losses of its layers."""
+
+        def called(x: Any, state: Any) -> Any:
+            outputs, changed, losses = self.stateless_call(
+                trainable_variables, state[0], x, return_losses=True, training=True
+            )
+            return outputs, (changed, losses)
+
+        return Stateful(called, (state, []))
 
     def train_step(self, state: Any, data: Any) -> Any:
         """One update. Returns the metrics that `fit` reports, and the variables."""

@@ -53,8 +53,9 @@ class Journal:
             text = self.path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise DataFileError(f"{self.path}: cannot be read as a search's trainings: {error}") from error
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
+        whole, last = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
+        if last:  # a stop came between the training and the end of its line, or within the line
+            whole += f"{last}\n" if _parsed(last) is not None else ""
             self.path.write_text(whole, encoding="utf-8")
         for number, line in enumerate(whole.splitlines(), 1):
             trial = _parsed(line)
