@@ -55,7 +55,10 @@ class Framework:
         self.matrix = self.array(WEIGHT)
 
     def model(self, x: Any) -> Any:
-        return x @ self.matrix
+        try:
+            return x @ self.matrix
+        except Exception as error:  # x of another shape is the model's affair
+            raise ModelError from error
 
     @staticmethod
     def broken(x: Any) -> Any:
