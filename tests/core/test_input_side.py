@@ -227,7 +227,7 @@ def test_the_difference_needs_no_second_derivative() -> None:
         return torch.cdist(x, table)
 
     x = torch.randn(4, 5)
-    with pytest.raises(NotImplementedError, match="no second derivative .the derivative of cdist"):
+    with pytest.raises(NotImplementedError, match="derivative of cdist is not implemented"):
         gradreg_torch.penalty(model, x, None, SpectReg(1.0)).backward()
     gradreg_torch.penalty(model, x, None, SpectReg(1.0, side="input", method="difference")).backward()
     assert table.grad is not None

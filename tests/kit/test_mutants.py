@@ -11,6 +11,8 @@ from gradreg_conformance.runner import all_checks, run_subject
 from gradreg_conformance.subject import Subject
 
 CHECKS = all_checks()
+GENERAL = {"any_regularizer_of_any_network"}
+"""It draws from everything, and may meet any fault, by luck: hypothesis draws other examples where sources change."""
 QUICK = replace(PROFILES["quick"], shrink=False)  # the same examples; a failing one is not made smaller
 
 
@@ -20,7 +22,7 @@ def test_a_mutant_is_killed_by_the_checks_that_are_named(mutant: Mutant) -> None
     with mutant.make() as harness:
         results = run_subject(Subject("mutant", harness, QUICK), None if mutant.exactly else named, stop=False)
     failed = {result.name: result.message for result in results if not result.ok}
-    assert sorted(failed) == sorted(mutant.killed_by), failed
+    assert set(mutant.killed_by) <= failed.keys() <= {*mutant.killed_by, *GENERAL}, failed
 
 
 def test_the_honest_original_passes() -> None:

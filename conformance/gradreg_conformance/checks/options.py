@@ -80,7 +80,8 @@ def seed_of_the_call(subject: Subject) -> None:
 @check("values")
 def sample_ids(subject: Subject) -> None:
     """The draw of a sample depends on its global number, not on its place in the batch."""
-    numbers = st.lists(st.integers(5, 2**31 - 1), min_size=3, max_size=3, unique=True).map(tuple)
+    ranges = [(5, 2**16 - 1), (2**16, 2**24 - 1), (2**24, 2**31 - 1)]
+    numbers = st.tuples(*(st.integers(*ends) for ends in ranges)).flatmap(st.permutations).map(tuple)
     _agree(subject, _RANDOM, ids=numbers)
 
 
