@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -40,13 +39,7 @@ def start(folder: Path, *options: str, environment: dict[str, str] | None = None
         text=True,
         env=variables,
         start_new_session=True,
-        preexec_fn=_interruptible,
     )
-
-
-def _interruptible() -> None:
-    """Undo what a shell does to commands in its background: they ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ended(process: "subprocess.Popen[str]") -> Ended:

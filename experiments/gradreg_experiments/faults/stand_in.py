@@ -1,5 +1,6 @@
 """The command that the faults hit: the runner with runs that only wait, so that many can be killed in little time."""
 
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,4 +70,6 @@ class _Group(LazyGroup):
 main = _Group("stand-in", records=list)
 
 if __name__ == "__main__":
+    # A shell makes commands in its background ignore Ctrl-C, and what they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
