@@ -1,5 +1,6 @@
 """The training step where Keras runs on JAX."""
 
+from functools import wraps
 from typing import Any
 
 import keras
@@ -42,9 +43,7 @@ class Steps(keras.Model):
             step = keras.ops.convert_to_tensor(self.optimizer.iterations)
             numbers = numbering(self.optimizer)
         x = keras.tree.map_structure(lambda leaf: None if leaf is None else keras.ops.convert_to_tensor(leaf), x)
-        parts = model._regularized(
-            stateful, x, y, sample_weight, list(trainable_variables), step=step, numbers=numbers
-        )
+        parts = model._regularized(stateful, x, y, sample_weight, list(trainable_variables), step=step, numbers=numbers)
         changed, losses = stateful.state
         model._losses_override.clear()
         model._losses_override = losses
@@ -77,6 +76,22 @@ class Steps(keras.Model):
             return outputs, (changed, losses)
 
         return Stateful(called, (state, []))
+
+    @wraps(keras.Model.fit)
+    def fit(self, *args: Any, **keywords: Any) -> Any:
+        """As Keras', and where the first step is refused, the variables keep their values, which Keras takes away."""
+        values = [(variable, variable._value) for variable in self._all_variables()]
+        try:
+            return super().fit(*args, **keywords)
+        except Exception:
+            for variable, value in values:
+                if variable._value is None and value is not None and not value.is_deleted():
+                    variable._value = value
+            raise
+
+    def _all_variables(self) -> list[Any]:
+        optimizer = getattr(self, "optimizer", None)
+        return [*self.variables, *self.metrics_variables, *(optimizer.variables if optimizer is not None else ())]
 
     def train_step(self, state: Any, data: Any) -> Any:
         """One update. Returns the metrics that `fit` reports, and the variables."""

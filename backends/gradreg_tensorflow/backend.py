@@ -143,7 +143,8 @@ class TensorFlowBackend(Backend):
     def vjp(self, fn: Model, x: tf.Tensor) -> tuple[tf.Tensor, Pullback]:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
-            outputs = _converted(fn)(x)
+            # A tensor of its own: Keras marks the outputs of a softmax with its logits, which its losses then take.
+            outputs = _converted(fn)(tf.identity(x))
         return outputs, _pullback(tape, outputs, x, "x", "the outputs")
 
     def model_vjp(self, model: Any, apply: Apply, x: tf.Tensor | None, pairs: Sequence[Pair]) -> ModelPass:

@@ -1,4 +1,4 @@
-"""A scalar of a model as a function of its variables too, for `check`: this thread reads others in their place."""
+"""A scalar of a model as a function of its variables too, for `check`, which moves them and puts them back."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import tensorflow as tf
 
 from gradreg_core.objective import Gradients, Objective, Scalar
-from gradreg_tensorflow.model.stand_ins import can_stand_aside, in_the_place_of
 from gradreg_tensorflow.model.variables import trainable_variables
 
 __all__ = ["TensorFlowObjective"]
@@ -52,10 +51,7 @@ class TensorFlowObjective(Objective):
     def at(self, weights: Sequence[tf.Tensor], x: tf.Tensor | None) -> tf.Tensor:
         pairs = zip(self.variables, self.weights, weights, strict=True)
         changed = [(variable, before, value) for variable, before, value in pairs if value is not before]
-        if all(can_stand_aside(variable) for variable, _, _ in changed):
-            with in_the_place_of([(variable, value) for variable, _, value in changed]):
-                return self.fn(x)
-        try:  # variables of a distribution strategy: other threads see them move
+        try:  # a function that was traced before has captured the variables themselves, so copies would not do
             for variable, _, value in changed:
                 variable.assign(value)
             return self.fn(x)

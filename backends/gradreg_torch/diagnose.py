@@ -52,7 +52,7 @@ def double_backward(call: str, error: RuntimeError) -> DoubleBackwardError:
     """The error that an operation of the model cannot be differentiated twice, as `error` says, with a remedy."""
     return DoubleBackwardError(
         f"{call}: an operation of the model has no second derivative ({_first_line(error)}). {_remedy(str(error))} "
-        f"check(model, x, y, reg) names the module."
+        f"check(model, x, y, reg) names the module. For the value alone call it under torch.no_grad()."
     )
 
 

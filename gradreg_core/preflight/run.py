@@ -39,9 +39,9 @@ def run_check(
     - a penalty by difference over kinks, or of a model that draws random numbers of its own;
     - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
 
-    Parameters are moved on a copy of the model. Where a module cannot be copied (it is distributed or compiled, or has
-    what Python cannot copy), they are moved on the model itself and put back, also after an error: then no other thread
-    may use the model meanwhile. Generators of random numbers that a process has but once are set, and put back too.
+    Parameters are moved on a copy of the model. Where it cannot be copied (it is of TensorFlow, distributed, compiled,
+    or has what Python cannot copy), they are moved on the model itself and put back, also after an error: then no other
+    thread may use the model meanwhile. Generators of random numbers that a process has but once are set, and put back.
     What a framework raises is a finding, by its name.
 
     Raises:

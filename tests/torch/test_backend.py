@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import gradreg_torch as gradreg
+from gradreg_core.errors import DoubleBackwardError
 from gradreg_core.spec import JacobianPenalty
 from torch_cases import DOUBLE, REG, batch, gradients, make
 
@@ -102,7 +103,7 @@ ONCE_DIFFERENTIABLE = nn.MultiMarginLoss(reduction="none", p=2)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_any_differentiable_loss(compiled: bool) -> None:
     model, (x, y) = make(), batch()
-    losses, reg = LOSSES if compiled else [*LOSSES, ONCE_DIFFERENTIABLE], gradreg.DataGrad(1.0)
+    losses, reg = LOSSES, gradreg.DataGrad(1.0)
 
     def values(x: torch.Tensor) -> Any:
         evaluated = [gradreg.loss(model, x, y, reg, loss_fn=loss_fn)[1] for loss_fn in losses]
@@ -116,6 +117,17 @@ def test_any_differentiable_loss(compiled: bool) -> None:
         torch.testing.assert_close(loss, per_sample.mean())
         (gradient,) = torch.autograd.grad(per_sample.sum(), leaf)
         torch.testing.assert_close(penalty, gradient.square().sum(1).mean())
+
+
+def test_a_loss_with_a_first_derivative_alone_has_values_but_no_training() -> None:
+    model, (x, y), reg = make(), batch(), gradreg.DataGrad(1.0)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(ONCE_DIFFERENTIABLE(model(leaf), y).sum(), leaf)
+    with pytest.raises(DoubleBackwardError, match=r"For the value alone call it under torch.no_grad\(\)"):
+        gradreg.penalty(model, x, y, reg, loss_fn=ONCE_DIFFERENTIABLE)
+    with torch.no_grad():
+        value = gradreg.penalty(model, x, y, reg, loss_fn=ONCE_DIFFERENTIABLE)
+    torch.testing.assert_close(value, gradient.square().sum(1).mean())
 
 
 def test_gradients_flow_to_the_input_and_its_history() -> None:
