@@ -31,6 +31,7 @@ from gradreg_torch.shared_models import (
     before_backward,
     joined,
     on_this_process,
+    require_checkable,
     require_double_backward,
     shared_models,
 )
@@ -333,6 +334,7 @@ class TorchBackend(Backend):
         return repeatable(model)
 
     def copied(self, model: Any) -> Any:
+        require_checkable(model)
         return copied_weights(model)
 
     def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Tensor | None, data: Sequence[Tensor]) -> Objective:

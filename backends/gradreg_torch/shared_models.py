@@ -25,7 +25,14 @@ from torch.nn.parallel import DistributedDataParallel
 from gradreg_core.errors import InputTypeError, UnsupportedError
 from gradreg_torch.model.module_calls import module_calls
 
-__all__ = ["before_backward", "joined", "on_this_process", "require_double_backward", "shared_models"]
+__all__ = [
+    "before_backward",
+    "joined",
+    "on_this_process",
+    "require_checkable",
+    "require_double_backward",
+    "shared_models",
+]
 
 _here = threading.local()
 
@@ -72,6 +79,19 @@ class _Shared:
                 f"check: it moves weights one way and back, and {name} holds parts of them. Check the model before "
                 f"{name} is applied to it, in one process: the same penalty is trained then."
             )
+
+
+def require_checkable(model: Any) -> None:
+    """Refuse `check` of a sharded model.
+
+    Raises:
+        UnsupportedError: fully_shard or FullyShardedDataParallel holds the parameters.
+    """
+    if isinstance(model, nn.Module) and dist.is_available() and dist.is_initialized():
+        shared = _Shared("check", differentiable=True)
+        for module in model.modules():
+            shared.add(module)
+        shared.require_checkable()
 
 
 def _active() -> _Shared | None:

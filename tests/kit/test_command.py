@@ -93,7 +93,7 @@ def test_reports_are_written_whole(fakes, tmp_path):
         ([BRAVE, "--device", "tpu"], "no device 'tpu' here; available: cpu, npu"),
         ([BRAVE, "--report", "absent/report.json"], "there is no folder absent. Make it first"),
         ([BRAVE, "--report", "report.txt"], "expected a name that ends in .json or .html"),
-        (["--from", "absent.json"], "absent.json cannot be read as JSON"),
+        (["--from", "absent.json"], "absent.json: cannot be read as JSON"),
         ([BRAVE, "torch", "tohrc"], "Did you mean 'torch'"),
     ],
 )
