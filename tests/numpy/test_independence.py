@@ -34,6 +34,7 @@ SHARED = {
     "gradreg_core.projections": None,
     "gradreg_core.random": None,
     "gradreg_core.results": None,
+    "gradreg_core.signatures": {"with_named_errors"},
     "gradreg_core.spec": None,
     "gradreg_core.vocabulary": None,
 }
