@@ -109,7 +109,12 @@ def concrete() -> tuple[Any, State]:
     net = statistics()
     traced = tf.function(lambda x: net(x, training=True), autograph=False)
     whole, half = traced.get_concrete_function(X), traced.get_concrete_function(X[:4])
-    return lambda x: (whole if len(x) == 8 else half)(x), values(net)
+
+    def model(x: tf.Tensor) -> tf.Tensor:
+        assert net.built  # a concrete function refers to its variables weakly, so the model has to hold the network
+        return (whole if len(x) == 8 else half)(x)
+
+    return model, values(net)
 
 
 KINDS: dict[str, Callable[[], tuple[Any, State]]] = {
