@@ -1,7 +1,7 @@
 # make demo   runs the main job: trains on real data with and without gradient regularization
 # make test   runs all tests
 # make check  lints, checks the format, the types and the layers of imports
-# make faults injects faults into the runner and into files, and writes docs/reliability.md
+# make faults injects faults into the runner, into files and into calls, and writes docs/reliability.md
 # make docs   builds the site in out/docs
 # make venv   sets up .venv alone; the others do it by themselves
 PYTHON ?= python3

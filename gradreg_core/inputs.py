@@ -176,7 +176,8 @@ def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, 
             where = f"x[{path!r}]" if path else "x"
             raise InputTypeError(
                 f"{call}: {where} must be an array of the {ops.name} backend, got {type(leaf).__module__}."
-                f"{type(leaf).__qualname__}. Convert it, or import the backend of its framework."
+                f"{type(leaf).__qualname__}{f' of {leaf.dtype}' if foreign else ''}. Convert it, or import the "
+                "backend of its framework."
             )
     if not any(ops.is_array(leaf) for _, leaf in pairs):
         raise InputTypeError(

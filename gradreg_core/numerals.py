@@ -11,6 +11,8 @@ __all__ = ["integer", "of_array", "real"]
 
 _REAL = (numbers.Real, np.integer, np.floating, Decimal)
 _BOOLEAN = (bool, np.bool_)
+_NOT_REAL = (*_BOOLEAN, np.timedelta64)
+"""What registers as a number and is none: NumPy's durations are a subclass of its integers."""
 
 
 def real(value: Any) -> float | None:
@@ -22,7 +24,7 @@ def real(value: Any) -> float | None:
         return value if type(value) is float else _as_float(value)
     if isinstance(value, np.ndarray) and value.shape == ():
         value = value[()]
-    return None if isinstance(value, _BOOLEAN) or not isinstance(value, _REAL) else _as_float(value)
+    return None if isinstance(value, _NOT_REAL) or not isinstance(value, _REAL) else _as_float(value)
 
 
 def of_array(value: Any) -> float | None:

@@ -16,8 +16,11 @@ __all__ = ["Carrier", "flatten", "floating_leaves", "is_array"]
 
 
 def is_array(value: Any) -> bool:
-    """Whether the value is an array of JAX, traced or not, or of NumPy."""
-    return isinstance(value, jax.Array | np.ndarray)
+    """Whether the value is an array of JAX, traced or not, or one of NumPy that JAX takes: no text, no masked array."""
+    if not isinstance(value, np.ndarray):
+        return isinstance(value, jax.Array)
+    numeric = jax.numpy.issubdtype(value.dtype, np.number) or value.dtype == np.bool_
+    return numeric and not isinstance(value, np.ma.MaskedArray)
 
 
 def flatten(structure: Any) -> tuple[Leaves, Rebuild]:

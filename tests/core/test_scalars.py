@@ -67,7 +67,19 @@ NEGATIVE = [
     math.inf,
     10**400,
 ]
-NO_NUMBERS = ["2", None, [2.0], (2.0,), {}, 2j, np.complex64(2), True, np.bool_(True), np.array([2.0, 2.0])]
+NO_NUMBERS = [
+    "2",
+    None,
+    [2.0],
+    (2.0,),
+    {},
+    2j,
+    np.complex64(2),
+    True,
+    np.bool_(True),
+    np.timedelta64(2),
+    np.array([2.0, 2.0]),
+]
 
 
 @pytest.mark.parametrize("value", NUMBERS, ids=repr)

@@ -47,12 +47,14 @@ def test_the_page_has_all_counts():
         "runner": {"kill": {"injected": 3, "right": 2, "failed": ["status 1"]}},
         "damaged": {"IDX": {"files": 5, "refused": 3, "read": 1, "failed": {"KeyError: 'x'": 1}}},
         "hostile": {"bomb": "", "other": "read"},
+        "arguments": {"torch": {"calls": 9, "value": 3, "refused": 4, "model": 1, "failed": ["loss x=1: KeyError"]}},
         "versions": {"python": "3.11"},
     }
-    page = make_page(counts, {"calls": 7})
+    page = make_page(counts)
     assert "| kill | 3 | 2 |" in page
     assert "- kill: `status 1`" in page
     assert "| IDX | 5 | 3 | 1 | 1 |" in page
     assert "| bomb | refused |\n| other | read |" in page
-    assert "| calls | 7 |" in page
+    assert "| torch | 9 | 3 | 4 | 1 | 1 |" in page
+    assert "- torch: `loss x=1: KeyError`" in page
     assert "{{" not in page

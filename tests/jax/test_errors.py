@@ -27,6 +27,8 @@ X, Y = np.ones((4, 2), np.float32), np.array([0, 1, 2, 0])
     [
         ({"x": np.ones((4, 2), int)}, InputTypeError, "input has dtype int32, and only floating-point inputs"),
         ({"x": [[1.0, 2.0]]}, InputTypeError, "x must be an array of the jax backend, or a structure of"),
+        ({"x": np.array(["a"])}, InputTypeError, "x must be an array of the jax backend, got numpy.ndarray of <U1"),
+        ({"x": np.ma.ones((2, 2))}, InputTypeError, "x must be an array of the jax backend, got numpy.ma.*MaskedArray"),
         ({"x": np.ones((0, 2))}, InputError, "at least one sample"),
         ({"y": np.array([0, 1, 3, 0])}, InputError, r"labels must lie in 0..2 for 3 outputs, got values from 0 to 3"),
         ({"y": np.array([0, 1])}, InputError, r"expected integer class labels of shape \(4,\)"),

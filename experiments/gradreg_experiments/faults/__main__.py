@@ -15,40 +15,49 @@ import numpy as np
 
 from gradreg_core.cli.files import write_json, write_text
 from gradreg_core.cli.terminal import get_console, progress_bar
+from gradreg_core.plugins.discovery import backends
+from gradreg_experiments.faults.arguments import counted as count_calls
 from gradreg_experiments.faults.files import HOSTILE, READERS, read_damaged, read_hostile
 from gradreg_experiments.faults.runner import FAULTS
 from gradreg_experiments.runner import versions
 
 __all__ = ["main", "make_page"]
 
-_FUZZ = "fuzz.json"
-"""The counts of the fuzz of the calls, beside those of the faults."""
-
 
 @click.command()
 @click.option("--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Of a usual fault.")
 @click.option("--files", "readings", type=click.IntRange(1), default=2000, show_default=True, help="Of each format.")
+@click.option(
+    "--calls", type=click.IntRange(1), default=2000, show_default=True, help="With drawn arguments, per backend."
+)
 @click.option("--seconds", type=float, default=float("inf"), help="Start no fault later than this.")
 @click.option("--only", default="", help="Only faults whose name contains this.")
 @click.option("--counts", type=click.Path(path_type=Path), default=Path("docs/reliability/faults.json"))
 @click.option("--page", type=click.Path(path_type=Path), default=Path("docs/reliability.md"))
 @click.option("--page-only", is_flag=True, help="Inject nothing; write the page from the counts there are.")
-def main(repetitions: int, readings: int, seconds: float, only: str, counts: Path, page: Path, page_only: bool) -> None:
-    """Inject faults into the runner and the readers of files, and count what came of them."""
+def main(
+    repetitions: int, readings: int, calls: int, seconds: float, only: str, counts: Path, page: Path, page_only: bool
+) -> None:
+    """Inject faults into the runner, the readers of files and the arguments of calls, and count what came of them."""
     if not page_only:
-        counted = {
+        outcomes = {
             "runner": _runner(repetitions, seconds, only),
             "damaged": {name: _damaged(name, readings) for name in READERS if only in name},
             "hostile": {name: _hostile(name) for name in HOSTILE if only in name},
+            "arguments": {name: count_calls(name, calls, seed=0) for name in _trained() if only in name},
             "versions": {"python": platform.python_version(), **versions("joblib", "distributed")},
         }
-        write_json(counts, counted)
-    fuzz = counts.parent / _FUZZ
+        write_json(counts, outcomes)
     numbers = json.loads(counts.read_text(encoding="utf-8"))
-    write_text(page, make_page(numbers, json.loads(fuzz.read_text(encoding="utf-8")) if fuzz.exists() else None))
+    write_text(page, make_page(numbers))
     get_console().print(f"Wrote {page} from {counts}.")
-    if any(own["failed"] for own in numbers["runner"].values()):
+    if any(own["failed"] for kind in ("runner", "arguments") for own in numbers[kind].values()):
         click.get_current_context().exit(1)
+
+
+def _trained() -> list[str]:
+    """The backends with a trainer, which differentiate by themselves: the reference is the others' oracle."""
+    return [record.name for record in backends() if record.description is not None and record.description.trainer]
 
 
 def _runner(repetitions: int, seconds: float, only: str) -> dict[str, Any]:
@@ -93,20 +102,26 @@ def _hostile(name: str) -> str:
         return read_hostile(name, Path(folder))
 
 
-def make_page(counts: dict[str, Any], fuzz: dict[str, Any] | None) -> str:
+def make_page(counts: dict[str, Any]) -> str:
     """The page as Markdown."""
     runner = [(name, str(own["injected"]), str(own["right"])) for name, own in counts["runner"].items()]
     damaged = [
         (name, str(own["files"]), str(own["refused"]), str(own["read"]), str(sum(own["failed"].values())))
         for name, own in counts["damaged"].items()
     ]
+    arguments = [
+        (name, *(str(own[kind]) for kind in ("calls", "value", "refused", "model")), str(len(own["failed"])))
+        for name, own in counts["arguments"].items()
+    ]
     hostile = [(name, problem or "refused") for name, problem in counts["hostile"].items()]
     tables = {
         "runner": _table(("fault", "times", "as it should be"), runner),
         "damaged": _table(("file", "damaged copies", "refused", "read", "another exception"), damaged),
         "hostile": _table(("file", "outcome"), hostile),
-        "problems": _problems(counts["runner"]),
-        "fuzz": _fuzz(fuzz),
+        "problems": _problems(counts["runner"] | counts["arguments"]),
+        "arguments": _table(
+            ("backend", "calls", "a value", "refused", "the model's own error", "otherwise"), arguments
+        ),
         "versions": ", ".join(f"{name} {version}" for name, version in counts["versions"].items()),
         "total": str(sum(own["injected"] for own in counts["runner"].values())),
     }
@@ -119,15 +134,6 @@ def make_page(counts: dict[str, Any], fuzz: dict[str, Any] | None) -> str:
 def _problems(runner: dict[str, Any]) -> str:
     lines = [f"- {name}: `{problem[:300]}`" for name, own in runner.items() for problem in own["failed"]]
     return "\n".join(["What was not as it should be:", "", *lines]) if lines else "Nothing was otherwise."
-
-
-def _fuzz(fuzz: dict[str, Any] | None) -> str:
-    if fuzz is None:
-        return ""
-    numbers = [(name, str(value)) for name, value in fuzz.items() if isinstance(value, int | str)]
-    return "## Arguments of the calls\n\nCalls with drawn arguments, right and wrong:\n\n" + _table(
-        ("outcome", "calls"), numbers
-    )
 
 
 def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
