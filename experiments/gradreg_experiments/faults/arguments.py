@@ -59,69 +59,48 @@ class Framework:
 
 def hostile(framework: Framework) -> list[Callable[[], Any]]:
     """Makers of values, each made anew, because an iterator can be read but once."""
-    array = framework.array
-    values: list[Any] = [
-        *(None, True, False, 0, 1, 2, -1, 3, 2**31, 2**40, 2**63, 2**64, 10**400, -(10**400)),
-        *(0.5, 1.5, -1.0, 1e-30, 1e30, 1e300, math.nan, math.inf, -math.inf, 1j, "", "1", "a", b"a", "error"),
-        *(Fraction(1, 2), Fraction(-1), Decimal(2), Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity")),
-        *(
-            np.float16(2),
-            np.float32(2),
-            np.float64(-1),
-            np.float64("nan"),
-            np.int8(1),
-            np.int64(2),
-            np.uint64(2**64 - 1),
-        ),
-        *(np.bool_(True), np.complex64(1 + 1j), np.str_("1"), np.datetime64("2020-01-01"), np.timedelta64(1)),
-        *(
-            [],
-            [1],
-            [1, 2, 1],
-            [1.0, 2.0, 1.0],
-            [True, False, True],
-            ["a", "b", "c"],
-            [None] * 3,
-            [[1, 2], [3]],
-            [10**400] * 3,
-        ),
-        *((), (1, 2, 0), {}, {"a": 1}, {1, 2}, object(), object, len, lambda *args: None, lambda *args: "text"),
-        *(
-            np.array(2),
-            np.array(2.0),
-            np.array(math.nan),
-            np.array(True),
-            np.zeros(0),
-            np.zeros(3),
-            np.ones(3),
-            -np.ones(3),
-        ),
-        *(np.ones(3, np.int64) * 2**40, np.ones(3, np.uint8), np.ones(3, np.complex64), np.array([1, 2, math.nan])),
-        *(
-            np.array([None] * 3),
-            np.array(["a"] * 3),
-            np.array(["2020"] * 3, "datetime64[D]"),
-            np.ones((3, 2)),
-            np.ones((3, 1)),
-        ),
-        *(
-            np.eye(2)[[0, 1, 1]],
-            np.ones((0, 2)),
-            np.zeros(3, [("a", int)]),
-            np.ma.array([1, 2, 3], mask=[False, True, False]),
-        ),
-    ]
-    arrays = [np.float32(2), np.int32(2), np.float32(-1), np.float32("nan"), np.array(True), np.ones(3, np.float32)]
-    arrays += [
-        np.array([1, 0, 1], np.int32),
-        np.ones((3, 2), np.float32),
-        -np.ones(3, np.float32),
-        np.ones(3, np.complex64),
-    ]
-    makers: list[Callable[[], Any]] = [partial(_itself, value) for value in values]
-    makers += [partial(array, value) for value in arrays]
+    makers: list[Callable[[], Any]] = [partial(_itself, value) for value in (*_numbers(), *_objects(), *_arrays())]
+    makers += [partial(framework.array, value) for value in _framework_arrays()]
     makers += [lambda: iter([1, 2, 1]), lambda: (number for number in (1.0, 2.0, 1.0)), lambda: range(3)]
     return makers
+
+
+def _numbers() -> list[Any]:
+    return [
+        *(True, False, 0, 1, 2, -1, 3, 2**31, 2**40, 2**63, 2**64, 10**400, -(10**400)),
+        *(0.5, 1.5, -1.0, 1e-30, 1e30, 1e300, math.nan, math.inf, -math.inf, 1j),
+        *(Fraction(1, 2), Fraction(-1), Decimal(2), Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity")),
+        *(np.float16(2), np.float32(2), np.float64(-1), np.float64("nan"), np.int8(1), np.int64(2)),
+        *(np.uint64(2**64 - 1), np.bool_(True), np.complex64(1 + 1j)),
+        *(np.datetime64("2020-01-01"), np.timedelta64(1)),
+    ]
+
+
+def _objects() -> list[Any]:
+    return [
+        *(None, "", "1", "a", b"a", "error", np.str_("1"), object(), object, len),
+        *(lambda *args: None, lambda *args: "text"),
+        *([], [1], [1, 2, 1], [1.0, 2.0, 1.0], [True, False, True], ["a", "b", "c"], [None] * 3, [[1, 2], [3]]),
+        *([10**400] * 3, (), (1, 2, 0), {}, {"a": 1}, {1, 2}),
+    ]
+
+
+def _arrays() -> list[Any]:
+    return [
+        *(np.array(2), np.array(2.0), np.array(math.nan), np.array(True), np.zeros(0), np.zeros(3), np.ones(3)),
+        *(-np.ones(3), np.ones(3, np.int64) * 2**40, np.ones(3, np.uint8), np.ones(3, np.complex64)),
+        *(np.array([1, 2, math.nan]), np.array([None] * 3), np.array(["a"] * 3)),
+        *(np.array(["2020"] * 3, "datetime64[D]"), np.ones((3, 2)), np.ones((3, 1)), np.eye(2)[[0, 1, 1]]),
+        *(np.ones((0, 2)), np.zeros(3, [("a", int)]), np.ma.array([1, 2, 3], mask=[False, True, False])),
+    ]
+
+
+def _framework_arrays() -> list[Any]:
+    return [
+        *(np.float32(2), np.int32(2), np.float32(-1), np.float32("nan"), np.array(True), np.ones(3, np.float32)),
+        *(np.array([1, 0, 1], np.int32), np.ones((3, 2), np.float32), -np.ones(3, np.float32)),
+        np.ones(3, np.complex64),
+    ]
 
 
 def _itself(value: Any) -> Any:
