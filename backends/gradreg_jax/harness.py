@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gradreg_conformance.harness import Harness
+from gradreg_conformance.harness import Harness, OwnModel
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable import networks as nets
 from gradreg_jax.networks import apply
@@ -82,6 +82,31 @@ class JaxHarness(Harness):
         with self.session():
             value, gradients = _in_mode(both, mode)(_placed(arrays, mode))
             return value, gradients
+
+    def own_model(self, trained: jax.Array, frozen: jax.Array) -> OwnModel | None:
+        """A module of NNX, if Flax is installed."""
+        try:
+            from flax import nnx
+        except ImportError:
+            return None
+
+        class Part(nnx.Module):  # type: ignore[misc]
+            def __init__(self, matrix: Any) -> None:
+                self.matrix = matrix
+
+        class Own(nnx.Module):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.matrix, self.frozen = nnx.Param(trained), nnx.Variable(frozen)
+                self.part, self.passes = Part(self.matrix), nnx.BatchStat(jnp.array(0))
+                self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+            def __call__(self, x: jax.Array) -> jax.Array:
+                self.passes[...] = self.passes[...] + 1
+                z = x @ self.matrix[...] @ self.part.matrix[...] @ self.frozen[...]
+                return z * (0.5 * self.dropout(jnp.ones_like(z)))
+
+        model = Own()
+        return OwnModel(model, lambda: int(model.passes[...]))
 
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
         """`function` compiled for many calls, and how often it has been compiled."""

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from gradreg_conformance.harness import Harness
+from gradreg_conformance.harness import Harness, OwnModel
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable import networks as nets
 from gradreg_tensorflow.networks import apply
@@ -17,6 +17,30 @@ __all__ = ["TensorFlowHarness"]
 
 Arrays = Mapping[str, tf.Tensor]
 Function = Callable[[Arrays], tf.Tensor]
+
+
+class _Part(tf.Module):  # type: ignore[misc]
+    """A part of a model that shares its matrix."""
+
+    def __init__(self, matrix: tf.Variable) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+
+class _Own(tf.Module):  # type: ignore[misc]
+    """The model of `TensorFlowHarness.own_model`."""
+
+    def __init__(self, trained: tf.Tensor, frozen: tf.Tensor) -> None:
+        super().__init__()
+        self.matrix = tf.Variable(trained)
+        self.part = _Part(self.matrix)
+        self.frozen = tf.Variable(frozen, trainable=False)
+        self.passes = tf.Variable(0, trainable=False)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        self.passes.assign_add(1)
+        z = x @ self.matrix @ self.part.matrix @ self.frozen
+        return z * (0.5 * tf.nn.dropout(tf.ones_like(z), 0.5))
 
 
 class TensorFlowHarness(Harness):
@@ -84,6 +108,11 @@ class TensorFlowHarness(Harness):
 
         value, gradients = _in_mode(both, mode)(dict(arrays))
         return value, gradients
+
+    def own_model(self, trained: tf.Tensor, frozen: tf.Tensor) -> OwnModel:
+        """A tf.Module; the mask is dropout's."""
+        model = _Own(trained, frozen)
+        return OwnModel(model, lambda: int(model.passes))
 
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
         """`function` traced for many calls, and how often it has been traced."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from gradreg_conformance.harness import Harness
+from gradreg_conformance.harness import Harness, OwnModel
 from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.portable import networks as nets
 from gradreg_torch.networks import apply
@@ -34,6 +34,32 @@ class _Layer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return apply(self.network, self.arrays, x)
+
+
+class _Part(nn.Module):
+    """A part of a model that shares its matrix."""
+
+    def __init__(self, matrix: nn.Parameter) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+
+class _Own(nn.Module):
+    """The model of `TorchHarness.own_model`."""
+
+    passes: torch.Tensor
+
+    def __init__(self, trained: torch.Tensor, frozen: torch.Tensor) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(trained)
+        self.part = _Part(self.matrix)
+        self.frozen = nn.Parameter(frozen, requires_grad=False)
+        self.register_buffer("passes", torch.tensor(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        z = x @ self.matrix @ self.part.matrix @ self.frozen
+        return z * (0.5 * nn.functional.dropout(torch.ones_like(z), 0.5))
 
 
 class TorchHarness(Harness):
@@ -90,6 +116,15 @@ class TorchHarness(Harness):
             return value, {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
         gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
         return value, dict(zip(leaves, gradients, strict=True))
+
+    def own_model(self, trained: torch.Tensor, frozen: torch.Tensor) -> OwnModel:
+        """A module; the mask is dropout's."""
+        model = _Own(trained, frozen)
+        return OwnModel(model, lambda: int(model.passes))
+
+    def traces(self, array: torch.Tensor) -> tuple[bool, bool, bool]:
+        """Whether it needs a gradient, has one, and was computed from others that do."""
+        return array.requires_grad, array.is_leaf and array.grad is not None, array.grad_fn is not None
 
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
         """`function` compiled for many calls, and how often it has been compiled."""

@@ -36,6 +36,7 @@ class Case:
         ignore_index: the label that is left out, or None; where no class has it, some labels are replaced by it.
         normalizer: the divisor in place of the sum of the sample weights, or None.
         labels: "classes", "distribution" (probabilities of the outputs' shape), or "none".
+        label_dtype: of class numbers.
         directions: the shape of the directions given in the call: None (none), "shared" (m,), "sample" (B, m) or
             "rows" (2, B, m).
         target: the target Jacobian of the call: None, "outputs" (B, *outputs, *input), "loss" (B, *input), or
@@ -60,6 +61,7 @@ class Case:
     ignore_index: int | None = None
     normalizer: float | None = None
     labels: str = "classes"
+    label_dtype: str = "int64"
     directions: str | None = None
     target: str | None = None
     chunk_size: int | None = None
@@ -170,8 +172,11 @@ def _data(case: Case) -> Data:
         y = rounded(rng.normal(size=(batch, *own)), dtype)
     elif case.labels == "distribution":
         y = np.moveaxis(rng.dirichlet(np.ones(classes), size=without), -1, axis + 1)
+        y = rounded(rng.random(y.shape) if classes == 1 else y, dtype)
     elif case.labels == "classes":
         y = rng.integers(0, max(2, classes), size=without)
+        if classes > 2**7:  # numbers that fewer bits would not hold are among them
+            y.flat[:2] = classes - 1, classes - 2
     shapes = {"shared": (size,), "sample": (batch, size), "rows": (2, batch, size)}
     given = None if case.directions is None else rounded(rng.normal(size=shapes[case.directions]), dtype)
     target: np.ndarray | dict[str, np.ndarray] | None = None

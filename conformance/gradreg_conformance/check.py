@@ -25,11 +25,13 @@ class Check:
         layer: an index into LAYERS.
         run: raises :class:`Disagreement` (or anything else) where the subject is wrong, :class:`NotApplicable` where
             it lacks what the check is about.
+        general: whether it draws from everything, and may meet any fault. The others name what is wrong.
     """
 
     name: str
     layer: int
     run: Callable[["Subject"], None]
+    general: bool = False
 
     @property
     def summary(self) -> str:
@@ -48,8 +50,8 @@ CHECKS: dict[str, Check] = {}
 """All checks by name, in the order of their layers; filled by importing :mod:`gradreg_conformance.checks`."""
 
 
-def check(layer: str) -> Callable[[Callable[["Subject"], None]], Callable[["Subject"], None]]:
-    """Register a function over a subject as a check of `layer`, one of LAYERS."""
+def check(layer: str, *, general: bool = False) -> Callable[[Callable[["Subject"], None]], Callable[["Subject"], None]]:
+    """Register a function over a subject as a check of `layer`, one of LAYERS; `general` as in :class:`Check`."""
 
     def register(function: Callable[["Subject"], None]) -> Callable[["Subject"], None]:
         name = function.__name__
@@ -61,7 +63,7 @@ def check(layer: str) -> Callable[[Callable[["Subject"], None]], Callable[["Subj
             with subject.session():
                 function(subject)
 
-        CHECKS[name] = Check(name, LAYERS.index(layer), run)
+        CHECKS[name] = Check(name, LAYERS.index(layer), run, general)
         return run
 
     return register

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,20 @@ from gradreg_core.errors import PluginError
 from gradreg_core.plugins.dispatch import find_backend, load_backend
 from gradreg_core.portable.networks import Layer, Network
 
-__all__ = ["Arrays", "Function", "Harness", "load_harness"]
+__all__ = ["OPTIONAL", "Arrays", "Function", "Harness", "OwnModel", "load_harness"]
 
 Array = Any
 Arrays = Mapping[str, Array]
 Function = Callable[[Arrays], Array]
 """A scalar function of named arrays, written in the framework's own arrays."""
+
+
+class OwnModel(NamedTuple):
+    """A model of the framework's own; see :meth:`Harness.own_model`."""
+
+    model: Any
+    passes: Callable[[], int]
+    """Reads how often the state of the model has moved."""
 
 
 class Harness:
@@ -66,7 +74,7 @@ class Harness:
     """Whether the calls take any callable as model; if not, override `model`, and some checks are not applicable."""
 
     def array(self, values: np.ndarray, dtype: str, device: str) -> Array:
-        """`values` as an array of the framework, of `dtype` ("int32" and "int64" for labels too)."""
+        """`values` as an array of the framework, of `dtype` (for labels "int8" to "int64" and "uint8" too)."""
         raise NotImplementedError
 
     def numpy(self, array: Array) -> np.ndarray:
@@ -114,6 +122,19 @@ class Harness:
         """
         raise NotImplementedError
 
+    def own_model(self, trained: Array, frozen: Array) -> OwnModel | None:
+        """A model of the framework's own, or None where models are functions of arrays alone.
+
+        It computes (x A) * mask for x of shape (B, 3), A = trained @ trained @ frozen, with a mask of 0 and 1 that it
+        draws anew at each pass from the generator that dropout uses. `trained` is a parameter in two places, one of
+        them in a part of the model; `frozen` is one that is not trained. Each pass in training adds 1 to its state.
+        """
+        return None
+
+    def traces(self, array: Array) -> Any:
+        """What hangs on an array: whether it has a history, and a gradient; None where arrays have neither."""
+        return None
+
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
         """`function` compiled in `mode` for many calls, and how often it has been compiled; None in eager modes."""
         return None
@@ -124,6 +145,10 @@ class Harness:
 
     def release(self) -> None:
         """Drop compiled programs, of which a long run makes many. Default: nothing."""
+
+
+OPTIONAL = ("named_model", "own_model", "traces", "compiled", "no_gradient")
+"""The methods of a harness without which some checks are not applicable, or look at less."""
 
 
 def load_harness(name: str) -> Harness:

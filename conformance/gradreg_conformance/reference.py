@@ -19,6 +19,8 @@ import numpy as np
 
 import gradreg_numpy
 from gradreg_conformance.cases import Case, Squared, SquaredPerPosition
+from gradreg_core.spec import JacobianPenalty
+from gradreg_numpy.oracle import COMPLEX_STEP
 
 __all__ = [
     "CONSTANT",
@@ -27,9 +29,13 @@ __all__ = [
     "Expected",
     "distance",
     "error_ratio",
+    "expected_estimates",
     "expected_gradient",
     "expected_measures",
+    "expected_slopes",
     "expected_value",
+    "slopes_of",
+    "weighted_parts",
 ]
 
 CONSTANT = 8.0
@@ -39,6 +45,8 @@ _MOVE = 2.0**-40
 _MOVES = 8
 _MOVES_OF_GRADIENTS = 3
 """Fewer, because they cost more, and have many components to average over."""
+_DIRECTIONS = 4
+"""Random ones, along which all gradients are compared where there are many: a wrong one is wrong along each."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +163,33 @@ def expected_value(case: Case, of: str = "penalty") -> Expected:
 def expected_measures(case: Case) -> Expected:
     """The norms that `measure` gives for each sample: "frobenius", "spectral" and, with labels, "loss_gradient"."""
     y = case.data.y
+    names = ("position_weight", "ignore_index", "class_axis", "loss_fn", "wrt")
+    options = {name: value for name, value in _options(case).items() if name in names}
 
     def compute(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
-        measures = gradreg_numpy.measure(model, x, y, class_axis=case.class_axis)._asdict()
+        measures = gradreg_numpy.measure(model, x, y, **options)._asdict()
         return {name: norms for name, norms in measures.items() if norms is not None}
+
+    return measured(case, compute)
+
+
+@lru_cache(maxsize=8192)
+def expected_estimates(case: Case, frobenius: JacobianPenalty, spectral: JacobianPenalty) -> Expected:
+    """What `measure` estimates along random directions: two penalties of each sample by itself."""
+    y, options = case.data.y, _options(case)
+    size = len(case.data.x)
+
+    def compute(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+        norms = {}
+        for name, reg in (("frobenius", frobenius), ("spectral", spectral)):
+            alone = [np.eye(size)[index] for index in range(size)]
+            norms[name] = np.array(
+                [
+                    gradreg_numpy.penalty(model, x, y, reg, **options | {"sample_weight": one, "normalizer": None})
+                    for one in alone
+                ]
+            )
+        return norms
 
     return measured(case, compute)
 
@@ -173,3 +204,55 @@ def expected_gradient(case: Case, of: str = "penalty") -> Expected:
         return {**weights, "x": inputs}
 
     return measured(case, compute, _MOVES_OF_GRADIENTS)
+
+
+def weighted_parts(total: Any, parts: Any) -> Any:
+    """2 total + 3 loss + 5 penalty_0 + 6 penalty_1 + ...: one number that is wrong where any of them is."""
+    return 2.0 * total + 3.0 * parts.loss + sum((5.0 + index) * one for index, one in enumerate(parts.penalty))
+
+
+def _directions(case: Case) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng([case.seed, 2**20])
+    data, names = case.data, case.network.weights()
+    arrays = {**{path: data.params[path] for path in names}, "x": data.x}
+    return [{name: rng.normal(size=array.shape) for name, array in arrays.items()} for _ in range(_DIRECTIONS)]
+
+
+def slopes_of(case: Case, gradients: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The derivatives along the directions of :func:`expected_slopes`, from gradients by name."""
+    slopes = [sum((gradients[name] * along[name]).sum() for name in along) for along in _directions(case)]
+    return np.array(slopes, np.float64)
+
+
+@lru_cache(maxsize=8192)
+def expected_slopes(case: Case, of: str) -> Mapping[str, Expected]:
+    """The "value" of `of`, and its derivatives, "slopes", along a few random directions of all weights and the input.
+
+    Each costs one complex step, however many numbers there are. `of` is as in `Subject.function`.
+    """
+    data, options = case.data, _options(case)
+
+    def stepped(params: Mapping[str, np.ndarray], x: np.ndarray, along: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The value and its derivative along one direction."""
+        step = {path: 1j * COMPLEX_STEP * array for path, array in along.items()}
+        model = data.model(case.network, {path: array + step.get(path, 0.0) for path, array in params.items()})
+        if of == "penalty":
+            result = gradreg_numpy.penalty(model, x + step["x"], data.y, case.reg, **options)
+        else:
+            total, parts = gradreg_numpy.loss(model, x + step["x"], data.y, case.reg, **options)
+            result = total if of == "total" else weighted_parts(total, parts)
+        return np.array([np.real(result), np.imag(result) / COMPLEX_STEP])
+
+    base, changes = [], []
+    for index, along in enumerate(_directions(case)):
+        base.append(stepped(data.params, data.x, along))
+        for move in range(_MOVES_OF_GRADIENTS):
+            rng = np.random.default_rng([case.seed, index, move])
+            params = {path: _moved(array, rng) for path, array in data.params.items()}
+            changes.append((stepped(params, _moved(data.x, rng), along) - base[-1]) / _MOVE)
+    values, slopes = np.transpose(base)
+    of_value, of_slopes = np.mean(np.square(changes), axis=0) ** 0.5
+    return {
+        "value": Expected({"value": values[0]}, float(of_value)),
+        "slopes": Expected({"slopes": slopes}, float(of_slopes * _DIRECTIONS**0.5)),
+    }

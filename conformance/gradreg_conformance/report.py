@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from gradreg_conformance.check import LAYERS, Check
+from gradreg_conformance.harness import OPTIONAL, Harness
 from gradreg_core.cli.arrays import read_json_file
 from gradreg_core.errors import DataFileError
 
@@ -47,6 +48,8 @@ class Result:
     worst: float | None = None
     """The largest error as a multiple of what rounding allows; None where the check compares no numbers."""
     seconds: float = 0.0
+    pairs: tuple[int, int] | None = None
+    """Of a check over a joint space of options: the pairs of choices that it ran, and those that are possible."""
 
     @classmethod
     def of(cls, check: Check, status: str, message: str = "", **measured: Any) -> "Result":
@@ -103,6 +106,8 @@ class Report:
     checks: tuple[Result, ...] = ()
     left_out: tuple[str, ...] = ()
     """The checks of the kit that were not asked for."""
+    defaults: tuple[str, ...] = ()
+    """The optional methods of the harness that it leaves at their default, without which checks see less."""
     error: str = ""
     """Why there are no checks, if the run was cut off."""
 
@@ -122,6 +127,7 @@ class Report:
             profile=subject.profile.name,
             checks=tuple(results),
             left_out=tuple(left_out),
+            defaults=tuple(name for name in OPTIONAL if getattr(type(harness), name) is getattr(Harness, name)),
         )
 
     @property
@@ -188,7 +194,7 @@ class Report:
         Raises:
             KeyError, TypeError, ValueError: it did not.
         """
-        own = {one.name: values[one.name] for one in fields(cls)}
+        own = {one.name: values[one.name] for one in fields(cls) if one.name in values or one.name != "defaults"}
         for name, value in own.items():
             if isinstance(value, list) and name != "checks":
                 own[name] = tuple(map(str, value))
@@ -243,5 +249,8 @@ def _result(values: Mapping[str, Any]) -> Result:
     if values["layer"] not in LAYERS or values["status"] not in STATUSES:
         raise ValueError(f"layer {values['layer']!r}, status {values['status']!r}")
     worst = values["worst"]
-    own = {one.name: values[one.name] for one in fields(Result)}
+    own = {one.name: values[one.name] for one in fields(Result) if one.name != "pairs"}
+    pairs = values.get("pairs")  # which older reports do not have
+    if pairs is not None:
+        own["pairs"] = int(pairs[0]), int(pairs[1])
     return Result(**own | {"worst": None if worst is None else float(worst)})

@@ -152,7 +152,9 @@ def run_check(check: Check, subject: Subject) -> Result:
         message = reason if status == "expected failure" else f"expected to fail, and passed: {reason}"
     seconds = round(time.perf_counter() - start, 3)
     worst = None if measured.worst is None else float(measured.worst)
-    return Result.of(check, status, message, examples=measured.examples, worst=worst, seconds=seconds)
+    return Result.of(
+        check, status, message, examples=measured.examples, worst=worst, seconds=seconds, pairs=measured.pairs
+    )
 
 
 def run_subject(

@@ -26,7 +26,10 @@ from gradreg_core.plugins.hookspecs import BackendDescription
 from gradreg_core.portable.networks import Network
 from gradreg_core.spec import Regularizer
 
-__all__ = ["Measured", "Subject", "load_subject"]
+__all__ = ["TO_REPRODUCE", "Measured", "Subject", "load_subject"]
+
+TO_REPRODUCE = "\nTo reproduce:\n"
+"""Before the code that reproduces a failure, in its message."""
 
 
 @dataclass
@@ -35,6 +38,8 @@ class Measured:
 
     examples: int = 0
     worst: float | None = None
+    pairs: tuple[int, int] | None = None
+    """Of a check over a joint space: the pairs of choices that its examples had, and those that are possible."""
 
     def ratio(self, ratio: float) -> None:
         """Keep the larger."""
@@ -162,7 +167,11 @@ class Subject:
         return np.asarray(self.harness.numpy(array), np.float64)
 
     def function(self, case: Case, of: str = "penalty") -> Function:
-        """The penalty, or with ``of="total"`` loss plus penalty, of the case as a function of its arrays."""
+        """The penalty, the total of loss and penalty, or the parts of the total, as a function of the case's arrays.
+
+        With ``of="parts"`` it is the total, the loss and the penalty of every term, weighted by
+        :func:`gradreg_conformance.reference.weighted_parts`.
+        """
         calls, names = self.harness.calls, case.network.weights()
         y, options, reg = self.labels(case), self.options(case), case.form.named(case.reg)
         presented = self.presented(case)
@@ -172,7 +181,8 @@ class Subject:
             weights = {path: arrays[path] for path in names}
             if of == "penalty":
                 return calls.penalty(model, x, y, reg, params=weights, **options)
-            return calls.loss(model, x, y, reg, params=weights, **options)[0]
+            total, parts = calls.loss(model, x, y, reg, params=weights, **options)
+            return total if of == "total" else reference.weighted_parts(total, parts)
 
         return function
 
@@ -194,7 +204,7 @@ class Subject:
         y = case.data.y
         if y is None:
             return None
-        return case.form.labels_of(self.array(y, "int64" if y.dtype.kind == "i" else case.dtype))
+        return case.form.labels_of(self.array(y, case.label_dtype if y.dtype.kind == "i" else case.dtype))
 
     def options(self, case: Case) -> dict[str, Any]:
         """The keyword arguments of the call, arrays in the framework's own."""
@@ -284,8 +294,29 @@ class Subject:
         self.compare(case, "the total", {"value": value}, reference.expected_value(case, "total"))
         self.compare(case, "the gradients of the total", gradients, reference.expected_gradient(case, "total"))
 
-    def compare(self, case: Case, label: str, result: Mapping[str, np.ndarray], wanted: reference.Expected) -> None:
-        """Raise where `result` is further from `wanted` than rounding allows; `label` says what it is.
+    def agree_in_slopes(self, case: Case, of: str, room: float = 1.0) -> None:
+        """Compare the value of the case, and its gradients along a few random directions, with the reference's.
+
+        `room` is a multiplier of what rounding allows.
+        """
+        value, gradients = self.gradients(case, of)
+        for name, array in (*case.data.params.items(), ("x", case.data.x)):
+            if name in gradients and gradients[name].shape != array.shape:
+                self.disagree(case, f"the gradient with respect to {name} has shape {gradients[name].shape}")
+        wanted, slopes = reference.expected_slopes(case, of), reference.slopes_of(case, gradients)
+        label = f"the gradients of the {of}, along random directions,"
+        self.compare(case, f"the {of}", {"value": value}, wanted["value"], room)
+        self.compare(case, label, {"slopes": slopes}, wanted["slopes"], room)
+
+    def compare(
+        self,
+        case: Case,
+        label: str,
+        result: Mapping[str, np.ndarray],
+        wanted: reference.Expected,
+        room: float = 1.0,
+    ) -> None:
+        """Raise where `result` is further from `wanted` than rounding allows, times `room`; `label` says what it is.
 
         Raises:
             Disagreement: with the error, what is allowed, and code that reproduces it.
@@ -293,7 +324,7 @@ class Subject:
         for name, array in wanted.arrays.items():
             if np.shape(result[name]) != np.shape(array):
                 self.disagree(case, f"{label}: {name} has shape {np.shape(result[name])}, expected {np.shape(array)}")
-        comparison = reference.Comparison(result, wanted, wanted.allowed(case.dtype, self.harness.tolerance))
+        comparison = reference.Comparison(result, wanted, wanted.allowed(case.dtype, room * self.harness.tolerance))
         self.measured.ratio(comparison.ratio)
         if not comparison.ratio <= 1:
             self.disagree(
@@ -314,13 +345,14 @@ class Subject:
         """Raise :class:`Disagreement` with code that reproduces it."""
         raise Disagreement(f"{message}.{self.reproduce(case)}")
 
-    def reproduce(self, case: Case) -> str:
+    def reproduce(self, case: Case, of: str = "penalty") -> str:
         """Lines of code that give the subject's and the reference's numbers for the case."""
+        chosen = "" if of == "penalty" else f", of={of!r}"
         return (
-            f"\nTo reproduce:\n"
+            f"{TO_REPRODUCE}"
             f"    from gradreg_conformance.reproduce import *\n"
             f"    case = {case!r}\n"
-            f"    compare({self.name!r}, case, mode={self.mode!r}, device={self.device!r})"
+            f"    compare({self.name!r}, case, mode={self.mode!r}, device={self.device!r}{chosen})"
         )
 
 

@@ -14,7 +14,7 @@ from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.norms import hinge, target
 from gradreg_core.portable.networks import Activation, Dense, Network
-from gradreg_core.presets import DataGrad, FrobReg, SpectReg
+from gradreg_core.presets import DataGrad, FrobReg, OneHot, SpectReg
 from gradreg_core.spec import JacobianPenalty
 
 _HALVES = ("float16", "bfloat16")
@@ -91,3 +91,74 @@ def small_gradients_do_not_underflow(subject: Subject) -> None:
                 f"FrobReg(1.0) of a linear layer of six {dtype} weights of 1e-4: expected {wanted:.3e}, the sum of "
                 f"their squares, got {number:.3e}; square and add in float32"
             )
+
+
+@check("gradients")
+def ranges_of_half_precision(subject: Subject) -> None:
+    """What half precision cannot hold is computed in float32: large squares, sums, exponentials, class numbers.
+
+    The network is one linear layer, so that the Jacobian is its weights: the penalties are known.
+    """
+    for dtype in _halves(subject):
+        _large_squares(subject, dtype)
+        _large_logits(subject, dtype)
+        _many_classes(subject, dtype)
+        _many_samples(subject, dtype)
+
+
+def _linear(
+    subject: Subject, dtype: str, weight: np.ndarray, bias: np.ndarray, y: Any, reg: Any, x: np.ndarray, **options: Any
+) -> float:
+    """The penalty, whose gradients must be finite."""
+    network = Network((len(weight),), (Dense(weight.shape[1]),))
+    given = {"0.weight": weight, "0.bias": bias, "x": x}
+    arrays = {name: subject.array(array, dtype) for name, array in given.items()}
+    labels = None if y is None else subject.array(y, "int64")
+
+    def function(free: Any) -> Any:
+        model = subject.model(network, free)
+        return subject.harness.calls.penalty(model, free["x"], labels, reg, **options)
+
+    subject.measured.examples += 1
+    value, slopes = subject.harness.value_and_gradients(function, arrays, subject.mode)
+    lost = [name for name, slope in slopes.items() if not np.isfinite(subject.numbers(slope)).all()]
+    if lost:
+        raise Disagreement(f"{reg!r} in {dtype}: the gradients with respect to {', '.join(lost)} are not finite")
+    return float(subject.numbers(value))
+
+
+def _is(subject: Subject, label: str, result: float, wanted: float, dtype: str) -> None:
+    ratio = error_ratio(abs(result - wanted), 8 * subject.harness.tolerance * UNIT_ROUNDOFF[dtype] * abs(wanted))
+    subject.measured.ratio(ratio)
+    if not ratio <= 1:
+        raise Disagreement(f"{label} in {dtype}: expected {wanted:.4g}, got {result:.4g}; compute it in float32")
+
+
+def _large_squares(subject: Subject, dtype: str) -> None:
+    weight = np.full((3, 2), 300.0)
+    result = _linear(subject, dtype, weight, np.zeros(2), None, FrobReg(1.0), np.zeros((2, 3)))
+    _is(subject, "the sum of six squares of 300", result, 540_000.0, dtype)
+
+
+def _large_logits(subject: Subject, dtype: str) -> None:
+    """F is (1, 0, 0) but for e^-20, so that f - y is (1, -1, 0) for the label 1."""
+    bias, weight = np.array([20.0, 0.0, -20.0]), np.array([[1.0, 3.0, -1.0], [0.5, -1.0, 2.0]])
+    result = _linear(subject, dtype, weight, bias, np.array([1, 1]), DataGrad(1.0), np.zeros((2, 2)))
+    _is(subject, "DataGrad with logits of 20, 0 and -20", result, 2.0**2 + 1.5**2, dtype)
+
+
+def _many_classes(subject: Subject, dtype: str) -> None:
+    """Of 300 classes, whose weights are their numbers over 16, the logits of the labels 257 and 299."""
+    numbers = np.arange(300) / 16
+    labels = np.array([257, 299])
+    result = _linear(subject, dtype, numbers[None], np.zeros(300), labels, OneHot(1.0), np.zeros((2, 1)))
+    held = subject.numbers(subject.array(numbers, dtype))[labels]
+    _is(subject, "OneHot for the labels 257 and 299", result, float((held**2).mean()), dtype)
+
+
+def _many_samples(subject: Subject, dtype: str) -> None:
+    """Means of 600 equal numbers, with weights whose sum no half holds."""
+    weights = subject.array(np.full(600, 500.0), dtype)
+    weight, x = np.array([[1.0, 2.0]]), np.zeros((600, 1))
+    result = _linear(subject, dtype, weight, np.zeros(2), None, FrobReg(1.0), x, sample_weight=weights)
+    _is(subject, "the mean over 600 samples of weight 500", result, 5.0, dtype)

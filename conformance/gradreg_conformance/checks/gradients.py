@@ -110,7 +110,7 @@ def float32(subject: Subject) -> None:
     _agree(subject, _RANDOM, dtype=st.just("float32"))
 
 
-@check("gradients")
+@check("gradients", general=True)
 def any_regularizer_of_any_network(subject: Subject) -> None:
     """Values and gradients of any regularizer of the specification through any portable network."""
 

@@ -11,8 +11,15 @@ from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
+from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import DataGrad, SpectReg
+from gradreg_core.projections import orthonormal, top_singular
+from gradreg_core.spec import JacobianPenalty
 
+_DENSE = Network((3, 2), (Dense(2), Activation("tanh"), Dense(4)))
+_FROBENIUS = JacobianPenalty(1.0, projection=orthonormal(2, unbiased=True), squared=False)
+_SPECTRAL = JacobianPenalty(1.0, projection=top_singular(30), squared=False)
+"""What measure estimates with projections=2."""
 _DIFFERENCES = 5e-3
 """What `check` itself allows for finite differences in float32; see :mod:`gradreg_core.preflight`."""
 _POWER_ITERATION = 0.9
@@ -77,6 +84,52 @@ def measure_by_projections(subject: Subject) -> None:
         largest = float((wanted.arrays["spectral"] ** 2).mean())
         if not spherical <= largest:
             subject.disagree(case, f"a spherical projection has {spherical}, above the squared spectral norm {largest}")
+
+
+@check("values", general=True)
+def measure_with_every_option(subject: Subject) -> None:
+    """Measure heeds the class axis, weights of positions, ignored labels, chunks, a loss of the caller's, the draws."""
+    dense: dict[str, Any] = {"class_axis": 1, "chunk_size": 2}
+    rows = ((0.5, 0.0, 2.0, 1.0), (1.0, 1.0, 0.25, 0.0), (0.0, 3.0, 0.0, 0.0))
+    for options in (
+        {**dense, "position_weight": rows},
+        {**dense, "ignore_index": -100},
+        {**dense, "labels": "distribution"},
+        {"class_axis": -1, "loss": "squared"},
+    ):
+        case = Case(_DENSE, DataGrad(1.0), 3, dtype=subject.dtype, **options)
+        subject.measured.examples += 1
+        kept = ("loss_fn", "position_weight", "ignore_index", "class_axis", "chunk_size")
+        chosen = {name: value for name, value in subject.options(case).items() if name in kept}
+        result = _measured(subject, case, **chosen)
+        subject.compare(case, "the norms of measure", result, reference.expected_measures(case))
+    if subject.backend is None:
+        return  # calls of its own may estimate in another way
+    case = Case(SMALL, DataGrad(1.0), 3, dtype=subject.dtype, step=5, draw_seed=9, ids=(7, 2**20, 3), labels="none")
+    for names in ({"sample_ids", "seed"}, {"step"}):
+        options = {name: value for name, value in subject.options(case).items() if name in names}
+        alone = replace(case, ids=None, draw_seed=None) if "step" in names else replace(case, step=0)
+        subject.measured.examples += 1
+        wanted = reference.expected_estimates(alone, _FROBENIUS, _SPECTRAL)
+        result = _measured(subject, case, projections=2, **options)
+        subject.compare(alone, f"measure with projections=2 and {', '.join(sorted(names))}", result, wanted)
+
+
+@check("values")
+def measures_are_constants(subject: Subject) -> None:
+    """No gradient flows through the norms of measure."""
+    ops = subject.ops
+    case = Case(SMALL, DataGrad(1.0), 3, dtype=subject.dtype)
+    y = subject.labels(case)
+
+    def function(arrays: Any) -> Any:
+        measures = subject.harness.calls.measure(subject.model(SMALL, arrays), arrays["x"], y)
+        return ops.sum(measures.frobenius + measures.spectral + measures.loss_gradient, 0)
+
+    _, slopes = subject.harness.value_and_gradients(function, subject.arrays(case), subject.mode)
+    moved = [name for name, slope in slopes.items() if np.any(subject.numbers(slope))]
+    if moved:
+        subject.disagree(case, f"the norms of measure have gradients with respect to {', '.join(moved)}")
 
 
 @check("values")

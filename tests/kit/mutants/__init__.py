@@ -10,10 +10,14 @@ from mutants import (
     formulas,
     kinks,
     layers,
+    measures,
     members,
+    models,
     modes,
+    pairs,
     primitives,
     projections,
+    sizes,
 )
 from mutants.mutant import MUTANTS, Mutant
 
@@ -29,8 +33,12 @@ __all__ = [
     "formulas",
     "kinks",
     "layers",
+    "measures",
     "members",
+    "models",
     "modes",
+    "pairs",
     "primitives",
     "projections",
+    "sizes",
 ]

@@ -62,7 +62,7 @@ def pullback_that_keeps_its_first_result() -> TorchHarness:
     return harness_of(Wrong())
 
 
-@mutant("pullbacks_are_transposed_jacobians")
+@mutant("pullbacks_are_transposed_jacobians", "many_rows_are_pulled_back")
 def rows_in_another_order() -> TorchHarness:
     class Wrong(TorchBackend):
         def pull_rows(self, pullback, rows):  # type: ignore[no-untyped-def]
@@ -81,7 +81,7 @@ def a_branch_not_taken_in_another_dtype() -> TorchHarness:
     return harness_of(Wrong())
 
 
-@mutant("pullbacks_are_transposed_jacobians", "chunk_size", "directions_of_the_call")
+@mutant("pullbacks_are_transposed_jacobians", "many_rows_are_pulled_back", "chunk_size", "directions_of_the_call")
 def several_rows_without_a_gradient() -> TorchHarness:
     class Wrong(TorchBackend):
         def pull_rows(self, pullback, rows):  # type: ignore[no-untyped-def]

@@ -64,7 +64,7 @@ def values_that_are_declared_and_not_read() -> TorchHarness:
     return harness_of(Wrong())
 
 
-@mutant("capabilities_are_those_declared")
+@mutant("capabilities_are_those_declared", "many_rows_are_pulled_back")
 def rows_pulled_at_once_and_not_declared() -> TorchHarness:
     class Wrong(TorchBackend):
         def pull_rows(self, pullback, rows):  # type: ignore[no-untyped-def]

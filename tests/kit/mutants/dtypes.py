@@ -24,7 +24,7 @@ def penalties_in_float64() -> TorchHarness:
     return harness_of(Wrong())
 
 
-@mutant("small_gradients_do_not_underflow")
+@mutant("small_gradients_do_not_underflow", "ranges_of_half_precision")
 @contextmanager
 def squares_in_half_precision() -> Iterator[TorchHarness]:
     class Wrong(TorchBackend):
@@ -33,6 +33,16 @@ def squares_in_half_precision() -> Iterator[TorchHarness]:
 
     with patched(engine, "widened", lambda ops, array: array):
         yield harness_of(Wrong())
+
+
+@mutant("small_gradients_do_not_underflow")
+def small_numbers_lost_where_half_precision_is_widened() -> Any:
+    def widened(ops, array):  # type: ignore[no-untyped-def]
+        wide = plain(ops, array)
+        return torch.where(wide.abs() < 2e-4, 0.0, wide) if array.dtype in _HALVES else wide
+
+    plain = engine.widened
+    return patched(engine, "widened", widened)
 
 
 @mutant("half_precision")
