@@ -1,5 +1,6 @@
 # make demo   runs the main job: trains on real data with and without gradient regularization
-# make test   runs all tests
+# make test   runs the tests, and of the longest of them a sample of their cases
+# make test-all runs all cases
 # make check  lints, checks the format, the types and the layers of imports
 # make faults injects faults into the runner, into files and into calls, and writes docs/reliability.md
 # make docs   builds the site in out/docs
@@ -9,7 +10,7 @@ BIN := .venv/bin
 EXTRAS := torch,jax,tensorflow,keras,lightning,transformers,monitor,integrations,conformance,demo,reproduction,docs,dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: venv demo test check faults docs clean
+.PHONY: venv demo test test-all check faults docs clean
 
 venv: .venv/installed
 
@@ -24,6 +25,9 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: venv
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --all-cases
 
 check: venv
 	$(BIN)/ruff check

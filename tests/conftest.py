@@ -1,7 +1,9 @@
 """Settings that all tests share."""
 
+import itertools
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 
 import hypothesis
@@ -20,24 +22,59 @@ _MEMORY = Memory(1200.0)
 """A worker with PyTorch, JAX and TensorFlow has 900 megabytes before it compiles anything."""
 
 
-_OF_THE_REFERENCE = ("test_a_mutant_is_killed", "test_the_honest_original", "test_a_built_in_backend_passes")
+_OF_THE_REFERENCE = (
+    "test_a_mutant_is_killed",
+    "test_without_any_one_check",
+    "test_the_honest_original",
+    "test_a_built_in",
+)
 """Tests of the kit that need the same results of the reference, which take longer than those of a backend."""
+_SHARES = 2
+"""Groups that these tests are dealt to. Each computes the reference's results anew; one group would end last by far."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-cases", action="store_true", help="run all cases of tests that are marked sample(n)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group(name): tests of one group run in one worker")
+    config.addinivalue_line("markers", "sample(n): without --all-cases only n of its cases run, evenly spread")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("all_cases"):
+        _sample(config, items)
+    _group(items)
+
+
+def _sample(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out cases of tests that are marked `sample(n)`: `make test` runs n of them, `make test-all` all."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0] if item.get_closest_marker("sample") else item.nodeid].append(item)
+    kept: set[pytest.Item] = set()
+    for group in cases.values():
+        marker = group[0].get_closest_marker("sample")
+        count = min(len(group), marker.args[0]) if marker else len(group)
+        kept.update(group[index * len(group) // count] for index in range(count))
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def _group(items: list[pytest.Item]) -> None:
     """Tests of one group run in one worker: a file's, all of TensorFlow's (700 megabytes), one of the kit's.
 
-    Those of the kit that share results of the reference are one group. It has the most tests, so it starts first.
+    Those of the kit that share results of the reference are two groups. They have the most tests, so they start first.
     """
+    share = itertools.cycle(range(_SHARES))
     for item in items:
         folder, (file, _, name) = item.path.parent.name, item.nodeid.partition("::")
         group = item.nodeid if folder == "kit" else folder if folder == "tensorflow" else file
-        item.add_marker(pytest.mark.xdist_group("reference" if name.startswith(_OF_THE_REFERENCE) else group))
+        if name.startswith(_OF_THE_REFERENCE):
+            group = f"reference {next(share)}"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

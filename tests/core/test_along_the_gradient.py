@@ -35,6 +35,7 @@ REGULARIZERS: list[tuple[str, Regularizer]] = [
 ]
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "reg"), REGULARIZERS, ids=[f"{name}-{reg}" for name, reg in REGULARIZERS])
 def test_float64_equals_the_reference(name: str, reg: Regularizer, backend: str) -> None:

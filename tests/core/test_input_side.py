@@ -54,6 +54,7 @@ def difference_error(reg: Regularizer) -> float:
     return FLOAT64 / smallest
 
 
+@pytest.mark.sample(30)
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 @pytest.mark.parametrize(
     ("name", "reg"),

@@ -64,6 +64,7 @@ def test_once_in_pytorch(reg: Regularizer, wrap: Callable[[Any], Any]) -> None:
         torch.testing.assert_close(after, wanted)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("reg", REGULARIZERS, ids=repr)
 def test_once_in_jax_where_the_step_is_traced(reg: Regularizer) -> None:
     plain, model = Net(), Net()
@@ -78,6 +79,7 @@ def test_once_in_jax_where_the_step_is_traced(reg: Regularizer) -> None:
     np.testing.assert_allclose(model.norm.var[...], plain.norm.var[...], rtol=1e-5)  # roundings of a compiled program
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("reg", REGULARIZERS, ids=repr)
 def test_once_in_keras_where_the_step_is_traced(reg: Regularizer) -> None:
     layers = tf.keras.layers

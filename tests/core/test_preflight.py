@@ -113,6 +113,7 @@ def agrees(report: CheckReport) -> bool:
     return not report.findings and report.disagreement is not None and report.disagreement < 5e-3
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("kind", TORCH)
 def test_pytorch_models_with_kinks_pass(kind: str) -> None:
     for reg in (DataGrad(1.0), SpectReg(1.0)):
@@ -120,6 +121,7 @@ def test_pytorch_models_with_kinks_pass(kind: str) -> None:
         assert agrees(report), str(report)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kinds", JAX)
 def test_jax_models_with_kinks_pass(kinds: str) -> None:
     report = jax_check(jax_model(*JAX[kinds]), DataGrad(1.0) + SpectReg(1.0))
@@ -198,6 +200,7 @@ def test_a_difference_over_kinks_is_warned_of(kinks: bool) -> None:
         assert ("changes by" in str(report) and "kinks" in str(report)) is kinks
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("normalisation", ["batch", "layer"])
 @pytest.mark.parametrize("draw", ["per_batch", "per_sample"])
 def test_one_draw_for_the_batch_behind_batch_normalisation_penalises_nothing(normalisation: str, draw: Any) -> None:

@@ -215,6 +215,7 @@ CASES: dict[str, tuple[str, Check, Check]] = {
 }
 
 
+@pytest.mark.sample(14)
 @pytest.mark.parametrize("name", CASES)
 def test_a_finding_and_its_remedy(name: str) -> None:
     message, wrong, remedied = CASES[name]

@@ -23,6 +23,7 @@ CASES: dict[str, tuple[str, Regularizer]] = {
 }
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("case", CASES)
 def test_float64_equals_the_reference(case: str) -> None:
     name, reg = CASES[case]
@@ -44,6 +45,7 @@ def test_the_four_calls_and_all_words_have_the_same_names(backend: str) -> None:
     assert shared <= set(gradreg_core.__all__)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["dense", "conv", "attention"])
 def test_float32_agrees_between_backends_to_roundoff(name: str) -> None:
     case = Case(network(name), DataGrad(1.0) + SpectReg(0.1), 4, dtype="float32")

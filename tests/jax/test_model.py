@@ -151,6 +151,7 @@ WAYS = {
 }
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "reg", [DataGrad(0.1), SpectReg(0.1, side="input", projections=2), SpectReg(0.1, side="input", method="difference")]

@@ -73,6 +73,7 @@ def test_vmap_over_an_ensemble(x64: None) -> None:
         assert relative(ours, {path: np.asarray(slope) for path, slope in wanted.items()}) <= FLOAT64
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
 def test_members_of_an_ensemble_draw_what_they_would_alone(x64: None, dtype: str) -> None:
     model, x, y = problem("dense")

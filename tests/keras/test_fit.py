@@ -37,6 +37,7 @@ def outcomes(backend: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_scenario(backend: str, name: str) -> None:

@@ -84,6 +84,7 @@ GOOD: dict[str, tuple[Callable[[], Any], tf.Tensor]] = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", GOOD)
 def test_the_check_passes(name: str) -> None:
     make, x = GOOD[name]
@@ -132,6 +133,7 @@ BAD: dict[str, tuple[Callable[[], Any], tf.Tensor, str]] = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", BAD)
 def test_the_check_finds(name: str) -> None:
     make, x, message = BAD[name]

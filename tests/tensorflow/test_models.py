@@ -255,6 +255,7 @@ RECURRENT: list[Any] = [
 """Tracing the second derivative of a loop takes seconds per row of the Jacobian, so one of them is traced."""
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("mode", "reg"), [("graph", RECURRENT[0]), *(("eager", reg) for reg in RECURRENT)], ids=lambda value: str(value)
 )
@@ -336,6 +337,7 @@ def test_a_transformer_with_a_mask_and_frozen_embeddings(mode: str, transformer:
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("masked_by", ["arguments", "closure"])
 @pytest.mark.parametrize("mode", BOTH)
 def test_a_transformer_on_a_part_of_the_batch(mode: str, masked_by: str, transformer: Transformer) -> None:

@@ -107,6 +107,7 @@ def compare(name: str, reg: Regularizer, mode: str) -> None:
     assert relative(gradients, wanted) <= FLOAT64
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize(
     ("name", "reg"),
     [pytest.param(name, case.values[0], id=f"{name}-{case.id}") for name, reg in EAGER for case in named([reg])],
@@ -115,6 +116,7 @@ def test_eager_equals_the_reference(name: str, reg: Regularizer) -> None:
     compare(name, reg, "eager")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("mode", "name", "reg"), [pytest.param(*case, id=f"{case[0]}-{case[1]}-{len(case[2].terms)}") for case in TRACED]
 )

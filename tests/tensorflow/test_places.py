@@ -115,6 +115,7 @@ PLACES: list[tuple[dict[str, str], float]] = [
 ]
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("way", WAYS)
 def test_any_two_places_have_a_jacobian(way: str, mode: str) -> None:

@@ -161,6 +161,7 @@ ROUNDING = {tf.float16: 2.0**-11, tf.bfloat16: 2.0**-8, tf.float64: 2.0**-24}
 """Of one operation; resizing computes in float32 whatever it gets."""
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_precisions(name: str, dtype: Any) -> None:

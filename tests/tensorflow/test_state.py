@@ -133,6 +133,7 @@ def made(kind: str) -> tuple[Any, State]:
     return KINDS[kind]()
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("reg", SEVERAL, ids=["part", "difference", "jvp", "both sides"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_moves_once(kind: str, reg: Regularizer) -> None:
@@ -144,6 +145,7 @@ def test_state_moves_once(kind: str, reg: Regularizer) -> None:
         np.testing.assert_allclose(mine, wanted, rtol=1e-12)  # roundoff in another order
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 @pytest.mark.parametrize("kind", ["spectral normalisation", "written in parts", "nested tf.functions"])
 def test_state_moves_once_where_the_step_is_traced(kind: str, mode: str) -> None:

@@ -71,6 +71,7 @@ def penalty(model: nn.Module, reg: Any, compiled: bool = True, **options: Any) -
     return value.item(), gradients(value, model)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("reg", [OUTPUT_SIDE, INPUT_SIDE, gradreg.DataGrad(1.0)], ids=["output", "input", "loss"])
 @pytest.mark.parametrize("function", [Swish, SwishWithContext])
 def test_a_custom_function_is_refused_by_name(function: Any, reg: Any) -> None:

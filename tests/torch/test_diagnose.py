@@ -112,6 +112,7 @@ RECOMPUTED = {
 SIDES = [gradreg.SpectReg(1.0), JacobianPenalty(1.0, projection=gradreg.gaussian(), side="input")]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("reg", SIDES, ids=["output side", "input side"])
 @pytest.mark.parametrize("name", RECOMPUTED)
 def test_check_passes_recomputed_parts(name: str, reg: Any) -> None:

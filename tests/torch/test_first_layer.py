@@ -24,6 +24,7 @@ def totals(model: nn.Module, x: Tensor, y: Tensor, reg: Any) -> tuple[float, dic
     return total.item(), {name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.sample(11)
 @pytest.mark.parametrize("reg", REGULARIZERS, ids=repr)
 @pytest.mark.parametrize("name", ["dense", "relu", "conv", "pooled", "normed", "attention", "batch_norm"])
 def test_networks_equal_the_reference(name: str, reg: Any) -> None:

@@ -103,11 +103,13 @@ def test_float64_equals_the_reference(name: str, reg: Regularizer) -> None:
     compare(name, reg, None)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("name", "terms"), SUMS, ids=["dense", "conv", "attention", "normed", "part of the batch"])
 def test_sums_of_terms_equal_the_reference_eager_and_compiled(name: str, terms: list[Regularizer]) -> None:
     compare(name, sum(terms[1:], start=terms[0]), None, "aot_eager")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", ["dense", "pooled"])
 @pytest.mark.parametrize("reg", named([DataGrad(2.0), SpectReg(0.3), FrobReg(0.2), JacReg(0.5), SpectralNormReg(0.4)]))
 def test_float32_is_as_good_as_its_inputs(name: str, reg: Regularizer) -> None:

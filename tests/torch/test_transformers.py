@@ -123,6 +123,7 @@ CASES: dict[str, tuple[str, Callable[[], Any], dict[str, Any], float]] = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_gradient_is_that_of_a_loop_by_hand(name: str, tmp_path: Path) -> None:
     task, make, chosen, tolerance = CASES[name]
@@ -305,6 +306,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_made_right_is_refused(name: str, tmp_path: Path) -> None:
     given, error, message = REFUSED[name]

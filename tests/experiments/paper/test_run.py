@@ -43,6 +43,7 @@ def test_one_run(backend, make_job, tiny, files):
     assert_complete(result, backend)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("before_last", "reg", "extra"),
     [

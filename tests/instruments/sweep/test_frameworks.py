@@ -5,6 +5,7 @@ import pytest
 from instruments.sweep.findings import WRONG, disagreement, examined, run, small
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("operation", WRONG)
 def test_tensorflow_is_wrong_and_the_program_shows_it(operation: str) -> None:
     finding = examined("tensorflow", operation)

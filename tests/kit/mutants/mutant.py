@@ -25,7 +25,7 @@ class Mutant:
 
     Args:
         name: the mistake, in a few words.
-        killed_by: the names of the checks that fail in the quick profile, every check run.
+        killed_by: the names of checks that fail in the quick profile.
         make: a context that gives the harness of the wrong backend.
         exactly: whether no others fail. A mistake at the root fails more of them than are worth a list.
     """
@@ -34,6 +34,11 @@ class Mutant:
     killed_by: tuple[str, ...]
     make: Callable[[], AbstractContextManager[TorchHarness]]
     exactly: bool = True
+
+    @property
+    def alone(self) -> bool:
+        """Whether one check kills it and no other, so that without that check it would live."""
+        return self.exactly and len(self.killed_by) == 1
 
 
 def harness_of(backend: TorchBackend | None = None, calls: type[Calls] = Calls) -> TorchHarness:
