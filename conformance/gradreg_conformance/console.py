@@ -59,6 +59,8 @@ def print_report(report: Report) -> None:
         console.print(f"  {reason}: {', '.join(names)}")
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     console.print(f"\n{versions}; {report.device}; profile {report.profile}; {report.platform}")
+    for name, text in report.conditions.items():
+        console.print(f"{name}: {text}")
     multiplied = f", which the harness multiplies by {report.tolerance:g}" if report.tolerance != 1 else ""
     console.print(f"error / allowed: the largest error as a multiple of what rounding allows{multiplied}")
     _print_verdict(console, report)

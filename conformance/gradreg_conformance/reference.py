@@ -10,6 +10,7 @@ Measured over three frameworks: honest backends need 0.6 to 1.8 times condition 
 here, wrong ones 1e4 times and more; so CONSTANT = 8 separates them with room on both sides.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,10 +44,12 @@ UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, 
 _MOVE = 2.0**-40
 """Far above float64's roundoff, so that the change is the derivative's, and far below the distance to any kink."""
 _MOVES = 8
-_MOVES_OF_GRADIENTS = 3
-"""Fewer, because they cost more, and have many components to average over."""
-_DIRECTIONS = 4
+_MOVES_OF_SLOPES = 3
+"""Of each direction."""
+_DIRECTIONS, _DIRECTIONS_OF_MANY = 4, 2
 """Random ones, along which all gradients are compared where there are many: a wrong one is wrong along each."""
+_MANY = 100
+"""Numbers in the input or the outputs of a case that costs much."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,12 @@ def _moved(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return values * (1 + _MOVE * rng.choice([-1.0, 1.0], size=values.shape))
 
 
-def measured(
-    case: Case, compute: Callable[[gradreg_numpy.Model, np.ndarray], Mapping[str, np.ndarray]], moves: int = _MOVES
-) -> Expected:
+def measured(case: Case, compute: Callable[[gradreg_numpy.Model, np.ndarray], Mapping[str, np.ndarray]]) -> Expected:
     """What `compute` gives for the case's model and x, and its condition."""
     data = case.data
     wanted = compute(data.model(case.network), data.x)
     changes = []
-    for index in range(moves):
+    for index in range(_MOVES):
         rng = np.random.default_rng([case.seed, index])
         params = {path: _moved(array, rng) for path, array in data.params.items()}
         moved = compute(data.model(case.network, params), _moved(data.x, rng))
@@ -196,14 +197,14 @@ def expected_estimates(case: Case, frobenius: JacobianPenalty, spectral: Jacobia
 
 @lru_cache(maxsize=8192)
 def expected_gradient(case: Case, of: str = "penalty") -> Expected:
-    """The gradients of `of` with respect to every weight, by path, and to the input ("x")."""
-    y, options = case.data.y, _options(case)
+    """The gradients of `of` with respect to every weight, by path, and to the input ("x").
 
-    def compute(model: gradreg_numpy.Model, x: np.ndarray) -> dict[str, np.ndarray]:
-        weights, inputs = gradreg_numpy.gradient(model, x, y, case.reg, of=of, **options)
-        return {**weights, "x": inputs}
-
-    return measured(case, compute, _MOVES_OF_GRADIENTS)
+    Their condition is that of the slopes along a few random directions: the gradients of a moved case cost too much.
+    """
+    data = case.data
+    weights, x = gradreg_numpy.gradient(data.model(case.network), data.x, data.y, case.reg, of=of, **_options(case))
+    slopes = expected_slopes(case, of)["slopes"]
+    return Expected({**weights, "x": x}, slopes.condition / len(slopes.arrays["slopes"]) ** 0.5)
 
 
 def weighted_parts(total: Any, parts: Any) -> Any:
@@ -215,7 +216,9 @@ def _directions(case: Case) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng([case.seed, 2**20])
     data, names = case.data, case.network.weights()
     arrays = {**{path: data.params[path] for path in names}, "x": data.x}
-    return [{name: rng.normal(size=array.shape) for name, array in arrays.items()} for _ in range(_DIRECTIONS)]
+    many = max(data.x.size, len(data.x) * math.prod(case.network.output_shape)) > _MANY
+    count = _DIRECTIONS_OF_MANY if many else _DIRECTIONS
+    return [{name: rng.normal(size=array.shape) for name, array in arrays.items()} for _ in range(count)]
 
 
 def slopes_of(case: Case, gradients: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -246,7 +249,7 @@ def expected_slopes(case: Case, of: str) -> Mapping[str, Expected]:
     base, changes = [], []
     for index, along in enumerate(_directions(case)):
         base.append(stepped(data.params, data.x, along))
-        for move in range(_MOVES_OF_GRADIENTS):
+        for move in range(_MOVES_OF_SLOPES):
             rng = np.random.default_rng([case.seed, index, move])
             params = {path: _moved(array, rng) for path, array in data.params.items()}
             changes.append((stepped(params, _moved(data.x, rng), along) - base[-1]) / _MOVE)
@@ -254,5 +257,5 @@ def expected_slopes(case: Case, of: str) -> Mapping[str, Expected]:
     of_value, of_slopes = np.mean(np.square(changes), axis=0) ** 0.5
     return {
         "value": Expected({"value": values[0]}, float(of_value)),
-        "slopes": Expected({"slopes": slopes}, float(of_slopes * _DIRECTIONS**0.5)),
+        "slopes": Expected({"slopes": slopes}, float(of_slopes * len(slopes) ** 0.5)),
     }

@@ -168,6 +168,26 @@ class Report:
         return max((worst for worst in passed if worst is not None), default=None)
 
     @property
+    def conditions(self) -> dict[str, str]:
+        """What the verdict stands under: what was multiplied, skipped, expected to fail, left out, and not combined."""
+        named = {
+            "Tolerance": "as measured" if self.tolerance == 1 else f"{self.tolerance:g} times the measured",
+            "Skipped": self._names("not applicable"),
+            "Not run": self._names("not run"),
+            "Expected to fail": self._names("expected failure"),
+            "Not chosen": ", ".join(self.left_out),
+            "Left out by the harness": ", ".join(self.defaults),
+        }
+        for check in self.checks:
+            if check.pairs is not None:
+                covered, possible = check.pairs
+                named["Pairs of options"] = f"{covered} of {possible}, {100 * covered / possible:.0f} %"
+        return {name: text for name, text in named.items() if text}
+
+    def _names(self, status: str) -> str:
+        return ", ".join(check.name for check in self.checks if check.status == status)
+
+    @property
     def verdict(self) -> str:
         """One line, such as "conforms"; it says so where checks were left out or expected to fail."""
         if self.error:

@@ -265,7 +265,7 @@ class Subject:
             network: the network.
             batch: the number of samples.
             of: "penalty", or "total" for loss plus penalty.
-            values: whether to compare values.
+            values: whether to compare values where gradients are compared; otherwise they are.
             gradients: whether to compare gradients.
             cost: see :meth:`given`.
             options: strategies for further fields of :class:`Case`.
@@ -274,10 +274,12 @@ class Subject:
 
         @self.given(cases(self.harness, regs, just(network), batch=(batch, batch), **options), cost=cost)
         def _(case: Case) -> None:
-            if values:
-                self.agree_in_value(case, of)
-            if gradients:
+            if values and gradients:
+                self.agree_in_both(case, of)
+            elif gradients:
                 self.agree_in_gradients(case, of)
+            else:
+                self.agree_in_value(case, of)
 
     def agree_in_value(self, case: Case, of: str = "penalty") -> None:
         """Compare the value of the case with the reference's."""
@@ -290,9 +292,13 @@ class Subject:
 
     def agree_in_total(self, case: Case) -> None:
         """Compare loss plus penalty of the case and its gradients, from one computation, with the reference's."""
-        value, gradients = self.gradients(case, "total")
-        self.compare(case, "the total", {"value": value}, reference.expected_value(case, "total"))
-        self.compare(case, "the gradients of the total", gradients, reference.expected_gradient(case, "total"))
+        self.agree_in_both(case, "total")
+
+    def agree_in_both(self, case: Case, of: str = "penalty") -> None:
+        """Compare the value of the case and its gradients, from one computation, with the reference's."""
+        value, gradients = self.gradients(case, of)
+        self.compare(case, f"the {of}", {"value": value}, reference.expected_value(case, of))
+        self.compare(case, f"the gradients of the {of}", gradients, reference.expected_gradient(case, of))
 
     def agree_in_slopes(self, case: Case, of: str, room: float = 1.0) -> None:
         """Compare the value of the case, and its gradients along a few random directions, with the reference's.

@@ -57,6 +57,31 @@ def test_capabilities_are_those_of_the_description():
     assert {"Dense", "LayerNorm"} < set(report.layers)
 
 
+def test_it_says_what_its_verdict_stands_under(failed):
+    counted = replace(failed.checks[0], pairs=(3, 4))
+    conditions = replace(failed, checks=(counted, *failed.checks[1:]), left_out=("other",)).conditions
+    assert conditions == {
+        "Tolerance": "2 times the measured",
+        "Skipped": "lacking",
+        "Not run": "late",
+        "Expected to fail": "weak",
+        "Not chosen": "other",
+        "Left out by the harness": ", ".join(failed.defaults),
+        "Pairs of options": "3 of 4, 75 %",
+    }
+    assert {"own_model", "traces"} <= set(failed.defaults)
+    for name, text in failed.conditions.items():
+        assert f"<dt>{name}</dt><dd>{text}</dd>" in to_html([failed])
+
+
+def test_a_report_of_before_that_is_read(failed):
+    values = json.loads(to_json([failed]))["reports"][0]
+    del values["defaults"]
+    for check in values["checks"]:
+        del check["pairs"]
+    assert Report.from_dict(values) == replace(failed, defaults=())
+
+
 def test_verdicts(failed, passed):
     assert (failed.verdict, failed.ok) == ("does not conform: 1 of 3 checks failed", False)
     assert (passed.verdict, passed.ok) == ("conforms", True)

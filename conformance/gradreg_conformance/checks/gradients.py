@@ -122,5 +122,4 @@ def any_regularizer_of_any_network(subject: Subject) -> None:
 
     @subject.given(anything())
     def _(case):  # type: ignore[no-untyped-def]
-        subject.agree_in_value(case)
-        subject.agree_in_gradients(case)
+        subject.agree_in_both(case)

@@ -144,7 +144,8 @@ def the_latest_call_for_all_threads() -> Made:
 
     def init(self, passes):  # type: ignore[no-untyped-def]
         plain(self, passes)
-        self._mean = replace(self._mean, normalizer=float(latest[-1]))
+        if self._mean.weight is None and passes.call.normalizer is None:
+            self._mean = replace(self._mean, normalizer=float(latest[-1]))
 
     from gradreg_core import evaluation
 

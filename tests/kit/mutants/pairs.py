@@ -24,7 +24,7 @@ _JOINT = "calls_with_all_options"
 
 
 # --- parts of the batch -----------------------------------------------------------------------------------------------
-@mutant(_JOINT)
+@mutant(_JOINT, exactly=False)
 def part_drawn_by_position_although_numbers_are_given() -> Made:
     def order(call, term, ids):  # type: ignore[no-untyped-def]
         return _part_order(call, term, torch.arange(len(ids), dtype=torch.int32))
@@ -128,7 +128,7 @@ def draw_of_the_first_term_for_all() -> TorchHarness:
     return _summed(change)
 
 
-@mutant(_JOINT, exactly=False)
+@mutant(_JOINT)
 def half_of_the_convention_lost_with_a_schedule() -> TorchHarness:
     def change(term: Term, step: Any) -> Term:
         weight = term.weight
