@@ -17,6 +17,7 @@ ELSEWHERE = {
     "conformance",
     "findings",
     "jax",
+    "jax-modules",
     "pytorch",
     "tensorflow",
     "validate",

@@ -1,4 +1,4 @@
-"""The recipes of docs/jax.md as they stand."""
+"""The recipes of docs/jax.md and docs/jax-modules.md as they stand."""
 
 import re
 from pathlib import Path
@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-DOCS = Path(__file__).parents[2] / "docs" / "jax.md"
-SECTIONS = {part.partition("\n")[0].strip("# "): part for part in re.split(r"^(?=##? )", DOCS.read_text(), flags=re.M)}
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = "\n".join((DOCS / page).read_text() for page in ("jax.md", "jax-modules.md"))
+SECTIONS = {part.partition("\n")[0].strip("# "): part for part in re.split(r"^(?=##? )", TEXT, flags=re.M)}
 SECTIONS.pop("", None)
+SECTIONS.pop("Flax and Equinox")  # a heading over recipes
 
 
 @pytest.mark.parametrize("title", SECTIONS)
@@ -20,7 +22,7 @@ def test_the_documentation_runs(title: str) -> None:
     assert blocks
     names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, f"{DOCS.name}: {title}", "exec"), names)
+        exec(compile(block, title, "exec"), names)
     if title == "Many devices":
         for other in ("sharded", "mapped"):
             for mine, wanted in zip(names[other], names["alone"], strict=True):
