@@ -8,7 +8,10 @@ import jax
 import numpy as np
 
 from gradreg_core.errors import InputTypeError
-from gradreg_validation.models import Arrays, Evaluation, Side, goals
+from gradreg_jax.recording import recorded_modules
+from gradreg_validation.batch import Arrays
+from gradreg_validation.models import Evaluation, Side, goals, joined
+from gradreg_validation.recording import Recorder, Step
 
 __all__ = ["JaxSide"]
 
@@ -33,10 +36,11 @@ class JaxSide(Side):
         options = _QUICK if jax.default_backend() == "cpu" else None
         self.compiled = jax.jit(self._everything, compiler_options=options)
 
+    equinox = False
     merged: Callable[[Any], Any] | None = None
     """What makes an NNX module of its state."""
 
-    def _functional(self) -> tuple[Callable[[Any, Any], Any], Any]:
+    def _functional(self) -> tuple[Callable[..., Any], Any]:
         """A function of (parameters, x), and the parameters."""
         model, nnx = self.model, sys.modules.get("flax.nnx")
         if isinstance(model, tuple):
@@ -50,14 +54,15 @@ class JaxSide(Side):
                 return nnx.merge(graph, tree)
 
             self.merged = merged
-            return lambda tree, x: merged(tree)(x), state
+            return lambda tree, *args, **kwargs: merged(tree)(*args, **kwargs), state
         linen = sys.modules.get("flax.linen")
         if linen is not None and isinstance(model, linen.Module):
             raise InputTypeError("a Linen module has no parameters of its own; pass (model.apply, variables).")
         equinox = sys.modules.get("equinox")
         if equinox is not None and isinstance(model, equinox.Module):
-            return lambda tree, x: tree(x), model
-        return lambda tree, x: model(x), ()
+            self.equinox = True
+            return lambda tree, *args, **kwargs: tree(*args, **kwargs), model
+        return lambda tree, *args, **kwargs: model(*args, **kwargs), ()
 
     def _is_floating(self, leaf: Any) -> bool:
         return isinstance(leaf, jax.Array | np.ndarray) and bool(jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating))
@@ -68,34 +73,50 @@ class JaxSide(Side):
     def _transpose(self, x: Any, axes: tuple[int, ...]) -> Any:
         return jax.numpy.transpose(x, axes)
 
-    def _everything(self, params: Mapping[str, Any], x: Any) -> tuple[Any, ...]:
-        def scalars(params: Mapping[str, Any], x: Any) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    def _everything(self, params: Mapping[str, Any], moving: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:
+        def scalars(params: Mapping[str, Any], moving: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
             tree = self.rebuilt(params)
-            results = self._forward(lambda at: self.call(tree, self._arranged(at)), x, dict(params) or None)
-            return goals(results[1], results[2]), results
+            model = self._pass(lambda *args, **kwargs: self.call(tree, *args, **kwargs))
+            natives = {path: moving[path] if path in moving else fixed[path] for path in self.problem.batch.arrays}
+            results = self._forward(model, self._packed(natives), dict(params) or None)
+            return goals(*results[1:]), results[:3]
 
-        values, pull, results = jax.vjp(scalars, params, x, has_aux=True)
+        values, pull, results = jax.vjp(scalars, params, moving, has_aux=True)
         zeros = {name: value * 0 for name, value in values.items()}
         gradients = {name: pull({**zeros, name: zeros[name] + 1}) for name in values}
         return (*results, gradients)
 
-    def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
+    def evaluate(self, x: Arrays, changed: Arrays) -> Evaluation:
         params = {name: self._native(changed.get(name, value)) for name, value in self.values.items()}
+        natives = {path: self._native(array) for path, array in x.items()}
+        moving = {path: natives.pop(path) for path in self.problem.batch.floating}
         try:
-            results = self.compiled(params, self._native(x))
+            results = self.compiled(params, moving, natives)
         except jax.errors.JAXTypeError:  # the model looks at values, so it cannot be traced
-            results = self._everything(params, self._native(x))
+            results = self._everything(params, moving, natives)
         outputs, loss, penalties, gradients = jax.tree.map(np.asarray, results)
-        by_input = {name: of_x for name, (_, of_x) in gradients.items()}
+        by_input = {name: joined([of_x[path] for path in moving]) for name, (_, of_x) in gradients.items()}
         by_parameter = {name: of_params for name, (of_params, _) in gradients.items()}
         return Evaluation(outputs, loss, tuple(penalties), by_input, by_parameter)
 
-    def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
+    def record(self, x: Arrays, changed: Arrays) -> list[Step]:
         first: tuple[Any, ...] = ()
+        tree: Any = ()
         if self.values:
             tree = self.rebuilt({name: self._native(array) for name, array in {**self.values, **changed}.items()})
             first = (tree if self.merged is None else self.merged(tree),)
-        return {name: value for name, value in self._staged(x, first).items() if name in names}
+        if self.stages is not None:
+            return self._staged(x, first)
+        recorder = Recorder(self._hosted)
+        natives = {path: self._native(array) for path, array in x.items()}
+        if self.merged is not None or self.equinox:
+            module = first[0] if first else self.model
+            call = module
+        else:
+            module, call = None, lambda *args, **kwargs: self.call(tree, *args, **kwargs)
+        with jax.disable_jit(), self._tapped(recorder), recorded_modules(module, recorder):
+            self._pass(call)(self._packed_alone(natives))
+        return recorder.steps
 
 
 def _path_name(path: Sequence[Any]) -> str:

@@ -1,7 +1,7 @@
 """One side of a validation in TensorFlow."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from gradreg_core.errors import InputError
-from gradreg_validation.models import Arrays, Evaluation, Side, goals
+from gradreg_validation.batch import Arrays
+from gradreg_validation.models import Evaluation, Side, goals, joined
+from gradreg_validation.recording import Recorder, Step
 
 __all__ = ["TensorFlowSide"]
 
@@ -68,51 +70,53 @@ class TensorFlowSide(Side):
                 self.variables[name].assign(value)
             yield
 
-    def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
-        native = self._native(x)
+    def evaluate(self, x: Arrays, changed: Arrays) -> Evaluation:
+        natives = {path: self._native(array) for path, array in x.items()}
+        moving = [natives[path] for path in self.problem.batch.floating]
         with self._with(changed):
-            sources = [native, *(v if isinstance(v, tf.Variable) else v.value for v in self.trained.values())]
+            variables = [v if isinstance(v, tf.Variable) else v.value for v in self.trained.values()]
+            sources = [*moving, *variables]
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
                 for source in sources:
                     tape.watch(source)
-                params = [tf.convert_to_tensor(variable) for variable in sources[1:]]
-                outputs, loss, penalties = self._forward(
-                    lambda at: self.model(self._arranged(at)), native, params or None
-                )
-                wanted = goals(loss, penalties)
+                params = [tf.convert_to_tensor(variable) for variable in variables]
+                model, packed = self._pass(self.model), self._packed(natives)
+                outputs, loss, penalties, probe = self._forward(model, packed, params or None)
+                wanted = goals(loss, penalties, probe)
             by_input, by_parameter = {}, {}
             for name, goal in wanted.items():
                 zero = tf.UnconnectedGradients.ZERO
-                by_input[name], *gradients = map(self._host, tape.gradient(goal, sources, unconnected_gradients=zero))
-                by_parameter[name] = dict(zip(self.trained, gradients, strict=True))
+                gradients = [self._host(g) for g in tape.gradient(goal, sources, unconnected_gradients=zero)]
+                by_input[name] = joined(gradients[: len(moving)])
+                by_parameter[name] = dict(zip(self.trained, gradients[len(moving) :], strict=True))
         host_loss = None if loss is None else self._host(loss)
-        return Evaluation(self._host(outputs), host_loss, tuple(map(self._host, penalties)), by_input, by_parameter)
+        hosted = {path: self._host(output) for path, output in outputs.items()}
+        return Evaluation(hosted, host_loss, tuple(map(self._host, penalties)), by_input, by_parameter)
 
-    def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
-        if not self.keras_layers or self.stages is not None:
-            return super().activations(x, changed, names)
-        kept: Arrays = {}
+    def record(self, x: Arrays, changed: Arrays) -> list[Step]:
+        if self.stages is not None:
+            return self._staged(x, ())
+        recorder, layers = Recorder(self._hosted), list(self.layers.items()) if self.keras_layers else []
 
-        def keeper(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def keeper(name: str, layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
             def keep(*args: Any, **options: Any) -> Any:
                 output = call(*args, **options)
-                if tf.is_tensor(output):
-                    kept.setdefault(name, self._host(output))
+                recorder.add(name, layer, args, options, output)
                 return output
 
             return keep
 
-        layers = [(name, self.layers[name]) for name in names]
         before = [vars(layer).get("call") for _, layer in layers]
         try:
             for name, layer in layers:
-                vars(layer)["call"] = keeper(name, layer.call)
-            with self._with(changed):
-                self.model(self._arranged(self._native(x)))
+                vars(layer)["call"] = keeper(name, layer, layer.call)
+            natives = {path: self._native(array) for path, array in x.items()}
+            with self._with(changed), self._tapped(recorder):
+                self._pass(self.model)(self._packed_alone(natives))
         finally:
             for (_, layer), call in zip(layers, before, strict=True):
                 if call is None:
                     vars(layer).pop("call", None)
                 else:
                     vars(layer)["call"] = call
-        return kept
+        return recorder.steps

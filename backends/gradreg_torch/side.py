@@ -1,13 +1,16 @@
 """One side of a validation in PyTorch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel  # the fused kernels have no second derivative
 
-from gradreg_validation.models import Arrays, Evaluation, Side, goals, unsupported
+from gradreg_validation.batch import Arrays
+from gradreg_validation.models import Evaluation, Side, goals, joined, unsupported
+from gradreg_validation.recording import Recorder, Step
 
 __all__ = ["TorchSide"]
 
@@ -24,7 +27,8 @@ class TorchSide(Side):
         self.trained = dict(self.module.named_parameters())
         self.arrays = {**self.trained, **dict(self.module.named_buffers())}
         self.values = {name: self._host(array) for name, array in self.arrays.items() if array.is_floating_point()}
-        self.layer_kinds = {name: type(module).__name__ for name, module in self.module.named_modules() if name}
+        self.layers = {name: module for name, module in self.module.named_modules() if name}
+        self.layer_kinds = {name: type(module).__name__ for name, module in self.layers.items()}
         self.device = next((array.device for array in self.arrays.values()), self.device)
 
     def warnings(self) -> list[str]:
@@ -35,7 +39,7 @@ class TorchSide(Side):
 
     def _native(self, array: np.ndarray) -> Any:
         integer = np.issubdtype(array.dtype, np.integer)
-        return torch.tensor(array, device=self.device, dtype=torch.int64 if integer else None)
+        return torch.tensor(np.asarray(array), device=self.device, dtype=torch.int64 if integer else None)
 
     def _host(self, array: Any) -> np.ndarray:
         if array.dtype == torch.bfloat16:  # which NumPy does not have
@@ -47,8 +51,18 @@ class TorchSide(Side):
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
-            yield
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # it leaves out layers, whose activations would be missed
+        try:
+            with (
+                torch.random.fork_rng(),
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                sdpa_kernel(SDPBackend.MATH),
+            ):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
 
     def _copies(self, changed: Arrays) -> dict[str, Any]:
         if self.module is None:
@@ -61,20 +75,24 @@ class TorchSide(Side):
     def _bound(self, copies: dict[str, Any]) -> Callable[[Any], Any]:
         module = self.module
         if module is None:
-            return lambda x: self.model(self._arranged(x))
-        return lambda x: torch.func.functional_call(module, copies, (self._arranged(x),))
+            return self._pass(self.model)
+        return self._pass(lambda *args, **kwargs: torch.func.functional_call(module, copies, args, kwargs))
 
-    def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
+    def evaluate(self, x: Arrays, changed: Arrays) -> Evaluation:
         copies = self._copies(changed)
         leaves = {name: copy.requires_grad_() for name, copy in copies.items() if name in self.trained}
-        native = self._native(x).requires_grad_()
-        outputs, loss, penalties = self._forward(self._bound(copies), native, leaves if copies else None)
+        natives = {path: self._native(array) for path, array in x.items()}
+        moving = [natives[path].requires_grad_() for path in self.problem.batch.floating]
+        model = self._bound(copies)
+        outputs, loss, penalties, probe = self._forward(model, self._packed(natives), leaves if copies else None)
         by_input, by_parameter = {}, {}
-        for name, goal in goals(loss, penalties).items():
-            by_input[name], *gradients = self._gradients(goal, [native, *leaves.values()])
-            by_parameter[name] = dict(zip(leaves, gradients, strict=True))
+        for name, goal in goals(loss, penalties, probe).items():
+            gradients = self._gradients(goal, [*moving, *leaves.values()])
+            by_input[name] = joined(gradients[: len(moving)])
+            by_parameter[name] = dict(zip(leaves, gradients[len(moving) :], strict=True))
         host_loss = None if loss is None else self._host(loss)
-        return Evaluation(self._host(outputs), host_loss, tuple(map(self._host, penalties)), by_input, by_parameter)
+        hosted = {path: self._host(output) for path, output in outputs.items()}
+        return Evaluation(hosted, host_loss, tuple(map(self._host, penalties)), by_input, by_parameter)
 
     def _gradients(self, goal: Any, leaves: list[Any]) -> list[np.ndarray]:
         if not goal.requires_grad:
@@ -82,23 +100,20 @@ class TorchSide(Side):
         gradients = torch.autograd.grad(goal, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
         return [self._host(gradient) for gradient in gradients]
 
-    def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
-        if self.module is None or self.stages is not None:
-            return super().activations(x, changed, names)
-        kept: Arrays = {}
+    def record(self, x: Arrays, changed: Arrays) -> list[Step]:
+        if self.stages is not None:
+            return self._staged(x, ())
+        recorder, modules = Recorder(self._hosted), {} if self.module is None else self.layers
 
         def keeper(name: str) -> Callable[..., None]:
-            def keep(module: Any, inputs: Any, output: Any) -> None:
-                if isinstance(output, torch.Tensor):
-                    kept.setdefault(name, self._host(output))
+            return lambda module, args, kwargs, output: recorder.add(name, module, args, kwargs, output)
 
-            return keep
-
-        modules = dict(self.module.named_modules())
-        hooks = [modules[name].register_forward_hook(keeper(name)) for name in names]
+        hooks = [module.register_forward_hook(keeper(name), with_kwargs=True) for name, module in modules.items()]
         try:
-            self._bound(self._copies(changed))(self._native(x))
+            natives = {path: self._native(array) for path, array in x.items()}
+            with self._tapped(recorder):
+                self._bound(self._copies(changed))(self._packed_alone(natives))
         finally:
             for hook in hooks:
                 hook.remove()
-        return kept
+        return recorder.steps

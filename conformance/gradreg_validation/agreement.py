@@ -1,7 +1,7 @@
 """Whether two models, of one framework or two, compute the same penalty and the same gradients."""
 
+import os
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,20 @@ from gradreg_core.plugins.dispatch import find_backend
 from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.spec import Regularizer
 from gradreg_validation.arrays import Names
-from gradreg_validation.cause import cause_of, hint_for
-from gradreg_validation.matching import differing, match_parameters, pair_layers, unmatched
-from gradreg_validation.models import Problem
+from gradreg_validation.batch import Batch
+from gradreg_validation.cause import cause_of, same_function
+from gradreg_validation.diagnosis import Diagnosis
+from gradreg_validation.layer_pairs import layers_note, proposed_layers
+from gradreg_validation.matching import differing, match_parameters, pair_layers, turned_kernels, unmatched
+from gradreg_validation.models import Problem, Side
 from gradreg_validation.opening import make_side
+from gradreg_validation.proposal import proposal_for, resolved
+from gradreg_validation.reference_file import FileSide, Reference, is_reference, require_own_batch, write
 from gradreg_validation.report import Agreement, Row
-from gradreg_validation.rows import Measurement
+from gradreg_validation.rows import Measurement, same_outputs
 from gradreg_validation.sides import WHICH, Sides, blame
 
-__all__ = ["TOLERANCE", "Agreement", "Row", "validate"]
+__all__ = ["TOLERANCE", "Agreement", "Row", "save_reference", "validate"]
 
 TOLERANCE = 8.0
 """The ratio up to which two results agree. Right ports gave 0 to 3.6 times the measured roundoff, wrong ones from 200
@@ -31,12 +36,13 @@ TOLERANCE = 8.0
 def validate(
     first: Any,
     second: Any,
-    x: Any,
+    x: Any = None,
     y: Any = None,
-    reg: Regularizer | None = None,
+    reg: Any = None,
     *,
     backends: tuple[str | None, str | None] = (None, None),
     parameters: Names | None = None,
+    mapping: Any = None,
     layers: Names | None = None,
     inputs: tuple[Any, Any] = (None, None),
     activations: tuple[Any, Any] = (None, None),
@@ -44,58 +50,105 @@ def validate(
     step: int = 0,
     loss_fn: Any = None,
     class_axis: int | tuple[int | None, int | None] | None = None,
+    outputs: Any = None,
     seed: int = 0,
     repeats: int = 5,
     tolerance: float = TOLERANCE,
 ) -> Agreement:
-    """Compare outputs, loss, penalties and gradients of a model and its port on one batch.
-
-    Both models get the same x, in float32, or in float64 if their parameters are. Neither model is changed. Put layers
-    that behave differently in training into evaluation mode.
+    """Compare outputs, loss, penalties and gradients of a model and its port on one batch, and change neither.
 
     Args:
-        first: a module or model of its framework, a pair (fn, params) with ``fn(params, x)``, or a function of x.
+        first: a module or model, a pair (fn, params) with ``fn(params, x)``, a function of x, or the path of a file of
+            :func:`gradreg_validation.save_reference`, which has x, y and reg too.
         second: the other model.
-        x: the input, a floating-point NumPy array (B, ...).
+        x: the input, (B, ...): a NumPy array, a nested structure of such, or :class:`gradreg_core.inputs.Inputs`.
         y: labels, if the loss is compared too.
-        reg: the regularizer; the default is ``SpectReg(1.0)``, and ``+ DataGrad(1.0)`` with labels.
+        reg: the regularizer, or a pair, where places have other names in the second model; default ``SpectReg(1.0)``,
+            with labels ``+ DataGrad(1.0)``, and none for tokens: name a place, ``SpectReg(1.0, at="embedding")``.
         backends: the backend of each model, such as "torch", if its type does not tell; a pair is taken to be JAX's.
-        parameters: names in the first model -> names in the second, see :data:`gradreg_validation.arrays.Names`. The
-            default is the names that both have, with equal shapes.
-        layers: the same for activations, in the order of computation; the default is the names that both have.
-        inputs: per model, a permutation of axes or a function of the framework's array, from x to the model's input.
+        parameters: names in the first model -> names in the second, :data:`gradreg_validation.arrays.Names`; default:
+            the names that both have, with equal shapes.
+        mapping: "proposed" confirms the map of :func:`gradreg_validation.propose`, a dict answers what is ambiguous.
+        layers: as parameters, in the order of computation; default: of equal name, or whose parameters match.
+        inputs: per model, a permutation of axes or a function of the framework's x, from x to the model's input.
         activations: per model without named layers, its activations; see :class:`gradreg_validation.models.Side`.
         transpose: whether arrays without a rearrangement are compared under the best permutation of their axes.
         step: the step of training, for draws and schedules.
-        loss_fn: the loss per sample, ``loss_fn(outputs, y)``, or a pair of them.
-        class_axis: the axis of the outputs that holds the classes, or a pair of them.
+        loss_fn: as in gradreg's calls, or a pair of them.
+        class_axis: the same.
+        outputs: the same; without it all floating-point arrays that the models return are compared.
         seed: of the perturbations.
         repeats: the number of perturbations; their median counts.
         tolerance: the largest ratio to the measured roundoff that counts as agreement.
 
-    Returns:
-        An :class:`Agreement`: ``print(report)`` is a table, ``report.ok`` the verdict, ``report.cause`` what is wrong.
-
     Raises:
-        InputError: an argument does not fit, a model fails on the batch, or it is random.
-        InputTypeError: x is not a floating-point array, or reg is not a regularizer.
-        UnsupportedError: the backend of a model cannot be used here, or the model is in half precision.
+        GradregError: InputError, InputTypeError, UnsupportedError or DataFileError; the message says what to change.
     """
-    x, y = _batch(x, y)
-    reg = _checked(reg, y, repeats, tolerance)
-    problems = _problems(y, reg, step, loss_fn, class_axis)
-    sides = _sides((first, second), backends, problems, inputs, activations, x)
+    models, x, y, reg, step = _opened((first, second), x, y, reg, step)
+    batch = Batch.of(x)
+    regs = _checked(reg, y, batch, repeats, tolerance)
+    options = {"loss_fn": loss_fn, "class_axis": class_axis, "outputs": outputs}
+    problems = [Problem(batch, y, regs[i], {"step": step, **_of_side(options, i)}) for i in (0, 1)]
+    sides = _sides(models, backends, problems, inputs, activations, batch)
     measurement = _measurement(sides, problems, tolerance, transpose, np.random.default_rng(seed), repeats)
     with sides.kept():
-        return _compare(measurement, parameters, layers, _draws(reg, step))
+        return _compare(measurement, parameters, mapping, layers, _draws(regs[0], step))
 
 
-def _sides(models: Any, backends: Any, problems: Any, inputs: Any, activations: Any, x: np.ndarray) -> Sides:
-    made = []
+def _opened(models: tuple[Any, Any], x: Any, y: Any, reg: Any, step: int) -> tuple[Any, Any, Any, Any, int]:
+    """The models, and the problem: a file's own, if one of them is a file."""
+    opened = [Reference(model) if is_reference(model) else model for model in models]
+    files = [model for model in opened if isinstance(model, Reference)]
+    if len(files) == 2:
+        raise InputError("validate: both models are files; give one of them as a model.")
+    if files:
+        require_own_batch({"x": x, "y": y})
+        x, y, step = files[0].x, files[0].y, step or int(files[0].about.get("step", 0))
+        reg = files[0].reg if reg is None else reg
+    return opened, x, None if y is None else np.asarray(y), reg, step
+
+
+def _sides(models: Any, backends: Any, problems: Any, inputs: Any, activations: Any, batch: Batch) -> Sides:
+    made: list[tuple[str, Side]] = []
     for i, model in enumerate(models):
+        if isinstance(model, Reference):
+            made.append((model.title, FileSide(model, problems[i])))
+            continue
         with blame(WHICH[i]):
             made.append(make_side(model, backends[i], problems[i], axes=inputs[i], activations=activations[i]))
-    return Sides([side for _, side in made], [name for name, _ in made], x)
+    return Sides([side for _, side in made], [name for name, _ in made], batch)
+
+
+def save_reference(
+    path: str | os.PathLike[str],
+    model: Any,
+    x: Any,
+    y: Any = None,
+    reg: Any = None,
+    *,
+    backend: str | None = None,
+    inputs: Any = None,
+    activations: Any = None,
+    step: int = 0,
+    loss_fn: Any = None,
+    class_axis: int | None = None,
+    outputs: Any = None,
+) -> None:
+    """Write what a model gives on a batch, so that its port is compared where the model's framework is not installed.
+
+    The file holds x, y, the regularizer, outputs, loss, penalties, all gradients, the parameters and the activations of
+    the layers, as plain arrays. Give its path to :func:`gradreg_validation.validate` in place of the model. The
+    arguments are as there.
+
+    Raises:
+        GradregError: as of validate; DataFileError: the file cannot be written.
+    """
+    batch, y = Batch.of(x), None if y is None else np.asarray(y)
+    options = {"step": step, "loss_fn": loss_fn, "class_axis": class_axis, "outputs": outputs}
+    problem = Problem(batch, y, _regularizer(reg, y, batch), options)
+    sides = _sides((model,), (backend,), (problem,), (inputs,), (activations,), batch)
+    with sides.kept():
+        write(path, sides, _versions(sides))
 
 
 def _measurement(
@@ -105,26 +158,41 @@ def _measurement(
     return Measurement(sides, axes, tolerance, transpose, [sides.perturbed(rng) for _ in range(repeats)])
 
 
-def _checked(reg: Any, y: Any, repeats: int, tolerance: float) -> Regularizer:
+def _checked(
+    reg: Any, y: Any, batch: Batch, repeats: int, tolerance: float
+) -> tuple[Regularizer | None, Regularizer | None]:
     Integer(1)("validate", "repeats", repeats)
     Number(0, open_minimum=True)("validate", "tolerance", tolerance)
-    return _regularizer(reg, y)
-
-
-def _problems(y: Any, reg: Regularizer, step: int, loss_fn: Any, class_axis: Any) -> tuple[Problem, Problem]:
-    """The problem of each model."""
-    axes = class_axis if isinstance(class_axis, tuple) else (class_axis, class_axis)
-    losses = loss_fn if isinstance(loss_fn, tuple | list) else (loss_fn, loss_fn)
-    first, second = (Problem(y, reg, {"step": step, "class_axis": axes[i], "loss_fn": losses[i]}) for i in (0, 1))
+    given = reg if isinstance(reg, tuple) else (reg, reg)
+    if len(given) != 2:
+        raise InputTypeError(f"validate: reg must be a regularizer or a pair of them, got {reg!r}.")
+    first, second = (_regularizer(one, y, batch) for one in given)
     return first, second
 
 
-def _compare(measurement: Measurement, parameters: Names | None, layers: Names | None, draws: str) -> Agreement:
+def _of_side(options: dict[str, Any], i: int) -> dict[str, Any]:
+    """The options of one model: a pair has one for each; a list of outputs counts for both."""
+    return {
+        name: value[i] if isinstance(value, tuple) or (name == "loss_fn" and isinstance(value, list)) else value
+        for name, value in options.items()
+    }
+
+
+def _compare(
+    measurement: Measurement, parameters: Names | None, mapping: Any, layers: Names | None, draws: str
+) -> Agreement:
     sides, notes = measurement.sides, measurement.notes
+    proposal = proposal_for(*(side.values for side in sides.pair))
+    if mapping is not None:
+        parameters = resolved(mapping, proposal)
     matches = match_parameters(sides, parameters, measurement.transpose)
-    pairs = pair_layers(sides, layers)
-    rows = measurement.quantity_rows(matches, [sides.evaluate(i) for i in (0, 1)])
-    layer_rows = measurement.layer_rows(pairs)
+    evaluations = same_outputs([sides.evaluate(i) for i in (0, 1)])
+    if layers is None:
+        pairs = proposed_layers(sides, proposal, [(match.first, match.second) for match in matches])
+    else:
+        pairs = pair_layers(sides, layers)
+    rows = measurement.quantity_rows(matches, evaluations)
+    layer_rows, agrees = measurement.layer_rows(pairs)
     diverging = next((row.quantity for row in layer_rows if not row.agrees), None)
     left_out = unmatched(sides, matches)
     for i, side in enumerate(sides.pair):
@@ -135,9 +203,17 @@ def _compare(measurement: Measurement, parameters: Names | None, layers: Names |
             "no gradient of a parameter was compared, so a weight that is detached would not be seen: give "
             "parameters= (--parameters), the names in the first model and in the second"
         )
+    if parameters is None and len(left_out) == 2 and (proposal.pairs or proposal.ambiguous):
+        notes.append(f'a proposed map of parameters; mapping="proposed" (--mapping proposed) confirms it:\n{proposal}')
+    notes += turned_kernels(matches)
     cause = cause_of(rows, differing(matches), [] if parameters is None else left_out)
-    if cause and diverging is not None:
-        cause += _hint(sides, diverging)
+    if cause and not same_function(rows):
+        if diverging is not None:
+            cause += f" The first layer that differs is {diverging}."
+        outputs = [next(iter(evaluation.outputs.values())) for evaluation in evaluations]
+        cause += Diagnosis(sides, pairs, agrees).hint(outputs)
+        if layers is None:
+            notes.append(layers_note(sides, pairs))
     return Agreement(
         backends=(sides.names[0], sides.names[1]),
         dtype=sides.dtype,
@@ -149,45 +225,38 @@ def _compare(measurement: Measurement, parameters: Names | None, layers: Names |
         tolerance=float(measurement.tolerance),
         unit=measurement.unit,
         draws=draws,
-        versions=_versions(sides.names),
+        versions=_versions(sides),
     )
 
 
-def _hint(sides: Sides, quantity: str) -> str:
-    """The first diverging layer, and a frequent mistake in ports of its kind."""
-    names = quantity.split(" ~ ")
-    kinds = [side.layer_kinds.get(name, "") for side, name in zip(sides.pair, (names[0], names[-1]), strict=True)]
-    return f" The first layer that differs is {quantity}.{hint_for([*names, *kinds])}"
-
-
-def _batch(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    x = np.asarray(x)
-    if not np.issubdtype(x.dtype, np.floating):
-        raise InputTypeError(f"validate: x must be a floating-point array, got {x.dtype}; convert and scale it first.")
-    if x.ndim == 0 or not len(x):
-        raise InputError(f"validate: x must have a batch axis with at least one sample, got shape {x.shape}.")
-    return x, None if y is None else np.asarray(y)
-
-
-def _regularizer(reg: Any, y: Any) -> Regularizer:
+def _regularizer(reg: Any, y: Any, batch: Batch) -> Regularizer | None:
     if reg is None:
+        if not batch.floating:
+            return None
         return SpectReg(1.0) if y is None else SpectReg(1.0) + DataGrad(1.0)
     if not isinstance(reg, Regularizer):
         raise InputTypeError(f"validate: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
     return reg
 
 
-def _draws(reg: Regularizer, step: int) -> str:
-    seeds = sorted({seed for term in reg.terms if (seed := getattr(term, "seed", None)) is not None})
+def _draws(reg: Regularizer | None, step: int) -> str:
+    terms = () if reg is None else reg.terms
+    seeds = sorted({seed for term in terms if (seed := getattr(term, "seed", None)) is not None})
     return f"step {step}" + (f", seed {', '.join(map(str, seeds))}" if seeds else "")
 
 
-def _versions(backends: Sequence[str]) -> dict[str, str]:
+def _versions(sides: Sides) -> dict[str, str]:
     """The versions of what computes: the modules that the backends need and those of their models, if imported."""
     modules: list[str] = []
-    for backend in backends:
+    saved: dict[str, str] = {}
+    for side, backend in zip(sides.pair, sides.names, strict=True):
+        if isinstance(side, FileSide):
+            saved = {
+                f"{name} (file)": str(version) for name, version in side.reference.about.get("versions", {}).items()
+            }
+            continue
         description = find_backend(backend).description
         assert description is not None
         modules += [*description.modules, *description.model_modules]
     versions = {name: module_version(name) for name in [*modules, "numpy"] if name in sys.modules}
-    return {name: version for name, version in versions.items() if version is not None}
+    return {name: version for name, version in versions.items() if version is not None} | saved

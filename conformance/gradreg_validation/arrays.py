@@ -90,8 +90,18 @@ def _reordering(how: Mapping[str, Sequence[int]], first: np.ndarray, second: np.
     def reorder(array: np.ndarray) -> np.ndarray:
         return np.transpose(np.reshape(array, tuple(how["reshape"])), tuple(how["axes"])).reshape(second.shape)
 
+    def by_blocks(array: np.ndarray) -> np.ndarray:
+        order, axis = tuple(how["blocks"]), int(how["axis"])  # type: ignore[call-overload]
+        parts = np.split(array, len(order), axis)
+        return np.transpose(np.concatenate([parts[i] for i in order], axis), tuple(how["axes"]))
+
+    if set(how) == {"blocks", "axis", "axes"}:
+        return by_blocks
     if set(how) != {"reshape", "axes"}:
-        raise InputError(f"validate: expected a rearrangement with 'reshape' and 'axes', got {dict(how)!r}.")
+        raise InputError(
+            f"validate: expected a rearrangement with 'reshape' and 'axes', or with 'blocks', 'axis' and 'axes', got "
+            f"{dict(how)!r}."
+        )
     try:
         reorder(first)
     except (TypeError, ValueError) as error:

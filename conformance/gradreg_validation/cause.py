@@ -1,27 +1,16 @@
 """What the pattern of differences between two models says about their cause."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from gradreg_validation.report import Row
 
-__all__ = ["INPUT", "LOSS", "OUTPUTS", "PARAMETER", "PENALTY", "VALUES", "cause_of", "hint_for"]
+__all__ = ["INPUT", "LOSS", "OUTPUTS", "PARAMETER", "PENALTY", "VALUES", "cause_of", "same_function"]
 
 VALUES, OUTPUTS, LOSS = "parameters (values)", "outputs", "loss"
 """The names of rows; those below are followed by the name of a term or of a scalar."""
 PENALTY = "penalty "
 INPUT, PARAMETER = "input gradient of the ", "parameter gradient of the "
-
-_HINTS = (
-    ("gelu", " GELU is the exact erf form in PyTorch and Keras, the tanh approximation in JAX, by default."),
-    ("layernorm", " The default eps of layer normalisation is 1e-5 in PyTorch, 1e-6 in Flax, 1e-3 in Keras."),
-    ("batchnorm", " Compare eps, the moving statistics and the mode (training or evaluation) of the normalisation."),
-    ("groupnorm", " Compare eps and the groups of the normalisation."),
-    ("flatten", " Channels-first and channels-last models flatten in another order: permute the axes before it."),
-    ("dense", " Compare the bias, and the kernel: PyTorch's Linear is (out, in), others' are (in, out)."),
-    ("linear", " Compare the bias, and the kernel: PyTorch's Linear is (out, in), others' are (in, out)."),
-    ("conv", " Compare the bias, padding and the kernel's axes: PyTorch's are (out, in, ...), others' (..., in, out)."),
-)
 
 
 def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> str | None:
@@ -35,7 +24,8 @@ def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> 
     differ = [row.quantity for row in rows if not row.agrees]
     if not differ:
         return None
-    if VALUES in differ and OUTPUTS not in differ:
+    wrong_outputs = not same_function(rows)
+    if VALUES in differ and not wrong_outputs:
         return (
             f"the outputs agree, but not the parameters: {parameters}. They may hold the same numbers in another "
             f"order, as a dense layer after a flatten does (channels last or first). Give the rearrangement as third "
@@ -45,7 +35,7 @@ def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> 
         return f"the parameters differ: {parameters}. Nothing else can be judged before they are equal."
     if infinite := [row.quantity for row in rows if math.isinf(row.difference)]:
         return f"NaN or infinite in at least one of the models: {', '.join(infinite)}."
-    if OUTPUTS in differ:
+    if wrong_outputs:
         extra = f" The map of parameters leaves out {' and '.join(unmatched)}." if unmatched else ""
         return f"the outputs differ: the models are not the same function.{extra}"
     if LOSS in differ:
@@ -62,7 +52,6 @@ def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> 
     )
 
 
-def hint_for(names: Iterable[str]) -> str:
-    """A frequent mistake in ports of a layer with one of `names` (its own, its kind); empty if none is known."""
-    text = "".join(names).lower().replace("_", "")
-    return next((hint for mark, hint in _HINTS if mark in text), "")
+def same_function(rows: Sequence[Row]) -> bool:
+    """Whether the outputs agree."""
+    return all(row.agrees for row in rows if row.quantity.partition("[")[0] == OUTPUTS)

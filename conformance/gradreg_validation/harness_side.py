@@ -1,17 +1,17 @@
 """One side of a validation over the harness of a backend, if its description names no side of its own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from gradreg_core.errors import InputTypeError, UnsupportedError
 from gradreg_core.plugins.dispatch import load_component
-from gradreg_validation.models import Arrays, Evaluation, Side, goals
+from gradreg_validation.batch import Arrays
+from gradreg_validation.models import Evaluation, Side, goals, joined
+from gradreg_validation.recording import Step
 
 __all__ = ["HarnessSide"]
-
-_INPUT = "input"
 
 
 class HarnessSide(Side):
@@ -53,29 +53,36 @@ class HarnessSide(Side):
 
     def _bound(self, params: Mapping[str, Any]) -> Callable[[Any], Any]:
         if not isinstance(self.model, tuple):
-            return lambda x: self.model(self._arranged(x))
-        return lambda x: self.model[0](params, self._arranged(x))
+            return self._pass(self.model)
+        return self._pass(lambda *args, **kwargs: self.model[0](params, *args, **kwargs))
 
-    def evaluate(self, x: np.ndarray, changed: Arrays) -> Evaluation:
-        def forward(arrays: Mapping[str, Any]) -> tuple[Any, Any, list[Any]]:
-            params = {name.partition(":")[2]: array for name, array in arrays.items() if name != _INPUT}
-            return self._forward(self._bound(params), arrays[_INPUT], params or None)
+    def evaluate(self, x: Arrays, changed: Arrays) -> Evaluation:
+        fixed = {path: self._native(array) for path, array in x.items() if path not in self.problem.batch.floating}
+
+        def forward(arrays: Mapping[str, Any]) -> tuple[Any, Any, list[Any], Any]:
+            params = {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith("parameter:")}
+            moving = {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith("input:")}
+            natives = {path: moving[path] if path in moving else fixed[path] for path in x}
+            return self._forward(self._bound(params), self._packed(natives), params or None)
 
         with self.harness.session():
             arrays = {f"parameter:{name}": array for name, array in self._natives(changed).items()}
-            arrays[_INPUT] = self._native(x)
-            outputs, loss, penalties = forward(arrays)
+            arrays |= {f"input:{path}": self._native(x[path]) for path in self.problem.batch.floating}
+            outputs, loss, penalties, probe = forward(arrays)
             by_input, by_parameter = {}, {}
-            for name in goals(loss, penalties):
+            for name in goals(loss, penalties, probe):
                 _, gradients = self.harness.value_and_gradients(
                     lambda arrays, name=name: goals(*forward(arrays)[1:])[name], arrays, self.harness.modes[0]
                 )
-                hosted = {key.partition(":")[2]: self._host(gradient) for key, gradient in gradients.items()}
-                by_input[name] = hosted.pop("")
-                by_parameter[name] = hosted
+                hosted = {key: self._host(gradient) for key, gradient in gradients.items()}
+                by_input[name] = joined([hosted[key] for key in hosted if key.startswith("input:")])
+                by_parameter[name] = {
+                    key.partition(":")[2]: array for key, array in hosted.items() if key.startswith("parameter:")
+                }
             host_loss = None if loss is None else self._host(loss)
-            return Evaluation(self._host(outputs), host_loss, tuple(map(self._host, penalties)), by_input, by_parameter)
+            hosted_outputs = {path: self._host(output) for path, output in outputs.items()}
+            return Evaluation(hosted_outputs, host_loss, tuple(map(self._host, penalties)), by_input, by_parameter)
 
-    def activations(self, x: np.ndarray, changed: Arrays, names: Sequence[str]) -> Arrays:
+    def record(self, x: Arrays, changed: Arrays) -> list[Step]:
         first = (self._natives(changed),) if isinstance(self.model, tuple) else ()
-        return {name: array for name, array in self._staged(x, first).items() if name in names}
+        return self._staged(x, first)

@@ -7,7 +7,16 @@ from gradreg_core.errors import InputError
 from gradreg_validation.arrays import Match, Names, Pair, align, pairs
 from gradreg_validation.sides import Sides
 
-__all__ = ["differing", "find_name", "list_names", "match_parameters", "pair_layers", "unmatched", "worst"]
+__all__ = [
+    "differing",
+    "find_name",
+    "list_names",
+    "match_parameters",
+    "pair_layers",
+    "turned_kernels",
+    "unmatched",
+    "worst",
+]
 
 
 def match_parameters(sides: Sides, given: Names | None, transpose: bool) -> list[Match]:
@@ -39,12 +48,13 @@ def pair_layers(sides: Sides, given: Names | None) -> list[Pair]:
     Raises:
         InputError: a name is not a layer.
     """
-    known = [side.layer_names for side in sides.pair]
+    known = [list(sides.activations(i)) for i in (0, 1)]
     if given is None:
         return [Pair((name, name), None) for name in known[0] if name in known[1]]
 
     def name(i: int, wanted: str) -> str:
-        return wanted if callable(sides.pair[i].stages) else _find(sides, i, "layer", known[i], wanted)
+        silent = wanted not in known[i] and wanted in sides.pair[i].layer_kinds
+        return wanted if silent else _find(sides, i, "layer", known[i], wanted)
 
     entries = pairs("layers", given)
     return [Pair((name(0, entry.names[0]), name(1, entry.names[1])), entry.how) for entry in entries]
@@ -93,3 +103,12 @@ def differing(matches: Sequence[Match]) -> str:
 def list_names(names: Sequence[str], limit: int = 12) -> str:
     """Names for a message; the first `limit` of them."""
     return ", ".join(map(repr, names[:limit])) + (", ..." if len(names) > limit else "") if names else "none"
+
+
+def turned_kernels(matches: Sequence[Match]) -> list[str]:
+    """A note on the parameters that agree only with their axes permuted, by permutation."""
+    turned: dict[tuple[int, ...], list[str]] = {}
+    for match in matches:
+        if match.how is not None and not callable(match.how):
+            turned.setdefault(tuple(match.how), []).append(match.first)
+    return [f"compared with its axes permuted to {axes}: {list_names(names)}" for axes, names in turned.items()]

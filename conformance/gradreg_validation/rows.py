@@ -6,21 +6,41 @@ badly conditioned model gets the room that it needs, and a well conditioned one 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gradreg_core.errors import InputError
 from gradreg_validation.arrays import Match, Pair, align, relative
+from gradreg_validation.batch import Arrays
 from gradreg_validation.cause import INPUT, LOSS, OUTPUTS, PARAMETER, PENALTY, VALUES
 from gradreg_validation.matching import list_names, worst
-from gradreg_validation.models import Arrays, Evaluation
+from gradreg_validation.models import Evaluation
 from gradreg_validation.report import Row
 from gradreg_validation.sides import Sides, blame
 
-__all__ = ["Measurement"]
+__all__ = ["Measurement", "same_outputs"]
 
 _FLOOR = 2.0
 """Unit roundoffs that are always allowed: perturbing the inputs does not show the roundings inside a linear map."""
+
+
+def same_outputs(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """The evaluations with the outputs of the second named as the first's, in their order, where the names differ.
+
+    Raises:
+        InputError: one model returns more arrays than the other.
+    """
+    first, second = evaluations
+    one, two = list(first.outputs), list(second.outputs)
+    if len(one) != len(two):
+        raise InputError(
+            f"validate: the first model returns {len(one)} floating-point arrays {one}, the second {len(two)} {two}. "
+            f"Say which are compared: outputs=(path in the first, path in the second)."
+        )
+    if set(one) == set(two):
+        return [first, second]
+    return [first, replace(second, outputs=dict(zip(one, second.outputs.values(), strict=True)))]
 
 
 @dataclass
@@ -33,7 +53,7 @@ class Measurement:
     tolerance: float
     transpose: bool
     """Whether permutations of axes are tried."""
-    moved: Sequence[tuple[np.ndarray, Arrays]]
+    moved: Sequence[tuple[Arrays, Arrays]]
     """Perturbed inputs and parameters of the measured model."""
     notes: list[str] = field(default_factory=list)
 
@@ -51,7 +71,7 @@ class Measurement:
 
     def quantity_rows(self, matches: Sequence[Match], evaluations: Sequence[Evaluation]) -> list[Row]:
         """The parameters' values, outputs, loss, penalties and gradients."""
-        trained = [evaluation.by_parameter["penalty"] for evaluation in evaluations]
+        trained = [next(iter(evaluation.by_parameter.values()), {}) for evaluation in evaluations]
         both = [match for match in matches if match.first in trained[0] and match.second in trained[1]]
         frozen = [match.first for match in matches if match not in both]
         if frozen:
@@ -66,22 +86,25 @@ class Measurement:
         base = (first, second)[measured]
         match = worst(matches)
         values = [] if match is None else [self._row(VALUES, match.difference, ())]
+        names = [name for name in first if name in second]
+        if alone := [name for name in (*first, *second) if name not in names]:
+            self.notes.append(f"not compared, because one side is a file without it: {', '.join(alone)}")
         return values + [
             self._row(
                 name, relative(first[name], second[name]), [relative(arrays[name], base[name]) for arrays in moved]
             )
-            for name in first
+            for name in names
         ]
 
-    def layer_rows(self, pairs: Sequence[Pair]) -> list[Row]:
-        """The activations of the paired layers, in order."""
+    def layer_rows(self, pairs: Sequence[Pair]) -> tuple[list[Row], dict[str, bool]]:
+        """The activations of the paired layers, in order, and which agree by their name in the first model."""
         if not pairs:
-            return []
-        names = [list(dict.fromkeys(pair.names[i] for pair in pairs)) for i in (0, 1)]
-        kept = [self.sides.activations(i, names[i]) for i in (0, 1)]
+            return [], {}
+        kept = [self.sides.activations(i) for i in (0, 1)]
         measured = self.sides.measured
-        moved = [self.sides.activations(measured, names[measured], *inputs) for inputs in self.moved]
-        rows = []
+        moved = [self.sides.activations(measured, *inputs) for inputs in self.moved]
+        rows: list[Row] = []
+        agrees: dict[str, bool] = {}
         for pair in pairs:
             label = pair.names[0] if pair.names[0] == pair.names[1] else " ~ ".join(pair.names)
             missing = [self.sides.label(i) for i in (0, 1) if pair.names[i] not in kept[i]]
@@ -95,7 +118,8 @@ class Measurement:
                 continue
             own, base = pair.names[measured], (first, second)[measured]
             rows.append(self._row(label, difference, [relative(arrays[own], base) for arrays in moved]))
-        return rows
+            agrees[pair.names[0]] = rows[-1].agrees
+        return rows, agrees
 
     def _row(self, name: str, difference: float, changes: Sequence[float]) -> Row:
         roundoff = max(float(np.median(changes)) if len(changes) else 0.0, _FLOOR * self.sides.u)
@@ -105,15 +129,19 @@ class Measurement:
     def _quantities(self, i: int, evaluation: Evaluation, matches: Sequence[Match]) -> Arrays:
         """What is compared, by the name of its row, in the second model's layout."""
         axis = self.axes[i]
-        quantities = {OUTPUTS: evaluation.outputs if axis is None else np.moveaxis(evaluation.outputs, axis, -1)}
+        quantities = {
+            f"{OUTPUTS}[{path}]" if path else OUTPUTS: output if axis is None else np.moveaxis(output, axis, -1)
+            for path, output in evaluation.outputs.items()
+        }
         if evaluation.loss is not None:
             quantities[LOSS] = evaluation.loss
-        for term, penalty in zip(self.sides.pair[i].problem.reg.terms, evaluation.penalties, strict=True):
+        terms = self.sides.pair[i].problem.terms if evaluation.penalties else ()
+        for term, penalty in zip(terms, evaluation.penalties, strict=True):
             label = f"{PENALTY}{term!r}"
             quantities[f"{label} #{len(quantities)}" if label in quantities else label] = penalty
-        quantities |= {f"{INPUT}{name}": gradient for name, gradient in evaluation.by_input.items()}
+        quantities |= {f"{INPUT}{name}": gradient for name, gradient in evaluation.by_input.items() if gradient.size}
         for name, gradients in evaluation.by_parameter.items():
-            if name != "total" and matches:
+            if name != "total" and matches:  # the total's gradient is the sum of these
                 parts = [
                     match.rearrange(gradients[match.first]) if i == 0 else gradients[match.second] for match in matches
                 ]

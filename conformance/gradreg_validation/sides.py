@@ -7,7 +7,9 @@ import numpy as np
 
 from gradreg_core.errors import GradregError, InputError
 from gradreg_validation.arrays import relative
-from gradreg_validation.models import Arrays, Evaluation, Side
+from gradreg_validation.batch import Arrays, Batch
+from gradreg_validation.models import Evaluation, Side
+from gradreg_validation.recording import Step
 
 __all__ = ["WHICH", "Sides", "blame"]
 
@@ -33,16 +35,19 @@ class Sides:
     Args:
         sides: the models.
         names: their backends.
-        x: the batch, which is converted to the coarser of the models' dtypes.
+        batch: converted to the coarser of the models' dtypes.
     """
 
-    def __init__(self, sides: Sequence[Side], names: Sequence[str], x: np.ndarray) -> None:
-        self.pair, self.names = tuple(sides), tuple(names)
+    def __init__(self, sides: Sequence[Side], names: Sequence[str], batch: Batch) -> None:
+        self.pair, self.names, self.batch = tuple(sides), tuple(names), batch
         self.dtype = "float32" if any(side.dtype == "float32" for side in sides) else "float64"
         self.u = float(np.finfo(self.dtype).eps) / 2
-        self.x = x.astype(self.dtype)
-        self.measured = 1 if not sides[0].values and sides[1].values else 0
+        self.x = batch.cast(self.dtype)
+        measurable = [i for i, side in enumerate(sides) if side.measurable]
+        reached = [i for i in measurable if sides[i].values]
+        self.measured = (reached or measurable or [0])[0]
         """The model whose roundoff is measured: one whose parameters can be reached, if there is one."""
+        self._steps: dict[int, list[Step]] = {}
 
     def label(self, i: int) -> str:
         """Which model, and its backend."""
@@ -63,29 +68,42 @@ class Sides:
             InputError: the model is random.
         """
         side = self.pair[i]
-        x = self.x.astype(side.dtype)
+        x = self._cast(side)
         with blame(self.label(i)):
             evaluation, again = side.evaluate(x, {}), side.evaluate(x, {})
-        if relative(evaluation.outputs, again.outputs) > _RANDOM * self.u:
+        if any(relative(array, again.outputs[path]) > _RANDOM * self.u for path, array in evaluation.outputs.items()):
             raise InputError(
                 f"validate: the {self.label(i)} model is random: two calls on the same batch differ. Put it into "
                 f"evaluation mode, or give it a fixed dropout mask."
             )
         return evaluation
 
-    def activations(
-        self, i: int, names: Sequence[str], x: np.ndarray | None = None, changed: Arrays | None = None
-    ) -> Arrays:
-        """Activations of one model, on the batch or on x, with other parameters if they are given."""
-        side = self.pair[i]
-        with blame(self.label(i)):
-            return side.activations(self.x.astype(side.dtype) if x is None else x, changed or {}, names)
+    def steps(self, i: int) -> list[Step]:
+        """The calls of the layers of one model on the batch."""
+        if i not in self._steps:
+            side = self.pair[i]
+            with blame(self.label(i)):
+                self._steps[i] = side.record(self._cast(side), {})
+        return self._steps[i]
 
-    def perturbed(self, rng: np.random.Generator) -> tuple[np.ndarray, Arrays]:
+    def activations(self, i: int, x: Arrays | None = None, changed: Arrays | None = None) -> Arrays:
+        """The activations of one model by name, on the batch or on x, with other parameters if they are given."""
+        if x is None:
+            steps = self.steps(i)
+        else:
+            with blame(self.label(i)):
+                steps = self.pair[i].record(x, changed or {})
+        return {name: array for step in steps for name, array in step.outputs.items()}
+
+    def _cast(self, side: Side) -> Arrays:
+        return {path: a.astype(side.dtype) if a.dtype.kind == "f" else a for path, a in self.x.items()}
+
+    def perturbed(self, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """The input and the parameters of the measured model, moved by one unit in the last place."""
         side = self.pair[self.measured]
         values = {name: self._moved(value, rng) for name, value in side.values.items()}
-        return self._moved(self.x.astype(side.dtype), rng), values
+        x = self._cast(side)
+        return {path: self._moved(a, rng) if a.dtype.kind == "f" else a for path, a in x.items()}, values
 
     def _moved(self, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         sign = rng.choice([-1.0, 1.0], size=value.shape)

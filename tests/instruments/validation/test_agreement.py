@@ -63,7 +63,7 @@ class Half(nn.Linear):
     [
         ((Net(), lambda x: x, X), {}, InputError, "second model: which framework <lambda> belongs to"),
         ((Net(), 3, X), {}, InputTypeError, "callable or a pair"),
-        ((Net(), Net(), Y), {}, InputTypeError, "x must be a floating-point array, got int64"),
+        ((Net(), Net(), np.array(["a"])), {}, InputTypeError, "x must hold numbers, got <U1"),
         ((Net(), Net(), X[:0]), {}, InputError, "at least one sample"),
         ((Net(), Net(), X), {"reg": "SpectReg"}, InputTypeError, "reg must be a regularizer"),
         ((Net(), Net(), X), {"repeats": 0}, SpecError, "repeats must be an integer of at least 1"),

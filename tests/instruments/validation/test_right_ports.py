@@ -35,7 +35,7 @@ def test_a_port_to_jax_agrees_and_neither_changes():
     assert report.backends == ("torch", "jax")
     assert report.cause is None
     assert report.first_divergence is None
-    assert report.notes == ()
+    assert report.notes == ("compared with its axes permuted to (1, 0): 'fc1.weight', 'mix.weight', 'fc2.weight'",)
     assert quantities(report) == [
         "parameters (values)",
         "outputs",

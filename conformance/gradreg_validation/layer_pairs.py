@@ -1,0 +1,99 @@
+"""Which layers of two models belong together, by the parameters that they own and their order."""
+
+from collections.abc import Sequence
+
+from gradreg_validation.arrays import Pair
+from gradreg_validation.matching import list_names
+from gradreg_validation.proposal import Proposal
+from gradreg_validation.recording import Step
+from gradreg_validation.sides import Sides
+
+__all__ = ["layers_note", "proposed_layers"]
+
+_CATEGORIES = {
+    "activation": ("gelu", "relu", "tanh", "sigmoid", "silu", "softmax", "activation", "elu", "softplus", "swish"),
+    "pool": ("pool",),
+    "flatten": ("flatten", "reshape"),
+    "resize": ("upsampl", "resiz"),
+}
+
+
+def proposed_layers(sides: Sides, proposal: Proposal, matched: Sequence[tuple[str, str]]) -> list[Pair]:
+    """Pairs of layers in the first model's order: of equal name, with matched parameters, and alike between those."""
+    steps = [sides.steps(i) for i in (0, 1)]
+    named = [{name: step for step in part for name in step.outputs} for part in steps]
+    owners: dict[str, set[str]] = {}
+    for first, second in [*matched, *((str(pair[0]), str(pair[1])) for pair in proposal.pairs)]:
+        layers = [_owning(list(named[i]), name) for i, name in enumerate((first, second))]
+        if layers[0] and layers[1]:
+            owners.setdefault(layers[0], set()).add(layers[1])
+    chosen: dict[str, str] = {}
+    for name in named[0]:
+        if name in named[1]:
+            chosen[name] = name
+        elif len(owners.get(name, ())) == 1:
+            chosen[name] = next(iter(owners[name]))
+    _between(steps, chosen)
+    order = list(named[0])
+    pairs = sorted(chosen.items(), key=lambda item: order.index(item[0]))
+    return [Pair((first, second), None) for first, second in pairs if not _fused(named, first, second)]
+
+
+def _owning(layers: Sequence[str], parameter: str) -> str | None:
+    """The layer that has a parameter of that name: the longest whose path ends its own."""
+    owner = "." + parameter.replace("/", ".").rpartition(".")[0]
+    while owner:
+        fitting = [name for name in layers if owner.endswith("." + name.replace("/", "."))]
+        if fitting:
+            return max(fitting, key=len)
+        owner = owner.rpartition(".")[0]
+    return None
+
+
+def _category(step: Step) -> str | None:
+    kind = type(step.layer).__name__.lower() if step.layer is not None else step.name.lower()
+    if isinstance(step.layer, dict):  # of a file
+        kind = str(step.layer["type"]).lower()
+    return next((category for category, marks in _CATEGORIES.items() if any(mark in kind for mark in marks)), None)
+
+
+def _between(steps: Sequence[Sequence[Step]], chosen: dict[str, str]) -> None:
+    """Pairs layers without parameters that stand alike between two paired layers, if their number is the same."""
+    backwards = {second: first for first, second in chosen.items()}
+    segments: list[dict[str, list[str]]] = []
+    for i, part in enumerate(steps):
+        anchor = ""
+        segment: dict[str, list[str]] = {}
+        for step in part:
+            known = chosen.get(step.name) and step.name if i == 0 else backwards.get(step.name)
+            if known:
+                anchor = known
+            elif category := _category(step):
+                segment.setdefault(f"{anchor}:{category}", []).append(step.name)
+        segments.append(segment)
+    for key, names in segments[0].items():
+        others = segments[1].get(key, [])
+        if len(names) == len(others):
+            chosen.update(zip(names, others, strict=True))
+
+
+def _fused(named: Sequence[dict[str, Step]], first: str, second: str) -> bool:
+    """Whether one of the layers applies an activation that the other leaves to the next layer."""
+    active = []
+    for steps, name in zip(named, (first, second), strict=True):
+        function = getattr(steps[name].layer, "activation", None)
+        known = getattr(function, "__name__", "linear") if callable(function) else "linear"
+        module = type(steps[name].layer).__module__
+        active.append(module.startswith("keras") and known != "linear")
+    return active[0] != active[1]
+
+
+def layers_note(sides: Sides, pairs: Sequence[Pair]) -> str:
+    """What to give as layers=, from what was compared and what was not."""
+    known = [list(sides.activations(i)) for i in (0, 1)]
+    if not pairs:
+        texts = [f"the {sides.label(i)} model has {list_names(names)}" for i, names in enumerate(known)]
+        advice = "mark activations with gradreg.tap in both, or give activations="
+        return f"no layers were compared: {'; '.join(texts)}. Give pairs of them as layers= (--layers), or {advice}"
+    listed = ", ".join(f"({pair.names[0]!r}, {pair.names[1]!r})" for pair in pairs[:40])
+    return f"the layers compared were paired by name, parameters and order; to correct it: layers=[{listed}]"

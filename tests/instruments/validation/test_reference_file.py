@@ -1,0 +1,55 @@
+"""A reference in a file stands for the model that wrote it."""
+
+import numpy as np
+import pytest
+
+from gradreg_core.errors import DataFileError, InputError
+from gradreg_validation import save_reference, validate
+from instruments.validation.ports import JAX_LAYERS, Net, X, Y, jax_port, torch
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "reference.npz"
+    save_reference(file, Net(), X, Y)
+    return file
+
+
+def test_a_port_is_compared_with_the_file_alone(path):
+    apply, params, stages = jax_port(Net())
+    report = validate(
+        path, (apply, params), mapping="proposed", layers=JAX_LAYERS, activations=(None, stages), repeats=2
+    )
+    assert report.ok, report
+    assert len(report.rows) == 10
+    assert [row.agrees for row in report.layers] == [True] * 4
+    assert report.backends == ("torch, in reference.npz", "jax")
+    assert report.versions["torch (file)"] == torch.__version__
+
+
+def test_a_mistake_is_named_from_the_file(path):
+    report = validate(Net(eps=1e-3), path, repeats=1)
+    assert report.first_divergence == "norm"
+    assert "In the first model: eps=0.001; in the second: eps=1e-05." in report.cause
+
+
+def test_outputs_alone_are_compared_too(tmp_path):
+    outputs = Net()(torch.tensor(X)).detach().numpy()
+    np.savez(tmp_path / "onnx.npz", x=X, outputs=outputs)
+    report = validate(tmp_path / "onnx.npz", Net(), repeats=1)
+    assert report.ok
+    assert [row.quantity for row in report.rows] == ["outputs"]
+    assert any("one side is a file without it: penalty" in note for note in report.notes)
+
+
+def test_what_is_no_reference_is_refused(path, tmp_path):
+    with pytest.raises(InputError, match="x is in the file"):
+        validate(path, Net(), X)
+    with pytest.raises(InputError, match="both models are files"):
+        validate(path, path)
+    np.savez(tmp_path / "bare.npz", x=X)
+    with pytest.raises(DataFileError, match="expected an array named outputs, got x"):
+        validate(tmp_path / "bare.npz", Net())
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(DataFileError, match=r"text\.npz: "):
+        validate(tmp_path / "text.npz", Net())
