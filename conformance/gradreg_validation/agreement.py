@@ -167,6 +167,9 @@ def _checked(
     if len(given) != 2:
         raise InputTypeError(f"validate: reg must be a regularizer or a pair of them, got {reg!r}.")
     first, second = (_regularizer(one, y, batch) for one in given)
+    counts = [0 if one is None else len(one.terms) for one in (first, second)]
+    if counts[0] != counts[1]:
+        raise InputError(f"validate: the two regularizers must have the same terms in the same order, got {counts}.")
     return first, second
 
 

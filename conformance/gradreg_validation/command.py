@@ -22,9 +22,10 @@ __all__ = ["read_batch", "validate_command"]
 )
 @click.argument("first")
 @click.argument("second")
-@click.option("--batch", required=True, metavar="FILE.npz", help="Arrays x and, for the loss, y.")
+@click.option("--batch", metavar="FILE.npz", help="Arrays x and, for the loss, y. A reference has its own.")
 @click.option("--reg", metavar="SPEC", help="'SpectReg(0.01)', a sum of such, or a JSON file of to_dict().")
 @click.option("--parameters", metavar="FILE.json", help="Names in FIRST -> names in SECOND, or a list of pairs.")
+@click.option("--mapping", metavar="proposed", help="Confirms the proposed map; or a JSON file of answers.")
 @click.option("--layers", metavar="FILE.json", help="Pairs of names of activations, or a list of names.")
 @click.option("--first-backend", metavar="NAME", help="The backend of FIRST, if its type does not tell.")
 @click.option("--second-backend", metavar="NAME", help="The backend of SECOND.")
@@ -36,12 +37,12 @@ __all__ = ["read_batch", "validate_command"]
 @click.option("--tolerance", default=TOLERANCE, show_default=True, help="Times the measured roundoff.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 @timeout_option
-def validate_command(first: str, second: str, batch: str, as_json: bool, **given: Any) -> None:
+def validate_command(first: str, second: str, batch: str | None, as_json: bool, **given: Any) -> None:
     """Compare penalty and gradients of two models on one batch.
 
     FIRST and SECOND are "module:name", found from the current directory: a model, or a class or a function that is
-    called without arguments and returns a model or a pair (fn, params). The exit status is 0 if they agree, 1 if not,
-    2 if they cannot be compared.
+    called without arguments and returns a model or a pair (fn, params). One may be an .npz file of save_reference. The
+    exit status is 0 if they agree, 1 if not, 2 if they cannot be compared.
     """
     with prints_to_stderr(as_json, for_good=True) as stdout:
         report = _report(first, second, batch, **given)
@@ -50,19 +51,25 @@ def validate_command(first: str, second: str, batch: str, as_json: bool, **given
             click.get_current_context().exit(1)
 
 
-def _report(first: str, second: str, batch: str, **given: Any) -> Any:
-    x, y = read_batch(batch)
+def _report(first: str, second: str, batch: str | None, **given: Any) -> Any:
+    saved = [target for target in (first, second) if target.endswith(".npz")]
+    if batch is None and not saved:
+        raise InputError("validate: --batch is missing: an .npz file with x and, for the loss, y.")
+    x, y = (None, None) if batch is None else read_batch(batch)
     reg = None if given["reg"] is None else parse_regularizer(given["reg"])
     named: dict[str, Any] = {
         "backends": (given["first_backend"], given["second_backend"]),
         "parameters": _json_file(given["parameters"]),
+        "mapping": given["mapping"] if given["mapping"] == "proposed" else _json_file(given["mapping"]),
         "layers": _json_file(given["layers"]),
         "inputs": (_axes(given["first_axes"]), _axes(given["second_axes"])),
         "activations": (_optional(given["first_activations"]), _optional(given["second_activations"])),
         "step": given["step"],
         "tolerance": given["tolerance"],
     }
-    model, port = (made(target, "validate", given["timeout"]) for target in (first, second))
+    model, port = (
+        target if target in saved else made(target, "validate", given["timeout"]) for target in (first, second)
+    )
     try:
         return validate(model, port, x, y, reg, **named)
     except SystemExit as error:

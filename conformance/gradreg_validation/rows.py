@@ -135,7 +135,7 @@ class Measurement:
         }
         if evaluation.loss is not None:
             quantities[LOSS] = evaluation.loss
-        terms = self.sides.pair[i].problem.terms if evaluation.penalties else ()
+        terms = self.sides.pair[0].problem.terms if evaluation.penalties else ()  # a pair has its first names
         for term, penalty in zip(terms, evaluation.penalties, strict=True):
             label = f"{PENALTY}{term!r}"
             quantities[f"{label} #{len(quantities)}" if label in quantities else label] = penalty

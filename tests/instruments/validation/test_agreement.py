@@ -81,6 +81,7 @@ class Half(nn.Linear):
             InputError,
             "not permute the axes",
         ),
+        ((Net(), Net(), X), {"reg": (SpectReg(1.0), SpectReg(1.0) + SpectReg(2.0))}, InputError, "the same terms"),
         ((Net(), Net(), X), {"layers": ["fc9"]}, InputError, "no layer 'fc9'"),
         ((Net(), nn.Linear(5, 4), X), {}, InputError, r"shapes \(6, 3\) and \(6, 4\)"),
     ],

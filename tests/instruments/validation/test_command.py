@@ -9,8 +9,9 @@ import pytest
 from gradreg_core import DataGrad, JacobianPenalty, SpectReg, rademacher
 from gradreg_core.cli.arguments import parse_regularizer
 from gradreg_core.errors import DataFileError, InputError, InputTypeError, SpecError
+from gradreg_validation import save_reference
 from gradreg_validation.command import read_batch
-from instruments.validation.ports import SAME, X, Y
+from instruments.validation.ports import SAME, Net, X, Y
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,17 @@ def test_the_command_says_that_models_disagree(folder, run):
     assert done.exit_code == 1
     assert "disagree" in done.stdout
     assert "first layer that differs: norm" in done.stdout
+
+
+def test_a_saved_reference_and_a_proposed_map_are_taken(folder, run):
+    save_reference("saved.npz", Net(), X, Y)
+    done = run("saved.npz", "acme_ports:port", "--mapping", "proposed", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["backends"] == ["torch, in saved.npz", "torch"]
+    assert run("saved.npz", "acme_ports:wrong").exit_code == 1
+    both = run("saved.npz", "acme_ports:port", "--batch", "batch.npz")
+    assert both.exit_code == 2
+    assert "is in the file" in both.stderr
 
 
 @pytest.mark.parametrize(
