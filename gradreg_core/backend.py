@@ -33,6 +33,10 @@ class Backend(DrawPrimitives):
     default_chunk: int | None = 1
     """Rows that `pull_rows` gets at a time unless the caller says otherwise; None for all."""
 
+    def for_call(self) -> "Backend":
+        """The backend for one call from here: itself, the default, or one that knows more of where the call runs."""
+        return self
+
     # --- what an array is ------------------------------------------------------------------------------------------
     @abstractmethod
     def is_array(self, value: Any) -> bool:

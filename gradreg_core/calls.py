@@ -107,7 +107,7 @@ class Calls:
             InputTypeError: a dtype or type does not fit, such as an integer input.
         """
         call = Call(
-            self.backend,
+            self.backend.for_call(),
             "loss",
             step=step,
             seed=seed,
@@ -124,7 +124,7 @@ class Calls:
             params=params,
             chunk_size=chunk_size,
         )
-        ops, evaluation = self.backend, self._evaluated(call, model, x, y, reg, batch_norm)
+        ops, evaluation = call.ops, self._evaluated(call, model, x, y, reg, batch_norm)
         data_loss = ops.finish(evaluation.loss)
         total = data_loss + self._total_penalty(call, model, evaluation.due) if evaluation.due else data_loss
         return total, Parts(data_loss, tuple(map(ops.finish, evaluation.penalties)), _finished(ops, evaluation.outputs))
@@ -165,7 +165,7 @@ class Calls:
         if reg is None:
             raise InputTypeError("penalty: expected a regularizer such as SpectReg(0.01), got None.")
         call = Call(
-            self.backend,
+            self.backend.for_call(),
             "penalty",
             step=step,
             seed=seed,
@@ -303,7 +303,7 @@ class Calls:
 
     def _evaluated(self, call: Call, model: Any, x: Any, y: Any, reg: Any, batch_norm: str) -> Evaluation:
         call, arguments = checked(call, model, x, reg, batch_norm)
-        with self.backend.enter(call.name, model, arguments.arrays, batch_norm):
+        with call.ops.enter(call.name, model, arguments.arrays, batch_norm):
             evaluation = evaluate(call, model, arguments.prepared(), y, reg, with_loss=call.name == "loss")
             if batch_norm == "error":
                 refuse_coupling(call.name, evaluation.passes)
@@ -313,11 +313,13 @@ class Calls:
         total = penalties[0]
         for penalty in penalties[1:]:
             total = total + penalty
-        self.backend.require_gradient(call.name, model, total)
-        return self.backend.finish(total)
+        call.ops.require_gradient(call.name, model, total)
+        return call.ops.finish(total)
 
 
 def _finished(ops: Backend, returned: Any) -> Any:
     """What the model returned as it leaves the call."""
+    if ops.is_array(returned):
+        return ops.finish(returned)
     leaves, rebuild = ops.flatten(returned)
     return rebuild([ops.finish(leaf) if ops.is_array(leaf) else leaf for _, leaf in leaves])

@@ -33,9 +33,6 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
         raise InputTypeError(f"{name}: reg must be a regularizer such as SpectReg(0.01), got {reg!r}.")
     if not isinstance(batch_norm, str) or batch_norm not in BATCH_NORM_POLICIES:
         raise InputError(f"{name}: batch_norm must be one of {BATCH_NORM_POLICIES}, got {batch_norm!r}.")
-    chunk = integer_option(name, "chunk_size", call.chunk_size, minimum=1)
-    axis = integer_option(name, "class_axis", call.class_axis)
-    ignored = integer_option(name, "ignore_index", call.ignore_index)
     if call.loss_fn is not None and not callable(call.loss_fn):
         raise InputTypeError(f"{name}: loss_fn must be a function of (outputs, y), got {call.loss_fn!r}.")
     if not callable(model):
@@ -43,27 +40,34 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
             f"{name}: model must be callable, got {type(model).__name__}. Pass the module or function itself, not what "
             f"it returned."
         )
-    weighs = call.position_weight is not None or call.ignore_index is not None
-    loss_fn = outputs_first(name, ops.name, call.loss_fn, weighs)
-    require_selector(name, call.outputs)
+    if call.outputs is not None:
+        require_selector(name, call.outputs)
+    options = _checked_options(call)
     arguments = Arguments.of(ops, name, x)
     if call.step is None:
         _require_no_step(name, reg)
-    step = 0 if call.step is None else call.step
-    params = tuple(call.params) if isinstance(call.params, Iterator) else call.params  # several terms may read them
-    return (
-        replace(
-            call,
-            step=step,
-            seed=_checked_seed(ops, name, call.seed),
-            class_axis=axis,
-            ignore_index=ignored,
-            chunk_size=chunk,
-            loss_fn=loss_fn,
-            params=params,
-        ),
-        arguments,
-    )
+        options["step"] = 0
+    return replace(call, **options) if options else call, arguments
+
+
+def _checked_options(call: Call) -> dict[str, Any]:
+    """The options that the caller gave and that have a checked form of their own; the usual call gives none."""
+    name = call.name
+    options: dict[str, Any] = {}
+    if call.chunk_size is not None:
+        options["chunk_size"] = integer_option(name, "chunk_size", call.chunk_size, minimum=1)
+    if call.class_axis is not None:
+        options["class_axis"] = integer_option(name, "class_axis", call.class_axis)
+    if call.ignore_index is not None:
+        options["ignore_index"] = integer_option(name, "ignore_index", call.ignore_index)
+    if call.loss_fn is not None:
+        weighs = call.position_weight is not None or call.ignore_index is not None
+        options["loss_fn"] = outputs_first(name, call.ops.name, call.loss_fn, weighs)
+    if call.params is not None and isinstance(call.params, Iterator):
+        options["params"] = tuple(call.params)  # several terms may read them
+    if call.seed is not None:
+        options["seed"] = _checked_seed(call.ops, name, call.seed)
+    return options
 
 
 def _require_no_step(name: str, reg: Regularizer | None) -> None:

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from gradreg_core import engine, input_side
-from gradreg_core.backend import Array, Backend, ModelPass
+from gradreg_core.backend import Array, Backend, ModelPass, Pair
 from gradreg_core.errors import InputError
 from gradreg_core.forward import Call, Forward, Samples, application, forward_pass, make_forward, position_weights
 from gradreg_core.inputs import Arguments
 from gradreg_core.layout import is_floating, is_integer, require_integer_scalar
 from gradreg_core.outputs import losses
 from gradreg_core.random import STREAM_SUBSET, make_draws
-from gradreg_core.scalars import converted, positive_scalar, require_narrow, weights
+from gradreg_core.sample_ids import checked_ids, nan_of_wide_ids
+from gradreg_core.scalars import converted, positive_scalar, weights
 from gradreg_core.spec import JacobianPenalty, Regularizer, Term
 from gradreg_core.targets import require_target
 
@@ -57,14 +58,19 @@ def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool) 
     Raises:
         InputError: the call gives directions, and a term is over a part of the batch.
     """
-    due = tuple(term.is_due(call.step) for term in terms)
-    due_terms = [term for term, is_due in zip(terms, due, strict=True) if is_due]
+    due: list[bool] = []
+    needs_whole = with_loss
     over_whole: list[JacobianPenalty] = []
     over_part: dict[PartKey, tuple[JacobianPenalty, ...]] = {}
-    for lowered in (term.lower() for term in due_terms):
+    for term in terms:
+        due.append(term.is_due(call.step))
+        if not due[-1]:
+            continue
+        needs_whole = needs_whole or term.needs_outputs
+        lowered = term.lower()
         if lowered is None:
             continue
-        if _part_size(lowered, batch) >= batch:
+        if lowered.fraction == 1 or _part_size(lowered, batch) >= batch:
             over_whole.append(lowered)
         else:
             key = _part_key(call, lowered)
@@ -74,8 +80,7 @@ def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool) 
             f"{call.name}: directions= in the call and fraction < 1 do not go together. Leave fraction out, or put the "
             f"directions into direction(v)."
         )
-    needs_whole = with_loss or bool(over_whole) or any(term.needs_outputs for term in due_terms)
-    return Plan(due, tuple(over_whole), over_part, needs_whole)
+    return Plan(tuple(due), tuple(over_whole), over_part, needs_whole or bool(over_whole))
 
 
 def _part_size(term: JacobianPenalty, batch: int) -> int:
@@ -106,10 +111,14 @@ class _Passes:
     parts: dict[PartKey, _Part] = field(default_factory=dict)
 
     def run(self, plan: Plan) -> None:
-        cuts = not (plan.over_part and self.call.ops.holds_samples(self.model, self.samples.batch))
+        if not plan.over_part:
+            if plan.needs_whole:
+                self.whole = _pass(self.call, self.model, self.samples, plan.over_whole)
+            return
+        cuts = not self.call.ops.holds_samples(self.model, self.samples.batch)
         over_whole = plan.over_whole if cuts else (*plan.over_whole, *(t for p in plan.over_part.values() for t in p))
         splits = plan.splits and cuts
-        if (plan.needs_whole and not splits) or (plan.over_part and not cuts):
+        if (plan.needs_whole and not splits) or not cuts:
             self.whole = _pass(self.call, self.model, self.samples, over_whole)
         for key, terms in plan.over_part.items():
             self._run_part(key, terms, splits, cuts)
@@ -183,12 +192,17 @@ def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:
 
 def _pass(call: Call, model: Any, samples: Samples, terms: tuple[JacobianPenalty, ...]) -> Forward:
     """One forward pass that serves the loss and as many of `terms` as it can."""
-    pairs = tuple(dict.fromkeys((term.of, term.at) for term in terms if term.pulls))
-    # Where the step is traced, a term of `every=n` belongs into its branch, and may not make the common pass dearer.
-    alone = [term for term in terms if not term.pulls and (term.every == 1 or isinstance(call.step, int))]
-    if alone and not pairs:
-        return input_side.input_pass(alone[0], call, model, samples)
-    return forward_pass(call, model, samples, pairs)
+    pairs: dict[Pair, None] = {}
+    alone = None
+    for term in terms:
+        if term.pulls:
+            pairs[term.of, term.at] = None
+        # Where the step is traced, a term of `every=n` belongs into its branch: the common pass must not become dearer.
+        elif alone is None and (term.every == 1 or isinstance(call.step, int)):
+            alone = term
+    if alone is not None and not pairs:
+        return input_side.input_pass(alone, call, model, samples)
+    return forward_pass(call, model, samples, tuple(pairs))
 
 
 @dataclass(frozen=True)
@@ -235,7 +249,7 @@ class _Batch:
     def __init__(self, passes: _Passes) -> None:
         self.passes, self.ops, self.call = passes, passes.call.ops, passes.call.name
         self._mean = _Mean.of(passes.call, passes.samples.batch, passes.like, self._positions())
-        self._of_ids = _nan_of_wide_ids(passes.call, passes.samples)
+        self._of_ids = None if passes.call.sample_ids is None else nan_of_wide_ids(passes.call, passes.samples.like)
 
     def _positions(self) -> Array | None:
         """The weight of each sample's positions together, (B,), or None where all positions count alike."""
@@ -257,7 +271,8 @@ class _Batch:
 
     def mean_penalty(self, term: JacobianPenalty) -> Array:
         side = engine if term.pulls else input_side
-        part = self.passes.parts.get(_part_key(self.passes.call, term))
+        parts = self.passes.parts
+        part = parts.get(_part_key(self.passes.call, term)) if parts else None
         value = self._mean(side.per_sample(term, self.forward if part is None else part.forward), part)
         return value if self._of_ids is None else value + self.ops.astype(self._of_ids, self.ops.dtype(value))
 
@@ -330,20 +345,25 @@ def evaluate(
     of the batch itself cannot be split; the part is then taken from the pass over the whole.
     """
     require_target(call, reg)
-    call = replace(call, step=_checked_step(call, arguments.like))
+    step = _checked_step(call, arguments.like)
+    call = call if step is call.step else replace(call, step=step)
     terms = () if reg is None else reg.terms
     plan = make_plan(call, terms, arguments.batch, with_loss)
     passes = _Passes(call, model, samples_of(call, arguments, y))
     passes.run(plan)
     batch = _Batch(passes)
     loss = batch.mean(losses(batch.forward)) if with_loss else None
-    penalties = tuple(
-        batch.charged(term) if is_due else batch.zero() for term, is_due in zip(terms, plan.due, strict=True)
-    )
-    due = tuple(penalty for penalty, is_due in zip(penalties, plan.due, strict=True) if is_due)
-    forwards = [passes.whole, *(part.forward for part in passes.parts.values())]
-    made = tuple(forward for forward in forwards if forward is not None)
-    return Evaluation(loss, penalties, due, None if passes.whole is None else passes.whole.returned, made)
+    penalties: list[Array] = []
+    due: list[Array] = []
+    for term, is_due in zip(terms, plan.due, strict=True):
+        penalties.append(batch.charged(term) if is_due else batch.zero())
+        if is_due:
+            due.append(penalties[-1])
+    made = [] if passes.whole is None else [passes.whole]
+    for part in passes.parts.values():
+        made.append(part.forward)
+    returned = None if passes.whole is None else passes.whole.returned
+    return Evaluation(loss, tuple(penalties), tuple(due), returned, tuple(made))
 
 
 def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:
@@ -357,34 +377,8 @@ def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:
     target = call.target
     if target is not None and not callable(target):
         target = converted(ops, call.name, "target", target, arguments.like)
-    return Samples(arguments, y, _checked_ids(call, arguments), weight, target)
-
-
-def _checked_ids(call: Call, arguments: Arguments) -> Array | None:
-    """The sample ids as int32 (B,), or None for 0..B-1."""
-    ops, batch, like = call.ops, arguments.batch, arguments.like
-    if call.sample_ids is None:
-        return None
-    ids = converted(ops, call.name, "sample_ids", call.sample_ids, like)
-    if ops.shape(ids) != (batch,) or not is_integer(ops.dtype(ids)) or ops.dtype(ids) == "bool":
-        raise InputError(
-            f"{call.name}: sample_ids must be {batch} integers, one for each sample, got {ops.dtype(ids)} of shape "
-            f"{ops.shape(ids)}."
-        )
-    values = ops.values_if_free(ids)
-    if values is not None:
-        require_narrow(call.name, "sample_ids", values)
-    return ops.int32(ids, like)
-
-
-def _nan_of_wide_ids(call: Call, samples: Samples) -> Array | None:
-    """0, or NaN where a sample id needs more than 32 bits and could not be read; None where all were read."""
-    ops, ids = call.ops, call.sample_ids
-    wide = ids is not None and ops.is_array(ids) and ops.dtype(ids) in ("int64", "uint64")
-    if not wide or ops.values_if_free(ids) is not None:
-        return None
-    zero = ops.constant(0.0, "float32", samples.like)
-    return ops.sum(ops.where((ids >= -(2**31)) & (ids < 2**31), zero, math.nan), 0)
+    ids = None if call.sample_ids is None else checked_ids(call, arguments)
+    return Samples(arguments, y, ids, weight, target)
 
 
 def _checked_step(call: Call, x: Array) -> Any:

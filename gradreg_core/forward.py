@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+
 from gradreg_core.backend import Apply, Array, Backend, ModelPass, Pair, Pullback
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.inputs import Arguments, unpack
@@ -303,9 +305,10 @@ def application(call: Call, arguments: Arguments) -> Apply:
 def forward_pass(call: Call, model: Any, samples: Samples, pairs: Sequence[Pair]) -> Forward:
     """Call the model once, keeping a pullback for each pair (of, at) of places."""
     arguments = samples.arguments
-    if any(at is None for _, at in pairs):
+    packed = arguments.packed()
+    if packed is None and any(at is None for _, at in pairs):
         require_differentiable(call, arguments)
-    passed = call.ops.model_vjp(model, application(call, arguments), arguments.packed(), tuple(pairs))
+    passed = call.ops.model_vjp(model, application(call, arguments), packed, tuple(pairs))
     for name, value in passed.values.items():
         shape = call.ops.shape(value)
         if shape[:1] != (samples.batch,):
@@ -328,15 +331,20 @@ def make_forward(call: Call, model: Any, samples: Samples, passed: ModelPass, pu
     if isinstance(call.outputs, list | tuple):
         layout = layout.without_classes()
     values = ops.values_if_free(outputs)
-    if values is not None and not (values.max() < math.inf and values.min() > -math.inf):  # nor for a NaN
+    # Of the ufuncs, because the methods of arrays cost a call more. Nor is a NaN finite.
+    if values is not None and not (
+        np.maximum.reduce(values, None) < math.inf and np.minimum.reduce(values, None) > -math.inf
+    ):
         sample = int((abs(values) < math.inf).reshape(samples.batch, -1).all(-1).argmin())
         raise InputError(
             f"{call.name}: the outputs of sample {sample} are NaN or infinite; the model or its input diverged before "
             f"any penalty was computed. Lower the learning rate or look at the data."
         )
     logits = widened(ops, layout.to_canonical(ops, outputs))
+    # Where all positions count alike, nobody needs to ask again.
+    known = {"weight": None} if call.position_weight is None and call.ignore_index is None else {}
     return Forward(
-        call, model, samples, outputs, passed.returned, layout, logits, passed.pullbacks, passed.values, pushed
+        call, model, samples, outputs, passed.returned, layout, logits, passed.pullbacks, passed.values, pushed, known
     )
 
 

@@ -42,7 +42,7 @@ class HostPrimitives(DrawPrimitives):
         return array.astype(dtype)
 
     def reshape(self, array: Array, shape: Sequence[int]) -> Array:
-        return np.reshape(array, tuple(shape))
+        return array.reshape(tuple(shape))
 
     def concat(self, arrays: Sequence[Array], axis: int) -> Array:
         return np.concatenate(list(arrays), axis)

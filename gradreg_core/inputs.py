@@ -8,7 +8,7 @@ from typing import Any
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.layout import is_floating
-from gradreg_core.structures import Rebuild
+from gradreg_core.structures import Rebuild, alone
 
 __all__ = ["Arguments", "Inputs", "pack", "unpack", "when_made"]
 
@@ -101,6 +101,10 @@ class Arguments:
             InputError: the arrays disagree on the batch axis, the batch is empty, or `wrt` names no floating-point
                 array.
         """
+        if ops.is_array(x):
+            shape = ops.shape(x)
+            batch = shape[0] if shape and shape[0] else _batch_of(ops, call, {"": x})
+            return cls(ops, (x,), alone, False, (0,) if is_floating(ops.dtype(x)) else (), batch, None)
         several = isinstance(x, Inputs)
         structure = {**dict(enumerate(x.args)), **x.kwargs} if several else x
         if several:
@@ -124,15 +128,19 @@ class Arguments:
         """An array on the device of the input: the first that is differentiated, else the first."""
         if self.wrt:
             return self.leaves[self.wrt[0]]
-        return next(leaf for leaf in self.leaves if self.ops.is_array(leaf))
+        return self.arrays[0]
 
     @property
     def arrays(self) -> list[Array]:
         """All arrays."""
+        if self.rebuild is alone:
+            return list(self.leaves)
         return [leaf for leaf in self.leaves if self.ops.is_array(leaf)]
 
     def packed(self) -> Array | None:
         """What is differentiated as one array, or None where nothing is."""
+        if len(self.wrt) == 1:
+            return self.leaves[self.wrt[0]]
         return pack(self.ops, [self.leaves[index] for index in self.wrt]) if self.wrt else None
 
     def unpacked(self, packed: Array) -> list[Array]:
@@ -154,12 +162,17 @@ class Arguments:
 
     def passed_to(self, model: Any, packed: Array | None) -> Any:
         """What the model returns when `packed` takes the place of what is differentiated."""
+        if self.rebuild is alone:
+            return model(self.leaves[0] if packed is None else packed)
         x = self.as_passed(packed)
         return model(*x.args, **x.kwargs) if self.several else model(x)
 
     def prepared(self) -> "Arguments":
         """Every array ready to be differentiated; inside of `Backend.enter`."""
         ops = self.ops
+        if self.rebuild is alone:
+            array = ops.prepared(self.leaves[0])
+            return self if array is self.leaves[0] else replace(self, leaves=(array,))
         return replace(self, leaves=tuple(ops.prepared(leaf) if ops.is_array(leaf) else leaf for leaf in self.leaves))
 
     def take(self, indices: Array) -> "Arguments":

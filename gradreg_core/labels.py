@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.layout import Layout, is_floating, is_integer, one_hot
@@ -82,7 +84,8 @@ def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: i
         return True
     top = max(classes - 1, 1)
     if hard:
-        if values.min() < 0 or values.max() > top:
+        # Of the ufuncs, because the methods of arrays cost a call more.
+        if np.minimum.reduce(values, None) < 0 or np.maximum.reduce(values, None) > top:
             raise InputError(
                 f"{call}: labels must lie in 0..{top} for {classes} outputs, got values from {values.min()} to "
                 f"{values.max()}. Relabel them; or leave padded or unlabelled positions out with ignore_index="
@@ -147,7 +150,8 @@ def prepare_target(
     batch, positions, classes = layout.canonical
     if y is None:
         raise InputError(f"{call}: {asker} needs labels, but y is None; pass y.")
-    require_narrow(call, "labels", y)
+    if isinstance(y, np.ndarray) or not ops.is_array(y):
+        require_narrow(call, "labels", y)
     try:
         labels = ops.asarray(y, like)
         dtype, shape = ops.dtype(labels), ops.shape(labels)

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 from operator import add
 from typing import Annotated
 
@@ -51,9 +50,11 @@ class Norm(ABC):
 
     def __call__(self, ops: Backend, chunks: Iterable[Array], squared: bool) -> Array:
         """The norm of each sample, or its square, shape (B,), from chunks of rows (c, B, ...)."""
-        flat = (ops.reshape(rows, (*ops.shape(rows)[:2], -1)) for rows in chunks)
-        partials = [self.partial(ops, rows) for rows in flat]
-        return self.finish(ops, reduce(lambda first, second: self.combine(ops, first, second), partials), squared)
+        combined = None
+        for rows in chunks:
+            partial = self.partial(ops, ops.reshape(rows, (*ops.shape(rows)[:2], -1)))
+            combined = partial if combined is None else self.combine(ops, combined, partial)
+        return self.finish(ops, combined, squared)
 
 
 class _L2(Norm):

@@ -11,7 +11,7 @@ Words, signs, picks and Gaussians are bit-identical in all frameworks, eager and
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -84,6 +84,11 @@ def gaussian_table() -> tuple[tuple[float, ...], tuple[float, ...]]:
 _OFFSETS, _SLOPES = gaussian_table()
 _HOST_LINES = np.asarray(_OFFSETS, np.float32), np.asarray(_SLOPES, np.float32)
 _HOST = HostPrimitives()
+_NOTHING = np.empty(0)
+_AHEAD: dict[Any, tuple[int, np.ndarray]] = {}
+"""What was asked for -> (a step, its draws and those of the steps that follow)."""
+_STEPS_AHEAD, _KEYS_AHEAD, _MOST_OF_STEP = 16, 16, 2**14
+"""An operation of NumPy on a few hundred numbers takes about as long as on sixteen times as many."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class Draws:
     seed: Any
     step: Any
     sample_ids: Array
+    steps: Sequence[int] = field(default=(), kw_only=True)
+    """Steps on the host whose draws are made together, along the first axis, in place of the one `step`."""
 
     def words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
         """Random 32-bit words as int32, shape (len(projections), B, 2 * blocks)."""
@@ -112,10 +119,11 @@ class Draws:
         ops, like = self.ops, self.sample_ids
         on_host = isinstance(self.step, int) and isinstance(self.seed, int)
         key = (self._host_key if on_host else self._key)(stream, projections)
+        rows = ops.shape(key[0])[0]
         block = ops.reshape(ops.arange(blocks, like), (1, 1, blocks))
         pair = ops.threefry2x32(key, (ops.reshape(like, (1, -1, 1)), block))
-        shape = (len(projections), ops.shape(like)[0], blocks)
-        stacked = ops.concat([ops.reshape(word, (*shape, 1)) for word in pair], 3)
+        shape = (rows, ops.shape(like)[0], blocks)
+        stacked = ops.concat([ops.reshape(pair[0], (*shape, 1)), ops.reshape(pair[1], (*shape, 1))], 3)
         return ops.reshape(stacked, (*shape[:2], 2 * blocks))
 
     def _key(self, stream: int, projections: Sequence[int]) -> tuple[Array, Array]:
@@ -141,12 +149,15 @@ class Draws:
     def _host_key(self, stream: int, projections: Sequence[int]) -> tuple[Array, Array]:
         """The same for a step that the host knows, without an operation of the framework."""
         ops, like = self.ops, self.sample_ids
-        base = int_rounds((self.seed & MASK, self.seed >> 32), (stream, self.step & MASK))
-        keys = [int_rounds(base, (0, row)) for row in projections]
-        first, second = (
-            ops.constant([_signed(word) for word in words], "int32", like) for words in zip(*keys, strict=True)
-        )
-        return ops.reshape(first, (-1, 1, 1)), ops.reshape(second, (-1, 1, 1))
+        first: list[list[list[int]]] = []
+        second: list[list[list[int]]] = []
+        for step in self.steps or (self.step,):
+            base = int_rounds((self.seed & MASK, self.seed >> 32), (stream, step & MASK))
+            for row in projections:
+                words = int_rounds(base, (0, row))
+                first.append([[_signed(words[0])]])
+                second.append([[_signed(words[1])]])
+        return ops.constant(first, "int32", like), ops.constant(second, "int32", like)
 
     def signs(self, stream: int, projections: Sequence[int], size: int) -> Array:
         """Independent signs, -1 or +1 with equal chance, shape (len(projections), B, size); one bit each."""
@@ -197,11 +208,45 @@ class _HostDraws(Draws):
 
     native: Callable[[np.ndarray], Array]
 
+    def words(self, stream: int, projections: Sequence[int], blocks: int) -> Array:
+        return self.native(self._of_step(Draws.words, stream, projections, blocks))
+
+    def signs(self, stream: int, projections: Sequence[int], size: int) -> Array:
+        return self.native(self._of_step(Draws.signs, stream, projections, size))
+
+    def gaussians(self, stream: int, projections: Sequence[int], size: int) -> Array:
+        return self.native(self._of_step(Draws.gaussians, stream, projections, size))
+
+    def integers(self, stream: int, projections: Sequence[int], bound: int) -> Array:
+        return self.native(self._of_step(Draws.integers, stream, projections, bound))
+
+    def uniforms(self, stream: int, projections: Sequence[int], size: int) -> Array:
+        return self.native(self._of_step(Draws.uniforms, stream, projections, size))
+
     def _lines(self, like: Array) -> tuple[Array, Array]:
         return _HOST_LINES
 
-    def _finished(self, drawn: Array) -> Array:
-        return self.native(drawn)
+    def _of_step(self, kind: Callable[..., Array], stream: int, projections: Sequence[int], size: int) -> np.ndarray:
+        """The draws of this step. Where the step before asked for the same, those of the next steps are made with it.
+
+        A draw is a pure function of its key, so what is kept cannot be out of date.
+        """
+        key = (kind, self.seed, stream, tuple(projections), size, self.sample_ids.tobytes())
+        first, kept = _AHEAD.get(key, (self.step, _NOTHING))
+        offset = self.step - first
+        if not 0 <= offset < len(kept):
+            ahead = _STEPS_AHEAD if offset == len(kept) > 0 else 1
+            steps = range(self.step, self.step + ahead)
+            drawn: np.ndarray = kind(replace(self, steps=steps), stream, projections, size)
+            if drawn.size > ahead * _MOST_OF_STEP:
+                return drawn
+            first, offset, kept = self.step, 0, drawn.reshape(ahead, len(projections), *drawn.shape[1:])
+            kept.flags.writeable = False  # so that a framework copies it
+            if len(_AHEAD) >= _KEYS_AHEAD:
+                _AHEAD.clear()
+            _AHEAD[key] = first, kept
+        of_step: np.ndarray = kept[offset]
+        return of_step
 
 
 def make_draws(ops: Backend, seed: Any, step: Any, sample_ids: Array) -> Draws:

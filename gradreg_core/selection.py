@@ -38,6 +38,8 @@ def select(ops: Backend, call: str, selector: Selector, returned: Any) -> Array:
         InputTypeError: what is selected is not one array of floating-point outputs.
         InputError: a path leads nowhere, or several outputs have no common batch axis.
     """
+    if selector is None and ops.is_array(returned) and is_floating(ops.dtype(returned)):
+        return returned
     if not isinstance(selector, list | tuple):
         return _one(ops, call, selector, returned)
     arrays = [_one(ops, call, part, returned) for part in selector]

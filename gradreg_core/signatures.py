@@ -35,14 +35,18 @@ def with_named_errors(
         needed = tuple(parameter.name for parameter in places if parameter.default is Parameter.empty)
         most, named_places = len(places) + int(bound), tuple(parameter.name for parameter in places)
 
-        # Cheap, and such that torch.compile traces it.
+        # Cheap, and such that torch.compile traces it: loops, because a generator costs a call for each of its values.
         @wraps(function)
         def call(*args: _Parameters.args, **keywords: _Parameters.kwargs) -> _Result:
-            missing = len(args) < len(needed) + int(bound) and not all(
-                one in keywords for one in needed[max(0, len(args) - int(bound)) :]
-            )
-            twice = any(one in keywords for one in named_places[: max(0, len(args) - int(bound))])
-            if missing or twice or len(args) > most or not all(one in known for one in keywords):
+            given = len(args) - int(bound)
+            fits = len(args) <= most
+            for one in needed[max(0, given) :]:
+                fits = fits and one in keywords
+            for one in keywords:
+                fits = fits and one in known
+            for one in named_places[: max(0, given)]:
+                fits = fits and one not in keywords
+            if not fits:
                 refuse_misfit(name or function.__name__, parameters, args[int(bound) :], keywords, per_sample)
             return function(*args, **keywords)
 

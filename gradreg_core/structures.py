@@ -4,12 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-__all__ = ["Leaves", "Rebuild", "flatten", "follow", "joined", "restricted"]
+__all__ = ["Leaves", "Rebuild", "alone", "flatten", "follow", "joined", "restricted"]
 
 Leaves = list[tuple[str, Any]]
 """(path, leaf): "tokens", "0.mask"; the path of a leaf that is the whole structure is ""."""
 Rebuild = Callable[[Sequence[Any]], Any]
 """Leaves in the same order -> the structure that holds them."""
+
+
+def alone(leaves: Sequence[Any]) -> Any:
+    """The structure that is its only leaf."""
+    return leaves[0]
 
 
 def flatten(structure: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Rebuild]:
@@ -21,7 +26,7 @@ def flatten(structure: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Reb
     """
     parts = None if is_leaf(structure) else _children(structure)
     if parts is None:
-        return [("", structure)], lambda leaves: leaves[0]
+        return [("", structure)], alone
     keys, children, assemble = parts
     flattened = [flatten(child, is_leaf) for child in children]
     leaves = [

@@ -16,8 +16,11 @@ def require_target(call: Call, reg: Regularizer | None) -> None:
     Raises:
         InputError: there is one.
     """
-    lowered = [(term, term.lower()) for term in (() if reg is None else reg.terms)]
-    users = [term for term, general in lowered if general is not None and general.to_target]
+    users = []
+    for term in () if reg is None else reg.terms:
+        general = term.lower()
+        if general is not None and general.to_target:
+            users.append(term)
     if users and call.target is None:
         raise InputError(
             f"{call.name}: {users[0]!r} needs a target Jacobian; pass target=, an array (B, *outputs, *input), or a "

@@ -39,15 +39,25 @@ def rounds(key: Pair, counter: Pair, rotate_left: Callable[[Any, int], Any]) -> 
 
 def uint32_rounds(key: Pair, counter: Pair) -> Pair:
     """The rounds for uint32 arrays of NumPy."""
-    return rounds(key, counter, lambda word, bits: (word << bits) | (word >> (32 - bits)))
+    return _host_rounds(key, counter, False)
 
 
 def int_rounds(key: Pair, counter: Pair) -> Pair:
     """The rounds for Python ints in [0, 2**32): an array of one element takes ten times as long."""
-
-    def rotate_left(word: int, bits: int) -> int:
-        word &= MASK
-        return (word << bits) | (word >> (32 - bits))
-
-    x0, x1 = rounds(key, counter, rotate_left)
+    x0, x1 = _host_rounds(key, counter, True)
     return x0 & MASK, x1 & MASK
+
+
+def _host_rounds(key: Pair, counter: Pair, grow: bool) -> Pair:
+    """`rounds` without a call for each rotation; `grow` says that words have no end, and are cut before they turn."""
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
+    x0, x1 = counter[0] + schedule[0], counter[1] + schedule[1]
+    for group in range(5):
+        for bits in _ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            if grow:
+                x1 = x1 & MASK
+            x1 = ((x1 << bits) | (x1 >> (32 - bits))) ^ x0
+        x0 = x0 + schedule[(group + 1) % 3]
+        x1 = x1 + schedule[(group + 2) % 3] + (group + 1)
+    return x0, x1

@@ -13,27 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
-from gradreg_core.errors import InputError
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
 from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
-from gradreg_torch.diagnose import WRITES, blame, explain
+from gradreg_torch.diagnose import blame
+from gradreg_torch.entered import entered
 from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.function_modes import beneath
 from gradreg_torch.kinks import Smoothed
-from gradreg_torch.model.batch_norm import batch_norm_policy
 from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
 from gradreg_torch.model.written import buffers_to_write, with_buffers, write_buffers
 from gradreg_torch.objective import TorchObjective, copied_weights
-from gradreg_torch.second_derivatives import require_differentiable
+from gradreg_torch.pullbacks import in_transform, joined_pullback, pullback_of, transformed, unchanged
+from gradreg_torch.second_derivatives import require_trainable
 from gradreg_torch.shared_models import (
-    before_backward,
     joined,
     on_this_process,
     require_checkable,
-    require_double_backward,
-    shared_models,
 )
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
@@ -55,6 +52,16 @@ class TorchBackend(Backend):
     def __init__(self) -> None:
         self._caller = threading.local()
         """Whether the caller of the current call differentiates its result."""
+        self._eager: Backend | None = None
+
+    def for_call(self) -> Backend:
+        if type(self) is not TorchBackend or torch.compiler.is_compiling():
+            return self
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return self
+        if self._eager is None:
+            self._eager = _EagerBackend(self)
+        return self._eager
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Tensor)
@@ -72,7 +79,7 @@ class TorchBackend(Backend):
         return str(array.dtype).removeprefix("torch.")
 
     def values_if_free(self, array: Tensor) -> np.ndarray | None:
-        if torch.compiler.is_compiling() or array.device.type != "cpu" or _in_transform():
+        if torch.compiler.is_compiling() or array.device.type != "cpu" or in_transform():
             return None
         array = array.detach()
         return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
@@ -157,47 +164,29 @@ class TorchBackend(Backend):
         return left @ right
 
     def threefry2x32(self, key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if key[0].device.type == "cpu" and not _in_transform():
+        if key[0].device.type == "cpu" and not in_transform():
             rounds = threefry2x32_cpu if torch.compiler.is_compiling() else threefry2x32_eager
             return rounds(*key, *counter)
         return super().threefry2x32(key, counter)
 
     def vjp(self, fn: Model, x: Tensor) -> tuple[Tensor, Pullback]:
-        if torch.compiler.is_compiling() or _in_transform():
+        if torch.compiler.is_compiling() or in_transform():
             outputs, pull = torch.func.vjp(lambda point: fn(seen_to_require_grad(point)), x)[:2]
             require_second_derivatives()
             return outputs, lambda w: pull(w)[0]
         if x.requires_grad:
-            outputs = _unchanged(x, fn)
-            return outputs, _pullback(outputs, x, "x", nullcontext)
+            outputs = unchanged(x, fn)
+            return outputs, pullback_of(outputs, x, "x")
         x = x.detach().requires_grad_()
         layer = FirstLayer(x)
         with beneath(layer):
-            outputs = _unchanged(x, fn)
-        return outputs, _pullback(outputs, x, "x", layer.pulling)
+            outputs = unchanged(x, fn)
+        return outputs, pullback_of(outputs, x, "x", layer)
 
     def vjp_with_aux(self, fn: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor) -> tuple[Tensor, Any, Pullback]:
-        if not (torch.compiler.is_compiling() or _in_transform()):
+        if not (torch.compiler.is_compiling() or in_transform()):
             return super().vjp_with_aux(fn, x)
-        rebuilt: list[Callable[[Sequence[Any]], Any]] = []
-
-        def with_tensors(point: Tensor) -> tuple[Tensor, list[Tensor]]:
-            outputs, aux = fn(seen_to_require_grad(point))
-            leaves, rebuild = self.flatten(aux)
-            is_tensor = [isinstance(leaf, Tensor) for _, leaf in leaves]
-
-            def rebuild_all(tensors: Sequence[Any]) -> Any:
-                given = iter(tensors)
-                return rebuild(
-                    [next(given) if flag else leaf for flag, (_, leaf) in zip(is_tensor, leaves, strict=True)]
-                )
-
-            rebuilt.append(rebuild_all)
-            return outputs, [leaf for flag, (_, leaf) in zip(is_tensor, leaves, strict=True) if flag]
-
-        outputs, pull, tensors = torch.func.vjp(with_tensors, x, has_aux=True)  # type: ignore[misc] # its stub has two
-        require_second_derivatives()
-        return outputs, rebuilt[-1](tensors), lambda w: pull(w)[0]
+        return transformed(self.flatten, fn, x)
 
     def model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
         if not pairs and not torch.compiler.is_compiling() and not getattr(self._caller, "differentiates", True):
@@ -209,25 +198,24 @@ class TorchBackend(Backend):
             return replace(passed, returned=write_buffers(written, passed.returned))
         passed = self._model_vjp(model, apply, x, pairs)
         leaves = partial(self.flatten, passed.returned)
-        pullbacks = {pair: _joined_pullback(pullback, leaves) for pair, pullback in passed.pullbacks.items()}
+        pullbacks = {pair: joined_pullback(pullback, leaves) for pair, pullback in passed.pullbacks.items()}
         return replace(passed, pullbacks=pullbacks)
 
     def _model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
         names = places_in(pairs)
-        if not names or torch.compiler.is_compiling() or _in_transform():
+        if not names or torch.compiler.is_compiling() or in_transform():
             return super().model_vjp(model, apply, x, pairs)
         if x is not None and not x.requires_grad and any(at is None for _, at in pairs):
             x = x.detach().requires_grad_()
         with recorded_places(names, [at for _, at in pairs if at is not None]) as places:
-            outputs, returned = apply(model, x) if x is None else _unchanged(x, lambda x: apply(model, x))
+            outputs, returned = apply(model, x) if x is None else unchanged(x, lambda x: apply(model, x))
         places.require_all()
         require_order(places, pairs)
         pullbacks = {
-            (of, at): _pullback(
+            (of, at): pullback_of(
                 outputs if of is None else places.sources[of],
                 x if at is None else places.sources[at],
                 "x" if at is None else f"at={at!r}",
-                nullcontext,
             )
             for of, at in pairs
         }
@@ -279,30 +267,16 @@ class TorchBackend(Backend):
         if not isinstance(value, Tensor):
             return super().static_int(value)
         fractional = value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
-        free = value.dim() == 0 and value.device.type == "cpu" and not _in_transform()
+        free = value.dim() == 0 and value.device.type == "cpu" and not in_transform()
         return int(value) if free and not fractional else None
 
-    @contextmanager
-    def enter(self, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str) -> Iterator[None]:
-        if torch.compiler.is_compiling() or _in_transform():
-            yield
-            return
-        before = getattr(self._caller, "differentiates", True)
-        self._caller.differentiates = differentiates = call != "measure" and torch.is_grad_enabled()
-        shared = shared_models(call, model, differentiates, arrays)
-        try:
-            with batch_norm_policy(call, model, batch_norm), shared, torch.inference_mode(False), torch.enable_grad():
-                yield
-        except RuntimeError as error:
-            explained = explain(call, error)
-            if explained is None:
-                raise
-            raise explained from error
-        finally:
-            self._caller.differentiates = before
+    def enter(self, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str) -> AbstractContextManager[None]:
+        if torch.compiler.is_compiling() or in_transform():
+            return nullcontext()
+        return entered(self._caller, call, model, arrays, batch_norm)
 
     def prepared(self, array: Tensor) -> Tensor:
-        free = torch.compiler.is_compiling() or _in_transform()
+        free = torch.compiler.is_compiling() or in_transform()
         return array if free or not array.is_inference() else array.clone()
 
     def is_parameter(self, value: Any) -> bool:
@@ -312,15 +286,9 @@ class TorchBackend(Backend):
         return torch.compiler.is_compiling() or super().holds_samples(model, batch)
 
     def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_transform():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or in_transform():
             return
-        require_differentiable(call, model, value)
-        trained = isinstance(model, nn.Module) and any(parameter.requires_grad for parameter in model.parameters())
-        if trained and not value.requires_grad and bool(value != 0):
-            raise InputError(
-                f"{call}: the penalty has no gradient: the model's parameters do not reach it. Look for .detach(), "
-                f".data or torch.no_grad() in the model, or call under torch.no_grad() if only the value is wanted."
-            )
+        require_trainable(call, model, value)
 
     def finish(self, value: Tensor) -> Tensor:
         return value if torch.is_grad_enabled() else value.detach()
@@ -349,37 +317,83 @@ class TorchBackend(Backend):
         return on_this_process(parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _in_transform() -> bool:
-    """Whether a torch.func transform is running; autograd.grad does not work inside one."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+_NAMES: dict[torch.dtype, str] = {}
+_WHOLE = ((None, None),)
 
 
-def _unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
-    """fn(x), refused if it writes into x: the derivative would be with respect to the new values."""
-    version = x._version
-    result = fn(x)
-    if x._version != version:
-        raise InputError(WRITES)
-    return result
+class _EagerBackend(TorchBackend):
+    """The primitives for a call in eager mode, where nobody needs to look for a compiler or a transform again.
 
+    Most are PyTorch's own functions, without a call of Python around them: on small models the host's time for calls is
+    the time of a step.
 
-def _pullback(outputs: Any, x: Any, name: str, context: Callable[[], AbstractContextManager[None]]) -> Pullback:
-    """The map w -> J^T w on the graph from x to outputs, differentiable and repeatable; it runs inside `context`."""
+    Args:
+        whole: the backend that it stands for.
+    """
 
-    def pullback(w: Tensor) -> Tensor:
-        if not isinstance(outputs, Tensor) or not outputs.requires_grad:
-            raise InputError(
-                f"{name} does not reach the outputs: the model detaches them or computes without gradient."
-            )
-        require_double_backward()
-        with context():
-            (gradient,) = torch.autograd.grad(outputs, x, w, create_graph=True, allow_unused=True)
-        if gradient is None:
-            raise InputError(f"{name} does not reach the outputs: they do not depend on it differentiably.")
-        return before_backward(gradient)
+    def __init__(self, whole: TorchBackend) -> None:
+        self._caller = whole._caller
 
-    return pullback
+    reshape = staticmethod(torch.reshape)  # type: ignore[assignment]
+    moveaxis = staticmethod(torch.movedim)  # type: ignore[assignment]
+    broadcast_to = staticmethod(torch.broadcast_to)  # type: ignore[assignment]
+    concat = staticmethod(torch.cat)  # type: ignore[assignment]
+    where = staticmethod(torch.where)  # type: ignore[assignment]
+    sqrt = staticmethod(torch.sqrt)  # type: ignore[assignment]
+    sigmoid = staticmethod(torch.sigmoid)  # type: ignore[assignment]
+    matmul = staticmethod(torch.matmul)  # type: ignore[assignment]
+    softmax = staticmethod(partial(torch.softmax, dim=-1))  # type: ignore[assignment]
+    log_softmax = staticmethod(partial(torch.log_softmax, dim=-1))  # type: ignore[assignment]
+    stop_gradient = staticmethod(torch.detach)  # type: ignore[assignment]
 
+    def dtype(self, array: Tensor) -> str:
+        dtype = array.dtype
+        if dtype not in _NAMES:
+            _NAMES[dtype] = str(dtype).removeprefix("torch.")
+        return _NAMES[dtype]
 
-def _joined_pullback(pullback: Pullback, returned: Callable[[], Any]) -> Pullback:
-    return lambda w: joined(pullback(w), returned)
+    def asarray(self, value: Any, like: Tensor) -> Tensor:
+        if isinstance(value, Tensor) and value.device == like.device and not value.is_inference():
+            return value
+        if type(value) is np.ndarray and value.dtype == np.float32 and like.is_cpu:  # draws
+            return torch.from_numpy(value if value.flags.writeable else value.copy())
+        return super().asarray(value, like)
+
+    def values_if_free(self, array: Tensor) -> np.ndarray | None:
+        if not array.is_cpu:
+            return None
+        array = array.detach()
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+
+    def astype(self, array: Tensor, dtype: str) -> Tensor:
+        return array.to(getattr(torch, dtype))
+
+    def static_int(self, value: Any) -> int | None:
+        return value if type(value) is int else super().static_int(value)
+
+    def prepared(self, array: Tensor) -> Tensor:
+        return array.clone() if array.is_inference() else array
+
+    def enter(self, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str) -> AbstractContextManager[None]:
+        return entered(self._caller, call, model, arrays, batch_norm)
+
+    def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
+        if torch.is_grad_enabled():
+            require_trainable(call, model, value)
+
+    def finish(self, value: Tensor) -> Tensor:
+        return value if torch.is_grad_enabled() else value.detach()
+
+    def pull_rows(self, pullback: Any, rows: Tensor) -> Tensor:
+        return pullback(rows[0])[None] if rows.shape[0] == 1 else super().pull_rows(pullback, rows)
+
+    def model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
+        # Where a caller's function has compiled parts, this one may be traced for itself, so that is asked again.
+        if pairs != _WHOLE or x is None or x.requires_grad or torch.compiler.is_compiling():
+            return super().model_vjp(model, apply, x, pairs)
+        point = x.detach().requires_grad_()
+        layer = FirstLayer(point)
+        with beneath(layer):
+            outputs, returned = unchanged(point, partial(apply, model))
+        pullback = joined_pullback(pullback_of(outputs, point, "x", layer), partial(self.flatten, returned))
+        return ModelPass(outputs, returned, {(None, None): pullback}, {})

@@ -12,8 +12,7 @@ layer's transpose. The gate is open during the forward pass (a model may differe
     gate closed:          g -> g, nothing
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,6 +63,7 @@ class FirstLayer(TorchFunctionMode):
     def __init__(self, x: Tensor) -> None:
         super().__init__()
         self.open = False
+        """Also true during an inner pass."""
         self._inputs = [x]
 
     def __enter__(self) -> "FirstLayer":
@@ -75,20 +75,15 @@ class FirstLayer(TorchFunctionMode):
         self.open = False
         super().__exit__(*error)
 
-    @contextmanager
-    def pulling(self) -> Iterator[None]:
-        """The inner pass: inside, the gate is open."""
-        before, self.open = self.open, True
-        try:
-            yield
-        finally:
-            self.open = before
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling():  # a compiler would take the gate's state for a constant
+        # A compiler would take the gate's state for a constant. (`is_compiling` makes two calls, at each operation.)
+        if torch.compiler.is_dynamo_compiling():
             return func(*args, **kwargs)
-        if not args or not any(args[0] is known_input for known_input in self._inputs):
+        is_input = False
+        for known_input in self._inputs:
+            is_input = is_input or (len(args) > 0 and args[0] is known_input)
+        if not is_input or torch.compiler.is_compiling():
             return func(*args, **kwargs)
         if func in _VIEWS:
             view = func(*args, **kwargs)
@@ -104,7 +99,8 @@ class FirstLayer(TorchFunctionMode):
 
 def _is_plain(x: Tensor) -> bool:
     """Whether no checkpoint, autocast, transform or tensor subclass changes what is saved, or what a function is."""
-    autocast = torch.is_autocast_enabled(x.device.type)
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     transform = torch._C._functorch.peek_interpreter_stack() is not None
     return (
         type(x) is Tensor and innermost_hooks() is None and torch.is_grad_enabled() and not autocast and not transform

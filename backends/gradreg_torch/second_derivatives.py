@@ -12,13 +12,16 @@ from weakref import WeakSet
 
 from torch import Tensor, nn
 
+from gradreg_core.errors import InputError
 from gradreg_torch.diagnose import double_backward
 
-__all__ = ["require_differentiable"]
+__all__ = ["require_differentiable", "require_trainable"]
 
 _COMPILED = "CompiledFunctionBackwardBackward"
 _FAILING = ("torch::autograd::NotImplemented", "CdistBackwardBackward0", "PdistBackwardBackward0", _COMPILED)
 """Nodes that raise when a backward pass comes to them."""
+_COMPILER = "torch._functorch.aot_autograd"
+"""The module without which nothing has been compiled so. An optimizer imports torch._dynamo, but not this."""
 _FORWARD = re.compile(r"(ScaledDot\w+|Cudnn\w+|Miopen\w+|CtcLoss\w*|EmbeddingBag\w*|_?C?dist|_?P?dist)Backward\d")
 """The nodes of operations whose backward pass has none itself, and for which there is a remedy."""
 
@@ -40,7 +43,7 @@ def require_differentiable(call: str, model: Any, value: Tensor) -> None:
     """
     key = model if isinstance(model, nn.Module) else getattr(model, "__code__", None)
     known = key is not None and key in _models
-    if value.grad_fn is None or (known and "torch._dynamo" not in sys.modules):
+    if value.grad_fn is None or (known and _COMPILER not in sys.modules):
         return
     forward = ""
     for node in (nodes := list(_behind(value.grad_fn))):
@@ -53,6 +56,23 @@ def require_differentiable(call: str, model: Any, value: Tensor) -> None:
             _refuse(call, f"the derivative of {_snake(forward) or 'a backward pass'} is not implemented")
     if key is not None:
         _models.add(key)
+
+
+def require_trainable(call: str, model: Any, value: Tensor) -> None:
+    """Refuse a penalty that a backward pass could not differentiate, or that no parameter of the model reaches.
+
+    Raises:
+        DoubleBackwardError: see :func:`require_differentiable`.
+        InputError: the model has parameters to train, and the penalty, which is not 0, depends on none of them.
+    """
+    require_differentiable(call, model, value)
+    if value.requires_grad or not isinstance(model, nn.Module):
+        return
+    if any(parameter.requires_grad for parameter in model.parameters()) and bool(value != 0):
+        raise InputError(
+            f"{call}: the penalty has no gradient: the model's parameters do not reach it. Look for .detach(), .data "
+            f"or torch.no_grad() in the model, or call under torch.no_grad() if only the value is wanted."
+        )
 
 
 def _refuse(call: str, cause: str) -> None:

@@ -94,11 +94,6 @@ def require_checkable(model: Any) -> None:
         shared.require_checkable()
 
 
-def _active() -> _Shared | None:
-    shared: _Shared | None = getattr(_here, "shared", None)
-    return shared
-
-
 @contextmanager
 def shared_models(call: str, model: Any, differentiable: bool, arrays: Sequence[Tensor] = ()) -> Iterator[None]:
     """A call, in which the wrappers of the model, or of what a plain function calls, are known to the functions below.
@@ -121,7 +116,7 @@ def shared_models(call: str, model: Any, differentiable: bool, arrays: Sequence[
             f"{call}: expected tensors of this process, got a DTensor. Pass x.to_local() and y.to_local(), and "
             f"sample_ids= the numbers of these samples in the whole batch."
         )
-    before, _here.shared = _active(), (shared := _Shared(call, differentiable))
+    before, _here.shared = getattr(_here, "shared", None), (shared := _Shared(call, differentiable))
     try:
         if isinstance(model, nn.Module):
             for module in model.modules():
@@ -145,7 +140,7 @@ def require_double_backward() -> None:
         UnsupportedError: DistributedDataParallel with a static graph, FullyShardedDataParallel, or a layer that is
             split between processes.
     """
-    shared = _active()
+    shared: _Shared | None = getattr(_here, "shared", None)
     if shared is None:
         return
     shared.require_checkable()
@@ -173,7 +168,7 @@ def require_double_backward() -> None:
 
 def before_backward(gradient: Tensor) -> Tensor:
     """The result of an inner pass. Where a backward pass reaches it, sharded parameters are gathered first."""
-    shared = _active()
+    shared: _Shared | None = getattr(_here, "shared", None)
     if shared is not None and shared.sharded and gradient.requires_grad:
         gradient.register_hook(lambda _: _gather(shared.sharded))
     return gradient
@@ -191,7 +186,7 @@ def joined(value: Tensor, leaves: Callable[[], tuple[Any, Any]]) -> Tensor:
         value: a result of an inner pass.
         leaves: gives the leaves of what the model returned, with their paths, and something more.
     """
-    shared = _active()
+    shared: _Shared | None = getattr(_here, "shared", None)
     if shared is None or not (shared.differentiable and (shared.replicated or shared.sharded)):
         return value
     for _, leaf in leaves()[0]:

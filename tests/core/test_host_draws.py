@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from gradreg_core import random, threefry
 from gradreg_core.host_draws import HostPrimitives
-from gradreg_core.random import STREAM_DIRECTION, make_draws
+from gradreg_core.random import STREAM_DIRECTION, Draws, make_draws
 from gradreg_torch.backend import TorchBackend
 from minimal_backend import MINIMAL
 
@@ -81,3 +82,40 @@ def test_every_primitive_gives_an_array() -> None:
     assert int(results[2]) == 7
     assert OPS.shape(results[5]) == (2, 3)
     assert OPS.dtype(results[4]) == "float32"
+
+
+def fresh(kind: str, seed: int, step: int, ids: np.ndarray, rows: range, size: int) -> np.ndarray:
+    """The same draws without any that are kept."""
+    return np.asarray(getattr(Draws(OPS, seed, step, ids), kind)(STREAM_DIRECTION, rows, size))
+
+
+@pytest.mark.parametrize("kind", ["words", "signs", "gaussians", "integers", "uniforms"])
+def test_draws_made_ahead_are_those_of_each_step(kind: str) -> None:
+    """Steps in a row, repeated, skipped and back, with other seeds, rows, sizes and samples between them."""
+    ops = TorchBackend()
+    steps = [*range(20), 19, 5, 6, 7, 100, 116, 117, 2**32 - 2, 2**32 - 1, 2**32, *range(30, 70, 16)]
+    for step in steps:
+        for seed, size, rows, ids in ((1, 3, range(2), IDS), (2, 3, range(1, 3), IDS), (1, 5, range(2), IDS + step)):
+            drawn = getattr(make_draws(ops, seed, step, ids), kind)(STREAM_DIRECTION, rows, size)
+            assert (drawn.numpy() == fresh(kind, seed, step, ids.numpy(), rows, size)).all()
+            drawn.zero_()  # a caller's own, not what is kept
+
+
+def test_what_is_kept_is_bounded() -> None:
+    for seed in range(100):
+        for step in range(3):
+            make_draws(TorchBackend(), seed, step, IDS).gaussians(STREAM_DIRECTION, range(1), 2**13)
+    sizes = [kept.size for _, kept in random._AHEAD.values()]
+    assert len(sizes) <= random._KEYS_AHEAD
+    assert max(sizes) <= random._STEPS_AHEAD * random._MOST_OF_STEP
+
+
+def test_draws_that_are_large_are_made_one_step_at_a_time() -> None:
+    made = []
+    rounds = threefry.uint32_rounds
+    ids = torch.arange(2**10, dtype=torch.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threefry, "uint32_rounds", lambda *words: made.append(1) or rounds(*words))  # type: ignore[func-returns-value]
+        for step in range(3):
+            make_draws(TorchBackend(), 0, step, ids).gaussians(STREAM_DIRECTION, range(1), 64)
+    assert len(made) == 3

@@ -11,7 +11,7 @@ from gradreg_core.callers import levels_to_caller
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
 from gradreg_torch.model.module_calls import module_calls
 
-__all__ = ["batch_norm_policy"]
+__all__ = ["batch_norm_policy", "report_coupling"]
 
 
 @contextmanager
@@ -26,10 +26,7 @@ def batch_norm_policy(call: str, model: Any, policy: str) -> Iterator[None]:
     if policy == "allow":
         yield
     elif isinstance(model, nn.Module):
-        for name, module in model.named_modules():
-            if _couples(module):
-                _report(call, name or "the model", module, policy)
-                break
+        report_coupling(call, model, policy)
         yield
     else:
         coupling: list[nn.Module] = []
@@ -44,6 +41,29 @@ def batch_norm_policy(call: str, model: Any, policy: str) -> Iterator[None]:
             yield
         if coupling:
             _report(call, "a layer", coupling[0], policy)
+
+
+def report_coupling(call: str, model: nn.Module, policy: str) -> None:
+    """Raise or warn, as `policy` says, if a module in `model` normalises over the batch.
+
+    At every call, of modules as they are now; so the loop makes no call of Python for each of them.
+
+    Raises:
+        BatchNormError: the policy is "error".
+    """
+    todo: list[nn.Module] = [model]
+    seen: set[int] = set()
+    while todo:
+        module = todo.pop()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and _couples(module):
+            name = next(name for name, other in model.named_modules() if other is module)
+            _report(call, name or "the model", module, policy)
+            return
+        if module._modules:
+            for child in reversed(module._modules.values()):
+                if child is not None and id(child) not in seen:
+                    seen.add(id(child))
+                    todo.append(child)
 
 
 def _couples(module: nn.Module) -> bool:

@@ -1,0 +1,41 @@
+"""The samples' global numbers, which the draws depend on."""
+
+import math
+
+from gradreg_core.backend import Array
+from gradreg_core.errors import InputError
+from gradreg_core.forward import Call
+from gradreg_core.inputs import Arguments
+from gradreg_core.layout import is_integer
+from gradreg_core.scalars import converted, require_narrow
+
+__all__ = ["checked_ids", "nan_of_wide_ids"]
+
+
+def checked_ids(call: Call, arguments: Arguments) -> Array:
+    """The sample ids of the call as int32 (B,).
+
+    Raises:
+        InputError: they are no integers, not one for each sample, or need more than 32 bits.
+    """
+    ops, batch, like = call.ops, arguments.batch, arguments.like
+    ids = converted(ops, call.name, "sample_ids", call.sample_ids, like)
+    if ops.shape(ids) != (batch,) or not is_integer(ops.dtype(ids)) or ops.dtype(ids) == "bool":
+        raise InputError(
+            f"{call.name}: sample_ids must be {batch} integers, one for each sample, got {ops.dtype(ids)} of shape "
+            f"{ops.shape(ids)}."
+        )
+    values = ops.values_if_free(ids)
+    if values is not None:
+        require_narrow(call.name, "sample_ids", values)
+    return ops.int32(ids, like)
+
+
+def nan_of_wide_ids(call: Call, like: Array) -> Array | None:
+    """0, or NaN where a sample id needs more than 32 bits and could not be read; None where all were read."""
+    ops, ids = call.ops, call.sample_ids
+    wide = ids is not None and ops.is_array(ids) and ops.dtype(ids) in ("int64", "uint64")
+    if not wide or ops.values_if_free(ids) is not None:
+        return None
+    zero = ops.constant(0.0, "float32", like)
+    return ops.sum(ops.where((ids >= -(2**31)) & (ids < 2**31), zero, math.nan), 0)
