@@ -9,8 +9,12 @@ import click
 from rich.text import Text
 
 from gradreg_bench import report
+from gradreg_bench.compare import TOLERANCE, changes, print_changes, read_results
+from gradreg_bench.host import HOST
+from gradreg_bench.modes import over_modes, print_modes
 from gradreg_bench.networks import NETWORKS
 from gradreg_bench.run import cores, run, with_memory
+from gradreg_bench.steps import PRECISIONS
 from gradreg_bench.task import Result, Task
 from gradreg_bench.timing import CLOCKS
 from gradreg_bench.variants import variants
@@ -40,8 +44,9 @@ __all__ = ["bench"]
     "--network",
     "networks",
     multiple=True,
-    type=click.Choice([*NETWORKS, "all"]),
-    help="Which network; may be given again. [mlp and lenet]",
+    type=click.Choice([*NETWORKS, "all", HOST]),
+    help="Which network; may be given again. `host`: the microseconds and calls of Python by which a call exceeds the "
+    "same by hand. [mlp and lenet]",
 )
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Samples; may be given again. [64]")
 @click.option(
@@ -66,6 +71,26 @@ __all__ = ["bench"]
     help="The wall clock, or the processor time of the process: steadier on a busy machine with one thread.",
 )
 @click.option("--memory/--no-memory", default=False, show_default=True, help="Also the peak memory of each variant.")
+@click.option(
+    "--compare",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A bench.json of an earlier run: show how its ratios have changed, and end with 1 if one has grown.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=TOLERANCE,
+    show_default=True,
+    help="By how much a ratio may grow with --compare; it has grown if the quartiles lie apart, too.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Such as cuda, where the framework's steps take one.")
+@click.option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    default="float32",
+    show_default=True,
+    help="; ".join(f"{name}: {text}" for name, text in PRECISIONS.items()) + ".",
+)
 @timeout_option
 @out_option(default=Path("out/bench"))
 def bench(
@@ -80,6 +105,10 @@ def bench(
     threads: int,
     clock: str,
     memory: bool,
+    compare: Path | None,
+    tolerance: float,
+    device: str,
+    precision: str,
     timeout: float,
     out: Path,
 ) -> None:
@@ -100,7 +129,9 @@ def bench(
     projections = projections or (1, 4)
     variants(projections, patterns)
     regularizers = tuple((path.stem, _regularizer(path)) for path in own)
-    chosen = tuple(NETWORKS) if "all" in networks else networks or ("mlp", "lenet")
+    chosen = networks or ("mlp", "lenet")
+    if "all" in networks:
+        chosen = (*NETWORKS, *((HOST,) if HOST in networks else ()))
     models = [(factory, 0)] if factory is not None else list(product(chosen, batches or (64,)))
     tasks = [
         Task(
@@ -113,12 +144,20 @@ def bench(
             threads,
             clock,
             regularizers=regularizers,
+            device=device,
+            precision=precision,
         )
         for (model, batch), framework in product(models, frameworks)
     ]
     for task in tasks:
         find_backend(task.backend)
-    _measure(tasks, memory, timeout, out)
+    before = None if compare is None else read_results(compare)
+    results = _measure(tasks, memory, timeout, out)
+    if before is not None:
+        compared = changes(before, results, tolerance)
+        print_changes(get_console(), compared)
+        if any(one.regressed for one in compared):
+            click.get_current_context().exit(1)
 
 
 def _regularizer(path: Path) -> str:
@@ -133,7 +172,7 @@ def _regularizer(path: Path) -> str:
     return json.dumps(value)
 
 
-def _measure(tasks: list[Task], memory: bool, timeout: float, out: Path) -> None:
+def _measure(tasks: list[Task], memory: bool, timeout: float, out: Path) -> list[Result]:
     """Run the tasks, print a table per task, and write the numbers after each one, and the pictures at the end."""
     from gradreg_bench.figure import draw
 
@@ -149,10 +188,12 @@ def _measure(tasks: list[Task], memory: bool, timeout: float, out: Path) -> None
             results.append(with_memory(result) if memory else result)
         report.print_result(console, results[-1])
         write_json(numbers, report.as_json(results, loads))  # a long run that is cut off keeps what it has
-    report.print_notes(console, results[-1])
-    draw(results, *pictures)
+    print_modes(console, over_modes(results))
+    timed = [result for result in results if result.measurements]
+    if timed:
+        report.print_notes(console, timed[-1])
+    draw(timed, *pictures)
     machine = report.machine()
-    console.print(
-        f"{machine['processor']}, {machine['cores']} cores, load {machine['load']}. Wrote {numbers}, {pictures[0]} and "
-        f"{pictures[1]}."
-    )
+    written = ", ".join(map(str, (numbers, *pictures) if timed else (numbers,)))
+    console.print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']}. Wrote {written}.")
+    return results

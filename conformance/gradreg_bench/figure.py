@@ -19,6 +19,8 @@ _COLUMNS, _DPI = 3, 150
 
 def draw(results: Sequence[Result], *paths: Path) -> None:
     """A panel per result: a bar for each variant's ratio, a whisker for its quartiles, a mark at the limit."""
+    if not results:
+        return
     columns = min(_COLUMNS, len(results))
     rows = -(-len(results) // columns)
     tallest = max(len(result.measurements) for result in results)

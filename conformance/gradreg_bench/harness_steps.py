@@ -71,6 +71,10 @@ class HarnessSteps(Steps):
     def normal(self, z: Any, step: Any) -> Any:
         return self._array(np.random.default_rng(step).normal(size=tuple(z.shape)), self.ops.dtype(z))
 
+    def difference(self, z: Any) -> Any:
+        labels = self._array(np.eye(z.shape[-1], dtype=str(z.dtype)), self.ops.dtype(z))
+        return self.ops.softmax(z) - self.ops.take(labels, self.y)
+
     def row(self, z: Any, index: int) -> Any:
         return self._array(np.eye(z.shape[-1])[[index] * z.shape[0]], self.ops.dtype(z))
 

@@ -60,6 +60,9 @@ class JaxSteps(Steps):
     def normal(self, z: Any, step: Any) -> Any:
         return jax.random.normal(jax.random.key(step), z.shape)
 
+    def difference(self, z: Any) -> Any:
+        return jax.nn.softmax(z) - jax.nn.one_hot(self.y, z.shape[-1])
+
     def row(self, z: Any, index: int) -> Any:
         return jnp.zeros_like(z).at[:, index].set(1)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
+from gradreg_bench.modes import as_json as modes_as_json
+from gradreg_bench.modes import over_modes
 from gradreg_bench.run import cores
 from gradreg_bench.task import Measurement, Result
 from gradreg_bench.variants import BASELINES, PLAIN
@@ -50,12 +52,17 @@ def as_json(results: Sequence[Result], loads: Sequence[float | None]) -> dict[st
     names = ("gradreg", "numpy", *sorted(modules))
     versions = {"python": platform.python_version()} | {name: module_version(name) for name in names}
     rows = [result.to_dict() | {"load": load} for result, load in zip(results, loads, strict=True)]
-    return {"machine": machine(), "versions": versions, "results": rows}
+    values = {"machine": machine(), "versions": versions, "results": rows}
+    modes = over_modes(results)
+    return values | ({"modes": modes_as_json(modes)} if modes else {})
 
 
 def print_result(console: Console, result: Result) -> None:
-    """The table of one model in one framework."""
+    """The table of one model in one framework, or of the host's share of a call."""
     task = result.task
+    if result.host:
+        _print_host(console, result)
+        return
     plain = next(row for row in result.measurements if row.name == PLAIN)
     share = "unknown" if result.first_layer_share is None else f"{result.first_layer_share:.2f}"
     seconds = 1e3 * (plain.seconds or 0)
@@ -69,6 +76,23 @@ def print_result(console: Console, result: Result) -> None:
     for row in result.measurements:
         if row.ratio is None:
             console.print(f"left out: {row.name}: {row.failed}", style="yellow")
+
+
+def _print_host(console: Console, result: Result) -> None:
+    task = result.task
+    headings = ["by hand, us", "loss, us", "more, us", "calls by hand", "more calls", "operations by hand", "more"]
+    title = f"the host's share of a call in {task.framework}, eagerly, on {task.device}"
+    table = make_table(["case", *headings], right=headings, title=title)
+    for row in result.host:
+        counts = ["", ""]
+        if row.operations is not None and row.operations_by_hand is not None:
+            counts = [f"{row.operations_by_hand}", f"{row.operations - row.operations_by_hand:+d}"]
+        calls = [f"{row.calls_by_hand:.0f}", f"{row.python_calls - row.calls_by_hand:+.0f}"]
+        times = [f"{row.by_hand:.0f}", f"{row.microseconds:.0f}", f"{row.overhead:+.0f}"]
+        table.add_row(row.name, *times, *calls, *counts)
+    console.print(table)
+    if result.draws_agree is not None:
+        console.print("draws: the published bits" if result.draws_agree else "draws: OTHER BITS than published")
 
 
 def _cells(row: Measurement, plain_memory: int | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gradreg_bench.timing import peak_memory
 from gradreg_bench.variants import Variant
 from gradreg_core.errors import UnsupportedError
 from gradreg_core.plugins.dispatch import load_backend
@@ -19,9 +20,14 @@ from gradreg_core.presets import DataGrad
 from gradreg_core.spec import Regularizer
 from gradreg_numpy.networks import initialize
 
-__all__ = ["Model", "Steps", "Total", "network_arrays"]
+__all__ = ["PRECISIONS", "Model", "Steps", "Total", "network_arrays"]
 
 _WEIGHT, _DIFFERENCE = 0.01, 0.01
+PRECISIONS = {
+    "float32": "products in float32, without TF32",
+    "tf32": "products of float32 in TF32, on GPUs that have it",
+    "bf16": "the forward pass under automatic mixed precision in bfloat16",
+}
 Model = Callable[[Any], Any]
 Total = Callable[[Model, Any, Any, Any], Any]
 """A training loss as a function of (model, parameters, x, number of the step)."""
@@ -72,6 +78,47 @@ class Steps(ABC):
             raise UnsupportedError(f"not written for {self.backend}")
         return self.prepare(baseline, variant)
 
+    def place(self, device: str, precision: str) -> None:
+        """Move the model and the batch to a device, and choose the precision of products.
+
+        Raises:
+            UnsupportedError: the framework's steps run on the CPU in float32 only.
+        """
+        if (device, precision) != ("cpu", "float32"):
+            raise UnsupportedError(
+                f"bench: --device {device} --precision {precision}: the steps of {self.backend} run on the CPU in "
+                f"float32 here. Leave both options out for it."
+            )
+
+    def peak_memory(self, step: Callable[[int], Any]) -> int | None:
+        """Bytes that a step needs at its peak beyond what was there before it; None if nobody tells."""
+        return peak_memory(step)
+
+    @property
+    def eager_model(self) -> Model:
+        """The model as `loss` takes it where nothing is compiled."""
+        return self.forward
+
+    def by_hand(self, reg: Regularizer | None) -> Callable[[], Any]:
+        """The loss, and a row's penalty from the same forward pass, written without gradreg; nothing is compiled.
+
+        The row is (f - y) of a penalty on the loss, and fixed noise of any other.
+        """
+        if reg is None:
+            return lambda: self.loss(self.eager_model(self.x))
+        noise = self.normal(self.forward(self.x), 0)
+        on_loss = any(term.lower().output == "loss" for term in reg.terms)
+
+        def run() -> Any:
+            z, pullback = self.vjp(self.eager_model, self.x)
+            return self.loss(z) + self._penalty(pullback(self.difference(z) if on_loss else noise))
+
+        return run
+
+    def operations(self, run: Callable[[], Any]) -> int | None:
+        """How many operations `run` launches, views left out; None if the framework does not tell."""
+        return None
+
     # --- what a framework brings ---------------------------------------------------------------------------------
     @abstractmethod
     def forward(self, x: Any) -> Any:
@@ -105,6 +152,10 @@ class Steps(ABC):
     @abstractmethod
     def row(self, z: Any, index: int) -> Any:
         """A basis vector per sample, of the shape of z."""
+
+    @abstractmethod
+    def difference(self, z: Any) -> Any:
+        """F - y, the softmax of logits less the labels."""
 
     @abstractmethod
     def sum(self, array: Any) -> Any:

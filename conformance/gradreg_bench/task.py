@@ -9,7 +9,7 @@ import cattrs
 from gradreg_bench.timing import Spread
 from gradreg_core.plugins.discovery import backends
 
-__all__ = ["Measurement", "Result", "Task"]
+__all__ = ["HostRow", "Measurement", "Result", "Task"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Task:
     """Measure the memory of this variant, and no time."""
     regularizers: tuple[tuple[str, str], ...] = ()
     """(name, JSON of `to_dict`) of regularizers to time instead of the built-in variants."""
+    device: str = "cpu"
+    precision: str = "float32"
+    """Of products: a key of :data:`gradreg_bench.steps.PRECISIONS`."""
 
     @property
     def backend(self) -> str:
@@ -77,6 +80,27 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class HostRow:
+    """One case, by `loss` and by hand."""
+
+    name: str
+    microseconds: float
+    """The least of all rounds, of `loss`."""
+    by_hand: float
+    python_calls: float
+    """Calls of Python functions in one call of `loss`, the mean over 32 steps."""
+    calls_by_hand: float
+    operations: int | None
+    """Operations of the framework that are launched, views left out; None if it does not tell."""
+    operations_by_hand: int | None
+
+    @property
+    def overhead(self) -> float:
+        """Microseconds beyond those by hand."""
+        return self.microseconds - self.by_hand
+
+
+@dataclass(frozen=True)
 class Result:
     """All variants of a task."""
 
@@ -84,6 +108,10 @@ class Result:
     first_layer_share: float | None
     allocator: str
     measurements: tuple[Measurement, ...] = ()
+    host: tuple[HostRow, ...] = ()
+    """The host's share of a call, where that was asked for."""
+    draws_agree: bool | None = None
+    """Whether the draws on the device have the bits that are published; None where nobody asked."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

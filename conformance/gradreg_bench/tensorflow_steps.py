@@ -31,6 +31,10 @@ class TensorFlowSteps(Steps):
     def forward(self, x: Any) -> Any:
         return self.model(x)
 
+    @property
+    def eager_model(self) -> Model:
+        return self.model  # type: ignore[no-any-return]
+
     def prepare(self, total: Total, variant: Variant) -> Callable[[int], Any]:
         def gradients(step: Any) -> Any:
             with tf.GradientTape() as tape:
@@ -55,6 +59,9 @@ class TensorFlowSteps(Steps):
 
     def normal(self, z: Any, step: Any) -> Any:
         return tf.random.normal(z.shape)
+
+    def difference(self, z: Any) -> Any:
+        return tf.nn.softmax(z) - tf.one_hot(self.y, z.shape[-1])
 
     def row(self, z: Any, index: int) -> Any:
         return tf.one_hot(tf.fill([z.shape[0]], index), z.shape[1])

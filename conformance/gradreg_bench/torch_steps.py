@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint_sequential
 
 from gradreg_bench.steps import Model, Steps, Total
@@ -26,6 +27,7 @@ class TorchSteps(Steps):
     def __init__(self, backend: str, model: nn.Module, x: Tensor, y: Tensor, mode: str) -> None:
         super().__init__(backend, model, x, y, mode)
         self.params = list(model.parameters())
+        self.bf16 = False
 
     @classmethod
     def of_network(cls, backend: str, network: nets.Network, batch: int, mode: str) -> "TorchSteps":
@@ -51,9 +53,42 @@ class TorchSteps(Steps):
         with torch.no_grad():
             return self.model(x)
 
+    @property
+    def eager_model(self) -> Model:
+        return self.model  # type: ignore[no-any-return]
+
+    def operations(self, run: Callable[[], Any]) -> int | None:
+        """On a GPU also a proof that nothing in `run` waits for it: PyTorch raises then."""
+        cuda = self.x.is_cuda
+        if cuda:
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            with Launched() as mode:
+                run()
+        finally:
+            if cuda:
+                torch.cuda.set_sync_debug_mode("default")
+        return mode.count
+
+    def place(self, device: str, precision: str) -> None:
+        self.model, self.x, self.y = self.model.to(device), self.x.to(device), self.y.to(device)
+        self.params = list(self.model.parameters())
+        self.bf16 = precision == "bf16"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+    def peak_memory(self, step: Callable[[int], Any]) -> int | None:
+        if not self.x.is_cuda:
+            return super().peak_memory(step)
+        step(0)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(0)
+        return torch.cuda.max_memory_allocated() - before
+
     def prepare(self, total: Total, variant: Variant) -> Callable[[int], Any]:
         def value(step: Tensor) -> Tensor:
-            return total(self.model, None, self.x, step)
+            with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16):
+                return total(self.model, None, self.x, step)
 
         if self.mode == "compile":
             if variant.reg is None and variant.name != PLAIN:
@@ -64,6 +99,8 @@ class TorchSteps(Steps):
             for param in self.params:
                 param.grad = None
             value(torch.tensor(number)).backward()
+            if self.x.is_cuda:
+                torch.cuda.synchronize()
 
         return run
 
@@ -77,6 +114,9 @@ class TorchSteps(Steps):
 
     def normal(self, z: Tensor, step: Tensor) -> Tensor:
         return torch.randn_like(z)
+
+    def difference(self, z: Tensor) -> Tensor:
+        return z.softmax(-1) - F.one_hot(self.y, z.shape[-1])
 
     def row(self, z: Tensor, index: int) -> Tensor:
         v = torch.zeros_like(z)
@@ -103,6 +143,18 @@ class TorchSteps(Steps):
         for index in range(z.shape[1]):
             self._penalty(pullback(self.row(z, index))).backward(retain_graph=True)
         return self.loss(z)
+
+
+class Launched(TorchDispatchMode):
+    """Counts the operations inside that compute; views launch nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 class _Residual(nn.Module):

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from gradreg_bench.allocator import keep_memory
+from gradreg_bench.draws import draws_agree
 from gradreg_bench.harness_steps import HarnessSteps
+from gradreg_bench.host import BATCH, HOST, TINY, measure_host
 from gradreg_bench.networks import NETWORKS, first_share
 from gradreg_bench.run import cores
 from gradreg_bench.steps import Steps
 from gradreg_bench.task import Measurement, Result, Task
-from gradreg_bench.timing import interleaved, peak_memory, spread
+from gradreg_bench.timing import interleaved, spread
 from gradreg_bench.variants import PLAIN, Variant, own_variants, variants
 from gradreg_core.cli.arguments import resolve
 from gradreg_core.cli.foreign import TIMEOUT, call
@@ -46,9 +48,14 @@ def load(task: Task, seconds: float = TIMEOUT) -> Steps:
         raise InputError(
             f"bench: --backend {task.framework}: {task.backend} has the modes {', '.join(steps.modes)}, got {mode!r}."
         )
-    if task.model in NETWORKS:
-        return steps.of_network(task.backend, NETWORKS[task.model], task.batch, mode)
-    return steps(task.backend, *_made(task.model, seconds), mode)
+    if task.model == HOST:
+        made = steps.of_network(task.backend, TINY, BATCH, mode)
+    elif task.model in NETWORKS:
+        made = steps.of_network(task.backend, NETWORKS[task.model], task.batch, mode)
+    else:
+        made = steps(task.backend, *_made(task.model, seconds), mode)
+    made.place(task.device, task.precision)
+    return made
 
 
 def _made(target: str, seconds: float) -> tuple[Any, Any, Any]:
@@ -74,12 +81,15 @@ def measure(task: Task, seconds: float = TIMEOUT) -> Result:
     # A heap that keeps what is freed would count the gaps between the blocks as memory in use.
     allocator = keep_memory() if task.memory_of is None else "the system's"
     steps = load(task, seconds)
+    if task.model == HOST:
+        agree = draws_agree(steps.calls.backend, steps.x)
+        return Result(task, None, allocator, host=measure_host(steps, task.repeats), draws_agree=agree)
     share = first_share(NETWORKS[task.model]) if task.model in NETWORKS else steps.first_share()
     chosen = own_variants(task.regularizers) if task.regularizers else variants(task.projections, task.patterns)
     if task.memory_of is None:
         return Result(task, share, allocator, _timed(task, steps, chosen, share))
     (variant,) = (variant for variant in chosen if variant.name == task.memory_of)
-    peak = peak_memory(steps.step(variant))
+    peak = steps.peak_memory(steps.step(variant))
     return Result(task, share, allocator, (Measurement(variant.name, None, None, None, peak),))
 
 
