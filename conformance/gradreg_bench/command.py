@@ -129,10 +129,7 @@ def bench(
     projections = projections or (1, 4)
     variants(projections, patterns)
     regularizers = tuple((path.stem, _regularizer(path)) for path in own)
-    chosen = networks or ("mlp", "lenet")
-    if "all" in networks:
-        chosen = (*NETWORKS, *((HOST,) if HOST in networks else ()))
-    models = [(factory, 0)] if factory is not None else list(product(chosen, batches or (64,)))
+    models = [(factory, 0)] if factory is not None else list(product(_chosen(networks), batches or (64,)))
     tasks = [
         Task(
             framework,
@@ -154,10 +151,22 @@ def bench(
     before = None if compare is None else read_results(compare)
     results = _measure(tasks, memory, timeout, out)
     if before is not None:
-        compared = changes(before, results, tolerance)
-        print_changes(get_console(), compared)
-        if any(one.regressed for one in compared):
-            click.get_current_context().exit(1)
+        _judge(before, results, tolerance)
+
+
+def _chosen(networks: tuple[str, ...]) -> tuple[str, ...]:
+    """The networks that were asked for."""
+    if "all" in networks:
+        return (*NETWORKS, *((HOST,) if HOST in networks else ()))
+    return networks or ("mlp", "lenet")
+
+
+def _judge(before: list[Result], results: list[Result], tolerance: float) -> None:
+    """Show how the ratios have changed, and end with 1 if one has grown."""
+    compared = changes(before, results, tolerance)
+    print_changes(get_console(), compared)
+    if any(one.regressed for one in compared):
+        click.get_current_context().exit(1)
 
 
 def _regularizer(path: Path) -> str:
