@@ -16,7 +16,7 @@ from gradreg_core.errors import InputError
 __all__ = ["TOLERANCE", "Change", "changes", "print_changes", "read_results"]
 
 TOLERANCE = 0.15
-"""Ratios of one program varied by up to a tenth from one run to another, on two machines of the same kind."""
+"""A choice: the spread of ratios from one run to another has not been measured."""
 
 
 @dataclass(frozen=True)

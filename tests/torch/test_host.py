@@ -136,7 +136,7 @@ def test_nothing_waits_for_the_device(reg: Any) -> None:
 def test_the_graph_is_looked_at_once_where_only_an_optimizer_has_imported_the_compiler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Adam imports torch._dynamo; looking for compiled parts at each step cost as much as the penalty."""
+    """Adam imports torch._dynamo; then the graph was looked at in every call."""
     model, looked, behind = network(), [], second_derivatives._behind
     torch.optim.Adam(model.parameters())
     monkeypatch.delitem(sys.modules, second_derivatives._COMPILER, raising=False)
