@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from gradreg_core import engine, input_side
-from gradreg_core.backend import Array, Backend, ModelPass, Pair
+from gradreg_core.backend import Array, Backend, Pair
 from gradreg_core.errors import InputError
-from gradreg_core.forward import Call, Forward, Samples, application, forward_pass, make_forward, position_weights
+from gradreg_core.forward import Call, Forward, Samples, forward_pass, position_weights
 from gradreg_core.inputs import Arguments
 from gradreg_core.layout import is_floating, is_integer, require_integer_scalar
 from gradreg_core.outputs import losses
@@ -44,12 +44,6 @@ class Plan:
     """Jacobian terms over a part of the batch."""
     needs_whole: bool
     """Whether anything needs the outputs of the whole batch."""
-
-    @property
-    def splits(self) -> bool:
-        """Whether the batch is split into the one part and the rest, so that no sample is forwarded twice."""
-        # torch.compile does not trace `not` of a tuple.
-        return self.needs_whole and len(self.over_part) == 1 and len(self.over_whole) == 0
 
 
 def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool) -> Plan:
@@ -117,52 +111,23 @@ class _Passes:
             return
         cuts = not self.call.ops.holds_samples(self.model, self.samples.batch)
         over_whole = plan.over_whole if cuts else (*plan.over_whole, *(t for p in plan.over_part.values() for t in p))
-        splits = plan.splits and cuts
-        if (plan.needs_whole and not splits) or not cuts:
+        if plan.needs_whole or not cuts:
             self.whole = _pass(self.call, self.model, self.samples, over_whole)
         for key, terms in plan.over_part.items():
-            self._run_part(key, terms, splits, cuts)
+            self._run_part(key, terms, cuts)
 
-    def _run_part(self, key: PartKey, terms: tuple[JacobianPenalty, ...], splits: bool, cuts: bool) -> None:
-        """The pass over one part, and over the rest where the plan splits the batch."""
+    def _run_part(self, key: PartKey, terms: tuple[JacobianPenalty, ...], cuts: bool) -> None:
+        """The pass over one part; it moves the model's state only where no other pass does."""
         call, ops, samples = self.call, self.call.ops, self.samples
         ids = ops.arange(samples.batch, samples.like) if samples.ids is None else samples.ids
-        count = _part_size(terms[0], samples.batch)
-        order = _part_order(call, terms[0], ids)
-        chosen = order[:count]
+        chosen = _part_order(call, terms[0], ids)[: _part_size(terms[0], samples.batch)]
         if not cuts:
             assert self.whole is not None
             self.parts[key] = _Part(self.whole, chosen, False)
             return
         first = self.whole is None and not self.parts
         model = self.model if first else ops.without_state_changes(self.model)
-        part = _pass(call, model, samples.take(chosen), terms)
-        self.parts[key] = _Part(part, chosen, True)
-        if splits:
-            self.whole = self._joined(part, order, count)
-
-    def _joined(self, part: Forward, order: Array, count: int) -> Forward:
-        """The pass over the whole batch, from that over its part and one over the rest."""
-        call, ops = self.call, self.call.ops
-        rest = self.samples.take(order[count:]).arguments
-        others = ops.model_vjp(self.model, application(call, rest), rest.packed(), ())
-        back = ops.argsort(order)
-
-        def joined(first: Array, second: Array) -> Array:
-            return ops.take(ops.concat([first, second], 0), back)
-
-        def of_samples(first: Any, second: Any) -> bool:
-            lengths = [ops.shape(leaf)[:1] for leaf in (first, second) if ops.is_array(leaf)]
-            return lengths == [(count,), (self.samples.batch - count,)]
-
-        _require_leaves(ops, call.name, part.returned)
-        (leaves, rebuild), (of_rest, _) = ops.flatten(part.returned), ops.flatten(others.returned)
-        kept = [
-            joined(leaf, other) if of_samples(leaf, other) else leaf
-            for (_, leaf), (_, other) in zip(leaves, of_rest, strict=True)
-        ]
-        whole = ModelPass(joined(part.outputs, others.outputs), rebuild(kept), {}, {})
-        return make_forward(call, self.model, self.samples, whole)
+        self.parts[key] = _Part(_pass(call, model, samples.take(chosen), terms), chosen, True)
 
     @property
     def like(self) -> Array:
@@ -170,18 +135,6 @@ class _Passes:
         if self.whole is not None:
             return self.whole.logits
         return next((part.forward.logits for part in self.parts.values()), self.samples.like)
-
-
-def _require_leaves(ops: Backend, call: str, returned: Any) -> None:
-    """Refuse an object whose arrays cannot be joined, because nobody knows how to open it."""
-    for path, leaf in ops.flatten(returned)[0]:
-        if not (ops.is_array(leaf) or isinstance(leaf, str | bytes | int | float | complex | type(None))):
-            where = f"the outputs {path!r}" if path else "the outputs"
-            raise InputError(
-                f"{call}: {where} are a {type(leaf).__name__}, whose arrays cannot be joined from the two parts of the "
-                f"batch that fraction < 1 makes. Return a dict, a tuple, a named tuple or a dataclass, or leave "
-                f"fraction out."
-            )
 
 
 def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:
@@ -340,9 +293,9 @@ def evaluate(
 ) -> Evaluation:
     """The loss (if asked for) and the penalty of every term, with as few passes as the terms allow.
 
-    Terms over the whole batch share one forward pass with the loss. Where the only Jacobian terms are over one part of
-    the batch, the batch is split into the part and the rest: no sample is forwarded twice. A model that may hold arrays
-    of the batch itself cannot be split; the part is then taken from the pass over the whole.
+    Terms over the whole batch share one forward pass with the loss. Terms over a part of the batch have a pass of their
+    own over that part, so that the loss, the outputs and the model's state are those of a plain step. A model that may
+    hold arrays of the batch itself cannot be cut; the part is then taken from the pass over the whole.
     """
     require_target(call, reg)
     step = _checked_step(call, arguments.like)

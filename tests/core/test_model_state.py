@@ -31,6 +31,7 @@ REGULARIZERS: list[Regularizer] = [
     SpectReg(1.0, side="input", every=2),
     DataGrad(1.0) + SpectReg(1.0, side="input"),
     SpectReg(1.0, side="input") + DataGrad(1.0, side="input"),
+    SpectReg(1.0, fraction=0.5),
     DataGrad(1.0) + SpectReg(1.0, fraction=0.5),
     SpectReg(1.0, fraction=0.5) + SpectReg(1.0, fraction=0.25) + ConfidencePenalty(1.0),
 ]
@@ -49,6 +50,13 @@ class Net(nnx.Module):  # type: ignore[misc]
 
     def __call__(self, x: Any) -> Any:
         return self.last(self.dropout(jnp.tanh(self.norm(self.first(x)))))
+
+
+def test_the_loss_is_that_of_a_plain_step_where_a_part_is_penalised() -> None:
+    """A part has statistics of its own; those of the whole batch count for the loss."""
+    x, y = torch.tensor(X), torch.tensor(Y)
+    _, parts = gradreg_torch.loss(torch_net(), x, y, SpectReg(1.0, fraction=0.5), batch_norm="allow")
+    torch.testing.assert_close(parts.loss, nn.functional.cross_entropy(torch_net()(x), y))
 
 
 # --- moving statistics ----------------------------------------------------------------------------------------------
