@@ -37,7 +37,11 @@ _NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
     "curve": (("every_loss",),),
 }
 """By the kind of a run: sets of fields, of which it has one whole."""
-_OF_A_WEIGHT = {"setting", "validation", "test", "norm"}
+_LISTS = {
+    "runs": {"setting", "validation", "test", "norm"},
+    "outcomes": {"setting", "steps", "train", "validation", "test", "noise"},
+}
+"""Fields that are lists of objects; the keys that those have."""
 
 
 def digest(settings: Mapping[str, Any]) -> str:
@@ -58,8 +62,9 @@ def misshapen(value: Any) -> str:
             return (
                 f"whose {name!r} is {'an object of numbers with ' + ', '.join(keys) if keys else 'a list of numbers'}"
             )
-    if "runs" in value and not _weights(value["runs"]):
-        return f"whose 'runs' are a list of objects with {', '.join(sorted(_OF_A_WEIGHT))}"
+    for name, needed in _LISTS.items():
+        if name in value and not _objects(value[name], needed):
+            return f"whose {name!r} are a list of objects with {', '.join(sorted(needed))}"
     return _wrong_run(value) if "protocol" in value else ""
 
 
@@ -87,5 +92,5 @@ def _has(value: Any, keys: tuple[str, ...]) -> bool:
     return isinstance(value, dict) and all(key in value for key in keys) if keys else isinstance(value, list)
 
 
-def _weights(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(run, dict) and set(run) >= _OF_A_WEIGHT for run in value)
+def _objects(value: Any, needed: set[str]) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) and set(entry) >= needed for entry in value)

@@ -119,6 +119,7 @@ def test_anything_else_is_refused(tmp_path):
         ('{"key":"a","accuracy":{"test":"high","official":1}}', "whose 'accuracy' is an object of numbers with test"),
         ('{"key":"a","every_loss":{"1":2}}', "whose 'every_loss' is a list of numbers"),
         ('{"key":"a","runs":[{"setting":[1]}]}', "whose 'runs' are a list of objects with norm, setting"),
+        ('{"key":"a","outcomes":[{"setting":1}]}', "whose 'outcomes' are a list of objects with noise, setting"),
         ('{"key":"a","protocol":{"steps":1}}', "with 'version', 'regularizer', 'seed', 'backend', 'data'"),
     ],
 )

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from gradreg_experiments.data.digits import load_dataset
 
-__all__ = ["CHECKS", "TASKS", "Parts", "Task", "initial", "load", "outputs"]
+__all__ = ["ACTIVATIONS", "CHECKS", "TASKS", "Parts", "Task", "initial", "load", "outputs"]
+
+ACTIVATIONS = {"relu": torch.relu, "gelu": F.gelu, "tanh": torch.tanh}
 
 Layer = tuple[Any, ...]
 """("dense", units), ("conv", channels, kernel, stride), ("pool",), ("flatten",) or ("activation",)."""
@@ -161,7 +163,7 @@ def initial(task: Task, shape: Sequence[int], seed: int) -> list[Tensor]:
 
 def outputs(task: Task, params: Sequence[Tensor], x: Tensor) -> Tensor:
     """The logits (R, B, m) of R networks: `params` as of :func:`initial`, stacked (R, ...), and x (R, B, ...)."""
-    activation = {"relu": torch.relu, "gelu": F.gelu}[task.activation]
+    activation = ACTIVATIONS[task.activation]
     rest = iter(params)
     for layer in task.layers:
         own = (next(rest), next(rest)) if layer[0] in ("dense", "conv") else ()

@@ -1,0 +1,72 @@
+"""The record of the experiment: tasks, methods, the settings that each may try, seeds and training."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from gradreg_experiments.weights.tasks import PIXELS, Layer, Task
+
+__all__ = ["CHECKPOINTS", "METHODS", "TASKS", "Method", "key"]
+
+_VERSION = 1
+"""Raised when the same settings would give other results."""
+
+CHECKPOINTS = (50, 100, 200, 400, 800)
+"""After these steps each network is evaluated; the last is the end of training."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train, and the settings it may try; all methods but the plain one have as many."""
+
+    name: str
+    meaning: str
+    """Of the setting."""
+    settings: tuple[float, ...]
+
+
+_SMALL = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+METHODS = (
+    Method("none", "", (0.0,)),
+    Method("weight decay", "decoupled, times the rate", (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
+    Method("label smoothing", "share of the uniform label", (0.02, 0.05, 0.1, 0.2, 0.3, 0.4)),
+    Method("dropout", "rate, of hidden units", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
+    Method("mixup", "a of Beta(a, a)", (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)),
+    Method("SpectReg", "weight", _SMALL),
+    Method("DataGrad", "weight", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
+    Method("layer-wise", "weight", _SMALL),
+    Method("SpectReg once fitted", "weight", _SMALL),
+)
+"""The first is what gains are over."""
+
+
+def _mlp(classes: int) -> tuple[Layer, ...]:
+    hidden = (("dense", 64), ("activation",)) * 2
+    return (("flatten",), *hidden, ("dense", classes))
+
+
+def _task(data: str, train: int, classes: int, activation: str, scale: float = 1.0) -> Task:
+    name = f"{data}, {activation.replace('relu', 'ReLU').replace('gelu', 'GELU')}"
+    return Task(name, data, train, _mlp(classes), activation, scale, steps=CHECKPOINTS[-1], seeds=8)
+
+
+TASKS = (
+    _task("digits", 100, 10, "relu"),
+    _task("breast cancer", 60, 2, "relu"),
+    _task("wine", 30, 3, "gelu"),
+    _task("digits", 100, 10, "gelu"),
+    _task("rings", 150, 3, "gelu", PIXELS),
+    _task("breast cancer", 60, 2, "gelu"),
+    _task("digits", 100, 10, "tanh"),
+    _task("wine", 30, 3, "relu"),
+    _task("wine", 30, 3, "tanh"),
+    _task("breast cancer", 60, 2, "tanh"),
+    _task("MNIST", 500, 10, "relu", PIXELS),
+)
+"""In the order in which they are run."""
+
+
+def key(task: Task, method: Method) -> str:
+    """A hash of all that determines the runs of a method on a task."""
+    everything = [_VERSION, CHECKPOINTS, asdict(task), method.name, method.settings]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
