@@ -267,17 +267,6 @@ def reported_loss_with_the_penalty_in_it() -> TorchHarness:
     return harness_of(calls=Wrong)
 
 
-@mutant("parts_of_the_batch", "nested_inputs", "selected_outputs", exactly=False)
-def outputs_of_the_part_first() -> Made:
-    def make_forward(call, model, samples, passed):  # type: ignore[no-untyped-def]
-        leaves, rebuild = call.ops.flatten(passed.returned)
-        rolled = rebuild([leaf.roll(1, 0) for _, leaf in leaves])
-        return plain(call, model, samples, replace(passed, outputs=passed.outputs.roll(1, 0), returned=rolled))
-
-    plain = evaluation.make_forward
-    return patched(evaluation, "make_forward", make_forward)
-
-
 @mutant("parts_of_the_batch")
 def one_part_of_the_batch_for_all_terms() -> TorchHarness:
     class Wrong(Calls):
@@ -334,12 +323,13 @@ def sample_weights_normalised_in_place() -> TorchHarness:
 
 @mutant("a_large_batch_is_the_sum_of_its_parts")
 def default_sample_numbers_of_eight_bits() -> Made:
-    def ids_checked(call, arguments):  # type: ignore[no-untyped-def]
-        ids = plain(call, arguments)
-        return torch.arange(arguments.batch, dtype=torch.int32) & 0xFF if ids is None else ids
+    def samples_of(call, arguments, y):  # type: ignore[no-untyped-def]
+        samples = plain(call, arguments, y)
+        ids = torch.arange(arguments.batch, dtype=torch.int32) & 0xFF if samples.ids is None else samples.ids
+        return replace(samples, ids=ids)
 
-    plain = evaluation._checked_ids
-    return patched(evaluation, "_checked_ids", ids_checked)
+    plain = evaluation.samples_of
+    return patched(evaluation, "samples_of", samples_of)
 
 
 # --- measure ----------------------------------------------------------------------------------------------------------

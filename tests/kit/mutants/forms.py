@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gradreg_core import evaluation, forward, inputs, passes, projections, selection
+from gradreg_core import forward, inputs, passes, projections, selection
 from gradreg_core.calls import Calls
 from gradreg_core.evaluation import _Mean
 from gradreg_core.forward import Forward
@@ -123,18 +123,6 @@ def selected_outputs_alone_come_back() -> TorchHarness:
             return total, parts if len(leaves) == 1 else parts._replace(outputs=leaves[-1][1])
 
     return harness_of(calls=Wrong)
-
-
-@mutant("outputs_come_back_as_returned")
-def structures_of_the_part_first() -> Made:
-    def make_forward(plain, call, model, samples, passed):  # type: ignore[no-untyped-def]
-        if isinstance(passed.returned, torch.Tensor):
-            return plain(call, model, samples, passed)
-        leaves, rebuild = call.ops.flatten(passed.returned)
-        rolled = rebuild([leaf.roll(1, 0) for _, leaf in leaves])
-        return plain(call, model, samples, replace(passed, returned=rolled))
-
-    return _plainly(evaluation, "make_forward", make_forward)
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
