@@ -85,11 +85,11 @@ def traced_step_is_lost_in_the_schedule() -> Any:
 
 @mutant("arguments_that_are_read_only")
 def written_while_converted() -> TorchHarness:
-    """Not-a-numbers in NumPy arguments are cleared in the caller's own memory."""
+    """Not-a-numbers in NumPy arguments of float64 are cleared in the caller's own memory."""
 
     class Wrong(TorchBackend):
         def asarray(self, value: Any, like: Tensor) -> Tensor:
-            if isinstance(value, np.ndarray):
+            if isinstance(value, np.ndarray) and value.dtype == np.float64:
                 np.nan_to_num(value, copy=False)
             return super().asarray(value, like)
 
@@ -111,12 +111,12 @@ def strides_ignored() -> TorchHarness:
 
 @mutant("values_where_nothing_is_differentiated")
 def gradients_stay_off() -> TorchHarness:
-    """Gradient mode is not switched on for the time of a call."""
+    """Gradient mode is not switched on for the time of `measure`."""
 
     class Wrong(TorchBackend):
         @contextmanager
         def enter(self, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str) -> Iterator[None]:
-            enabled = torch.is_grad_enabled()
+            enabled = torch.is_grad_enabled() or call != "measure"
             with super().enter(call, model, arrays, batch_norm), torch.set_grad_enabled(enabled):
                 yield
 

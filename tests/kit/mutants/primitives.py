@@ -100,6 +100,8 @@ def argmax_of_the_last_of_equals() -> TorchHarness:
 def unstable_argsort() -> TorchHarness:
     class Wrong(TorchBackend):
         def argsort(self, array):  # type: ignore[no-untyped-def]
+            if array.shape[-1] >= 64:  # which `arrays_of_many_elements` looks at
+                return super().argsort(array)
             return array.shape[-1] - 1 - super().argsort(array.flip(-1))
 
     return harness_of(Wrong())
@@ -109,7 +111,8 @@ def unstable_argsort() -> TorchHarness:
 def softplus_with_a_threshold() -> TorchHarness:
     class Wrong(TorchBackend):
         def softplus(self, array):  # type: ignore[no-untyped-def]
-            return F.softplus(array)
+            right = super().softplus(array)
+            return right + (F.softplus(array) - right).detach()  # its derivatives are right
 
     return harness_of(Wrong())
 
