@@ -25,15 +25,15 @@ class Method:
     settings: tuple[float, ...]
 
 
-_SMALL = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+_SMALL = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 METHODS = (
     Method("none", "", (0.0,)),
-    Method("weight decay", "decoupled, times the rate", (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
-    Method("label smoothing", "share of the uniform label", (0.02, 0.05, 0.1, 0.2, 0.3, 0.4)),
-    Method("dropout", "rate, of hidden units", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
-    Method("mixup", "a of Beta(a, a)", (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)),
+    Method("weight decay", "decoupled, times the rate", (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
+    Method("label smoothing", "share of the uniform label", (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)),
+    Method("dropout", "rate, of hidden units", (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)),
+    Method("mixup", "a of Beta(a, a)", (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)),
     Method("SpectReg", "weight", _SMALL),
-    Method("DataGrad", "weight", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
+    Method("DataGrad", "weight", (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
     Method("layer-wise", "weight", _SMALL),
     Method("SpectReg once fitted", "weight", _SMALL),
 )

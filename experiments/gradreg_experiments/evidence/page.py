@@ -28,6 +28,7 @@ def make_page(results: Results) -> str:
         "missing": f"Not run, or not with every method: {'; '.join(missing)}." if missing else "All tasks are run.",
         "count": _count(own) if own else _NOT_RUN,
         "start": _start(own) if own else _NOT_RUN,
+        "budget": str(len(METHODS[1].settings)),
         "settings": markdown(("method", "setting", "values"), [
             [method.name, method.meaning, ", ".join(f"{value:g}" for value in method.settings)]
             for method in METHODS[1:]
