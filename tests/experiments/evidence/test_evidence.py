@@ -33,7 +33,7 @@ def test_published_runs_are_those_of_the_record_as_it_is():
 
 
 def test_all_methods_but_the_plain_one_try_as_many_settings():
-    assert {len(method.settings) for method in METHODS[1:]} == {6}
+    assert len({len(method.settings) for method in METHODS[1:]}) == 1
 
 
 def test_without_results_the_page_says_so(tmp_path):
