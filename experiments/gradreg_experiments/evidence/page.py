@@ -1,15 +1,17 @@
 """The page: its text is in ``page.md``, its tables are made from the results."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from statistics import fmean
 from string import Template
+from typing import Any
 
 from gradreg_experiments.evidence.experiment import CHECKPOINTS, METHODS, TASKS
 from gradreg_experiments.evidence.summary import Gain, Outcomes, chosen, compare, outcomes, verdict
 from gradreg_experiments.paper.tables import markdown
 from gradreg_experiments.results import Results
 
-__all__ = ["make_page"]
+__all__ = ["best_rival", "make_page"]
 
 _NONE = METHODS[0].name
 _RIVALS = ("weight decay", "label smoothing", "dropout", "mixup")
@@ -54,16 +56,16 @@ def _accuracy(own: Outcomes, task: str, name: str = "test", steps: int = CHECKPO
     return f"{fmean(chosen(own[task][_NONE], steps)[name][CHECKPOINTS.index(steps)]):.1f}"
 
 
-def _rival(own: Outcomes, task: str) -> str:
-    """The rival with the best accuracy on validation samples."""
-    return max(_RIVALS, key=lambda name: fmean(chosen(own[task][name])["validation"][-1]))
+def best_rival(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rival with the best accuracy on validation samples, from a task's results by method."""
+    return max(_RIVALS, key=lambda name: fmean(chosen(methods[name])["validation"][-1]))
 
 
 def _advice(own: Outcomes) -> str:
     rows = []
     for task, methods in own.items():
         name = max(_PENALTIES, key=lambda name: fmean(chosen(methods[name])["validation"][-1]))
-        rival = _rival(own, task)
+        rival = best_rival(methods)
         gain, over = compare(methods[name], methods[_NONE]), compare(methods[name], methods[rival])
         rows.append([task, name, _points(gain), rival, _points(over), _steps(own, task, name), verdict(gain, over)])
     headings = ("task", "penalty", "gain over none", "best rival", "gain over it", "plain steps", "advice")

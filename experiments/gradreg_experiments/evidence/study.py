@@ -1,0 +1,211 @@
+"""What the experiments beside the one on small data share: a record, a command that goes on, and paired gains.
+
+A cell is a condition and a method. Its settings are trained with all seeds, and it is one line of the results.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+from string import Template
+from typing import Any
+
+import click
+from threadpoolctl import threadpool_limits
+
+from gradreg_core.cli.files import write_text
+from gradreg_core.cli.terminal import get_console, out_option, progress_bar
+from gradreg_experiments.evidence.summary import Gain
+from gradreg_experiments.folder import held
+from gradreg_experiments.paper.tables import markdown
+from gradreg_experiments.results import Results
+from gradreg_experiments.runner import versions
+from gradreg_experiments.weights.summary import interval
+
+__all__ = [
+    "Cells",
+    "Condition",
+    "Method",
+    "Study",
+    "best",
+    "command",
+    "factor",
+    "gain",
+    "make_page",
+    "points",
+    "render",
+    "times",
+    "values",
+]
+
+Condition = tuple[str, int]
+"""The task, and the number of its training samples."""
+Cells = dict[Condition, dict[str, Mapping[str, Any]]]
+"""Results by condition and method, of those conditions that have them all."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train, and the settings it may try."""
+
+    name: str
+    meaning: str
+    """Of a setting's numbers."""
+    settings: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment."""
+
+    name: str
+    """Of its module, its page's template and its folder."""
+    version: int
+    """Raised when the same record would give other results."""
+    conditions: tuple[Condition, ...]
+    methods: tuple[Method, ...]
+    """The first is what gains are over."""
+    seeds: int
+    steps: int
+    larger_is_better: bool
+    train: Callable[[Condition, Method, Path | None], Mapping[str, Any]]
+    """Gives "tried", a list with a setting's "setting", "validation" (by seed) and "test" (by measure, by seed), and
+    "flops" of one network's step."""
+    texts: Callable[["Study", Cells], Mapping[str, str]]
+    """What its template wants beside what :func:`make_page` knows."""
+    data: str = ""
+    """What --data-dir holds; empty if it needs none."""
+
+    def key(self, condition: Condition, method: Method) -> str:
+        """A hash of all that determines a cell."""
+        own = [self.name, self.version, condition, method.name, method.settings, self.seeds, self.steps]
+        return hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]
+
+    def cells(self, results: Results) -> Cells:
+        """The results of the conditions on which all methods have been run."""
+        complete = [
+            condition
+            for condition in self.conditions
+            if all(self.key(condition, method) in results for method in self.methods)
+        ]
+        return {
+            condition: {method.name: results[self.key(condition, method)] for method in self.methods}
+            for condition in complete
+        }
+
+
+def best(study: Study, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The setting with the best mean over the seeds on validation samples; the first of two equals."""
+    sign = 1 if study.larger_is_better else -1
+    chosen: Mapping[str, Any] = max(result["tried"], key=lambda run: sign * fmean(run["validation"]))
+    return chosen
+
+
+def values(study: Study, result: Mapping[str, Any], measure: str) -> Sequence[float]:
+    """A measure on test samples by seed, at the chosen setting."""
+    own: Sequence[float] = best(study, result)["test"][measure]
+    return own
+
+
+def gain(study: Study, first: Mapping[str, Any], second: Mapping[str, Any], measure: str) -> Gain:
+    """The mean paired difference of a measure with its 95 % interval, each result at its own chosen setting."""
+    return _paired(values(study, first, measure), values(study, second, measure))
+
+
+def factor(study: Study, first: Mapping[str, Any], second: Mapping[str, Any], measure: str) -> Gain:
+    """The same of the logarithms."""
+    logs = ([math.log(value) for value in values(study, result, measure)] for result in (first, second))
+    return _paired(*logs)
+
+
+def _paired(first: Sequence[float], second: Sequence[float]) -> Gain:
+    differences = [one - other for one, other in zip(first, second, strict=True)]
+    return Gain(fmean(differences), interval(differences))
+
+
+def times(own: Gain) -> str:
+    """A factor with its interval as text, bold if that excludes one."""
+    low, middle, high = (math.exp(own.mean + side * own.half) for side in (-1, 0, 1))
+    text = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return f"**{text}**" if own.sign else text
+
+
+def points(own: Gain) -> str:
+    """A gain as text, bold if its interval excludes zero."""
+    text = f"{own.mean:+.2f} ± {own.half:.2f}"
+    return f"**{text}**" if own.sign else text
+
+
+def render(setting: Sequence[float]) -> str:
+    """A setting as text."""
+    return ", ".join(f"{number:g}" for number in setting)
+
+
+def make_page(study: Study, results: Results) -> str:
+    """The page as Markdown, its tables made from the results."""
+    cells = study.cells(results)
+    missing = [f"{task}, {count}" for task, count in study.conditions if (task, count) not in cells]
+    methods = [
+        [method.name, method.meaning, "; ".join(map(render, method.settings))]
+        for method in study.methods
+        if method.meaning
+    ]
+    own = {
+        "missing": f"Not run, or not with every method: {'; '.join(missing)}." if missing else "All cells are run.",
+        "minutes": f"{sum(result['cpu_seconds'] for result in results) / 60:.0f}",
+        "versions": "; ".join(sorted({render_versions(result) for result in results})) or "-",
+        "methods": markdown(("method", "setting", "values"), methods),
+        "seeds": str(study.seeds),
+        "steps": f"{study.steps:,}",
+    }
+    template = (files(__package__) / f"{study.name}.md").read_text(encoding="utf-8")
+    return Template(template).substitute(own, **study.texts(study, cells))
+
+
+def render_versions(result: Mapping[str, Any]) -> str:
+    """The versions that a result was made with."""
+    return ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+
+
+def command(study: Study) -> click.Command:
+    """The command that trains the cells that are missing and writes results.jsonl and the page."""
+
+    @click.command(name=study.name, help=f"The experiment '{study.name}': runs that have a result are not done again.")
+    @click.option("--data-dir", type=click.Path(path_type=Path), help=study.data or "Not used.")
+    @click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="Begin no cell after so many minutes.")
+    @out_option(default=Path("out") / study.name)
+    @click.option("--page-only", is_flag=True, help="Train nothing; write the page of the results there are.")
+    def main(data_dir: Path | None, minutes: float, out: Path, page_only: bool) -> None:
+        with held(out):
+            results = Results(out)
+            if not page_only:
+                _run_missing(study, data_dir, minutes, results)
+            results.export()
+        write_text(out / "README.md", make_page(study, results))
+        get_console().print(f"Wrote {out / 'README.md'}.")
+
+    return main
+
+
+def _run_missing(study: Study, data_dir: Path | None, minutes: float, results: Results) -> None:
+    end = time.monotonic() + 60 * minutes
+    wanted = [(condition, method) for condition in study.conditions for method in study.methods]
+    with progress_bar("cells", len(wanted)) as bar, threadpool_limits(1):
+        for condition, method in wanted:
+            if study.key(condition, method) not in results and time.monotonic() < end:
+                start = time.process_time()
+                outcome = study.train(condition, method, data_dir)
+                results.add({
+                    "key": study.key(condition, method),
+                    "task": f"{condition[0]}, {condition[1]}",
+                    "method": method.name,
+                    **outcome,
+                    "cpu_seconds": round(time.process_time() - start, 1),
+                    "versions": versions("torch"),
+                })  # fmt: skip
+            bar.advance()
