@@ -24,9 +24,11 @@ _NOT_RUN = "not run yet"
 _HEAD = ("task", "gain", "over the best rival", "plain steps", "recommendation")
 
 
-def recommended(gains: Sequence[Gain]) -> str:
-    """What to do, from the gains in several cases of a kind."""
+def recommended(gains: Sequence[Gain], rivals: Sequence[Gain]) -> str:
+    """What to do, from the gains over none and over the rival in several cases of a kind."""
     signs = [own.sign for own in gains]
+    if max(own.sign for own in rivals) < 0:
+        return "use the rival"
     if min(signs) < 0:
         return "do not use it here" if max(signs) <= 0 else "try it, and look at a loss"
     if min(signs) > 0:
@@ -37,7 +39,7 @@ def recommended(gains: Sequence[Gain]) -> str:
 def _row(
     name: str, gains: Sequence[Gain], rivals: Sequence[Gain], cost: float, text: Callable[[Gain], str]
 ) -> list[str]:
-    return [name, *("; ".join(map(text, own)) for own in (gains, rivals)), f"{cost:.2f}", recommended(gains)]
+    return [name, *("; ".join(map(text, own)) for own in (gains, rivals)), f"{cost:.2f}"]
 
 
 def _small(own: Outcomes, measure: str) -> str:
@@ -52,7 +54,7 @@ def _small(own: Outcomes, measure: str) -> str:
             rivals = [compare(methods[_PENALTY], methods[best_rival(methods)], measure) for methods in results]
             cost = results[0][_PENALTY]["flops"] / results[0][_NONE]["flops"]
             cells = _row(f"{data}, {tasks[0].train} labels: {names}", gains, rivals, cost, points)
-            rows.append([*cells, recommended(gains)])
+            rows.append([*cells, recommended(gains, rivals)])
     return markdown(_HEAD, rows) if rows else f"{_NOT_RUN}."
 
 
@@ -62,10 +64,11 @@ def _study(study: Study, results: Results, name: str, first: str, none: str, riv
     text = points if study.larger_is_better else times
     rows = []
     for (task, count), own in study.cells(results).items():
-        over, rivals = (compared(study, own[first], own[other], measure) for other in (none, rival))
-        cells = _row(f"{task}, {count}", [over], [rivals], own[first]["flops"] / own[none]["flops"], text)
+        over = [compared(study, own[first], own[other], measure) for other in (none, rival)]
+        cells = _row(f"{task}, {count}", over[:1], over[1:], own[first]["flops"] / own[none]["flops"], text)
         # An error is better where it is smaller.
-        rows.append([*cells, recommended([over if study.larger_is_better else Gain(-over.mean, over.half)])])
+        signed = over if study.larger_is_better else [Gain(-one.mean, one.half) for one in over]
+        rows.append([*cells, recommended(signed[:1], signed[1:])])
     return markdown((name, *_HEAD[1:]), rows) if rows else f"{_NOT_RUN}."
 
 

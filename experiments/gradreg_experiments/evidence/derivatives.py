@@ -1,5 +1,6 @@
 """``python -m gradreg_experiments.evidence.derivatives``: Sobolev training of two systems' flow maps."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -68,17 +69,17 @@ def jacobian_error(stack: Stack, own: Samples) -> Tensor:
     return 100 * ((J - own.T).square().sum((1, 2, 3)) / own.T.square().sum()).sqrt()
 
 
-def _train(condition: Condition, method: Method, _data: Path | None) -> dict[str, Any]:
+def _train(condition: Condition, method: Method, seeds: Sequence[int], _data: Path | None) -> dict[str, Any]:
     system, count = condition
     pool, validation, test = samples(system)
-    seeds, settings = range(STUDY.seeds), torch.tensor(method.settings)
+    settings = torch.tensor(method.settings)
     drawn = [np.random.default_rng([_SEED, seed]).choice(_POOL, count, replace=False) for seed in seeds]
     order = [batches(count, _BATCH, STUDY.steps, seed) for seed in seeds]
     chosen = torch.stack([torch.tensor(own)[index] for own, index in zip(drawn, order, strict=True)])
     d = pool.x.shape[1]
     stack = Stack((d, *_HIDDEN, d), list(seeds) * len(settings), torch.tanh)
-    rates, second = settings.repeat_interleave(STUDY.seeds, 0)[:, [0, -1]].T
-    ids = drawn_alike(STUDY.seeds, len(settings), chosen.shape[2])
+    rates, second = settings.repeat_interleave(len(seeds), 0)[:, [0, -1]].T
+    ids = drawn_alike(len(seeds), len(settings), chosen.shape[2])
 
     def total(step: int) -> Tensor:
         x, y, T = (array[chosen[:, step].repeat(len(settings), 1).flatten()] for array in pool)
@@ -89,7 +90,7 @@ def _train(condition: Condition, method: Method, _data: Path | None) -> dict[str
     with torch.no_grad():
         errors = [_error(stack, part) for part in (validation, test)]
     jacobian_errors = jacobian_error(stack, Samples(*(array[:_JACOBIANS] for array in test)))
-    by_setting = [array.reshape(len(settings), STUDY.seeds).tolist() for array in (*errors, jacobian_errors)]
+    by_setting = [array.reshape(len(settings), len(seeds)).tolist() for array in (*errors, jacobian_errors)]
     tried = [
         {"setting": list(setting), "validation": valid, "test": {"error": error, "jacobian": jacobian}}
         for setting, valid, error, jacobian in zip(method.settings, *by_setting, strict=True)

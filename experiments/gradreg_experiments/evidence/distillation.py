@@ -1,5 +1,6 @@
 """``python -m gradreg_experiments.evidence.distillation``: a small student draws its Jacobian to a teacher's."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -91,15 +92,15 @@ def soft_losses(logits: Tensor, y: Tensor, teacher: Tensor, temperature: Tensor,
     return (1 - share) * hard + share * temperature**2 * soft
 
 
-def _train(condition: Condition, method: Method, _folder: Path | None) -> dict[str, Any]:
+def _train(condition: Condition, method: Method, seeds: Sequence[int], _folder: Path | None) -> dict[str, Any]:
     data, count = _data(), condition[1]
-    seeds, settings = range(STUDY.seeds), torch.tensor(method.settings)
+    settings = torch.tensor(method.settings)
     drawn = [np.random.default_rng([_DRAWN, seed]).choice(len(data.y), count, replace=False) for seed in seeds]
     order = [batches(count, _BATCH, STUDY.steps, seed) for seed in seeds]
     chosen = torch.stack([torch.tensor(own)[index] for own, index in zip(drawn, order, strict=True)])
     stack = Stack(_STUDENT, list(seeds) * len(settings), F.gelu)
-    ids = drawn_alike(STUDY.seeds, len(settings), chosen.shape[2])
-    columns = settings.repeat_interleave(STUDY.seeds, 0)
+    ids = drawn_alike(len(seeds), len(settings), chosen.shape[2])
+    columns = settings.repeat_interleave(len(seeds), 0)
     soft = method.name.startswith("soft labels")
     reg = _REGS.get(method.name)
 

@@ -1,6 +1,6 @@
 """``python -m gradreg_experiments.evidence.kinks``: input-gradient norms of ReLU and GELU networks under an attack."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -97,13 +97,13 @@ def _loss(name: str, setting: float, model: Network, x: Tensor, y: Tensor, step:
     return total
 
 
-def _train(condition: Condition, method: Method, path: Path | None) -> dict[str, Any]:
+def _train(condition: Condition, method: Method, seeds: Sequence[int], path: Path | None) -> dict[str, Any]:
     (images, labels), validation, test = _data(path)
     activation = _ACTIVATIONS[condition[0].split(", ")[1]]
     tried = []
     for (setting,) in method.settings:
         own: dict[str, list[float]] = {"validation": [], "clean": [], "robust": []}
-        for seed in range(STUDY.seeds):
+        for seed in seeds:
             chosen = np.random.default_rng([_SEED, seed]).choice(len(labels), condition[1], replace=False)
             order = torch.tensor(chosen)[batches(condition[1], _BATCH, STUDY.steps, seed)]
             model = Network(activation, seed)
@@ -192,6 +192,7 @@ STUDY = Study(
     train=_train,
     texts=_texts,
     data="A zip file of CIFAR-10 as JPEG files.",
+    one_by_one=True,
 )
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
@@ -73,30 +73,58 @@ class Study:
     seeds: int
     steps: int
     larger_is_better: bool
-    train: Callable[[Condition, Method, Path | None], Mapping[str, Any]]
-    """Gives "tried", a list with a setting's "setting", "validation" (by seed) and "test" (by measure, by seed), and
-    "flops" of one network's step."""
+    train: Callable[[Condition, Method, Sequence[int], Path | None], Mapping[str, Any]]
+    """From a condition, a method, seeds and --data-dir. Gives "tried", a list with a setting's "setting", "validation"
+    (by seed) and "test" (by measure, by seed), and "flops" of one network's step."""
     texts: Callable[["Study", Cells], Mapping[str, str]]
     """What its template wants beside what :func:`make_page` knows."""
     data: str = ""
     """What --data-dir holds; empty if it needs none."""
+    one_by_one: bool = False
+    """Whether a part is one training, with one setting and one seed, and not a whole cell."""
 
-    def key(self, condition: Condition, method: Method) -> str:
-        """A hash of all that determines a cell."""
-        own = [self.name, self.version, condition, method.name, method.settings, self.seeds, self.steps]
+    def parts(self, method: Method) -> list[tuple[Method, Sequence[int]]]:
+        """The parts in which a cell is trained and kept: a method with some of its settings, and seeds."""
+        if not self.one_by_one:
+            return [(method, range(self.seeds))]
+        return [
+            (replace(method, settings=(setting,)), (seed,)) for setting in method.settings for seed in range(self.seeds)
+        ]
+
+    def key(self, condition: Condition, method: Method, seeds: Sequence[int]) -> str:
+        """A hash of all that determines a part."""
+        runs = list(seeds) if self.one_by_one else len(seeds)
+        own = [self.name, self.version, condition, method.name, method.settings, runs, self.steps]
         return hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]
+
+    def cell(self, results: Results, condition: Condition, method: Method) -> Mapping[str, Any] | None:
+        """The result of a cell, its parts put together, or None if one is missing."""
+        kept = [results.get(self.key(condition, *part)) for part in self.parts(method)]
+        known = [part for part in kept if part is not None]
+        if len(known) < len(kept):
+            return None
+        by_setting: dict[tuple[float, ...], list[Mapping[str, Any]]] = {}
+        for run in (run for part in known for run in part["tried"]):
+            by_setting.setdefault(tuple(run["setting"]), []).append(run)
+        tried = [
+            {
+                "setting": list(setting),
+                "validation": [value for run in runs for value in run["validation"]],
+                "test": {name: [value for run in runs for value in run["test"][name]] for name in runs[0]["test"]},
+            }
+            for setting, runs in by_setting.items()
+        ]
+        return {**known[0], "tried": tried}
 
     def cells(self, results: Results) -> Cells:
         """The results of the conditions on which all methods have been run."""
-        complete = [
-            condition
-            for condition in self.conditions
-            if all(self.key(condition, method) in results for method in self.methods)
-        ]
-        return {
-            condition: {method.name: results[self.key(condition, method)] for method in self.methods}
-            for condition in complete
-        }
+        cells: Cells = {}
+        for condition in self.conditions:
+            own = {method.name: self.cell(results, condition, method) for method in self.methods}
+            known = {name: result for name, result in own.items() if result is not None}
+            if len(known) == len(own):
+                cells[condition] = known
+        return cells
 
 
 def best(study: Study, result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -177,7 +205,7 @@ def command(study: Study) -> click.Command:
 
     @click.command(name=study.name, help=f"The experiment '{study.name}': runs that have a result are not done again.")
     @click.option("--data-dir", type=click.Path(path_type=Path), help=study.data or "Not used.")
-    @click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="Begin no cell after so many minutes.")
+    @click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="Begin no part after so many minutes.")
     @out_option(default=Path("out") / study.name)
     @click.option("--page-only", is_flag=True, help="Train nothing; write the page of the results there are.")
     def main(data_dir: Path | None, minutes: float, out: Path, page_only: bool) -> None:
@@ -194,14 +222,16 @@ def command(study: Study) -> click.Command:
 
 def _run_missing(study: Study, data_dir: Path | None, minutes: float, results: Results) -> None:
     end = time.monotonic() + 60 * minutes
-    wanted = [(condition, method) for condition in study.conditions for method in study.methods]
-    with progress_bar("cells", len(wanted)) as bar, threadpool_limits(1):
-        for condition, method in wanted:
-            if study.key(condition, method) not in results and time.monotonic() < end:
+    wanted = [
+        (condition, *part) for condition in study.conditions for method in study.methods for part in study.parts(method)
+    ]
+    with progress_bar("parts", len(wanted)) as bar, threadpool_limits(1):
+        for condition, method, seeds in wanted:
+            if study.key(condition, method, seeds) not in results and time.monotonic() < end:
                 start = time.process_time()
-                outcome = study.train(condition, method, data_dir)
+                outcome = study.train(condition, method, seeds, data_dir)
                 results.add({
-                    "key": study.key(condition, method),
+                    "key": study.key(condition, method, seeds),
                     "task": f"{condition[0]}, {condition[1]}",
                     "method": method.name,
                     **outcome,

@@ -1,5 +1,6 @@
 """``python -m gradreg_experiments.evidence.unlabelled``: SpectReg on images without labels, against pseudo-labels."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -51,9 +52,9 @@ def pseudo_losses(logits: Tensor, threshold: Tensor) -> Tensor:
     return F.cross_entropy(logits, label, reduction="none") * (probability >= threshold)
 
 
-def _train(condition: Condition, method: Method, folder: Path | None) -> dict[str, Any]:
+def _train(condition: Condition, method: Method, seeds: Sequence[int], folder: Path | None) -> dict[str, Any]:
     (images, labels), validation, test = _data(folder)
-    seeds, settings = range(STUDY.seeds), torch.tensor(method.settings)
+    settings = torch.tensor(method.settings)
     drawn = [np.random.default_rng([_SEED, seed]).permutation(len(labels)) for seed in seeds]
     cuts = [np.split(own, [condition[1]]) for own in drawn]
     chosen, others = (
@@ -64,9 +65,9 @@ def _train(condition: Condition, method: Method, folder: Path | None) -> dict[st
         for place, size in ((0, _BATCH), (1, _MORE))
     )  # fmt: skip
     stack = Stack(_UNITS, list(seeds) * len(settings), torch.relu)
-    columns = settings.repeat_interleave(STUDY.seeds, 0)
+    columns = settings.repeat_interleave(len(seeds), 0)
     size = _BATCH + (_MORE if method.name == _ALL else 0)
-    ids = drawn_alike(STUDY.seeds, len(settings), size)
+    ids = drawn_alike(len(seeds), len(settings), size)
 
     def total(step: int) -> Tensor:
         rows, more = (index[:, step].repeat(len(settings), 1) for index in (chosen, others))

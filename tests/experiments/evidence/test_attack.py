@@ -16,6 +16,7 @@ from gradreg_experiments.data.images import load_images
 from gradreg_experiments.evidence import kinks
 from gradreg_experiments.evidence.attack import fast_sign, robust
 from gradreg_experiments.evidence.study import command
+from gradreg_experiments.results import Results
 
 
 def linear(seed=0, count=200, d=20):
@@ -104,7 +105,7 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path):
     with pytest.raises(DataFileError, match="expected a zip file with test/CLASS"):
         load_images(tmp_path / "a.zip", "test", 0, 1)
     with pytest.raises(InputError, match="kinks: expected --data-dir"):
-        kinks._train(kinks.STUDY.conditions[0], kinks.STUDY.methods[0], None)
+        kinks._train(kinks.STUDY.conditions[0], kinks.STUDY.methods[0], [0], None)
 
 
 def test_the_norms_are_those_of_the_losses_gradients():
@@ -138,3 +139,8 @@ def test_a_small_run_makes_its_page(tmp_path, monkeypatch):
     text = (out / "README.md").read_text()
     assert "All cells are run." in text
     assert "Not run yet." not in text
+    results = list(Results(out))
+    assert len(results) == 2 * 2 * 2, "a part of each network, method and seed"
+    whole = tiny.cell(Results(out), conditions[0], methods[1])
+    assert [len(run["test"]["robust"]) for run in whole["tried"]] == [2]
+    assert tiny.cell(Results(), conditions[0], methods[1]) is None

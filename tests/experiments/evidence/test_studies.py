@@ -1,6 +1,7 @@
 """Derivative labels, a teacher, unlabelled images: formulas, a small run of each, and the published pages."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def test_a_run_is_kept_and_not_done_again(module, tmp_path, monkeypatch):
 
 def test_images_without_labels_need_their_folder():
     with pytest.raises(InputError, match="unlabelled: expected --data-dir with MNIST's four files, got none"):
-        unlabelled._train(("MNIST", 100), unlabelled.STUDY.methods[0], None)
+        unlabelled._train(("MNIST", 100), unlabelled.STUDY.methods[0], [0], None)
 
 
 def test_settings_are_chosen_on_validation_samples_and_compared_in_pairs():
@@ -209,7 +210,8 @@ def test_settings_are_chosen_on_validation_samples_and_compared_in_pairs():
 def test_published_pages_are_those_of_the_published_results(study):
     folder = PUBLISHED / study.name
     results = Results(folder)
-    known = {study.key(condition, method) for condition in study.conditions for method in study.methods}
+    parts = [part for method in study.methods for part in study.parts(method)]
+    known = {study.key(condition, *part) for condition in study.conditions for part in parts}
     assert {result["key"] for result in results} <= known
     assert make_page(study, results) == (folder / "README.md").read_text()
 
@@ -221,8 +223,16 @@ def test_the_published_advice_is_that_of_the_published_results(tmp_path):
     assert (tmp_path / "when-to-use.md").read_text().count("not run yet.") == 6
 
 
+def test_the_published_tables_have_a_cell_for_every_heading():
+    tables = re.findall(r"(?:^\|.*\n)+", (PUBLISHED.parent / "when-to-use.md").read_text(), re.M)
+    assert tables
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
 def test_recommendations_follow_the_intervals():
     up, open_, down = Gain(2.0, 1.0), Gain(0.5, 1.0), Gain(-2.0, 1.0)
-    assert [recommended([up, up]), recommended([up, open_])] == ["use it", "try it"]
-    assert [recommended([open_]), recommended([open_, down])] == ["do not use it here"] * 2
-    assert recommended([up, down]) == "try it, and look at a loss"
+    assert [recommended(own, [open_]) for own in ([up, up], [up, open_])] == ["use it", "try it"]
+    assert [recommended(own, [open_]) for own in ([open_], [open_, down])] == ["do not use it here"] * 2
+    assert recommended([up, down], [up]) == "try it, and look at a loss"
+    assert [recommended([up, up], own) for own in ([down, down], [down, open_])] == ["use the rival", "use it"]
