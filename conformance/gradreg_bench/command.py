@@ -115,7 +115,8 @@ def bench(
     """Measure what each regularizer costs, as a ratio to a plain training step.
 
     All variants of a model are timed in turn in one process. MODULE:FACTORY, found from the current directory, is a
-    function without arguments that returns (model, x, y) of your own.
+    function without arguments that returns (model, x, y) of your own. NumPy arrays are turned into the framework's,
+    their floats into float32.
     """
     if factory is not None and (networks or batches):
         raise InputError("bench: a factory brings its own network and batch; leave out --network and --batch.")

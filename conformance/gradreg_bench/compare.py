@@ -7,7 +7,7 @@ from pathlib import Path
 from cattrs import BaseValidationError
 from rich.console import Console
 
-from gradreg_bench.task import Measurement, Result
+from gradreg_bench.task import Measurement, Result, model_title
 from gradreg_bench.variants import PLAIN
 from gradreg_core.cli.arrays import read_json_file
 from gradreg_core.cli.terminal import make_table
@@ -82,7 +82,7 @@ def changes(before: Sequence[Result], now: Sequence[Result], tolerance: float = 
         for old_row, row in _rows(old, new)
     ]
     if not pairs:
-        known = sorted({f"{old.task.framework} {old.task.model} batch {old.task.batch}" for old in before})
+        known = sorted({f"{old.task.framework} {model_title(old.task.model, old.task.batch)}" for old in before})
         raise InputError(
             f"bench: --compare: the file has none of what was measured; it has {', '.join(known) or 'no results'}, "
             f"with the threads that it names. Choose among them with --backend, --network and --batch."
@@ -113,5 +113,5 @@ def print_changes(console: Console, compared: Sequence[Change]) -> None:
         )
         grown = "" if one.now.ratio is None else f"{100 * (one.growth - 1):+.0f} %"
         style = "red" if one.regressed else None
-        table.add_row(one.framework, f"{one.model}, {one.batch}", one.now.name, then, now, grown, style=style)
+        table.add_row(one.framework, model_title(one.model, one.batch), one.now.name, then, now, grown, style=style)
     console.print(table)

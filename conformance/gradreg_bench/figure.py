@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gradreg_bench.task import Result
+from gradreg_bench.task import Result, model_title
 from gradreg_bench.variants import BASELINES, PLAIN
 from gradreg_core.cli.files import replacing
 
@@ -65,4 +65,4 @@ def _panel(axes: Axes, result: Result, highest: float) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
-    axes.set_title(f"{result.task.model}, {result.task.framework}, batch {result.task.batch}", fontsize=9)
+    axes.set_title(f"{model_title(result.task.model, result.task.batch)}, {result.task.framework}", fontsize=9)

@@ -28,6 +28,7 @@ class JaxSteps(Steps):
     modes = ("jit", "fast")
 
     def __init__(self, backend: str, model: Any, x: Any, y: Any, mode: str) -> None:
+        x, y = (jnp.asarray(value) if isinstance(value, np.ndarray) else value for value in (x, y))
         super().__init__(backend, model, x, y, mode)
         self.apply, self.params = model
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gradreg_bench.task import Result, Task
+from gradreg_bench.task import Result, Task, model_title
 from gradreg_bench.variants import PLAIN
 from gradreg_core.cli.terminal import make_table
 
@@ -75,5 +75,5 @@ def print_modes(console: Console, rows: Sequence[ModeRow]) -> None:
     table = make_table(["backend", "model", "variant", *modes, "fastest"], right=modes, title=title)
     for row in rows:
         cells = [f"{row.times[mode]:.2f}" if mode in row.times else "" for mode in modes]
-        table.add_row(row.backend, f"{row.model}, {row.batch}", row.variant, *cells, row.fastest)
+        table.add_row(row.backend, model_title(row.model, row.batch), row.variant, *cells, row.fastest)
     console.print(table)

@@ -10,7 +10,7 @@ from rich.console import Console
 from gradreg_bench.modes import as_json as modes_as_json
 from gradreg_bench.modes import over_modes
 from gradreg_bench.run import cores
-from gradreg_bench.task import Measurement, Result
+from gradreg_bench.task import Measurement, Result, model_title
 from gradreg_bench.variants import BASELINES, PLAIN
 from gradreg_core.cli.terminal import make_table
 from gradreg_core.cli.versions import module_version
@@ -66,7 +66,7 @@ def print_result(console: Console, result: Result) -> None:
     plain = next(row for row in result.measurements if row.name == PLAIN)
     share = "unknown" if result.first_layer_share is None else f"{result.first_layer_share:.2f}"
     seconds = 1e3 * (plain.seconds or 0)
-    title = f"{task.model} in {task.framework}, batch {task.batch}: plain step {seconds:.1f} ms, f = {share}"
+    title = f"{model_title(task.model, task.batch)} in {task.framework}: plain step {seconds:.1f} ms, f = {share}"
     headings = ["time", "quartiles", "limit", "share of it"] + (["memory"] if plain.memory else [])
     table = make_table(["variant", *headings], right=headings, title=title)
     for row in result.measurements:

@@ -9,7 +9,12 @@ import cattrs
 from gradreg_bench.timing import Spread
 from gradreg_core.plugins.discovery import backends
 
-__all__ = ["HostRow", "Measurement", "Result", "Task"]
+__all__ = ["HostRow", "Measurement", "Result", "Task", "model_title"]
+
+
+def model_title(model: str, batch: int) -> str:
+    """A model in tables and figures, with its batch if it does not bring its own."""
+    return f"{model}, batch {batch}" if batch else model
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Task:
     model: str
     """A key of NETWORKS, or ``"module:factory"``."""
     batch: int
+    """Samples; 0 for those of a factory, which brings its own."""
     projections: tuple[int, ...]
     patterns: tuple[str, ...]
     repeats: int

@@ -14,13 +14,20 @@ from gradreg_tensorflow.networks import apply
 __all__ = ["TensorFlowSteps"]
 
 
+def _tensor(value: Any) -> Any:
+    """A NumPy array as a tensor, floats in float32; anything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return tf.constant(value, tf.float32 if value.dtype.kind == "f" else None)
+
+
 class TensorFlowSteps(Steps):
     """Steps of a Keras model, or of a callable with `trainable_variables`. The mode "xla" is ``jit_compile=True``."""
 
     modes = ("function", "xla")
 
     def __init__(self, backend: str, model: Any, x: Any, y: Any, mode: str) -> None:
-        super().__init__(backend, model, x, y, mode)
+        super().__init__(backend, model, _tensor(x), _tensor(y), mode)
         self.variables = list(model.trainable_variables)
 
     @classmethod

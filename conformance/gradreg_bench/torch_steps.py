@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,13 +20,20 @@ __all__ = ["TorchSteps"]
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
+def _tensor(value: Any) -> Any:
+    """A NumPy array as a tensor, floats in float32; anything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return torch.tensor(value, dtype=torch.float32 if value.dtype.kind == "f" else None)
+
+
 class TorchSteps(Steps):
     """Steps of a module. In the mode "compile", inductor compiles the function that gives the loss."""
 
     modes = ("eager", "compile")
 
-    def __init__(self, backend: str, model: nn.Module, x: Tensor, y: Tensor, mode: str) -> None:
-        super().__init__(backend, model, x, y, mode)
+    def __init__(self, backend: str, model: nn.Module, x: Any, y: Any, mode: str) -> None:
+        super().__init__(backend, model, _tensor(x), _tensor(y), mode)
         self.params = list(model.parameters())
         self.bf16 = False
 

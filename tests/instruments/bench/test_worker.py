@@ -3,8 +3,10 @@
 import pytest
 
 from gradreg_bench.task import Task
+from gradreg_bench.variants import Variant
 from gradreg_bench.worker import load
 from gradreg_core.errors import InputError
+from gradreg_core.presets import SpectReg
 
 FACTORIES = """
 def wrong():
@@ -13,6 +15,35 @@ def wrong():
 def needs(width):
     return None
 """
+
+
+BATCHES = """
+import numpy as np
+
+x, y = np.ones((4, 8)), np.array([0, 1, 2, 0])
+
+def torch():
+    import torch
+    return torch.nn.Linear(8, 3), x, y
+
+def jax():
+    return (lambda w, x: x @ w, np.ones((8, 3), "float32")), x, y
+
+def tensorflow():
+    import keras
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)]), x, y
+"""
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
+def test_a_batch_of_numpy_arrays_is_turned_into_the_frameworks(framework, tmp_path, monkeypatch):
+    (tmp_path / "batches_of_bench.py").write_text(BATCHES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    steps = load(Task(framework, f"batches_of_bench:{framework}", 0, (1,), (), 1, 1))
+    assert steps.outputs == 3
+    assert "float32" in str(steps.x.dtype)
+    assert "int" in str(steps.y.dtype)
+    steps.step(Variant("SpectReg", SpectReg(0.01), None))(0)
 
 
 @pytest.mark.parametrize(
