@@ -18,7 +18,8 @@ def run(*arguments, paths=()):
     backends = [Path(folder).parent for folder in find_spec("gradreg_torch").submodule_search_locations]
     path = [*paths, Path(gradreg_core.__file__).parents[1], *backends, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
-    command = [sys.executable, "-P", *map(str, arguments)]
+    safely = ["-P"] if sys.version_info >= (3, 11) else []
+    command = [sys.executable, *safely, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
 

@@ -1,9 +1,10 @@
 """A Keras model that `fit` trains with a regularizer."""
 
-from typing import Any, Self
+from typing import Any
 
 import keras
 from keras import ops
+from typing_extensions import Self
 
 from gradreg_core.errors import InputError
 from gradreg_core.results import Parts, term_names

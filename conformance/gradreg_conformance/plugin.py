@@ -88,7 +88,7 @@ class _Summary:
         if self.untested and session.exitstatus in passing and not self.config.getoption("collectonly"):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         if self.config.getoption("collectonly"):
             return
         terminalreporter.section("gradreg conformance")

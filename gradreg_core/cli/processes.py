@@ -10,6 +10,19 @@ from pathlib import Path
 
 __all__ = ["ChildResult", "run_python"]
 
+_WITHOUT_WORKING_DIRECTORY = """
+import sys
+del sys.path[0]
+option, target = sys.argv[1:3]
+del sys.argv[1:3]
+if option == "-m":
+    import runpy
+    runpy.run_module(target, run_name="__main__", alter_sys=True)
+else:
+    exec(compile(target, "<string>", "exec"), {"__name__": "__main__"})
+"""
+"""What -P does before ``-m MODULE`` or ``-c CODE``; Python 3.10 does not have it."""
+
 
 @dataclass(frozen=True)
 class ChildResult:
@@ -34,7 +47,7 @@ def run_python(
     """Run this interpreter with other arguments. The child finds the modules that this process finds.
 
     Args:
-        arguments: such as ``"-m", "package.module", "argument"``.
+        arguments: ``"-m", "package.module"`` or ``"-c", code``, and then those of the program.
         stdin: the text that the child can read.
         timeout: seconds after which the child is killed; None for no limit.
         environment: variables to set besides those of this process.
@@ -43,7 +56,8 @@ def run_python(
     path = [entry or str(Path.cwd()) for entry in sys.path]
     variables = {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(path)}
     # -P: modules are not looked for in the working directory as well.
-    command = [sys.executable, "-P", *arguments]
+    safely = ("-P",) if sys.version_info >= (3, 11) else ("-c", _WITHOUT_WORKING_DIRECTORY)
+    command = [sys.executable, *safely, *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, no shell
             command,

@@ -21,6 +21,7 @@ from gradreg_core.norms import hinge, target
 from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, SpectReg
 from gradreg_core.projections import direction, exact, orthonormal, rademacher, random_onehot, sphere
 from gradreg_core.spec import JacobianPenalty, Regularizer
+from gradreg_jax.versions import enable_x64
 from gradreg_torch.networks import Module
 
 REGULARIZERS: list[Regularizer] = [
@@ -155,7 +156,7 @@ def penalty_in(backend: str, model: gradreg_numpy.Model, x: np.ndarray, reg: Reg
         options = {name: tf.constant(value) for name, value in options.items()}
         call = lambda x: apply(model.network, params, x)  # noqa: E731
         return float(gradreg_tensorflow.penalty(call, tf.constant(x), None, reg, **options))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         call = lambda x: apply(model.network, model.params, x)  # noqa: E731
         return float(gradreg_jax.penalty(call, jax.numpy.asarray(x), None, reg, **options))
 

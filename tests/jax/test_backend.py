@@ -20,6 +20,7 @@ from gradreg_core.random import Draws
 from gradreg_jax import backend
 from gradreg_jax.backend import JaxBackend
 from gradreg_jax.networks import apply
+from gradreg_jax.versions import enable_x64
 from gradreg_numpy.draws import draws as reference_draws
 from jax_cases import split
 
@@ -36,7 +37,7 @@ def test_draws_are_bit_identical(bits: int, is_compiled: bool, few: int, monkeyp
             draws += [source.uniforms(0, (0, 3), 4), source.signs(1, (2, 7), 100), source.integers(0, (0, 3), 1000)]
         return draws
 
-    with jax.enable_x64(bits == 64):
+    with enable_x64(bits == 64):
         call = lambda ids, step: drawn(Draws(JaxBackend(), seed, step, ids))  # noqa: E731
         call, own_step = (jax.jit(call), np.int32(step % 2**32)) if is_compiled else (call, step)
         ours = call(jnp.asarray(ids), own_step)

@@ -11,6 +11,7 @@ from jax import lax
 
 import gradreg_jax as gradreg
 from gradreg_jax.convolution import conv_general_dilated
+from gradreg_jax.versions import enable_x64
 from jax_cases import compiled
 
 CONVOLUTIONS = (conv_general_dilated, lax.conv_general_dilated)
@@ -53,7 +54,7 @@ def derivatives(convolve: Any, x: jax.Array, kernel: jax.Array, padding: Any) ->
 
 @pytest.mark.parametrize(("image", "kernel", "padding"), CASES)
 def test_derivatives_are_those_of_jax(image: Any, kernel: Any, padding: Any) -> None:
-    with jax.enable_x64(True):
+    with enable_x64(True):
         given = arrays(image, kernel)
         ours_and_theirs = [derivatives(convolve, *given, padding) for convolve in CONVOLUTIONS]
         for ours, theirs in zip(*ours_and_theirs, strict=True):
@@ -66,7 +67,7 @@ def test_derivatives_are_those_of_jax(image: Any, kernel: Any, padding: Any) -> 
 @pytest.mark.parametrize("filters", [6, 16])
 def test_equal_windows_give_equal_outputs(channels: int, filters: int, dtype: str) -> None:
     """Else rounding would decide which of a background's pixels is the largest in a window of a pooling."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         pixel, kernel = arrays((channels,), (5, 5, channels, filters), dtype=dtype)
         x = jnp.broadcast_to(pixel, (4, 12, 30, channels))
         outputs = jax.jit(lambda: conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC))()
@@ -90,7 +91,7 @@ def test_equal_windows_give_equal_outputs(channels: int, filters: int, dtype: st
 def test_what_it_does_not_speed_up_is_left_to_jax(
     image: Any, kernel: Any, strides: Any, padding: Any, options: Any
 ) -> None:
-    with jax.enable_x64(True):
+    with enable_x64(True):
         given, options = arrays(image, kernel), {"dimension_numbers": NHWC, **options}
         ours, theirs = (
             jax.make_jaxpr(partial(convolve, window_strides=strides, padding=padding, **options))(*given)

@@ -25,6 +25,7 @@ from gradreg_core.presets import (
 )
 from gradreg_core.projections import fisher, gaussian, orthonormal, top_k
 from gradreg_core.spec import JacobianPenalty, Sum
+from gradreg_jax.versions import enable_x64
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(6, 5)).astype(np.float32), np.array([0, 1, 2, 0, 1, 2], np.int32)
@@ -34,7 +35,7 @@ SETTINGS = {
     "dtype": lambda: jax.numpy_dtype_promotion("strict"),
     "leaks": lambda: jax.checking_leaks(),
     "nans": lambda: jax.debug_nans(True),
-    "x64": lambda: jax.enable_x64(True),
+    "x64": lambda: enable_x64(True),
 }
 
 

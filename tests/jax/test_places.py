@@ -13,6 +13,7 @@ from flax import linen, nnx
 import gradreg_jax as gradreg
 from gradreg_core.errors import InputError
 from gradreg_core.presets import DataGrad, FrobReg, SpectReg
+from gradreg_jax.versions import enable_x64
 from jax_cases import compiled
 
 RNG = np.random.default_rng(0)
@@ -227,7 +228,7 @@ def test_threads_have_places_of_their_own(x64: None) -> None:
     def value(number: int) -> tuple[str, float]:
         place = list(calls)[number % 2]
         wrapped = model if number < 4 else lambda x: model(x)
-        with jax.enable_x64(True):  # the setting is a thread's own
+        with enable_x64(True):  # the setting is a thread's own
             return place, float(gradreg.penalty(wrapped, X, None, calls[place]))
 
     with ThreadPoolExecutor(4) as pool:

@@ -24,6 +24,7 @@ from gradreg_core.presets import (
 )
 from gradreg_core.spec import JacobianPenalty, Regularizer
 from gradreg_torch import networks
+from gradreg_torch.versions import COMPILES
 
 STEP = 2
 REQUIRED = [
@@ -81,7 +82,7 @@ def pytorch(
 
     if compiler is not None:
         torch._dynamo.reset()
-        values = torch.compile(values, fullgraph=True, backend=compiler)
+        values = torch.compile(values, fullgraph=COMPILES, backend=compiler)  # graph breaks at older versions
     total, *penalties = values(inputs, step)
     weights = {path: array for path, array in module.named_arrays().items() if array.requires_grad}
     gradients = torch.autograd.grad(total, [*weights.values(), inputs], allow_unused=True, materialize_grads=True)

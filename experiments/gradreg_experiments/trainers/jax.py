@@ -1,6 +1,7 @@
 """Trains in JAX: the loop over the steps is compiled, a chunk at a time; several seeds train together."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -149,12 +150,12 @@ def _native(params: Arrays) -> dict[str, Any]:
     return {path: jnp.asarray(value) for path, value in params.items()}
 
 
-@jax.jit(static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def _logits(network: Network, params: Any, x: Any) -> Any:
     return apply(network, params, x)
 
 
-@jax.jit(static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def _input_gradient(network: Network, params: Any, x: Any, y: Any) -> Any:
     def total(x: Any) -> Any:
         return -jnp.take_along_axis(jax.nn.log_softmax(apply(network, params, x)), y[:, None], 1).sum()
@@ -162,6 +163,6 @@ def _input_gradient(network: Network, params: Any, x: Any, y: Any) -> Any:
     return jax.grad(total)(x)
 
 
-@jax.jit(static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def _jacobian_norms(network: Network, params: Any, x: Any) -> Any:
     return gradreg.measure(lambda inputs: apply(network, params, inputs), x).frobenius

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from gradreg_jax.versions import enable_x64
 from gradreg_sweep.operation import Operation
 from gradreg_sweep.registry import framework
 from gradreg_sweep.search import Finding, examine
@@ -57,10 +58,9 @@ def run_in_single_too(finding: Finding, name: str) -> str:
     """`run`, with JAX's float64 switched on for the program alone."""
     if name != "jax":
         return run(finding)
-    import jax
 
     program = finding.reproduction.replace('jax.config.update("jax_enable_x64", True)\n', "")
-    with jax.enable_x64(True):
+    with enable_x64(True):
         return run(replace(finding, reproduction=program))
 
 
