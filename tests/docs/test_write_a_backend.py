@@ -1,4 +1,4 @@
-"""The page "Write a backend": its code is the example's, and what it builds passes the conformance kit."""
+"""The pages on writing a backend: their code is the example's, and what they build passes the conformance kit."""
 
 import inspect
 import os
@@ -14,7 +14,8 @@ from gradreg_core.backend import Backend
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "gradreg_autograd"
-PAGE = (ROOT / "docs" / "write-a-backend.md").read_text()
+PAGES = ("write-a-backend.md", "backend/primitives.md", "backend/harness.md")
+PAGE = "\n".join((ROOT / "docs" / name).read_text() for name in PAGES)
 BUILT = ["pyproject.toml", *(f"gradreg_autograd/{name}.py" for name in ("plugin", "backend", "harness"))]
 FILES = {name: (EXAMPLE / name).read_text() for name in [*BUILT, "gradreg_autograd/networks.py", "README.md"]}
 BLOCKS = [block.strip("\n") for block in re.findall(r"^```(?:python|toml)\n(.*?)^```", PAGE, re.S | re.M)]
