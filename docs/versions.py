@@ -1,6 +1,8 @@
 """The table of tested versions; as a script it adds a report of the kit to it, and writes it into the page.
 
 python docs/versions.py REPORT.json [--tests TESTS.xml]
+
+The script ends with 1 where a check or a test failed, after it has written the page.
 """
 
 import argparse
@@ -13,8 +15,8 @@ from xml.etree import ElementTree
 PAGE = Path(__file__).with_name("versions.md")
 RESULTS = Path(__file__).with_name("versions.json")
 ORDER = ("numpy", "torch", "jax", "tensorflow")
-HEADER = """| backend | Python | versions | kit: passed | failed | not applicable | tests: passed | failed |
-|---|---|---|---|---|---|---|---|
+HEADER = """| backend | Python | versions | kit: passed | failed | not applicable | tests: passed | failed | run on |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -31,6 +33,7 @@ def rows(report: dict[str, Any], tests: str | None = None) -> list[dict[str, Any
             "versions": {name: re.sub(r"\+.*", "", version) for name, version in kit["versions"].items()},
             "kit": {name: kit["totals"][name] for name in ("passed", "failed", "not applicable")},
             "tests": counts,
+            "date": kit["date"][:10],
         }
         for kit in report["reports"]
     ]
@@ -55,7 +58,7 @@ def table(results: list[dict[str, Any]]) -> str:
         versions = {name: version for name, version in row["versions"].items() if name not in ("python", "gradreg")}
         names = ", ".join(f"{name} {version}" for name, version in versions.items())
         tests = row["tests"] or {"passed": "-", "failed": "-"}
-        cells = [row["backend"], row["versions"]["python"], names, *row["kit"].values(), *tests.values()]
+        cells = [row["backend"], row["versions"]["python"], names, *row["kit"].values(), *tests.values(), row["date"]]
         lines.append("| " + " | ".join(map(str, cells)) + " |\n")
     return HEADER + "".join(lines)
 
@@ -66,6 +69,16 @@ def page(text: str, results: list[dict[str, Any]]) -> str:
     return text[:start] + table(results).rstrip("\n") + text[end:]
 
 
+def failures(results: list[dict[str, Any]]) -> list[str]:
+    """What failed, or did not run at all, of each result."""
+    lines = []
+    for row in results:
+        for kind, counts in (("checks", row["kit"]), ("tests", row["tests"] or {"failed": 0, "passed": 1})):
+            if counts["failed"] or not counts["passed"]:
+                lines.append(f"{row['backend']}: {counts['failed']} {kind} failed, {counts['passed']} passed")
+    return lines
+
+
 def main() -> None:
     """Add results and write the page; without arguments only the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -73,11 +86,15 @@ def main() -> None:
     parser.add_argument("--tests", type=Path)
     arguments = parser.parse_args()
     results = json.loads(RESULTS.read_text())
+    new: list[dict[str, Any]] = []
     if arguments.report is not None:
         tests = None if arguments.tests is None else arguments.tests.read_text()
-        results = merged(results, rows(json.loads(arguments.report.read_text()), tests))
+        new = rows(json.loads(arguments.report.read_text()), tests)
+        results = merged(results, new)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     PAGE.write_text(page(PAGE.read_text(), results))
+    if failed := failures(new):
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":
