@@ -32,7 +32,7 @@ def recommended(gains: Sequence[Gain], rivals: Sequence[Gain]) -> str:
     if min(signs) < 0:
         return "do not use it here" if max(signs) <= 0 else "try it, and look at a loss"
     if min(signs) > 0:
-        return "use it"
+        return "use it" if max(own.sign for own in rivals) > 0 else "use it, or the rival"
     return "try it" if max(signs) > 0 else "do not use it here"
 
 
@@ -93,7 +93,7 @@ def make_advice(docs: Path) -> str:
             *("images", "soft labels, Jacobian", "labels alone", "soft labels", "accuracy"),
         ),
         "unlabelled": _study(
-            *by_name["unlabelled"], "labels", "SpectReg, all", "labels alone", "pseudo-labels", "accuracy"
+            *by_name["unlabelled"], "labels", "SpectReg, all", "labels alone", "SpectReg, labelled", "accuracy"
         ),
         "kinks": _study(*by_name["kinks"], "network, images", "L1 norm", "none", "FGSM training", "robust"),
     }

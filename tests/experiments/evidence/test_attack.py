@@ -1,14 +1,10 @@
 """The attack against the exact worst case of a linear model, and a small run of the experiment that uses it."""
 
-import io
-import zipfile
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 
 import gradreg_torch as gradreg
 from gradreg_core.errors import DataFileError, InputError
@@ -69,20 +65,7 @@ def test_iterates_stay_in_the_cube_and_among_pixels():
         assert moved.max() <= 1
 
 
-def images(path, count, classes=10, side=32):
-    generator = np.random.default_rng(0)
-    with zipfile.ZipFile(path, "w") as archive:
-        for part in ("train", "test"):
-            for label in range(classes):
-                for place in range(count):
-                    pixels = generator.integers(0, 255, (side, side, 3)) // 8 + 24 * label
-                    own = io.BytesIO()
-                    Image.fromarray(pixels.astype(np.uint8)).save(own, "JPEG")
-                    archive.writestr(f"{part}/class{label}/{place:04}.jpg", own.getvalue())
-    return path
-
-
-def test_images_are_read_by_class_in_turns(tmp_path):
+def test_images_are_read_by_class_in_turns(tmp_path, images):
     x, y = load_images(images(tmp_path / "a.zip", 3), "train", 1, 3)
     assert x.shape == (20, 3, 32, 32)
     assert y.tolist() == [*range(10), *range(10)]
@@ -94,7 +77,7 @@ def test_images_are_read_by_class_in_turns(tmp_path):
     ("options", "message"),
     [({"classes": 9}, "expected 10 folders with 2 images"), ({"count": 1}, "with 1 or more"), ({"side": 16}, "shape")],
 )
-def test_other_images_are_refused(tmp_path, options, message):
+def test_other_images_are_refused(tmp_path, images, options, message):
     path = images(tmp_path / "a.zip", **({"count": 2} | options))
     with pytest.raises(DataFileError, match=message):
         load_images(path, "train", 0, 2)
@@ -123,7 +106,7 @@ def test_the_norms_are_those_of_the_losses_gradients():
     assert kinks._loss(kinks._FAST, 2.0, model, x.detach(), y, 0).item() == wanted
 
 
-def test_a_small_run_makes_its_page(tmp_path, monkeypatch):
+def test_a_small_run_makes_its_page(tmp_path, images, monkeypatch):
     for name, value in (("_POOL", 2), ("_VALIDATION", 1), ("_TEST", 1), ("_ATTACKED", 4), ("_STEPS", 2)):
         monkeypatch.setattr(kinks, name, value)
     kinks._data.cache_clear()

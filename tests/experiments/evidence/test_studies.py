@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import gradreg_torch as gradreg
 from gradreg_core.errors import InputError
-from gradreg_experiments.evidence import advice, derivatives, distillation, kinks, unlabelled
+from gradreg_experiments.evidence import advice, derivatives, distillation, kinks, residual, unlabelled
 from gradreg_experiments.evidence.advice import make_advice, recommended
 from gradreg_experiments.evidence.distillation import soft_losses
 from gradreg_experiments.evidence.dynamics import SYSTEMS, flow
@@ -23,7 +23,7 @@ from gradreg_experiments.evidence.unlabelled import pseudo_losses
 from gradreg_experiments.results import Results
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "evidence"
-STUDIES = [module.STUDY for module in (derivatives, distillation, kinks, unlabelled)]
+STUDIES = [module.STUDY for module in (derivatives, distillation, kinks, residual, unlabelled)]
 NAMES = [study.name for study in STUDIES]
 
 
@@ -232,7 +232,11 @@ def test_the_published_tables_have_a_cell_for_every_heading():
 
 def test_recommendations_follow_the_intervals():
     up, open_, down = Gain(2.0, 1.0), Gain(0.5, 1.0), Gain(-2.0, 1.0)
-    assert [recommended(own, [open_]) for own in ([up, up], [up, open_])] == ["use it", "try it"]
+    assert [recommended([up, up], own) for own in ([up, open_], [open_])] == ["use it", "use it, or the rival"]
+    assert recommended([up, open_], [up]) == "try it"
     assert [recommended(own, [open_]) for own in ([open_], [open_, down])] == ["do not use it here"] * 2
     assert recommended([up, down], [up]) == "try it, and look at a loss"
-    assert [recommended([up, up], own) for own in ([down, down], [down, open_])] == ["use the rival", "use it"]
+    assert [recommended([up, up], own) for own in ([down, down], [down, open_])] == [
+        "use the rival",
+        "use it, or the rival",
+    ]
