@@ -14,7 +14,7 @@ from gradreg_sweep.compositions import COMPOSITIONS, PENALTY
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.operation import Operation
 from gradreg_sweep.registry import framework, names
-from gradreg_sweep.search import Finding, chosen, examine
+from gradreg_sweep.search import UNTRIED, Finding, References, chosen, examine
 
 __all__ = ["sweep"]
 
@@ -41,7 +41,11 @@ _Plan = list[tuple[Framework, str, Operation, str]]
 @click.option("--examples", type=click.IntRange(1), help="Configurations to draw per operation [depends on the mode].")
 @out_option("--report", "path", folder=False, suffixes=(".md", ".json"), help="Write a page or JSON.")
 @click.option(
-    "--add", "earlier", multiple=True, type=click.Path(path_type=Path, exists=True), help="Put a JSON report in front."
+    "--add",
+    "earlier",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Put a JSON report in front, and run only what it has not; may be repeated.",
 )
 @click.option("--compare", type=click.Path(path_type=Path, exists=True), help="Say what differs from a JSON report.")
 @click.option("--list", "listing", is_flag=True, help="List the operations, and run none.")
@@ -74,6 +78,8 @@ def sweep(
             click.echo(f"{swept.name} {mode} {composition} {operation.name}")
         return
     findings = [finding for file in earlier for finding in report.read(file)]
+    done = {_key(finding.version, finding.mode, finding.operation, finding.composition) for finding in findings}
+    plan = [item for item in plan if _key(item[0].version, item[1], item[2].name, item[3]) not in done]
     _collect(findings, _run(plan, examples), path)
     _print(findings, show)
     for before, after in report.changes(report.read(compare), findings) if compare is not None else ():
@@ -81,6 +87,10 @@ def sweep(
         click.echo(f"{place}: {before.kind} in {before.version}, {after.kind} in {after.version}")
     if any(finding.kind in report.SILENT for finding in findings):
         click.get_current_context().exit(1)
+
+
+def _key(version: str, mode: str, operation: str, composition: str) -> tuple[str, str, str, str]:
+    return version, mode, operation, composition
 
 
 def _collect(findings: list[Finding], new: Iterator[Finding], path: Path | None) -> None:
@@ -112,10 +122,11 @@ def _plan(
     plan = [
         (swept, mode, operation, composition)
         for swept in frameworks
-        for mode in (modes or swept.modes[:1])
-        if mode in swept.modes
+        for mode in swept.modes
+        for kinds in [[kind for kind in compositions if mode in (modes or swept.modes_for(kind)[:1])]]
         for operation in chosen(swept, mode, operations, more[swept.name])
-        for composition in compositions
+        for composition in (kinds[:1] if operation.untried else kinds)
+        if mode in swept.modes_for(composition)
     ]
     if frameworks and not plan:
         raise InputError(
@@ -126,16 +137,20 @@ def _plan(
 
 
 def _run(plan: _Plan, examples: int | None) -> Iterator[Finding]:
+    references: References = {}
+    before: tuple[str, str] | None = None
     with progress_bar("", len(plan)) as bar:
         for swept, mode, operation, composition in plan:
             bar.describe(f"{mode} {composition} {operation.name}")
-            yield examine(swept, operation, mode, examples, composition)
+            if before != (mode, operation.name):
+                references, before = {}, (mode, operation.name)
+            yield examine(swept, operation, mode, examples, composition, references)
             bar.advance()
 
 
 def _print(findings: list[Finding], show: bool) -> None:
     table = make_table(["operation", "mode", "composition", "kind", "error", "remark"])
-    for finding in findings:
+    for finding in (finding for finding in findings if finding.kind != UNTRIED):
         kind = Text(finding.kind, _STYLES.get(finding.kind, "bold red"))
         remark = "; ".join(filter(None, [finding.detail, "single" if finding.single else ""]))
         table.add_row(finding.operation, finding.mode, finding.composition, kind, report.size(finding), remark)

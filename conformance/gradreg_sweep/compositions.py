@@ -8,14 +8,16 @@ __all__ = ["COMPOSITIONS", "FORWARD", "PENALTY", "THIRD", "Modes", "mixed"]
 PENALTY = "reverse-reverse"
 """What a penalty on the gradient takes."""
 FORWARD = "forward"
-THIRD = "reverse-forward-forward"
+THIRD = ("reverse-forward-forward", "reverse-reverse-reverse")
+"""Of third derivatives."""
 COMPOSITIONS = {
     PENALTY: "the gradient of ||J^T w||^2, as penalties on gradients take it",
     FORWARD: "the first derivative of <w, f> along a direction, as products J v take it",
     "forward-reverse": "the derivative of J^T w along a direction, as products with a Hessian take it",
     "reverse-forward": "the gradient of <w, J v>, as penalties on J v take it",
     "forward-forward": "the derivative of J v along a direction",
-    THIRD: "the gradient of the second derivative of <w, f> along v",
+    THIRD[0]: "the gradient of the second derivative of <w, f> along v by forward mode",
+    THIRD[1]: "the gradient of the second derivative of <w, f> along v by reverse mode",
 }
 """Name, the outer mode first -> what is computed."""
 
@@ -62,16 +64,20 @@ def mixed(
         return [modes.forward(weighted, arrays, tangents) for tangents in along]
     if composition == "forward-forward":
         return [modes.forward(slope, arrays, tangents) for tangents in along]
+
+    def pulled(*arrays: Any) -> Any:
+        return modes.inner(modes.reverse(weighted, arrays)[0], directions[0])
+
     if composition == "forward-reverse":
-
-        def pulled(*arrays: Any) -> Any:
-            return modes.inner(modes.reverse(weighted, arrays)[0], directions[0])
-
         return [modes.forward(pulled, arrays, tangents) for tangents in along]
 
     def bend(*arrays: Any) -> Any:
         return modes.forward(slope, arrays, along[0])
 
-    gradients = modes.reverse(bend if composition == THIRD else slope, arrays)
+    def reverse_bend(*arrays: Any) -> Any:
+        return modes.inner(modes.reverse(pulled, arrays)[0], directions[0])
+
+    last = {THIRD[0]: bend, THIRD[1]: reverse_bend}.get(composition, slope)
+    gradients = modes.reverse(last, arrays)
     pairs = zip(gradients, directions, strict=True)
     return [None if gradient is None else modes.inner(gradient, direction) for gradient, direction in pairs]

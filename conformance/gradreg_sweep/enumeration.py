@@ -1,6 +1,6 @@
 """Operations from the modules of a framework: every public function that some pattern of arguments suits."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -26,9 +26,8 @@ class Patterns:
     definite: str
     real: str
 
-    def codes(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Calls of a function, the simplest first, with the shape of x."""
-        ends = ("{call}", "{call}[0]", self.real, self.real.replace("{value}", "{call}[0]"))
+    def arguments(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Arguments of a function, the simplest first, with the shape of x."""
         vectors: tuple[str, ...] = (
             "h",
             "h + 2",
@@ -41,53 +40,72 @@ class Patterns:
         matrices = (self.definite, f"{self.definite}, h", f"h, {self.definite}", "h, h ** 2")
         for shape, listed in ((VECTORS, vectors), (MATRICES, matrices)):
             for arguments in listed:
-                call = f"{name}({arguments})"
-                for end in ends:
-                    yield end.replace("{value}", "{call}").replace("{call}", call), shape
+                yield arguments, shape
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """What is made of a function's {value}: a real array."""
+        return "{value}", "{value}[0]", self.real, self.real.replace("{value}", "{value}[0]")
 
 
 def enumerate_functions(
     modules: Mapping[str, ModuleType],
     patterns: Patterns,
-    evaluate: Callable[[str, np.ndarray], Any],
+    evaluate: Callable[[str, Mapping[str, Any]], Any],
     known: Iterable[Operation],
-    excluded: Sequence[str] = (),
+    excluded: Mapping[str, str],
 ) -> Iterator[Operation]:
-    """An operation per public function of the modules that no known operation calls.
+    """An operation per public function of the modules that no known operation calls, under one of its names.
 
     Args:
         modules: by the name that users write before a function's.
         patterns: of the arguments.
-        evaluate: (an expression of ``h``, h) -> its value as a NumPy array.
+        evaluate: (an expression, arrays and other values by name) -> its value.
         known: operations whose code is searched for the function's name.
-        excluded: functions that are no operations, or that draw random numbers.
+        excluded: the end of a function's name -> why it is not examined.
     """
     written = " ".join(operation.code for operation in known)
-    for prefix, module in modules.items():
-        for name in sorted(dir(module)):
-            value = getattr(module, name, None)
-            call = f"{prefix}.{name}"
-            if name.startswith("_") or not callable(value) or isinstance(value, type) or call in excluded:
-                continue
-            if f"{call}(" in written:
-                continue
-            code = _suited(patterns.codes(call), evaluate)
-            if code is not None:
-                yield Operation(call, code[0], **code[1])
+    listed = [
+        (f"{prefix}.{name}", getattr(module, name, None))
+        for prefix, module in modules.items()
+        for name in sorted(dir(module))
+        if not name.startswith("_")
+    ]
+    seen = {id(value) for name, value in listed if f"{name}(" in written}
+    for name, value in listed:
+        if not callable(value) or isinstance(value, type) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        reason = next((why for end, why in excluded.items() if name.rpartition(".")[2].startswith(end)), "")
+        code = None if reason else _suited(name, patterns, evaluate)
+        if code is not None:
+            yield Operation(name, code[0], **code[1])
+        else:
+            yield Operation(name, "", untried=reason or "no pattern of arguments suits it")
 
 
 def _suited(
-    codes: Iterator[tuple[str, Mapping[str, Any]]], evaluate: Callable[[str, np.ndarray], Any]
+    name: str, patterns: Patterns, evaluate: Callable[[str, Mapping[str, Any]], Any]
 ) -> tuple[str, Mapping[str, Any]] | None:
-    """The first code whose value is a finite real array that depends on h."""
-    for code, shape in codes:
-        size = {"n": 3, "b": 2}
+    """The first call whose value is a finite real array that depends on h, and the shape of x."""
+    size = {"n": 3, "b": 2}
+    for arguments, shape in patterns.arguments():
         h = np.tanh(np.random.default_rng(0).normal(size=eval(shape["shape"].format(**size))))  # noqa: S307 - our own
+        call = f"{name}({arguments})"
         try:
-            before, after = (np.asarray(evaluate(code.format(**size), array)) for array in (h, h * 0.99))
+            values = [evaluate(call.format(**size), {"h": array}) for array in (h, h * 0.99)]
         except Exception:  # noqa: S112 - the pattern does not suit the function
             continue
-        real = before.dtype.kind == "f" or before.dtype.name == "bfloat16"
-        if real and before.shape == after.shape and np.isfinite(before).all() and not np.array_equal(before, after):
-            return code, shape
+        for end in patterns.ends:
+            try:
+                ended = [evaluate(end.format(value="value"), {"value": value}) for value in values]
+                before, after = (np.asarray(array) if hasattr(array, "dtype") else np.zeros(()) for array in ended)
+            except Exception:  # noqa: S112 - the value is of another kind
+                continue
+            if _real(before) and before.shape == after.shape and not np.array_equal(before, after):
+                return end.replace("{value}", call), shape
     return None
+
+
+def _real(array: np.ndarray) -> bool:
+    return (array.dtype.kind == "f" or array.dtype.name == "bfloat16") and bool(np.isfinite(array).all())

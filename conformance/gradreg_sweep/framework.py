@@ -1,7 +1,7 @@
 """The one shape in which a framework is swept: a record, a class that differentiates, and a template of programs."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -12,6 +12,74 @@ from gradreg_sweep.problem import Problem
 from gradreg_sweep.verdict import Verdict
 
 __all__ = ["Framework"]
+
+_MIXED = """\
+v = {{ constant("rng.normal(size=x.shape)") }}
+u = {{ "v" if target == "x" else constant("rng.normal(size=%s.shape)" % target) }}
+
+
+{% if "forward" in composition %}
+def derivative(function, array, tangent):  # forward mode
+{{ forward }}
+
+{% endif %}
+def gradient(function, array):  # reverse mode
+{{ reverse }}
+
+def z({{ arguments }}):
+    return {{ total("w * f(%s)" % arguments) }}
+
+
+def slope({{ arguments }}):  # <J^T w, v> by reverse mode
+    return {{ total("gradient(lambda x: z(%s), x) * v" % arguments) }}
+
+
+{% if composition not in ("forward", "forward-reverse", "reverse-reverse-reverse") %}
+def forward_slope({{ arguments }}):  # <w, J v> by forward mode
+    return derivative(lambda x: z({{ arguments }}), x, v)
+
+
+{% endif %}
+{% if composition == "reverse-forward-forward" %}
+def bend({{ arguments }}):  # the second derivative along v by forward mode
+    return derivative(lambda x: forward_slope({{ arguments }}), x, v)
+
+
+{% endif %}
+{% if composition in ("reverse-forward-forward", "reverse-reverse-reverse") %}
+def reverse_bend({{ arguments }}):  # by reverse mode
+    return {{ total("gradient(lambda x: slope(%s), x) * v" % arguments) }}
+
+
+{% endif %}
+{% set inner, lower = {
+    "forward": ("z", "z"),
+    "forward-reverse": ("slope", "slope"),
+    "reverse-forward": ("forward_slope", "slope"),
+    "forward-forward": ("forward_slope", "slope"),
+    "reverse-forward-forward": ("bend", "reverse_bend"),
+    "reverse-reverse-reverse": ("reverse_bend", "reverse_bend"),
+}[composition] %}
+{% set inner = "lambda %s: %s(%s)" % (target, inner, arguments) %}
+{% if composition.startswith("forward") %}
+{% set number = "derivative(%s, %s, u)" % (inner, target) %}
+{% elif kind == "None" %}
+{% set number = "gradient(%s, %s)" % (inner, target) %}
+{% else %}
+{% set number = total("u * gradient(%s, %s)" % (inner, target)) %}
+{% endif %}
+{% if compiled(number) != number %}
+compute = {{ compiled("lambda %s: %s" % (arguments, number)) }}
+number = compute({{ arguments }})
+{% else %}
+number = {{ number }}
+{% endif %}
+{% if kind == "None" %}
+print("{{ label }}: ", number)
+{% else %}
+ends = [{{ plain(lower ~ "(" ~ moved ~ ")") }} for t in ({{ step }}, -{{ step }})]
+print("{{ label }}: ", {{ plain("number") }}, " differences:", (ends[0] - ends[1]) / {{ twice }})
+{% endif %}"""
 
 
 @cache
@@ -34,7 +102,10 @@ class Framework:
         operations: what is swept.
         problem: makes a program's :class:`Problem`.
         ending: a Jinja template of the lines after the program's that show a verdict without gradreg.
-        mixed_ending: the same for compositions other than that of penalties.
+        derivatives: Jinja definitions for the same in any other composition: `label`, the bodies `forward` and
+            `reverse` of functions that differentiate, and macros for a constant, a sum, a plain number, and a function
+            compiled as the mode says.
+        missing: mode -> compositions that the framework does not offer there.
         enumerated: lists further operations, from the framework's own modules; it may take a minute.
     """
 
@@ -47,8 +118,13 @@ class Framework:
     operations: tuple[Operation, ...]
     problem: Callable[[Program, str, str], Problem]
     ending: str
-    mixed_ending: str
+    derivatives: str
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     enumerated: Callable[[], Iterable[Operation]] = tuple
+
+    def modes_for(self, composition: str) -> tuple[str, ...]:
+        """The modes that offer a composition, the plainest first."""
+        return tuple(mode for mode in self.modes if composition not in self.missing.get(mode, ()))
 
     def reproduction(self, program: Program, mode: str, verdict: Verdict, composition: str = PENALTY) -> str:
         """The whole program that shows a verdict."""
@@ -70,10 +146,11 @@ class Framework:
             moved[program.names.index(target)] += " + t * u" if composition != PENALTY and not first else " + t * v"
         step = "1e-2" if verdict.single and not first else "1e-4"
         mixed = composition != PENALTY and not first
-        text = _template(self.mixed_ending if mixed else self.ending).render(
+        text = _template(self.derivatives + _MIXED if mixed else self.ending).render(
             composition=composition,
             arguments=", ".join(program.names),
             first=first,
+            kind=verdict.kind,
             index=None if variable else program.names.index(target),
             mode=mode,
             moved=", ".join(moved),

@@ -52,6 +52,23 @@ _ARRAYS = (
     ), bounded=True, **VECTORS),
 )  # fmt: skip
 
+_BOUNDARIES = (
+    *(
+        function(f"{name}, at zero", f"{name}(h)", zeros=1, **VECTORS)
+        for name in ("jnp.sinc", "jnp.expm1", "jnp.log1p",
+                     *(f"jax.scipy.special.{name}" for name in ("i0", "i0e", "i1", "i1e", "erfinv")))
+    ),
+    function("jnp.power, at zero", "jnp.power(h, {power})", options={"power": (2, 3, 2.0)}, zeros=1, **VECTORS),
+    *(
+        function(f"jax.nn.{name}, a masked entry",
+                 f"jnp.exp(jax.nn.{name}(jnp.where(np.arange({{n}}) == 0, -jnp.inf, h), -1))", **VECTORS)
+        for name in ("softmax", "log_softmax", "logsumexp")
+    ),
+    function("jnp.prod, of nothing", "jnp.prod(h[:, :0], 1) + h.sum(1) ** 2", **VECTORS),
+    function("jnp.linalg.pinv, rank one", "jnp.linalg.pinv(h[:, :1] @ h[:1], rtol=1e-10)", **MATRICES),
+    function("jax.scipy.linalg.expm, at zero", "jax.scipy.linalg.expm(h)", zeros=3, **MATRICES),
+)  # fmt: skip
+
 _IMAGES = (
     function("jax.lax.conv_general_dilated",
              "jax.lax.conv_general_dilated(h, k, ({s}, {s}), '{pad}', rhs_dilation=({d}, {d}), "
@@ -118,5 +135,5 @@ _CONTROL = (
              "lambda g, y: y / g(jnp.ones_like(y)))", **VECTORS),
 )  # fmt: skip
 
-OPERATIONS = (*_ACTIVATIONS, *_ARRAYS, *_IMAGES, *_LINALG, *_CONTROL)
+OPERATIONS = (*_ACTIVATIONS, *_ARRAYS, *_BOUNDARIES, *_IMAGES, *_LINALG, *_CONTROL)
 """In the order of the report."""

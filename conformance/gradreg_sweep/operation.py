@@ -34,6 +34,7 @@ class Operation:
         bounded: whether h must be in (-1, 1), so that the nonlinear layer always comes before.
         modes: the modes it is tried in; None for all except the slow ones.
         dtypes: mode -> the dtypes to try there, the simplest first; "float64" for modes that are not named.
+        untried: why it is listed only, and not examined.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Operation:
     bounded: bool = False
     modes: tuple[str, ...] | None = None
     dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    untried: str = ""
 
     def configurations(self, mode: str) -> st.SearchStrategy[dict[str, Any]]:
         """Configurations, which shrink to small sizes and the first options."""

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cattrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gradreg_sweep.compositions import COMPOSITIONS
-from gradreg_sweep.search import Finding
-from gradreg_sweep.upstream import issue
+from gradreg_sweep.search import UNTRIED, Finding
+from gradreg_sweep.upstream import REPORTS, issue
 from gradreg_sweep.verdict import KINDS
 
 __all__ = ["SILENT", "as_pages", "changes", "read", "size", "write"]
@@ -58,7 +59,22 @@ class _Row:
 
     @property
     def issue(self) -> str:
-        return issue(self.first.operation)
+        """The reports of the findings, each once."""
+        return ", ".join(dict.fromkeys(map(issue, self.findings)))
+
+    @property
+    def proposal(self) -> str:
+        """The title of a report, where there is none."""
+        if "not reported" not in self.issue or not (self.first.kind in SILENT or self.first.kind == "first derivative"):
+            return ""
+        ways = " and ".join(dict.fromkeys(row.composition for row in self.findings if issue(row) == "not reported"))
+        order = "the gradient" if self.first.kind == "first derivative" else f"the derivative by {ways}"
+        kinds = {"None": "None", "NaN": "NaN"}
+        return f"{self.first.operation}: {order} is silently {kinds.get(self.first.kind, 'wrong')}"
+
+
+def _tried(findings: Iterable[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.kind != UNTRIED]
 
 
 def size(finding: Finding) -> str:
@@ -69,7 +85,7 @@ def size(finding: Finding) -> str:
 def _rows(findings: Iterable[Finding]) -> list[_Row]:
     """The silent kinds of one operation together, and each other kind by itself."""
     groups: dict[tuple[str, str, str], list[Finding]] = {}
-    for finding in findings:
+    for finding in _tried(findings):
         kind = "silent" if finding.kind in SILENT else finding.kind
         groups.setdefault((finding.version, finding.operation, kind), []).append(finding)
     return [_Row(tuple(group)) for group in groups.values()]
@@ -84,8 +100,10 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings") -> dict[str, s
         autoescape=False,  # noqa: S701
     )
     groups: dict[tuple[str, str, str], list[Finding]] = {}
-    for finding in findings:
+    for finding in sorted(_tried(findings), key=lambda finding: list(COMPOSITIONS).index(finding.composition)):
         groups.setdefault((finding.version, finding.composition, finding.mode), []).append(finding)
+    versions = list(dict.fromkeys(finding.version for finding in findings))
+    groups = dict(sorted(groups.items(), key=lambda item: versions.index(item[0][0])))
     rows = _rows(findings)
     summary = environment.get_template("findings.md").render(
         stem=stem,
@@ -96,10 +114,16 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings") -> dict[str, s
         silent=[row for row in rows if row.first.kind in SILENT],
         loud=[row for row in rows if row.first.kind == "raises"],
         first=[row for row in rows if row.first.kind == "first derivative"],
+        reports=[
+            (report, report.outcome(_tried(findings)))
+            for report in REPORTS
+            if any(report.framework == finding.framework for finding in findings)
+        ],
         machine=platform.machine(),
         python=platform.python_version(),
     )
-    pages = {f"{stem}.md": summary}
+    coverage = environment.get_template("coverage.md").render(stem=stem, covered=_coverage(findings))
+    pages = {f"{stem}.md": summary, f"{stem}/coverage.md": coverage}
     for name in dict.fromkeys(finding.framework for finding in findings):
         own = [row for row in rows if row.first.framework == name]
         pages[f"{stem}/{name}.md"] = environment.get_template("framework.md").render(
@@ -110,16 +134,42 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings") -> dict[str, s
     return {path: page.rstrip() + "\n" for path, page in pages.items()}
 
 
+def _coverage(findings: Sequence[Finding]) -> list[tuple[str, dict[str, list[str]], dict[str, list[str]]]]:
+    """Of each version: the operations examined by their compositions, and the others by the reason."""
+    rows = []
+    for version in dict.fromkeys(finding.version for finding in findings):
+        own = [finding for finding in findings if finding.version == version]
+        ways: dict[str, list[str]] = {}
+        for finding in _tried(own):
+            ways.setdefault(finding.operation, []).append(finding.composition)
+        examined: dict[str, list[str]] = {}
+        for operation, compositions in ways.items():
+            examined.setdefault(", ".join(dict.fromkeys(compositions)), []).append(operation)
+        others: dict[str, list[str]] = {}
+        for finding in own:
+            if finding.kind == UNTRIED:
+                others.setdefault(finding.detail, []).append(finding.operation)
+        rows.append((version, examined, others))
+    return rows
+
+
 def write(path: Path, findings: Sequence[Finding]) -> list[Path]:
     """Write JSON or, by the name's ending, pages in Markdown. Returns the files."""
     if path.suffix == ".json":
-        path.write_text(json.dumps({"findings": [asdict(finding) for finding in findings]}, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(_record(finding)) for finding in findings)
+        path.write_text(f'{{"findings": [\n{lines}\n]}}\n')
         return [path]
     pages = {path.parent / name: page for name, page in as_pages(findings, path.stem).items()}
     for file, page in pages.items():
         file.parent.mkdir(exist_ok=True)
         file.write_text(page)
     return list(pages)
+
+
+def _record(finding: Finding) -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    plain = asdict(Finding("", "", "", "", ""))
+    return {name: value for name, value in asdict(finding).items() if value != plain[name]}
 
 
 def read(path: Path) -> list[Finding]:

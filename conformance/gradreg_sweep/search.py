@@ -14,9 +14,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from gradreg_sweep.compositions import PENALTY
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.operation import Configuration, Operation
-from gradreg_sweep.verdict import Verdict, judge
+from gradreg_sweep.verdict import Reference, Verdict, judge, load
 
-__all__ = ["Finding", "chosen", "examine"]
+__all__ = ["UNTRIED", "Finding", "References", "chosen", "examine"]
+
+UNTRIED = "not tried"
+"""The kind of a finding about an operation that is listed only."""
+References = dict[str, Reference | Verdict]
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,11 @@ class _ShownError(Exception):
 class _Search:
     """The verdicts by configuration, and the kind being made smaller."""
 
-    def __init__(self, framework: Framework, operation: Operation, mode: str, composition: str) -> None:
+    def __init__(
+        self, framework: Framework, operation: Operation, mode: str, composition: str, references: References
+    ) -> None:
         self.framework, self.operation, self.mode, self.composition = framework, operation, mode, composition
+        self.references = references
         self.verdicts: dict[str, Verdict] = {}
         self.kinds: set[str] = set()
         self.smallest: dict[str, Any] | None = None
@@ -67,8 +74,9 @@ class _Search:
             program = self.operation.program(configuration, self.framework.syntax)
             problem = self.framework.problem
             tested = partial(problem, program, self.mode, dtype) if (self.mode, dtype) != (plain, "float64") else None
-            reference = partial(problem, program, plain, "float64")
-            self.verdicts[key] = judge(reference, tested, dtype == "float32", self.composition)
+            if key not in self.references:
+                self.references[key] = load(partial(problem, program, plain, "float64"), dtype == "float32")
+            self.verdicts[key] = judge(self.references[key], tested, dtype == "float32", self.composition)
         return self.verdicts[key]
 
     def body(self, configuration: dict[str, Any]) -> None:
@@ -143,7 +151,12 @@ def chosen(
 
 
 def examine(
-    framework: Framework, operation: Operation, mode: str, examples: int | None = None, composition: str = PENALTY
+    framework: Framework,
+    operation: Operation,
+    mode: str,
+    examples: int | None = None,
+    composition: str = PENALTY,
+    references: References | None = None,
 ) -> Finding:
     """Search the configurations of an operation; what is wrong is shrunk, and written as a program.
 
@@ -153,13 +166,16 @@ def examine(
         mode: how it is run.
         examples: configurations to draw besides the usual one; None for the framework's number.
         composition: of the modes of differentiation; other than that of penalties, in float64 only.
+        references: of the same operation and mode, by configuration, which are used and added to.
     """
     if examples is None:
         examples = framework.examples // (2 if mode in framework.slow else 1)
+    if operation.untried:
+        return Finding(framework.name, framework.version, mode, operation.name, UNTRIED, detail=operation.untried)
     start = time.perf_counter()
     if composition != PENALTY:
         operation = replace(operation, dtypes={})
-    search = _Search(framework, operation, mode, composition)
+    search = _Search(framework, operation, mode, composition, {} if references is None else references)
     run = given(operation.configurations(mode))(search.body)
     run = settings(
         max_examples=examples,

@@ -136,68 +136,26 @@ print("TensorFlow: ", found, " differences:", wanted)
 {% endif %}
 {% endif %}"""
 
-_MIXED = """\
-v = tf.constant(rng.normal(size=x.shape))
-u = {{ "v" if target == "x" else "tf.constant(rng.normal(size=%s.shape))" % target }}
-
-
-def derivative(function, array, tangent):  # forward mode
+_DERIVATIVES = """\
+{% set label = "TensorFlow" %}
+{% macro constant(values) %}tf.constant({{ values }}){% endmacro %}
+{% macro total(array) %}tf.reduce_sum({{ array }}){% endmacro %}
+{% macro plain(number) %}float({{ number }}){% endmacro %}
+{% macro compiled(function) %}
+{{- function if mode == "eager" else "tf.function(%s%s)" % (function, ", jit_compile=True" if mode == "xla" else "") }}
+{%- endmacro %}
+{% set forward %}
     with tf.autodiff.ForwardAccumulator(array, tangent) as accumulator:
         value = function(array)
     return accumulator.jvp(value, unconnected_gradients="zero")
-
-
-def gradient(function, array):  # reverse mode
+{% endset %}
+{% set reverse %}
     with tf.GradientTape() as tape:
         tape.watch(array)
         value = function(array)
     return tape.gradient(value, array)
-
-
-def z({{ arguments }}):
-    return tf.reduce_sum(w * f({{ arguments }}))
-
-
-def slope({{ arguments }}):  # <J^T w, v> by reverse mode
-    return tf.reduce_sum(gradient(lambda x: z({{ arguments }}), x) * v)
-
-
-{% if composition != "forward-reverse" and composition != "forward" %}
-def forward_slope({{ arguments }}):  # <w, J v> by forward mode
-    return derivative(lambda x: z({{ arguments }}), x, v)
-
-
-{% endif %}
-{% if composition == "forward" %}
-{% set number = "derivative(lambda %s: z(%s), %s, u)" % (target, arguments, target) %}
-{% elif composition == "forward-reverse" %}
-{% set number = "derivative(lambda %s: slope(%s), %s, u)" % (target, arguments, target) %}
-{% elif composition == "reverse-forward" %}
-{% set number = "tf.reduce_sum(u * gradient(lambda %s: forward_slope(%s), %s))" % (target, arguments, target) %}
-{% elif composition == "forward-forward" %}
-{% set number = "derivative(lambda %s: forward_slope(%s), %s, u)" % (target, arguments, target) %}
-{% else %}
-def bend({{ arguments }}):  # the second derivative along v by forward mode
-    return derivative(lambda x: forward_slope({{ arguments }}), x, v)
-
-
-def reverse_bend({{ arguments }}):  # by reverse mode
-    return tf.reduce_sum(gradient(lambda x: slope({{ arguments }}), x) * v)
-
-
-{% set number = "tf.reduce_sum(u * gradient(lambda %s: bend(%s), %s))" % (target, arguments, target) %}
-{% endif %}
-{% set lower = {"forward": "z", "reverse-forward-forward": "reverse_bend"}.get(composition, "slope") %}
-{% if mode != "eager" %}
-@tf.function{{ "(jit_compile=True)" if mode == "xla" }}
-{% endif %}
-def compute({{ arguments }}):
-    return {{ number }}
-
-
-ends = [float({{ lower }}({{ moved }})) for t in ({{ step }}, -{{ step }})]
-print("TensorFlow: ", float(compute({{ arguments }})))
-print("differences:", (ends[0] - ends[1]) / {{ twice }})"""
+{% endset %}
+"""
 
 
 def _enumerated() -> Iterator[Operation]:
@@ -205,12 +163,19 @@ def _enumerated() -> Iterator[Operation]:
     modules = {f"tf.{name}": attrgetter(name)(tf) for name in _MODULES} | {"tf": tf}
     patterns = Patterns("tf.sin(h) + 2", "h @ tf.transpose(h) + 2 * tf.eye({n}, dtype=h.dtype)", "tf.abs({value})")
 
-    def evaluate(code: str, h: np.ndarray) -> Any:
-        return eval(code, {"tf": tf, "np": np, "h": tf.constant(h)})  # noqa: S307 - our own patterns
+    def evaluate(code: str, values: Mapping[str, Any]) -> Any:
+        arrays = {name: tf.constant(value) if name == "h" else value for name, value in values.items()}
+        return eval(code, {"tf": tf, "np": np, **arrays})  # noqa: S307 - our own patterns
 
-    return enumerate_functions(modules, patterns, evaluate, OPERATIONS)
+    return enumerate_functions(modules, patterns, evaluate, OPERATIONS, _EXCLUDED)
 
 
+_EXCLUDED = {
+    **dict.fromkeys(("random", "stateless", "dropout", "timestamp"), "it is random"),
+    **dict.fromkeys(("unique", "collapse_repeated"), "its shape depends on data"),
+    **dict.fromkeys(("floor", "nextafter", "stop_gradient", "bitcast", "view"), "its derivative is zero or none"),
+    **dict.fromkeys(("get_static_value", "convert_to_numpy", "print", "debugging"), "it is no operation"),
+}
 _MODULES = (
     "nn", "math", "linalg", "signal", "keras.ops", "keras.activations", "keras.losses", "math.special", "image",
 )  # fmt: skip
@@ -234,6 +199,6 @@ FRAMEWORK = Framework(
     operations=OPERATIONS,
     problem=_TensorFlowProblem,
     ending=_ENDING,
-    mixed_ending=_MIXED,
+    derivatives=_DERIVATIVES,
     enumerated=_enumerated,
 )

@@ -221,6 +221,22 @@ _REDUCTIONS = (
     ), bounded=True, **VECTORS),
 )  # fmt: skip
 
+_BOUNDARIES = (
+    *(
+        function(f"tf.{name}, at zero", f"tf.{name}(h)", zeros=1, **VECTORS)
+        for name in ("math.bessel_i0", "math.bessel_i0e", "math.bessel_i1", "math.bessel_i1e", "math.expm1",
+                     "math.log1p", "math.erfinv", "math.tan", "keras.ops.sinc")
+    ),
+    function("tf.pow, at zero", "tf.pow(h, {power})", options={"power": ("2.0", "3.0")}, zeros=1, **VECTORS),
+    *(
+        function(f"tf.{name}, a masked entry",
+                 f"tf.exp(tf.{name}(tf.where(np.arange({{n}}) == 0, tf.constant(-np.inf, h.dtype), h), -1))", **VECTORS)
+        for name in ("nn.softmax", "nn.log_softmax", "reduce_logsumexp")
+    ),
+    function("tf.reduce_prod, of nothing", "tf.reduce_prod(h[:, :0], 1) + tf.reduce_sum(h, 1) ** 2", **VECTORS),
+    function("tf.linalg.expm, at zero", "tf.linalg.expm(h)", shape="({n}, {n})", sizes={"n": (2, 3)}, zeros=3),
+)  # fmt: skip
+
 _LINALG = (
     *functions("tf.linalg", (
         f"cholesky({SYMMETRIC})", f"inv({SYMMETRIC})", f"pinv({SYMMETRIC})", f"det({SYMMETRIC})",
@@ -256,6 +272,7 @@ _CONTROL = (
 )  # fmt: skip
 
 OPERATIONS = (
-    *_ACTIVATIONS, *_NORMS, *_POOLS, *_LINEAR, *_ATTENTION, *_RESIZES, *_LOSSES, *_REDUCTIONS, *_LINALG, *_CONTROL,
+    *_ACTIVATIONS, *_NORMS, *_POOLS, *_LINEAR, *_ATTENTION, *_RESIZES, *_LOSSES, *_REDUCTIONS, *_BOUNDARIES,
+    *_LINALG, *_CONTROL,
 )  # fmt: skip
 """In the order of the report."""

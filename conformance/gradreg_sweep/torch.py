@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
+from gradreg_sweep.compositions import THIRD
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.operation import Syntax
 from gradreg_sweep.problem import Problem
@@ -133,73 +134,34 @@ print("PyTorch: ", (v * second).sum().item(), " differences:", (ends[0] - ends[1
 {% endif %}
 {% endif %}"""
 
-_MIXED = """\
-v = torch.tensor(rng.normal(size=x.shape))
-u = {{ "v" if target == "x" else "torch.tensor(rng.normal(size=%s.shape))" % target }}
+_DERIVATIVES = """\
+{% set label = "PyTorch" %}
+{% macro constant(values) %}torch.tensor({{ values }}){% endmacro %}
+{% macro total(array) %}({{ array }}).sum(){% endmacro %}
+{% macro plain(number) %}{{ number }}.item(){% endmacro %}
+{% macro compiled(function) %}
+{{- "torch.compile(%s)" % function if mode == "compile" else function }}
+{%- endmacro %}
+{% set forward %}
 {% if mode == "eager" %}
-
-
-def derivative(function, array, tangent):  # forward mode
     with torch.autograd.forward_ad.dual_level():
         moved = function(torch.autograd.forward_ad.make_dual(array, tangent))
-        return torch.autograd.forward_ad.unpack_dual(moved).tangent
-
-
-def gradient(function, array):  # reverse mode
-    return torch.autograd.grad(function(array), array, create_graph=True)[0]
+        tangent = torch.autograd.forward_ad.unpack_dual(moved).tangent
+        return torch.zeros(()) if tangent is None else tangent
 {% else %}
-
-
-def derivative(function, array, tangent):  # forward mode
     return torch.func.jvp(function, (array,), (tangent,))[1]
-
-
-def gradient(function, array):  # reverse mode
+{% endif %}
+{% endset %}
+{% set reverse %}
+{% if mode == "eager" %}
+    value = function(array)
+    known = value.requires_grad
+    return torch.autograd.grad(value, array, create_graph=True, allow_unused=True)[0] if known else None
+{% else %}
     return torch.func.grad(function)(array)
 {% endif %}
-
-
-def z({{ arguments }}):
-    return (w * f({{ arguments }})).sum()
-
-
-def slope({{ arguments }}):  # <J^T w, v> by reverse mode
-    return (gradient(lambda x: z({{ arguments }}), x) * v).sum()
-
-
-{% if composition != "forward-reverse" and composition != "forward" %}
-def forward_slope({{ arguments }}):  # <w, J v> by forward mode
-    return derivative(lambda x: z({{ arguments }}), x, v)
-
-
-{% endif %}
-{% if composition == "forward" %}
-{% set number = "derivative(lambda %s: z(%s), %s, u)" % (target, arguments, target) %}
-{% elif composition == "forward-reverse" %}
-{% set number = "derivative(lambda %s: slope(%s), %s, u)" % (target, arguments, target) %}
-{% elif composition == "reverse-forward" %}
-{% set number = "(u * gradient(lambda %s: forward_slope(%s), %s)).sum()" % (target, arguments, target) %}
-{% elif composition == "forward-forward" %}
-{% set number = "derivative(lambda %s: forward_slope(%s), %s, u)" % (target, arguments, target) %}
-{% else %}
-def bend({{ arguments }}):  # the second derivative along v by forward mode
-    return derivative(lambda x: forward_slope({{ arguments }}), x, v)
-
-
-def reverse_bend({{ arguments }}):  # by reverse mode
-    return (gradient(lambda x: slope({{ arguments }}), x) * v).sum()
-
-
-{% set number = "(u * gradient(lambda %s: bend(%s), %s)).sum()" % (target, arguments, target) %}
-{% endif %}
-{% set lower = {"forward": "z", "reverse-forward-forward": "reverse_bend"}.get(composition, "slope") %}
-{% if mode == "compile" %}
-number = torch.compile(lambda {{ arguments }}: {{ number }})({{ arguments }})
-{% else %}
-number = {{ number }}
-{% endif %}
-ends = [{{ lower }}({{ moved }}).item() for t in ({{ step }}, -{{ step }})]
-print("PyTorch: ", float(number), " differences:", (ends[0] - ends[1]) / {{ twice }})"""
+{% endset %}
+"""
 
 FRAMEWORK = Framework(
     name="torch",
@@ -220,6 +182,7 @@ FRAMEWORK = Framework(
     operations=OPERATIONS,
     problem=_TorchProblem,
     ending=_ENDING,
-    mixed_ending=_MIXED,
+    derivatives=_DERIVATIVES,
+    missing={"eager": ("forward-forward", THIRD[0])},  # dual levels do not nest
     enumerated=operations,
 )

@@ -1,6 +1,7 @@
 """PyTorch's own list of operations, with the samples that its tests are made of, as operations of the sweep."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -9,11 +10,12 @@ import torch
 from hypothesis import strategies as st
 
 from gradreg_sweep.operation import Configuration, Operation, Program, Syntax
+from gradreg_sweep.torch_ops import OPERATIONS
 
-__all__ = ["SampledOperation", "operations"]
+__all__ = ["SampledOperation", "listed_operations", "operations"]
 
-_LARGEST, _SAMPLES = 40, 6
-"""Numbers in a sample's arrays, and samples per operation."""
+_SMALL, _LARGEST, _SAMPLES = 40, 1000, 6
+"""Numbers in a sample's arrays, in one where there is none so small, and samples per operation."""
 _F = """def f({arguments}):
     torch.manual_seed(0)
     result = {call}
@@ -31,11 +33,12 @@ class SampledOperation(Operation):
 
     @cached_property
     def samples(self) -> list[Any]:
-        """Small samples, spread over all that there are."""
+        """Small samples, spread over all that there are; the smallest two where none is small."""
         drawn = self.info.sample_inputs("cpu", torch.float64, requires_grad=True)
-        small = [sample for sample in drawn if _small(sample)]
+        suited = [sample for sample in drawn if _suited(sample)]
+        small = [sample for sample in suited if _count(sample) <= _SMALL]
         step = max(1, -(-len(small) // _SAMPLES))
-        return small[::step]
+        return small[::step] or sorted(filter(lambda sample: _count(sample) <= _LARGEST, suited), key=_count)[:2]
 
     def configurations(self, mode: str) -> st.SearchStrategy[dict[str, Any]]:
         numbers = st.integers(0, max(0, len(self.samples) - 1))
@@ -50,8 +53,6 @@ class SampledOperation(Operation):
         return tuple(self.samples[configuration["sample"]].input.shape)
 
     def program(self, configuration: Configuration, syntax: Syntax) -> Program:
-        if not self.samples:
-            raise ValueError("PyTorch's list has no small sample with floating-point arrays")
         return _SampledProgram(self, configuration, syntax)
 
 
@@ -99,15 +100,23 @@ def _literal(array: torch.Tensor) -> str:
     return f"torch.tensor({array.detach().tolist()!r}, dtype={array.dtype})"
 
 
-def _small(sample: Any) -> bool:
-    """Whether a sample is small and has an array to differentiate first."""
-    leaves = list(torch.utils._pytree.tree_leaves((sample.input, sample.args, sample.kwargs)))
+def _leaves(sample: Any) -> list[Any]:
+    return list(torch.utils._pytree.tree_leaves((sample.input, sample.args, sample.kwargs)))
+
+
+def _count(sample: Any) -> int:
+    """The numbers in a sample's arrays."""
+    return sum(leaf.numel() for leaf in _leaves(sample) if torch.is_tensor(leaf))
+
+
+def _suited(sample: Any) -> bool:
+    """Whether a sample can be written down, and has an array to differentiate first."""
+    leaves = _leaves(sample)
     arrays = [leaf for leaf in leaves if torch.is_tensor(leaf)]
     differentiated = [array for array in arrays if array.requires_grad and array.is_floating_point()]
     dense = all(array.layout == torch.strided for array in arrays)
     plain = all(not callable(leaf) and not isinstance(leaf, slice | torch.Generator) for leaf in leaves)
-    count = sum(array.numel() for array in arrays)
-    return dense and plain and bool(differentiated) and differentiated[0].numel() > 0 and count <= _LARGEST
+    return dense and plain and bool(differentiated) and differentiated[0].numel() > 0
 
 
 def _named(name: str) -> str | None:
@@ -122,21 +131,32 @@ def _named(name: str) -> str | None:
 
 
 @cache
-def operations() -> tuple[SampledOperation, ...]:
-    """All operations of PyTorch's list with a derivative and a name; none where its tests' list is not installed."""
+def operations() -> tuple[Operation, ...]:
+    """All operations of PyTorch's list; none where its tests' list is not installed."""
     try:
         from torch.testing._internal.common_methods_invocations import op_db
     except ImportError:
         return ()
-    return tuple(_operations(op_db))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of samples that are not used
+        return tuple(listed_operations(op_db))
 
 
-def _operations(records: Any) -> Iterator[SampledOperation]:
-    known: set[str] = set()
+def listed_operations(records: Iterable[Any]) -> Iterator[Operation]:
+    """Operations of PyTorch's records that have no name of :data:`~gradreg_sweep.torch_ops.OPERATIONS`."""
+    known = {operation.name for operation in OPERATIONS}
     for info in records:
         name = f"torch.{info.name}" + (f", {info.variant_test_name}" if info.variant_test_name else "")
+        if name in known:
+            continue
+        known.add(name)
         code = _named(info.name)
-        differentiable = info.supports_autograd and torch.float64 in info.supported_backward_dtypes("cpu")
-        if code and differentiable and name not in known:
-            known.add(name)
-            yield SampledOperation(name, code, info=info)
+        sampled = SampledOperation(name, code or "", info=info)
+        if code is None:
+            yield Operation(name, "", untried="users do not call it by that name")
+        elif not (info.supports_autograd and torch.float64 in info.supported_backward_dtypes("cpu")):
+            yield Operation(name, "", untried="PyTorch lists it without a derivative in float64 on a CPU")
+        elif not sampled.samples:
+            yield Operation(name, "", untried="PyTorch's list has no small dense sample to differentiate")
+        else:
+            yield sampled

@@ -9,7 +9,8 @@ __all__ = ["OPERATIONS"]
 SEQUENCES: dict[str, Any] = {"shape": "({b}, {t}, {n})", "sizes": {"b": (1, 2), "t": (2, 4), "n": (2, 4)}}
 IMAGES: dict[str, Any] = {"shape": "({b}, {c}, {r}, {r})", "sizes": {"b": (1, 2), "c": (1, 2), "r": (3, 5)}}
 VOLUMES: dict[str, Any] = {"shape": "(1, {c}, {r}, {r}, {r})", "sizes": {"c": (1, 2), "r": (2, 4)}}
-SYMMETRIC = "h @ h.mT + 2 * torch.eye({n}, dtype=h.dtype)"
+EYE = "torch.eye({n}, dtype=h.dtype)"
+SYMMETRIC = f"h @ h.mT + 2 * {EYE}"
 BOTH = ("eager", "func")
 F = "torch.nn.functional"
 
@@ -202,6 +203,24 @@ _REDUCTIONS = (
     ), bounded=True, **VECTORS),
 )  # fmt: skip
 
+_BOUNDARIES = (
+    *(
+        function(f"torch.special.{name}, at zero", f"torch.special.{name}(h)", zeros=1, **VECTORS)
+        for name in ("sinc", "i0", "i0e", "i1", "i1e", "expm1", "log1p", "erfinv")
+    ),
+    function("torch.pow, at zero", "torch.pow(h, {power})", options={"power": (2, 3, 2.0)}, zeros=1, **VECTORS),
+    *(
+        function(f"torch.{name}, a masked entry",
+                 f"torch.{name}(h.masked_fill(torch.arange({{n}}) == 0, -float('inf')), -1).exp()", **VECTORS)
+        for name in ("softmax", "log_softmax", "logsumexp")
+    ),
+    function("torch.prod, of nothing", "torch.prod(h[:, :0], 1) + h.sum(1) ** 2", **VECTORS),
+    function("torch.softmax, of one", "torch.softmax(h[:, :1], 1) + h", **VECTORS),
+    function(f"{F}.layer_norm, of one", f"{F}.layer_norm(h[:, :1], (1,)) + h", **VECTORS),
+    function(f"{F}.layer_norm, expanded", f"{F}.layer_norm(h[:1].expand(2, -1) * 1, ({{n}},))", **VECTORS),
+    function(f"{F}.linear, not contiguous", f"{F}.linear(h.mT, h.flip(0).mT)", **MATRICES),
+)  # fmt: skip
+
 _LINALG = (
     *functions("torch.linalg", (
         f"cholesky({SYMMETRIC})", f"inv({SYMMETRIC})", f"pinv({SYMMETRIC})", f"det({SYMMETRIC})",
@@ -220,6 +239,16 @@ _LINALG = (
         f"solve({SYMMETRIC}, h)", f"lstsq({SYMMETRIC}, h)[0]", f"solve_triangular({SYMMETRIC}, h, upper=False)",
     ), **MATRICES),
     function("torch.cholesky_solve", f"torch.cholesky_solve(h, torch.linalg.cholesky({SYMMETRIC}))", **MATRICES),
+    function("torch.cholesky_solve, batched",
+             f"torch.cholesky_solve(h, torch.linalg.cholesky(torch.stack([{SYMMETRIC}, h.mT @ h + 2 * {EYE}])))",
+             **MATRICES),
+    function("torch.cholesky_inverse", f"torch.cholesky_inverse(torch.linalg.cholesky({SYMMETRIC}))", **MATRICES),
+    *functions("torch.linalg", (
+        "householder_product(h, torch.sin(h[0]))", f"tensorsolve({SYMMETRIC}, torch.sin(h[0]))",
+    ), **MATRICES),
+    function("torch.linalg.pinv, rank one", "torch.linalg.pinv(h[:, :1] @ h[:1])", **MATRICES),
+    function("torch.linalg.matrix_exp, at zero", "torch.linalg.matrix_exp(h)", zeros=3, **MATRICES),
+    function("torch.trace", f"1 / (h + 5 + torch.trace(h) * {EYE})", modes=("eager", "func", "compile"), **MATRICES),
     *functions("torch.fft", ("fft(h).abs()", "rfft(h).imag", "irfft(torch.fft.rfft(h) ** 2)"), **VECTORS),
     function("torch.stft", "torch.stft(h[0], 2, 1, return_complex=True, window=torch.ones(2, dtype=h.dtype)).abs()",
              shape="(1, {n})", sizes={"n": (4, 6)}),
@@ -238,6 +267,7 @@ _CONTROL = (
 )  # fmt: skip
 
 OPERATIONS = (
-    *_ACTIVATIONS, *_NORMS, *_POOLS, *_LINEAR, *_ATTENTION, *_IMAGES, *_LOSSES, *_REDUCTIONS, *_LINALG, *_CONTROL,
+    *_ACTIVATIONS, *_NORMS, *_POOLS, *_LINEAR, *_ATTENTION, *_IMAGES, *_LOSSES, *_REDUCTIONS, *_BOUNDARIES, *_LINALG,
+    *_CONTROL,
 )  # fmt: skip
 """In the order of the report."""

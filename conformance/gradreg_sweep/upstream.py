@@ -1,38 +1,123 @@
 """Where findings are reported: issues of the frameworks, found by searching."""
 
-__all__ = ["UPSTREAM", "issue"]
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-UPSTREAM = {
-    "torch.linalg.solve": "pytorch/pytorch#196695",
-    "torch.linalg.solve_ex": "pytorch/pytorch#196695",
-    "torch.linalg.tensorsolve": "pytorch/pytorch#196695",
-    "torch.linalg.det": "pytorch/pytorch#196696",
-    "torch.linalg.det, singular": "pytorch/pytorch#104675",
-    "torch.linalg.slogdet": "pytorch/pytorch#196697",
-    "torch.logdet": "pytorch/pytorch#196697",
-    "torch.linalg.householder_product": "pytorch/pytorch#196698",
-    "torch.cumprod": "pytorch/pytorch#196701",
-    "torch.nn.LayerNorm": "pytorch/pytorch#198017",
-    "torch.nn.functional.layer_norm": "pytorch/pytorch#198017",
-    "torch.nn.BatchNorm1d": "pytorch/pytorch#198017",
-    "torch.nn.BatchNorm2d": "pytorch/pytorch#198017",
-    "torch.nn.functional.batch_norm": "pytorch/pytorch#198017",
-    "torch.cholesky_solve": "pytorch/pytorch#198017",
-    "torch.cholesky_inverse": "pytorch/pytorch#198017",
-    "tf.reduce_prod": "tensorflow/tensorflow#61117",
-    "tf.math.cumprod": "tensorflow/tensorflow#119430",
-    "tf.image.resize, bilinear": "tensorflow/tensorflow#38643",
-    "tf.nn.local_response_normalization": "tensorflow/tensorflow#22825",
-    "tf.image.resize, nearest": "tensorflow/tensorflow#22208",
-    "tf.image.resize, bicubic": "tensorflow/tensorflow#7641",
-}
-"""Operation -> owner/repository#number. An operation that is not here is not known to be reported."""
+from gradreg_sweep.search import Finding
+
+__all__ = ["REPORTS", "Report", "issue"]
+
+_SILENT = ("wrong", "None", "NaN")
+_SECOND = ("reverse-reverse", "forward-reverse", "reverse-forward", "forward-forward", "reverse-forward-forward")
+_ANY = ("*",)
 
 
-def issue(operation: str) -> str:
-    """A link in Markdown to the issue about an operation; "not reported" where none is known."""
-    known = UPSTREAM.get(operation)
-    if known is None:
-        return "not reported"
-    repository, _, number = known.partition("#")
-    return f"[{known}](https://github.com/{repository}/issues/{number})"
+@dataclass(frozen=True)
+class Report:
+    """An issue or a pull request, and the findings that it is about.
+
+    Args:
+        issue: owner/repository#number.
+        title: what it says, in a few words.
+        operations: patterns of their names.
+        kinds: of the findings.
+        detail: a part of the error.
+        compositions: patterns of the findings' compositions.
+        modes: patterns of the findings' modes.
+    """
+
+    issue: str
+    title: str
+    operations: tuple[str, ...]
+    kinds: tuple[str, ...] = _SILENT
+    detail: str = ""
+    compositions: tuple[str, ...] = _ANY
+    modes: tuple[str, ...] = _ANY
+
+    @property
+    def link(self) -> str:
+        """In Markdown."""
+        repository, _, number = self.issue.partition("#")
+        return f"[{self.issue}](https://github.com/{repository}/issues/{number})"
+
+    @property
+    def framework(self) -> str:
+        """The name by which its framework is swept."""
+        owner = self.issue.partition("/")[0]
+        return {"pytorch": "torch", "jax-ml": "jax"}.get(owner, "tensorflow")
+
+    def tests(self, finding: Finding) -> bool:
+        """Whether a finding could show what it is about."""
+        return (
+            finding.framework == self.framework
+            and _matches(finding.operation, self.operations)
+            and _matches(finding.composition, self.compositions)
+            and _matches(finding.mode, self.modes)
+        )
+
+    def covers(self, finding: Finding) -> bool:
+        """Whether it is about a finding."""
+        return self.tests(finding) and finding.kind in self.kinds and self.detail in finding.detail
+
+    def outcome(self, findings: Sequence[Finding]) -> str:
+        """Which findings show it, in words."""
+        shown = [finding for finding in findings if self.covers(finding)]
+        if shown:
+            operations = "; ".join(dict.fromkeys(finding.operation for finding in shown))
+            return f"{operations}: by {', '.join(dict.fromkeys(finding.composition for finding in shown))}"
+        return "does not reproduce" if any(map(self.tests, findings)) else "not examined"
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _torch(number: int, title: str, *operations: str, **more: tuple[str, ...] | str) -> Report:
+    return Report(f"pytorch/pytorch#{number}", title, operations, **more)  # type: ignore[arg-type]
+
+
+def _tensorflow(number: int, title: str, *operations: str, **more: tuple[str, ...] | str) -> Report:
+    return Report(f"tensorflow/tensorflow#{number}", title, operations, **more)  # type: ignore[arg-type]
+
+
+_RAISES = {"kinds": ("raises",)}
+_FIRST = {"kinds": ("first derivative",)}
+REPORTS = (
+    _torch(190855, "torch.trace under Inductor", "torch.trace", modes=("compile",)),
+    _torch(175754, "layer_norm, third order", "*LayerNorm", "*layer_norm*", compositions=("reverse-reverse-reverse",)),
+    _torch(186256, "batch_norm, third order", "*BatchNorm*", "*InstanceNorm*", "*batch_norm*", "*instance_norm*",
+           compositions=("reverse-reverse-reverse",)),
+    _torch(196695, "linalg.solve", "torch.linalg.solve", "torch.linalg.solve_ex", "torch.linalg.tensorsolve"),
+    _torch(196696, "det", "torch.linalg.det", "torch.det", "torch.linalg.det, singular"),
+    _torch(104675, "det of a singular matrix", "torch.linalg.det, singular", "torch.linalg.det", **_FIRST),
+    _torch(196697, "slogdet", "torch.linalg.slogdet", "torch.logdet"),
+    _torch(196698, "householder_product", "torch.linalg.householder_product", "torch.ormqr"),
+    _torch(196699, "batch_norm", "*BatchNorm*", "*InstanceNorm*", "*batch_norm*", "*instance_norm*",
+           compositions=_SECOND),
+    _torch(196700, "layer_norm", "*LayerNorm", "*layer_norm*", compositions=_SECOND),
+    _torch(196701, "cumprod at a zero", "torch.cumprod"),
+    _torch(196702, "scatter_reduce, prod", "torch.scatter_reduce, prod"),
+    _torch(196694, "cholesky_solve", "torch.cholesky_solve*"),
+    _torch(196682, "cholesky_inverse", "torch.cholesky_inverse"),
+    _torch(196703, "sinc at zero", "torch.sinc", "torch.special.sinc*"),
+    _torch(162350, "softmax by forward mode inside reverse mode", "*", detail="modified by an inplace operation",
+           compositions=("reverse-forward",), **_RAISES),
+    _torch(116350, "backward of attention", "*", detail="derivative for aten::_scaled_dot_product", **_RAISES),
+    _torch(128971, "attention by forward mode", "*", detail="forward AD with _scaled_dot_product", **_RAISES),
+    _tensorflow(61117, "reduce_prod at a zero", "tf.reduce_prod", "tf.keras.ops.prod"),
+    _tensorflow(119430, "cumprod at a zero", "tf.math.cumprod", "tf.keras.ops.cumprod", **_FIRST),
+    _tensorflow(127226, "sinc at zero", "tf.keras.ops.sinc*", **_FIRST),
+    _tensorflow(119477, "det of a singular matrix", "tf.linalg.det*", **_FIRST),
+    _tensorflow(38643, "resize, bilinear", "tf.image.resize, bilinear", "*UpSampling2D, bilinear", "*Resizing"),
+    _tensorflow(22825, "local response normalization", "tf.nn.local_response_normalization", **_RAISES),
+    _tensorflow(22208, "resize, nearest", "tf.image.resize, nearest", **_RAISES),
+    _tensorflow(7641, "resize, bicubic", "tf.image.resize, bicubic", "*UpSampling2D, bicubic", **_RAISES),
+    _tensorflow(126092, "softsign", "tf.nn.softsign", "tf.keras.*softsign", **_RAISES),
+)  # fmt: skip
+"""The first that covers a finding is the one that is cited."""
+
+
+def issue(finding: Finding) -> str:
+    """A link in Markdown to the report of a finding; "not reported" where none is known."""
+    return next((report.link for report in REPORTS if report.covers(finding)), "not reported")

@@ -6,9 +6,10 @@ direction u of x, A, ..., by differences in float64. The framework's gradient of
 <v, dg/dt>. The third derivative along v, v and u must equal the derivative of the second one, by reverse mode twice.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from gradreg_sweep.compositions import FORWARD, PENALTY, THIRD
 from gradreg_sweep.differences import Estimate, derivative
 from gradreg_sweep.problem import Problem
 
-__all__ = ["KINDS", "Verdict", "judge"]
+__all__ = ["KINDS", "Reference", "Verdict", "judge", "load"]
 
 KINDS = {
     "right": "agrees with differences",
@@ -37,8 +38,8 @@ MARGIN = 10.0
 """On the differences' estimate of their own error, which is not a bound."""
 SINGLE = 3e-3
 """Relative, for an operation that computes in float32 inside: its differences are no better than that."""
-ROUNDINGS = 8.0
-"""On the change of a result in single precision when the arrays are perturbed in the last place."""
+ROUNDINGS = 32.0
+"""On the change of a result when the arrays are perturbed in the last place, the largest of three."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,31 @@ class Verdict:
     single: bool = False
 
 
-@dataclass(frozen=True)
-class _Point:
-    """Where a problem is judged, in the plain mode and float64, and the direction of each array."""
+class Reference:
+    """A problem in the plain mode and float64: where it is judged, and what differences say there, computed once.
 
-    problem: Problem
-    arrays: dict[str, np.ndarray]
-    directions: dict[str, np.ndarray]
-    coarse: bool
-    """Whether the operation computes in float32 inside."""
+    Args:
+        problem: in the plain mode and float64.
+        single: whether the arrays are rounded to float32.
+    """
 
-    @property
-    def rounding(self) -> float:
+    def __init__(self, problem: Problem, single: bool) -> None:
+        self.problem = problem
+        self.arrays = dict(problem.arrays)
+        if single:
+            self.arrays = {name: value.astype(np.float32).astype(np.float64) for name, value in self.arrays.items()}
+        rng = np.random.default_rng(0)
+        self.directions = {name: rng.normal(size=value.shape) for name, value in self.arrays.items()}
+        middle = problem.value(self.arrays)
+        self.coarse = _is_coarse(lambda t: problem.value(self.moved("x", t)), middle)
+        """Whether the operation computes in float32 inside."""
+        self.gradient = np.zeros(())
+        """J^T w."""
+        self.rounding = 2.0**-23 if self.coarse else 2.0**-52
         """The relative error of a value."""
-        return 2.0**-23 if self.coarse else 2.0**-52
+        self.changes: dict[tuple[str, str], Estimate] = {}
+        self.first = self._first()
+        """A verdict if the first derivative is wrong, or cannot be judged."""
 
     def moved(self, name: str, t: float) -> dict[str, np.ndarray]:
         """The arrays, with one of them moved by t along its direction."""
@@ -87,137 +99,156 @@ class _Point:
         """A verdict on the problem."""
         return Verdict(kind, error, array, detail, self.coarse)
 
+    def change(self, of: str, name: str) -> Estimate:
+        """The derivative of a value, a gradient or a curvature along the direction of an array, by differences."""
+        if (of, name) not in self.changes:
+            function: dict[str, Callable[[dict[str, np.ndarray]], Any]] = {
+                "value": self.problem.value,
+                "gradient": self.problem.gradient,
+                "curvature": lambda arrays: self.problem.curvature(arrays, self.directions["x"]),
+            }
+            compute = function[of]
+            self.changes[of, name] = derivative(
+                lambda t: np.asarray(compute(self.moved(name, t)), np.float64), self.rounding
+            )
+        return self.changes[of, name]
+
+    def expected(self, composition: str, name: str) -> tuple[Estimate, float, float, float]:
+        """Of the derivative along an array's direction: the differences, the number wanted, its margin and scale."""
+        v = self.directions["x"]
+        base = float(np.linalg.norm(v)) * float(np.linalg.norm(self.gradient))
+        of, factor = "gradient", v
+        if composition == PENALTY:
+            factor, base = 2 * self.gradient, float(np.sum(self.gradient**2))
+        elif composition in (FORWARD, *THIRD):
+            of, factor = "value" if composition == FORWARD else "curvature", np.ones(())
+        estimate = self.change(of, name)
+        wanted, margin = float(np.sum(factor * estimate.value)), MARGIN * estimate.error * float(np.linalg.norm(factor))
+        return estimate, wanted, margin, max(abs(wanted), 1e-3 * base, 1e-300)
+
+    def bent(self) -> bool:
+        """Whether the second derivative along v, by reverse mode, agrees with differences: third ones build on it."""
+        v = self.directions["x"]
+        _, wanted, margin, scale = self.expected("forward-reverse", "x")
+        computed = self.problem.curvature(self.arrays, v)
+        base = float(np.linalg.norm(v)) * float(np.linalg.norm(self.gradient))
+        return abs(wanted - computed) <= max(RIGHT * max(scale, base), margin)
+
+    def _first(self) -> Verdict | None:
+        try:
+            g = self.problem.gradient(self.arrays)
+        except Exception as error:
+            return self.verdict("first derivative", detail=_message(error))
+        slope = self.change("value", "x")
+        if g is None and slope.value == 0:
+            return self.verdict("undecided", detail="the result does not depend on x")
+        if g is None:
+            return self.verdict("first derivative", detail="None")
+        if not np.isfinite(g).all():
+            return self.verdict("first derivative", 1.0, detail="NaN")
+        self.gradient = g
+        near = [np.asarray(self.problem.gradient(arrays)) for arrays in _neighbours(self.arrays, 52)]
+        noise = max(float(np.linalg.norm(moved - g)) for moved in near) / max(float(np.linalg.norm(g)), 1e-300)
+        self.rounding = max(self.rounding, noise if np.isfinite(noise) else 0.0)
+        scale = max(float(np.linalg.norm(g)), abs(float(slope.value)), 1e-300)
+        if self.undecidable(slope, MARGIN * slope.error, scale):
+            return self.verdict("undecided", detail="a kink is too near")
+        difference = abs(float(np.sum(g * self.directions["x"])) - float(slope.value)) / scale
+        allowed = max(SINGLE if self.coarse else RIGHT, MARGIN * slope.error / scale)
+        if difference > allowed:
+            numbers: dict[str, float | None] = {"x": self._slope(self.arrays)}
+            spread = _spread(lambda arrays: {"x": self._slope(arrays)}, self.arrays, numbers, 52)
+            if difference > spread["x"] / scale:
+                return self.verdict("first derivative", difference)
+        return None
+
+    def _slope(self, arrays: Mapping[str, np.ndarray]) -> float:
+        return float(np.sum(np.asarray(self.problem.gradient(arrays)) * self.directions["x"]))
+
+
+def load(make: Callable[[], Problem], single: bool) -> Reference | Verdict:
+    """The reference of a problem, or a verdict where it cannot be computed.
+
+    Args:
+        make: makes the problem in the plain mode and float64.
+        single: whether the dtype under test is float32.
+    """
+    try:
+        return Reference(make(), single)
+    except Exception as error:
+        return Verdict("undecided", detail=_message(error))
+
 
 def judge(
-    load_reference: Callable[[], Problem],
-    load_tested: Callable[[], Problem] | None,
-    single: bool,
+    reference: Reference | Verdict,
+    load_tested: Callable[[], Problem] | None = None,
+    single: bool = False,
     composition: str = PENALTY,
 ) -> Verdict:
     """The verdict on one program.
 
     Args:
-        load_reference: makes the problem in the plain mode and float64.
-        load_tested: makes it in the mode and dtype under test; None if those are the reference's.
+        reference: of :func:`load`.
+        load_tested: makes the problem in the mode and dtype under test; None if those are the reference's.
         single: whether the dtype under test is float32.
         composition: of the modes of differentiation.
     """
+    if isinstance(reference, Verdict):
+        return reference
+    if reference.first is not None:
+        return reference.first
     try:
-        point = _point(load_reference(), single)
+        tested = reference.problem if load_tested is None else load_tested()
+        slopes = partial(_slopes, tested, composition, reference.directions)
+        numbers = slopes(reference.arrays)
     except Exception as error:
-        return Verdict("undecided", detail=_message(error))
-    first = _first(point)
-    if first is not None:
-        return first
-    g = np.asarray(point.problem.gradient(point.arrays), np.float64)
-    try:
-        tested = point.problem if load_tested is None else load_tested()
-        if composition != PENALTY:
-            return _mixed(point, composition, tested.pairings(composition, point.arrays, point.directions))
-        gradients = tested.penalty_gradients(point.arrays)
-        spread = _spread(tested, point, gradients) if single else {}
-    except Exception as error:
-        return point.verdict("raises", detail=_message(error))
-    return _second(point, g, gradients, spread)
+        return reference.verdict("raises", detail=_message(error))
+    if composition in THIRD and not reference.bent():
+        return reference.verdict("undecided", detail="the second derivative is wrong already, or a kink is too near")
+    return _compared(reference, composition, numbers, slopes, single)
 
 
-def _point(problem: Problem, single: bool) -> _Point:
-    arrays = dict(problem.arrays)
-    if single:
-        arrays = {name: value.astype(np.float32).astype(np.float64) for name, value in arrays.items()}
-    rng = np.random.default_rng(0)
-    directions = {name: rng.normal(size=value.shape) for name, value in arrays.items()}
-    point = _Point(problem, arrays, directions, coarse=False)
-    middle = problem.value(arrays)
-    return replace(point, coarse=_is_coarse(lambda t: problem.value(point.moved("x", t)), middle))
+_Slopes = Callable[[Mapping[str, np.ndarray]], dict[str, float | None]]
 
 
-def _first(point: _Point) -> Verdict | None:
-    """A verdict if the first derivative is wrong, or cannot be judged."""
-    try:
-        g = point.problem.gradient(point.arrays)
-    except Exception as error:
-        return point.verdict("first derivative", detail=_message(error))
-    slope = derivative(lambda t: np.asarray(point.problem.value(point.moved("x", t))), point.rounding)
-    if g is None and slope.value == 0:
-        return point.verdict("undecided", detail="the result does not depend on x")
-    if g is None:
-        return point.verdict("first derivative", detail="None")
-    if not np.isfinite(g).all():
-        return point.verdict("first derivative", 1.0, detail="NaN")
-    scale = max(float(np.linalg.norm(g)), abs(float(slope.value)), 1e-300)
-    if point.undecidable(slope, MARGIN * slope.error, scale):
-        return point.verdict("undecided", detail="a kink is too near")
-    difference = abs(float(np.sum(g * point.directions["x"])) - float(slope.value)) / scale
-    if difference > max(SINGLE if point.coarse else RIGHT, MARGIN * slope.error / scale):
-        return point.verdict("first derivative", difference)
-    return None
+def _slopes(
+    tested: Problem, composition: str, directions: dict[str, np.ndarray], arrays: Mapping[str, np.ndarray]
+) -> dict[str, float | None]:
+    """What the framework computes, along the direction of each array; None where it says that there is no gradient."""
+    if composition != PENALTY:
+        return tested.pairings(composition, arrays, directions)
+    gradients = tested.penalty_gradients(arrays)
+    return {
+        name: None if gradient is None else float(np.sum(gradient * directions[name]))
+        for name, gradient in gradients.items()
+    }
 
 
-def _second(point: _Point, g: np.ndarray, gradients: dict[str, np.ndarray | None], spread: dict[str, float]) -> Verdict:
-    """The first array whose gradient along its direction is wrong, x before the others, or that all are right."""
-    worst = point.verdict("right")
-    for name, gradient in gradients.items():
-        change = derivative(partial(_gradient_at, point, name), point.rounding)
-        wanted = 2 * float(np.sum(g * change.value))
-        margin = MARGIN * 2 * float(np.linalg.norm(g)) * change.error
-        slope = 0.0 if gradient is None else float(np.sum(gradient * point.directions[name]))
-        scale = max(abs(wanted), abs(slope), 1e-3 * float(np.sum(g * g)), 1e-300)
-        scale = scale if np.isfinite(scale) else max(abs(wanted), 1e-300)
-        if point.undecidable(change, margin, scale):
-            return point.verdict("undecided", detail="a kink is too near")
-        allowed = max(SINGLE if point.coarse else RIGHT, margin / scale, spread.get(name, 0.0) / scale)
-        error = abs(slope - wanted) / scale if np.isfinite(slope) else np.inf
-        if error <= allowed:
-            continue
-        kind = "None" if gradient is None else "wrong" if np.isfinite(error) else "NaN"
-        if worst.kind == "right":
-            worst = point.verdict(kind, error if kind == "wrong" else min(error, 1.0), name)
-    return worst
-
-
-def _mixed(point: _Point, composition: str, numbers: dict[str, float | None]) -> Verdict:
-    """The first mixed derivative that is wrong, or that all are right."""
-    v = point.directions["x"]
-    worst, base = point.verdict("right"), float(np.linalg.norm(v))
-    base *= float(np.linalg.norm(np.asarray(point.problem.gradient(point.arrays))))
-    along = partial(_gradient_at, point, "x")
-    if composition == THIRD:
-        second = derivative(along, point.rounding)
-        wanted, computed = float(np.sum(v * second.value)), point.problem.curvature(point.arrays, v)
-        allowed = max(RIGHT * max(abs(wanted), base), MARGIN * second.error * float(np.linalg.norm(v)))
-        if not abs(wanted - computed) <= allowed:
-            return point.verdict("undecided", detail="the second derivative is wrong already, or a kink is too near")
+def _compared(
+    reference: Reference, composition: str, numbers: dict[str, float | None], slopes: _Slopes, single: bool
+) -> Verdict:
+    """The first array along whose direction the number is wrong, x before the others, or that all are right."""
+    worst, noise = reference.verdict("right"), None
     for name, number in numbers.items():
-        change, factor = _differences(point, composition, name)
-        wanted, margin = float(np.sum(factor * change.value)), MARGIN * change.error * float(np.linalg.norm(factor))
-        scale = max(abs(wanted), 1e-3 * base, 1e-300)
-        if point.undecidable(change, margin, scale):
-            return point.verdict("undecided", detail="a kink is too near")
+        try:
+            estimate, wanted, margin, scale = reference.expected(composition, name)
+        except Exception as left:  # the arrays have left the operation's domain
+            return reference.verdict("undecided", detail=_message(left))
         value = 0.0 if number is None else number
-        error = abs(value - wanted) / max(scale, abs(value)) if np.isfinite(value) else np.inf
-        allowed = max(SINGLE if point.coarse else 100 * RIGHT if composition == THIRD else RIGHT, margin / scale)
-        if error > allowed and worst.kind == "right":
-            kind = "None" if number is None else "wrong" if np.isfinite(error) else "NaN"
-            worst = point.verdict(kind, error if kind == "wrong" else min(error, 1.0), name)
+        scale = max(scale, abs(value)) if np.isfinite(value) else scale
+        if reference.undecidable(estimate, margin, scale):
+            return reference.verdict("undecided", detail="a kink is too near")
+        error = abs(value - wanted) / scale if np.isfinite(value) else np.inf
+        allowed = SINGLE if reference.coarse else 100 * RIGHT if composition in THIRD else RIGHT
+        if error <= max(allowed, margin / scale) or worst.kind != "right":
+            continue
+        if np.isfinite(error) and number is not None:
+            noise = noise or _spread(slopes, reference.arrays, numbers, 23 if single else 52)
+            if error <= noise[name] / scale:
+                continue
+        kind = "None" if number is None else "wrong" if np.isfinite(error) else "NaN"
+        worst = reference.verdict(kind, error if kind == "wrong" else min(error, 1.0), name)
     return worst
-
-
-def _differences(point: _Point, composition: str, name: str) -> tuple[Estimate, np.ndarray]:
-    """The change, along the direction of an array, of what is one derivative lower, and what to multiply it with."""
-    if composition == THIRD:
-        return derivative(partial(_curvature_at, point, name), point.rounding), np.ones(())
-    if composition == FORWARD:
-        return derivative(lambda t: np.asarray(point.problem.value(point.moved(name, t))), point.rounding), np.ones(())
-    return derivative(partial(_gradient_at, point, name), point.rounding), point.directions["x"]
-
-
-def _curvature_at(point: _Point, name: str, t: float) -> np.ndarray:
-    return np.asarray(point.problem.curvature(point.moved(name, t), point.directions["x"]))
-
-
-def _gradient_at(point: _Point, name: str, t: float) -> np.ndarray:
-    return np.asarray(point.problem.gradient(point.moved(name, t)))
 
 
 def _is_coarse(value: Callable[[float], float], middle: float) -> bool:
@@ -227,21 +258,27 @@ def _is_coarse(value: Callable[[float], float], middle: float) -> bool:
     return min(abs(near - middling), abs(near - wide)) > 1e-2 * size
 
 
-def _spread(tested: Problem, point: _Point, gradients: dict[str, np.ndarray | None]) -> dict[str, float]:
-    """What rounding in float32 may do to each slope: its largest change under perturbations in the last place."""
+def _neighbours(arrays: Mapping[str, np.ndarray], bits: int) -> list[dict[str, np.ndarray]]:
+    """Three times the arrays with each number changed in the last of some bits."""
     rng = np.random.default_rng(1)
-    largest = dict.fromkeys(point.arrays, 0.0)
-    for _ in range(3):
-        near = {
-            name: value * (1 + 2.0**-23 * rng.choice([-1, 1], size=value.shape)) for name, value in point.arrays.items()
-        }
-        moved = tested.penalty_gradients(near)
-        for name, before in gradients.items():
+    return [
+        {name: value * (1 + 2.0**-bits * rng.choice([-1, 1], size=value.shape)) for name, value in arrays.items()}
+        for _ in range(3)
+    ]
+
+
+def _spread(
+    slopes: _Slopes, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float | None], bits: int
+) -> dict[str, float]:
+    """What rounding may do to each number: its largest change when the arrays change in the last of some bits."""
+    largest = dict.fromkeys(numbers, 0.0)
+    for near in _neighbours(arrays, bits):
+        moved = slopes(near)
+        for name, before in numbers.items():
             after = moved[name]
             if before is not None and after is not None:
-                change = max(np.linalg.norm(after - before), 2.0**-23 * np.linalg.norm(before))
-                length = float(np.linalg.norm(point.directions[name]))
-                largest[name] = max(largest[name], ROUNDINGS * float(change) * length)
+                change = max(abs(after - before), 2.0**-bits * abs(before))
+                largest[name] = max(largest[name], ROUNDINGS * change)
     return largest
 
 

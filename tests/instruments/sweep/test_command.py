@@ -1,5 +1,7 @@
 """``gradreg sweep``."""
 
+from gradreg_sweep import report
+
 
 def test_the_command(gradreg, tmp_path) -> None:
     def call(*words):
@@ -16,3 +18,16 @@ def test_the_command(gradreg, tmp_path) -> None:
     assert "no operation matches" in call("torch", "--op", "nonsense").output
     assert "no such mode: xla. There are torch: eager, func, compile" in call("torch", "--mode", "xla").output
     assert "expected one of torch, jax, tensorflow, got 'mxnet'" in call("mxnet").output
+
+
+def test_a_sweep_goes_on_where_another_stopped(gradreg, tmp_path) -> None:
+    def call(*words):
+        return gradreg("sweep", *words)
+
+    call("torch", "--op", "softmin", "--examples", "1", "--report", str(tmp_path / "a.json"))
+    before = report.read(tmp_path / "a.json")
+    both = ("--composition", "reverse-reverse", "--composition", "forward-reverse", "--examples", "1")
+    call("torch", "--op", "softmin", *both, "--add", str(tmp_path / "a.json"), "--report", str(tmp_path / "b.json"))
+    after = report.read(tmp_path / "b.json")
+    assert after[:1] == before
+    assert [finding.composition for finding in after] == ["reverse-reverse", "forward-reverse"]

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 
 from gradreg_sweep import report
+from gradreg_sweep.upstream import issue
 from instruments.sweep.findings import WRONG, disagreement, finding, run
 
 DOCS = Path(__file__).parents[3] / "docs"
 RECORDS = report.read(DOCS / "findings" / "records.json")
-SHOWN = {(row.operation, row.kind): row for row in reversed(RECORDS) if row.reproduction and row.framework == "torch"}
+SHOWN = {
+    (row.operation, row.kind): row
+    for row in reversed(RECORDS)
+    if row.reproduction and row.framework == "torch" and row.mode != "compile"
+}
 
 
 def test_the_pages_have_every_finding_with_its_program() -> None:
@@ -26,6 +31,27 @@ def test_the_pages_have_every_finding_with_its_program() -> None:
     assert "(=mine-wrong)=\n### mine" in pages["findings/torch.md"]
     assert "```python\nprint(1)\n```" in pages["findings/torch.md"]
     assert "**reverse-reverse, eager** (1): good." in pages["findings/torch.md"]
+
+
+def test_what_was_not_examined_is_listed_with_the_reason_and_not_counted() -> None:
+    pages = report.as_pages([finding(), finding(operation="other", kind="not tried", detail="it is random")])
+    assert "| PyTorch 0 | reverse-reverse | eager | 1 |" in pages["findings.md"]
+    assert "Examined in reverse-reverse (1): mine." in pages["findings/coverage.md"]
+    assert "Not examined (1), since it is random: other." in pages["findings/coverage.md"]
+
+
+def test_a_finding_is_cited_by_what_went_wrong() -> None:
+    cited = {
+        "pytorch/pytorch#196700": finding(operation="torch.nn.LayerNorm", composition="reverse-forward"),
+        "pytorch/pytorch#175754": finding(operation="torch.nn.LayerNorm", composition="reverse-reverse-reverse"),
+        "not reported": finding(operation="torch.nn.LayerNorm", kind="raises", detail="RuntimeError: other"),
+    }
+    assert {text: text in issue(row) for text, row in cited.items()} == dict.fromkeys(cited, True)
+    page = report.as_pages([cited["pytorch/pytorch#196700"]])["findings.md"]
+    assert "| layer_norm | torch.nn.LayerNorm: by reverse-forward |" in page
+    assert "| cholesky_solve | not examined |" in page
+    good = report.as_pages([finding(operation="torch.cholesky_solve", kind="right", composition="forward-forward")])
+    assert "| cholesky_solve | does not reproduce |" in good["findings.md"]
 
 
 def test_json_reads_back(tmp_path) -> None:
@@ -48,11 +74,17 @@ def test_the_records_have_what_the_frameworks_are_known_to_get_wrong() -> None:
 
 @pytest.mark.parametrize("shown", SHOWN.values(), ids=lambda row: f"{row.operation}-{row.kind}")
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of checkpoint, before it refuses
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script. is deprecated"
+)  # PyTorch's own, at the first use of forward mode
 def test_the_programs_of_the_records_show_it(shown) -> None:
     if shown.kind == "raises" or (shown.kind == "first derivative" and shown.detail):
         causes = "not implemented|double backward|use_reentrant|saved tensor hooks|mutate a captured|have storage"
+        causes += "|inplace|forward AD"
         with pytest.raises(RuntimeError, match=causes):
             run(shown)
+    elif shown.kind == "None":
+        assert "None" in run(shown)
     elif shown.kind == "NaN":
         assert "nan" in run(shown)
     else:
