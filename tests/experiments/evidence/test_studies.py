@@ -16,9 +16,10 @@ from gradreg_experiments.evidence import advice, derivatives, distillation, kink
 from gradreg_experiments.evidence.advice import make_advice, recommended
 from gradreg_experiments.evidence.distillation import soft_losses
 from gradreg_experiments.evidence.dynamics import SYSTEMS, flow
+from gradreg_experiments.evidence.experiment import TASKS
 from gradreg_experiments.evidence.stacked import Stack, batches, drawn_alike, fit, flops, penalties
 from gradreg_experiments.evidence.study import best, command, factor, gain, make_page, points, times
-from gradreg_experiments.evidence.summary import Gain
+from gradreg_experiments.evidence.summary import Gain, compare, outcomes
 from gradreg_experiments.evidence.unlabelled import pseudo_losses
 from gradreg_experiments.results import Results
 
@@ -240,3 +241,25 @@ def test_recommendations_follow_the_intervals():
         "use the rival",
         "use it, or the rival",
     ]
+
+
+def test_the_readme_says_what_came_out():
+    """Tables of small data, the range of the factors on the error, and that of the gains over soft labels."""
+    readme = " ".join((PUBLISHED.parents[1] / "README.md").read_text().split())
+    own = outcomes(Results(PUBLISHED))
+    certain = {
+        data: [compare(own[task.name]["SpectReg"], own[task.name]["none"]).sign for task in TASKS if task.data == data]
+        for data in ("wine", "breast cancer")
+    }
+    assert (certain["wine"], sorted(certain["breast cancer"])) == ([0, 0, 0], [0, 0, 1])
+    assert "a table of wine no gain is certain, on one of breast cancer in one network of three" in readme
+    study = derivatives.STUDY
+    cells = study.cells(Results(PUBLISHED / study.name)).values()
+    means = [math.exp(factor(study, cell["SobolevReg"], cell["values alone"], "error").mean) for cell in cells]
+    assert f"leaves {min(means):.1f} to {max(means):.1f} of the error in two small dynamical systems" in readme
+    study = distillation.STUDY
+    cells = study.cells(Results(PUBLISHED / study.name)).values()
+    gains = [gain(study, cell["soft labels, Jacobian"], cell["soft labels"], "accuracy") for cell in cells]
+    assert min(one.sign for one in gains) == 1
+    low, high = (round(pick(one.mean for one in gains)) for pick in (min, max))
+    assert f"a small student of digits gains {low} to {high} points over soft labels" in readme
