@@ -39,8 +39,8 @@ def require_integer_scalar(ops: Backend, call: str, argument: str, value: Any) -
 
 
 def is_floating(dtype: str) -> bool:
-    """Whether a dtype name is a real floating-point type."""
-    return dtype.startswith(("float", "bfloat"))
+    """Whether a dtype name is a real floating-point type of 16 bits or more: nothing can be computed in fewer."""
+    return dtype in ("float16", "bfloat16", "float32", "float64")
 
 
 def is_half(dtype: str) -> bool:
