@@ -182,11 +182,11 @@ def test_forward_mode_and_vmap(reg: Any) -> None:
 
     def slope(x: torch.Tensor) -> float:
         with forward_ad.dual_level():
-            return float(forward_ad.unpack_dual(total(forward_ad.make_dual(x, direction))).tangent)
+            return float(forward_ad.unpack_dual(total(forward_ad.make_dual(x, direction))).tangent.detach())
 
     h = 1e-5
     wanted = float((total(x + h * direction) - total(x - h * direction)).detach()) / (2 * h)
-    for value in (slope(x), float(torch.func.jvp(total, (x,), (direction,))[1])):
+    for value in (slope(x), float(torch.func.jvp(total, (x,), (direction,))[1].detach())):
         assert value == pytest.approx(wanted, rel=1e-6)  # roundoff of 1e-16 / h
     together = torch.func.vmap(total)(torch.stack([x, 2 * x]))
     torch.testing.assert_close(together, torch.stack([total(x), total(2 * x)]))
