@@ -42,10 +42,6 @@ class Backend(DrawPrimitives):
     def is_array(self, value: Any) -> bool:
         """Whether `value` is an array of this framework, traced or of no axes too; False for lists and numbers."""
 
-    def conversion(self, value: Any) -> str:
-        """How a user makes an array of something else, for messages."""
-        return "Convert it, or import the backend of its framework."
-
     @abstractmethod
     def asarray(self, value: Any, like: Array) -> Array:
         """`value` (array, list or number) as an array on the device of `like`; its dtype stays, 64-bit may narrow."""
@@ -53,6 +49,10 @@ class Backend(DrawPrimitives):
     def values_if_free(self, array: Array) -> np.ndarray | None:
         """`array` as a NumPy array where reading it costs nothing (on the CPU, not traced), else None, the default."""
         return None
+
+    def draws_on_host(self, like: Array) -> bool:
+        """Whether the host draws for arrays like this one without being asked to read one. Default: no."""
+        return False
 
     def static_int(self, value: Any) -> int | None:
         """`value` as a Python int where that costs nothing, else None. Default: Python and NumPy integers."""
@@ -71,6 +71,10 @@ class Backend(DrawPrimitives):
     @abstractmethod
     def sum(self, array: Array, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
         """Sum over axes, in the array's dtype, for int32 too."""
+
+    def mean(self, array: Array) -> Array:
+        """Mean over the first axis. Override it where the framework has it as one operation with the same bits."""
+        return self.sum(array, 0) / float(self.shape(array)[0])
 
     @abstractmethod
     def sqrt(self, array: Array) -> Array:
@@ -117,18 +121,18 @@ class Backend(DrawPrimitives):
         """Matrix product over the last two axes."""
 
     def cross_entropy(self, logits: Array, labels: Array) -> Array:
-        """Cross-entropy summed over the positions, (B,), twice differentiable.
+        """The cross-entropy of each row of logits, (...), twice differentiable.
 
         Override it where the framework has it as one operation.
 
         Args:
-            logits: (B, positions, classes).
-            labels: integers (B, positions), in range.
+            logits: (..., classes).
+            labels: integers (...), in range.
         """
-        batch, positions, classes = self.shape(logits)
-        classes_of_labels = self.reshape(self.int32(labels, logits), (batch, positions, 1))
-        is_label = classes_of_labels == self.reshape(self.arange(classes, logits), (1, 1, classes))
-        return -self.sum(self.where(is_label, self.log_softmax(logits), 0.0), (1, 2))
+        *leading, classes = self.shape(logits)
+        classes_of_labels = self.reshape(self.int32(labels, logits), (*leading, 1))
+        is_label = classes_of_labels == self.reshape(self.arange(classes, logits), (*[1] * len(leading), classes))
+        return -self.sum(self.where(is_label, self.log_softmax(logits), 0.0), -1)
 
     # --- differentiation -------------------------------------------------------------------------------------------
     @abstractmethod
@@ -313,12 +317,12 @@ class Backend(DrawPrimitives):
         """
         return nullcontext(model)
 
-    def copied(self, model: Any) -> AbstractContextManager[Any]:
-        """A context that gives the model on copies of its weights, for `check`, which moves them.
+    def copied(self, model: Any) -> Any:
+        """The model on copies of its weights, for `check`, which moves them. Default: the model itself.
 
-        Default: the model itself, as where a model cannot be copied; other threads may see its weights move.
+        Where a model cannot be copied, it is itself too, and other threads may see its weights move.
         """
-        return nullcontext(model)
+        return model
 
     def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Array | None, data: Sequence[Array]) -> Objective:
         """`fn` as a function of x and of the weights that the model uses, for `check`. Default: of x alone.

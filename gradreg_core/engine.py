@@ -16,7 +16,7 @@ from gradreg_core.layout import Layout, widened
 from gradreg_core.norms import NORMS
 from gradreg_core.outputs import OUTPUTS
 from gradreg_core.projections import DirectionContext, exact
-from gradreg_core.random import Draws, make_draws
+from gradreg_core.random import Draws, make_draws, numbered
 from gradreg_core.scalars import converted
 from gradreg_core.spec import JacobianPenalty
 from gradreg_core.targets import target_array, teacher_pass
@@ -26,24 +26,24 @@ __all__ = ["draws_of", "jacobian_rows", "per_sample", "pullback_of", "reduced"]
 
 def pullback_of(term: JacobianPenalty, forward: Forward) -> Pullback:
     """The pullback of W in the term's output space, (B, positions, classes), to J^T w, in float32 or better."""
-    ops, layout = forward.call.ops, forward.layout
+    ops, layout, dtype = forward.call.ops, forward.layout, forward.dtype
     output, pullback, mask = OUTPUTS[term.output], forward.pullbacks[term.of, term.at], forward.mask()
 
     def pull(w: Array) -> Array:
         pulled = output.pull(forward, w)
         cotangent = layout.from_canonical(ops, pulled if mask is None else pulled * mask)
-        return widened(ops, pullback(ops.astype(cotangent, ops.dtype(forward.outputs))))
+        return widened(ops, pullback(cotangent if ops.dtype(cotangent) == dtype else ops.astype(cotangent, dtype)))
 
     return pull
 
 
 def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     """The rows J_i^T w of every sample, a chunk (c, B, ...) at a time."""
-    forward = forward.place(term.of)
+    forward = forward if term.of is None else forward.place(term.of)
     call, ops, layout = forward.call, forward.call.ops, forward.layout
     if term.projection.needs_classes:
         layout.require_classes(call.name, f"the projection {term.projection}")
-    pull = pullback_of(term, forward)
+    pull, weighed = pullback_of(term, forward), forward.position_weight is not None
     context = DirectionContext(
         ops=ops,
         shape=OUTPUTS[term.output].shape(forward),
@@ -52,9 +52,9 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
         target=lambda: forward.target(f"the projection {term.projection}"),
         make_draws=lambda: draws_of(term, call, layout.shape[0], forward.sample_ids, forward.logits),
         pullback=pull,
-        given=_given(call, layout, forward.logits),
-        mask=None if term.output == "loss" else _flat_mask(forward),
-        position_share=forward.position_share,
+        given=None if call.directions is None else _given(call, layout, forward.logits),
+        mask=_flat_mask(forward) if weighed and term.output != "loss" else None,
+        position_share=forward.position_share if weighed else None,
     )
     count = term.projection.count(context.size)
     chunk = min(count, call.chunk_size or ops.default_chunk or count)
@@ -80,11 +80,9 @@ def _target_rows(term: JacobianPenalty, forward: Forward, rows: Array, pulled: A
     return ops.stop_gradient(target_array(term, forward, counted, pulled))
 
 
-def _flat_mask(forward: Forward) -> Array | None:
+def _flat_mask(forward: Forward) -> Array:
     """`Forward.mask` for every component, (B, m)."""
     ops, mask, (batch, positions, classes) = forward.call.ops, forward.mask(), forward.layout.canonical
-    if mask is None:
-        return None
     return ops.reshape(ops.broadcast_to(mask, (batch, positions, classes)), (batch, positions * classes))
 
 
@@ -92,13 +90,14 @@ def draws_of(term: JacobianPenalty, call: Call, batch: int, ids: Array | None, l
     """The draws of a term for the samples of a pass, or the single draw that they share."""
     if term.draw == "per_batch":
         batch, ids = 1, None
-    return make_draws(call.ops, call.seed_of(term), call.step, call.ops.arange(batch, like) if ids is None else ids)
+    seed = term.seed if call.seed is None else call.seed
+    if ids is None:
+        ids = numbered(batch) if call.ops.draws_on_host(like) else call.ops.arange(batch, like)
+    return make_draws(call.ops, seed, call.step, ids, like)
 
 
-def _given(call: Call, layout: Layout, like: Array) -> Array | None:
+def _given(call: Call, layout: Layout, like: Array) -> Array:
     """The caller's directions, with the classes last where they have the outputs' own axes."""
-    if call.directions is None:
-        return None
     given = converted(call.ops, call.name, "directions", call.directions, like)
     own = layout.shape[1:]
     if layout.class_axis not in (None, -1) and call.ops.shape(given)[-len(own) :] == own:

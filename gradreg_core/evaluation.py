@@ -32,7 +32,7 @@ class PartKey(NamedTuple):
     """Of the terms, or None where the call has a seed for all."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """Which terms are due, and which of them share a forward pass."""
 
@@ -46,12 +46,17 @@ class Plan:
     """Whether anything needs the outputs of the whole batch."""
 
 
+_LOSS_ALONE, _NOTHING = Plan((), (), {}, True), Plan((), (), {}, False)
+
+
 def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool) -> Plan:
     """The plan for `terms` over a batch of `batch` samples.
 
     Raises:
         InputError: the call gives directions, and a term is over a part of the batch.
     """
+    if not terms:
+        return _LOSS_ALONE if with_loss else _NOTHING
     due: list[bool] = []
     needs_whole = with_loss
     over_whole: list[JacobianPenalty] = []
@@ -133,8 +138,8 @@ class _Passes:
     def like(self) -> Array:
         """An array with the dtype and the device of the penalties."""
         if self.whole is not None:
-            return self.whole.logits
-        return next((part.forward.logits for part in self.parts.values()), self.samples.like)
+            return self.whole.wide
+        return next((part.forward.wide for part in self.parts.values()), self.samples.like)
 
 
 def _part_order(call: Call, term: JacobianPenalty, ids: Array) -> Array:
@@ -158,7 +163,7 @@ def _pass(call: Call, model: Any, samples: Samples, terms: tuple[JacobianPenalty
     return forward_pass(call, model, samples, tuple(pairs))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Mean:
     """sum_i w_i v_i / normalizer over the whole batch."""
 
@@ -188,6 +193,8 @@ class _Mean:
     def __call__(self, values: Array, part: _Part | None = None) -> Array:
         """The mean of values (B,), or its unbiased estimate from a part of the batch."""
         ops = self.ops
+        if part is None and self.weight is None and type(self.normalizer) is float and self.normalizer == self.batch:
+            return ops.mean(values)
         if part is None:
             return ops.sum(values if self.weight is None else self.weight * values, 0) / self.normalizer
         values = values if part.is_cut else ops.take(values, part.indices)
@@ -201,17 +208,19 @@ class _Batch:
 
     def __init__(self, passes: _Passes) -> None:
         self.passes, self.ops, self.call = passes, passes.call.ops, passes.call.name
-        self._mean = _Mean.of(passes.call, passes.samples.batch, passes.like, self._positions())
-        self._of_ids = None if passes.call.sample_ids is None else nan_of_wide_ids(passes.call, passes.samples.like)
+        call = passes.call
+        plain = call.position_weight is None and call.ignore_index is None
+        self._mean = _Mean.of(call, passes.samples.batch, passes.like, None if plain else self._positions())
+        self._of_ids = None if call.sample_ids is None else nan_of_wide_ids(call, passes.samples.like)
 
     def _positions(self) -> Array | None:
         """The weight of each sample's positions together, (B,), or None where all positions count alike."""
         call, whole = self.passes.call, self.passes.whole
-        if (call.position_weight is None and call.ignore_index is None) or not (whole or self.passes.parts):
+        if not (whole or self.passes.parts):
             return None
         # Where every due term is over a part, the whole batch has no pass of its own.
         forward = next(part.forward for part in self.passes.parts.values()) if whole is None else whole
-        weight = position_weights(call, self.passes.samples, forward.layout, forward.logits)
+        weight = position_weights(call, self.passes.samples, forward.layout, forward.wide)
         return None if weight is None else self.ops.sum(weight, 1)
 
     def mean(self, values: Array) -> Array:
@@ -273,7 +282,7 @@ class _Batch:
         return wide if read is not None else ops.where((wide >= 0) & (wide < math.inf), wide, math.nan)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluation:
     """The loss and the penalties of one batch."""
 
@@ -297,9 +306,10 @@ def evaluate(
     own over that part, so that the loss, the outputs and the model's state are those of a plain step. A model that may
     hold arrays of the batch itself cannot be cut; the part is then taken from the pass over the whole.
     """
-    require_target(call, reg)
-    step = _checked_step(call, arguments.like)
+    step = _checked_step(call, arguments)
     call = call if step is call.step else replace(call, step=step)
+    if reg is not None or call.target is not None:
+        require_target(call, reg)
     terms = () if reg is None else reg.terms
     plan = make_plan(call, terms, arguments.batch, with_loss)
     passes = _Passes(call, model, samples_of(call, arguments, y))
@@ -334,12 +344,13 @@ def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:
     return Samples(arguments, y, ids, weight, target)
 
 
-def _checked_step(call: Call, x: Array) -> Any:
+def _checked_step(call: Call, arguments: Arguments) -> Any:
     """The step as a Python int where that costs nothing, else as it came."""
     static = call.ops.static_int(call.step)
     if static is None:
         if isinstance(call.step, int) and not isinstance(call.step, bool):
-            return call.ops.int32(call.step, x)  # an int that a compiler traces: a branch on it would recompile
+            # An int that a compiler traces: a branch on it would recompile.
+            return call.ops.int32(call.step, arguments.like)
         require_integer_scalar(call.ops, call.name, "step", call.step)
         return call.step
     if static < 0:

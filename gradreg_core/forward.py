@@ -11,7 +11,7 @@ from gradreg_core.backend import Apply, Array, Backend, ModelPass, Pair, Pullbac
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.inputs import Arguments, unpack
 from gradreg_core.labels import Target, ignored, prepare_target
-from gradreg_core.layout import Layout, widened
+from gradreg_core.layout import HALF, Layout, widened
 from gradreg_core.scalars import weights
 from gradreg_core.selection import Selector, select, selected_arrays
 from gradreg_core.structures import flatten
@@ -29,7 +29,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+# None of these is frozen: they are made in every call, and a frozen one takes three times as long. Nobody changes them.
+@dataclass
 class Call:
     """The arguments of one call that do not depend on the term; :class:`gradreg_core.calls.Calls` describes them."""
 
@@ -60,7 +61,7 @@ class Call:
         return {name: value for name, value in values.items() if name not in ("ops", "name")}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Samples:
     """The samples of a pass: what the model is called with, and what belongs to each of them."""
 
@@ -108,7 +109,7 @@ def _is_numbers(value: Any) -> bool:
     return all(isinstance(item, int | float) or _is_numbers(item) for item in value)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Forward:
     """One forward pass over a batch or a part of it."""
 
@@ -121,8 +122,10 @@ class Forward:
     returned: Any
     """What the model returned."""
     layout: Layout
-    logits: Array
-    """(B, positions, classes), in float32 or better."""
+    dtype: str
+    """Of the outputs."""
+    wide: Array
+    """The outputs in float32 or better."""
     pullbacks: dict[Pair, Pullback]
     """From outputs or a named place (None, or `of`) to the input or a named place (None, or `at`)."""
     values: dict[str, Array] = field(default_factory=dict)
@@ -130,6 +133,13 @@ class Forward:
     pushed: Any = None
     """The first row of an input-side term that shared the pass, as (term, array)."""
     _cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def logits(self) -> Array:
+        """(B, positions, classes), in float32 or better; made once, where it is asked for."""
+        if "logits" not in self._cache:
+            self._cache["logits"] = self.layout.to_canonical(self.call.ops, self.wide)
+        return self._cache["logits"]
 
     @property
     def x(self) -> Array | None:
@@ -151,7 +161,7 @@ class Forward:
         if "target" not in self._cache:
             call = self.call
             self._cache["target"] = prepare_target(
-                call.ops, call.name, self.y, self.layout, self.logits, asker, call.ignore_index
+                call.ops, call.name, self.y, self.layout, self.wide, asker, call.ignore_index
             )
         target: Target = self._cache["target"]
         return target
@@ -173,7 +183,7 @@ class Forward:
             InputError: the weights do not fit the outputs, are negative, or `ignore_index` comes without labels.
         """
         if "weight" not in self._cache:
-            self._cache["weight"] = position_weights(self.call, self.samples, self.layout, self.logits)
+            self._cache["weight"] = position_weights(self.call, self.samples, self.layout, self.wide)
         return self._cache["weight"]
 
     def mask(self) -> Array | None:
@@ -185,7 +195,7 @@ class Forward:
         if weight is None:
             return None
         ops = self.call.ops
-        counts = ops.astype(weight > 0, ops.dtype(self.logits))
+        counts = ops.astype(weight > 0, ops.dtype(self.wide))
         return ops.reshape(counts, (*self.layout.canonical[:2], -1))
 
     @property
@@ -218,11 +228,16 @@ class Forward:
         if key not in self._cache:
             ops, value = self.call.ops, self.values[of]
             layout = Layout.of(f"{self.call.name}: of={of!r}", ops.shape(value), self.samples.batch, None)
-            logits = widened(ops, layout.to_canonical(ops, value))
             weight = _of_place(self, of, value)
             pullbacks = {pair: pullback for pair, pullback in self.pullbacks.items() if pair[0] == of}
             self._cache[key] = replace(
-                self, outputs=value, layout=layout, logits=logits, pullbacks=pullbacks, _cache={"weight": weight}
+                self,
+                outputs=value,
+                layout=layout,
+                dtype=ops.dtype(value),
+                wide=widened(ops, value),
+                pullbacks=pullbacks,
+                _cache={"weight": weight},
             )
         forward: Forward = self._cache[key]
         return forward
@@ -241,7 +256,7 @@ def position_weights(call: Call, samples: Samples, layout: Layout, like: Array) 
         InputError: the weights do not fit the outputs or are negative, or `ignore_index` comes without labels.
     """
     ops, given = call.ops, samples.position_weight
-    layout = replace(layout, shape=(samples.batch, *layout.shape[1:]))
+    layout = Layout((samples.batch, *layout.shape[1:]), layout.class_axis)
     weight = None
     if given is not None:
         own = layout.position_shape(call.name, "position_weight")
@@ -284,10 +299,10 @@ def require_differentiable(call: Call, arguments: Arguments) -> Array:
     if packed is None:
         dtypes = ", ".join(dict.fromkeys(call.ops.dtype(array) for array in arguments.arrays))
         raise InputTypeError(
-            f"{call.name}: the input has dtype {dtypes}, and only floating-point inputs of 16 bits or more have a "
-            f"gradient. Convert it; or, for tokens, penalise with respect to an embedding, named by at=: mark it in "
-            f"the model with h = gradreg.tap('embedding', h) and pass SpectReg(..., at='embedding'), or pass the rest "
-            f"of the network as the model and the embedded input as x."
+            f"{call.name}: the input has dtype {dtypes}, and only floating-point inputs have a gradient. Convert it; "
+            f"or, for tokens, penalise with respect to an embedding, named by at=: mark it in the model with "
+            f"h = gradreg.tap('embedding', h) and pass SpectReg(..., at='embedding'), or pass the rest of the network "
+            f"as the model and the embedded input as x."
         )
     return packed
 
@@ -331,21 +346,36 @@ def make_forward(call: Call, model: Any, samples: Samples, passed: ModelPass, pu
     if isinstance(call.outputs, list | tuple):
         layout = layout.without_classes()
     values = ops.values_if_free(outputs)
-    # Of the ufuncs, because the methods of arrays cost a call more. Nor is a NaN finite.
-    if values is not None and not (
-        np.maximum.reduce(values, None) < math.inf and np.minimum.reduce(values, None) > -math.inf
-    ):
+    if values is not None and not _all_finite(values):
         sample = int((abs(values) < math.inf).reshape(samples.batch, -1).all(-1).argmin())
         raise InputError(
             f"{call.name}: the outputs of sample {sample} are NaN or infinite; the model or its input diverged before "
             f"any penalty was computed. Lower the learning rate or look at the data."
         )
-    logits = widened(ops, layout.to_canonical(ops, outputs))
     # Where all positions count alike, nobody needs to ask again.
     known = {"weight": None} if call.position_weight is None and call.ignore_index is None else {}
-    return Forward(
-        call, model, samples, outputs, passed.returned, layout, logits, passed.pullbacks, passed.values, pushed, known
+    forward = Forward(
+        call,
+        model,
+        samples,
+        outputs,
+        passed.returned,
+        layout,
+        dtype := ops.dtype(outputs),
+        ops.astype(outputs, "float32") if dtype in HALF else outputs,
+        passed.pullbacks,
+        passed.values,
+        pushed,
+        known,
     )
+    if not isinstance(call.step, int):
+        _ = forward.logits  # here, because the first to ask may be in the branch of a traced step
+    return forward
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    # A NaN is the first of the largest and of the smallest. These two take a third of the time of the reductions.
+    return bool(values.item(values.argmax()) < math.inf and values.item(values.argmin()) > -math.inf)
 
 
 def scored(forward: Forward, outputs: Array) -> Any:

@@ -16,16 +16,19 @@ __all__ = ["Target", "ignored", "prepare_target"]
 _SOFT_LABEL_TOLERANCE = 1e-3
 """Soft labels may be rounded to half precision by the caller: a sum of 1000 such terms is 1 to about 1e-3."""
 
+_UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 
-@dataclass(frozen=True)
+
+@dataclass
 class Target:
     """Labels that fit the outputs, as they came and as a distribution over the classes at each position."""
 
     ops: Backend
     call: str
     labels: Array
-    """(B, positions) class indices where there are several classes and `hard`, else (B, positions, classes)."""
-    classes: int
+    """(B, positions...) class indices where there are several classes and `hard`, else (B, positions, classes)."""
+    canonical: tuple[int, int, int]
+    """(B, positions, classes)."""
     hard: bool
     """Whether they came as integers."""
     checked: bool
@@ -42,13 +45,13 @@ class Target:
         return self._made[0]
 
     def _distribution(self) -> Array:
-        ops = self.ops
-        if self.classes == 1:
+        ops, classes = self.ops, self.canonical[2]
+        if classes == 1:
             probability = ops.astype(self.labels, self.dtype)
             return ops.where((probability >= 0) & (probability <= 1), probability, math.nan)
         if not self.hard:
             return self._soft(ops.astype(self.labels, self.dtype))
-        basis = one_hot(ops, self.labels, self.classes, self.dtype)
+        basis = ops.reshape(one_hot(ops, self.labels, classes, self.dtype), self.canonical)
         return basis if self.checked else ops.where(ops.sum(basis, -1, keepdims=True) > 0, basis, math.nan)
 
     def _soft(self, p: Array) -> Array:
@@ -70,7 +73,7 @@ class Target:
         """
         if not self.hard:
             raise InputError(f"{self.call}: {asker} needs integer class labels, got soft labels (floating point).")
-        if self.classes == 1:
+        if self.canonical[2] == 1:
             return self.distribution * 0 + 1
         return self.distribution
 
@@ -84,8 +87,7 @@ def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: i
         return True
     top = max(classes - 1, 1)
     if hard:
-        # Of the ufuncs, because the methods of arrays cost a call more.
-        if np.minimum.reduce(values, None) < 0 or np.maximum.reduce(values, None) > top:
+        if not _in_range(values, top):
             raise InputError(
                 f"{call}: labels must lie in 0..{top} for {classes} outputs, got values from {values.min()} to "
                 f"{values.max()}. Relabel them; or leave padded or unlabelled positions out with ignore_index="
@@ -100,6 +102,14 @@ def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: i
             f"{call}: soft labels must sum to 1 over the classes, got sums such as {values.sum(-1).min()}."
         )
     return True
+
+
+def _in_range(values: np.ndarray, top: int) -> bool:
+    """Whether all integers are in 0..top."""
+    bits = 8 * values.dtype.itemsize
+    if top < 2 ** (bits - 1):  # then a negative one is among the largest without its sign
+        return 0 <= int(values.item(values.view(_UNSIGNED[bits]).argmax())) <= top
+    return bool(values.min() >= 0 and values.max() <= top)
 
 
 def _likely_ignored(values: Any, top: int) -> int:
@@ -146,7 +156,7 @@ def prepare_target(
         InputError: `y` is missing, or its shape or values do not fit.
         InputTypeError: `y` is not an array of numbers.
     """
-    layout.require_classes(call, asker)
+    without = layout.position_shape(call, asker)
     batch, positions, classes = layout.canonical
     if y is None:
         raise InputError(f"{call}: {asker} needs labels, but y is None; pass y.")
@@ -160,11 +170,10 @@ def prepare_target(
     hard = is_integer(dtype)
     if not hard and not is_floating(dtype):
         raise InputTypeError(f"{call}: labels must be integers or floating-point probabilities, got dtype {dtype}.")
-    without = layout.position_shape(call, asker)
     if classes == 1 and shape in (layout.shape, without):
         canonical = ops.reshape(labels, (batch, positions, 1))
     elif hard and shape == without:
-        canonical = ops.reshape(labels, (batch, positions))
+        canonical = labels
     elif not hard and shape == layout.shape:
         canonical = layout.to_canonical(ops, labels)
     else:
@@ -178,4 +187,4 @@ def prepare_target(
         canonical = _whole(ops, canonical, like)
         canonical = ops.where(canonical != ignore_index, canonical, 0)
     checked = _check_values(ops, call, canonical, hard, classes)
-    return Target(ops, call, canonical, classes, hard, checked, ops.dtype(like))
+    return Target(ops, call, canonical, layout.canonical, hard, checked, ops.dtype(like))

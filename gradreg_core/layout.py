@@ -1,13 +1,14 @@
 """Outputs in one layout: (B, positions, classes), whatever axes the model's outputs have."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
 
 __all__ = [
+    "FLOATING",
+    "HALF",
     "Layout",
     "is_floating",
     "is_half",
@@ -16,6 +17,11 @@ __all__ = [
     "require_integer_scalar",
     "widened",
 ]
+
+FLOATING = ("float", "bfloat")
+"""How the names of floating-point dtypes begin."""
+HALF = ("float16", "bfloat16")
+"""The floating-point types of 16 bits."""
 
 
 def is_integer(dtype: str) -> bool:
@@ -39,18 +45,18 @@ def require_integer_scalar(ops: Backend, call: str, argument: str, value: Any) -
 
 
 def is_floating(dtype: str) -> bool:
-    """Whether a dtype name is a real floating-point type of 16 bits or more: nothing can be computed in fewer."""
-    return dtype in ("float16", "bfloat16", "float32", "float64")
+    """Whether a dtype name is a real floating-point type."""
+    return dtype.startswith(FLOATING)
 
 
 def is_half(dtype: str) -> bool:
     """Whether a dtype name is a floating-point type of 16 bits."""
-    return dtype in ("float16", "bfloat16")
+    return dtype in HALF
 
 
 def widened(ops: Backend, array: Array) -> Array:
     """Half precision as float32, so that squares of small gradients do not underflow."""
-    return ops.astype(array, "float32") if is_half(ops.dtype(array)) else array
+    return ops.astype(array, "float32") if ops.dtype(array) in HALF else array
 
 
 def one_hot(ops: Backend, indices: Array, size: int, dtype: str) -> Array:
@@ -64,17 +70,24 @@ def one_hot(ops: Backend, indices: Array, size: int, dtype: str) -> Array:
     return ops.astype(spread == ops.reshape(numbers, (*[1] * len(shape), size)), dtype)
 
 
-@dataclass(frozen=True)
 class Layout:
     """The view of outputs of shape (B, ...) as (B, positions, classes).
 
     (B,) and (B, 1) are one logit; (B, m) is one position of m classes; with more axes `class_axis` says which of them
     holds the classes. Without it all components of a sample count as one vector. That is enough for a projection of the
     logits; probabilities and labels refuse it.
+
+    Args:
+        shape: of the outputs.
+        class_axis: below 0, counted from the last axis; None where nobody said which one it is.
     """
 
-    shape: tuple[int, ...]
-    class_axis: int | None
+    def __init__(self, shape: tuple[int, ...], class_axis: int | None) -> None:
+        self.shape, self.class_axis = shape, class_axis
+        components = math.prod(shape[1:])
+        classes = components if class_axis is None else shape[class_axis] if len(shape) > 1 else 1
+        self.canonical = shape[0], components // classes, classes
+        """(B, positions, classes)."""
 
     @classmethod
     def of(cls, call: str, shape: tuple[int, ...], batch: int, class_axis: int | None) -> "Layout":
@@ -88,7 +101,7 @@ class Layout:
                 f"{call}: expected outputs of shape ({batch}, ...), one row for each of the {batch} samples of x, got "
                 f"{shape}. Keep the batch axis first; a model that averages over the batch has no per-sample Jacobian."
             )
-        if math.prod(shape) == 0:
+        if 0 in shape:
             raise InputError(f"{call}: the outputs are empty, shape {shape}.")
         if class_axis is None:
             return cls(shape, -1 if len(shape) <= 2 else None)
@@ -102,24 +115,16 @@ class Layout:
             )
         return cls(shape, axis - len(shape))
 
-    @property
-    def canonical(self) -> tuple[int, int, int]:
-        """(B, positions, classes)."""
-        batch, components = self.shape[0], math.prod(self.shape[1:])
-        if self.class_axis is None:
-            return batch, 1, components
-        classes = self.shape[self.class_axis] if len(self.shape) > 1 else 1
-        return batch, components // classes, classes
-
     def position_shape(self, call: str, asker: str) -> tuple[int, ...]:
         """The shape of the outputs without their class axis: (B, positions...), and (B,) where there is one position.
 
         Raises:
             InputError: nobody said which axis holds the classes.
         """
-        self.require_classes(call, asker)
-        if len(self.shape) == 1:
-            return self.shape
+        if self.class_axis is None:
+            self.require_classes(call, asker)
+        if len(self.shape) <= 2:
+            return self.shape[:1]
         axis = (self.class_axis or -1) + len(self.shape)
         return (*self.shape[:axis], *self.shape[axis + 1 :])
 

@@ -52,7 +52,8 @@ class Norm(ABC):
         """The norm of each sample, or its square, shape (B,), from chunks of rows (c, B, ...)."""
         combined = None
         for rows in chunks:
-            partial = self.partial(ops, ops.reshape(rows, (*ops.shape(rows)[:2], -1)))
+            shape = ops.shape(rows)
+            partial = self.partial(ops, rows if len(shape) == 3 else ops.reshape(rows, (*shape[:2], -1)))
             combined = partial if combined is None else self.combine(ops, combined, partial)
         return self.finish(ops, combined, squared)
 

@@ -145,14 +145,16 @@ def losses(forward: Forward) -> Array:
     Raises:
         InputError: labels do not fit, or `loss_fn` does not return one loss per sample.
     """
-    ops, (_, positions, classes) = forward.call.ops, forward.layout.canonical
+    ops, (batch, positions, classes) = forward.call.ops, forward.layout.canonical
     if forward.call.loss_fn is not None:
         return _custom_losses(forward, forward.outputs)
-    target, z = forward.target("the cross-entropy loss"), forward.logits
+    target = forward.target("the cross-entropy loss")
     if target.hard and target.checked and classes > 1 and forward.position_weight is None:
-        total = ops.cross_entropy(z, target.labels)
-        return total if positions == 1 else total / positions
-    y = target.distribution
+        if positions == 1:
+            return ops.cross_entropy(forward.wide, target.labels)
+        labels = ops.reshape(target.labels, (batch, positions))
+        return ops.sum(ops.cross_entropy(forward.logits, labels), 1) / positions
+    y, z = target.distribution, forward.logits
     return forward.mean_over_positions(
         ops.sum(ops.softplus(z) - y * z if classes == 1 else (-y) * ops.log_softmax(z), 2)
     )

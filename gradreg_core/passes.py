@@ -18,7 +18,7 @@ Apply = Callable[[Any, Array | None], tuple[Array, Any]]
 VjpWithAux = Callable[[Callable[[Array], tuple[Array, Any]], Array], tuple[Array, Any, Pullback]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelPass:
     """The result of one pass."""
 

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class DirectionContext:
     """A projection sees shapes, probabilities, labels, draws and the pullback of the projected output."""
 
@@ -82,9 +82,11 @@ class DirectionContext:
     def rows(self, flat: Array) -> Array:
         """Rows (k, B or 1, m) as (k, B, positions, classes) in the dtype of the logits."""
         ops = self.ops
-        count = ops.shape(flat)[0]
-        wide = ops.broadcast_to(flat, (count, self.shape[0], self.size))
-        return ops.reshape(ops.astype(wide, ops.dtype(self.logits)), (count, *self.shape))
+        count, batch, _ = ops.shape(flat)
+        if batch != self.shape[0]:
+            flat = ops.broadcast_to(flat, (count, self.shape[0], self.size))
+        dtype = ops.dtype(self.logits)
+        return ops.reshape(flat if ops.dtype(flat) == dtype else ops.astype(flat, dtype), (count, *self.shape))
 
 
 class Projection(ABC):
@@ -117,6 +119,9 @@ class exact(Projection):  # noqa: N801 - projections are the words of a specific
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         ops = context.ops
+        if context.size == 1:  # the loss
+            one = ops.constant([[[[1.0]]]], ops.dtype(context.logits), context.logits)
+            return ops.broadcast_to(one, (1, *context.shape))
         indices = ops.constant(list(rows), "int32", context.logits)
         basis = one_hot(ops, indices, context.size, ops.dtype(context.logits))
         return context.rows(ops.reshape(basis, (len(rows), 1, context.size)))
@@ -133,6 +138,9 @@ class _Random(Checked, Projection):
     def count(self, size: int) -> int:
         return self.k
 
+    def _averaged(self, rows: Array) -> Array:
+        return rows if self.k == 1 else rows * (1 / math.sqrt(self.k))
+
 
 def unit(ops: Backend, rows: Array) -> Array:
     """Rows divided by their length over the last axis; a row of zeros stays zero, one that overflows is NaN."""
@@ -147,7 +155,7 @@ class gaussian(_Random):  # noqa: N801
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         drawn = context.draws.gaussians(STREAM_DIRECTION, rows, context.size)
-        return context.rows(drawn) * (1 / math.sqrt(self.k))
+        return self._averaged(context.rows(drawn))
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ class rademacher(_Random):  # noqa: N801
 
     def directions(self, context: DirectionContext, rows: range) -> Array:
         drawn = context.draws.signs(STREAM_DIRECTION, rows, context.size)
-        return context.rows(drawn) * (1 / math.sqrt(self.k))
+        return self._averaged(context.rows(drawn))
 
 
 @dataclass(frozen=True)

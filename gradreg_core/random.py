@@ -12,6 +12,7 @@ Words, signs, picks and Gaussians are bit-identical in all frameworks, eager and
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "Draws",
     "gaussian_table",
     "make_draws",
+    "numbered",
 ]
 
 STREAM_DIRECTION = 0
@@ -91,7 +93,7 @@ _STEPS_AHEAD, _KEYS_AHEAD, _MOST_OF_STEP = 16, 16, 2**14
 """The rounds on a few hundred numbers take half as long as on sixteen times as many: an eighth for each step."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Draws:
     """The draws of one call: bound to a backend's primitives, a seed, a step and the sample ids.
 
@@ -202,7 +204,7 @@ class Draws:
         return self._finished(ops.astype(_logical_right_shift(ops, words, 8), "float32") * 2.0**-24)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _HostDraws(Draws):
     """Draws computed by NumPy and returned as arrays of a framework."""
 
@@ -249,17 +251,29 @@ class _HostDraws(Draws):
         return of_step
 
 
-def make_draws(ops: Backend, seed: Any, step: Any, sample_ids: Array) -> Draws:
+@lru_cache(maxsize=16)
+def numbered(batch: int) -> np.ndarray:
+    """The numbers 0..batch-1 of samples, on the host; read only."""
+    ids = np.arange(batch, dtype=np.int32)
+    ids.flags.writeable = False
+    return ids
+
+
+def make_draws(ops: Backend, seed: Any, step: Any, sample_ids: Array, like: Array | None = None) -> Draws:
     """The draws of a term, computed by NumPy where the host has all that they depend on.
 
     Args:
         ops: the backend.
         seed: see :class:`Draws`.
         step: see :class:`Draws`.
-        sample_ids: see :class:`Draws`.
+        sample_ids: see :class:`Draws`; also on the host, see :func:`numbered`.
+        like: an array on the device of the draws; `sample_ids` unless it is given.
     """
+    like = sample_ids if like is None else like
     if isinstance(seed, int) and isinstance(step, int):
-        host_ids = ops.values_if_free(sample_ids)
+        host_ids = sample_ids if isinstance(sample_ids, np.ndarray) else ops.values_if_free(sample_ids)
         if host_ids is not None:
-            return _HostDraws(_HOST, seed, step, host_ids, lambda drawn: ops.asarray(drawn, sample_ids))
+            return _HostDraws(_HOST, seed, step, host_ids, lambda drawn: ops.asarray(drawn, like))
+    if isinstance(sample_ids, np.ndarray):
+        sample_ids = ops.asarray(sample_ids, like)
     return Draws(ops, seed, step, sample_ids)

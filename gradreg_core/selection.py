@@ -6,7 +6,7 @@ from typing import Any
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.inputs import pack
-from gradreg_core.layout import is_floating
+from gradreg_core.layout import FLOATING, is_floating
 from gradreg_core.structures import follow
 
 __all__ = ["Selector", "require_selector", "select", "selected_arrays"]
@@ -38,7 +38,7 @@ def select(ops: Backend, call: str, selector: Selector, returned: Any) -> Array:
         InputTypeError: what is selected is not one array of floating-point outputs.
         InputError: a path leads nowhere, or several outputs have no common batch axis.
     """
-    if selector is None and ops.is_array(returned) and is_floating(ops.dtype(returned)):
+    if selector is None and ops.is_array(returned) and ops.dtype(returned).startswith(FLOATING):
         return returned
     if not isinstance(selector, list | tuple):
         return _one(ops, call, selector, returned)

@@ -34,10 +34,13 @@ def with_named_errors(
         places = [parameter for parameter in parameters if parameter.kind is not Parameter.KEYWORD_ONLY]
         needed = tuple(parameter.name for parameter in places if parameter.default is Parameter.empty)
         most, named_places = len(places) + int(bound), tuple(parameter.name for parameter in places)
+        further = known.difference(named_places)
 
         # Cheap, and such that torch.compile traces it: loops, because a generator costs a call for each of its values.
         @wraps(function)
         def call(*args: _Parameters.args, **keywords: _Parameters.kwargs) -> _Result:
+            if len(args) == most and further.issuperset(keywords):
+                return function(*args, **keywords)
             given = len(args) - int(bound)
             fits = len(args) <= most
             for one in needed[max(0, given) :]:

@@ -11,24 +11,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
 from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
-from gradreg_torch.diagnose import NESTED, blame
+from gradreg_torch.diagnose import blame
 from gradreg_torch.entered import entered
-from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.function_modes import beneath
 from gradreg_torch.kinks import Smoothed
 from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
 from gradreg_torch.model.written import buffers_to_write, with_buffers, write_buffers
 from gradreg_torch.objective import TorchObjective, copied_weights
-from gradreg_torch.pullbacks import in_transform, joined_pullback, pullback_of, transformed, unchanged, values_of
+from gradreg_torch.pullbacks import in_transform, joined_pullback, on_graph, pullback_of, transformed, unchanged
 from gradreg_torch.second_derivatives import require_trainable
-from gradreg_torch.shared_models import joined, on_this_process, require_checkable
+from gradreg_torch.shared_models import (
+    joined,
+    on_this_process,
+    require_checkable,
+)
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
@@ -54,17 +56,16 @@ class TorchBackend(Backend):
     def for_call(self) -> Backend:
         if type(self) is not TorchBackend or torch.compiler.is_compiling():
             return self
-        if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        if torch._C._functorch.peek_interpreter_stack() is not None:
             return self
         if self._eager is None:
-            self._eager = _EagerBackend(self)
+            from gradreg_torch.eager import EagerBackend  # which is made of this class
+
+            self._eager = EagerBackend(self)
         return self._eager
 
     def is_array(self, value: Any) -> bool:
-        return isinstance(value, Tensor) and not value.is_nested
-
-    def conversion(self, value: Any) -> str:
-        return NESTED if isinstance(value, Tensor) else super().conversion(value)
+        return isinstance(value, Tensor)
 
     def asarray(self, value: Any, like: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() and isinstance(value, np.ndarray) and not value.flags.writeable:
@@ -81,9 +82,12 @@ class TorchBackend(Backend):
     def values_if_free(self, array: Tensor) -> np.ndarray | None:
         if torch.compiler.is_compiling() or array.device.type != "cpu" or in_transform():
             return None
-        return values_of(array)
+        array = array.detach()
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
 
     def constant(self, values: Any, dtype: str, like: Tensor) -> Tensor:
+        if isinstance(values, float):  # filled where it is needed: a copy would wait for the device
+            return torch.full((), values, dtype=_dtype(dtype), device=like.device)
         return torch.tensor(values, dtype=_dtype(dtype), device=like.device)
 
     def int32(self, value: Any, like: Tensor) -> Tensor:
@@ -124,6 +128,9 @@ class TorchBackend(Backend):
     def sum(self, array: Tensor, axis: int | tuple[int, ...], keepdims: bool = False) -> Tensor:
         return array.sum(axis, keepdim=keepdims, dtype=array.dtype)
 
+    def mean(self, array: Tensor) -> Tensor:
+        return array.mean(0)
+
     def sqrt(self, array: Tensor) -> Tensor:
         return array.sqrt()
 
@@ -146,9 +153,11 @@ class TorchBackend(Backend):
         return array.log_softmax(-1)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        batch, positions, classes = logits.shape
-        losses = F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1).long(), reduction="none")
-        return losses if positions == 1 else losses.reshape(batch, positions).sum(1)
+        labels = labels.long()
+        if logits.dim() == 2:
+            return F.cross_entropy(logits, labels, reduction="none")
+        losses = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), reduction="none")
+        return losses.reshape(labels.shape)
 
     def sigmoid(self, array: Tensor) -> Tensor:
         return array.sigmoid()
@@ -176,11 +185,8 @@ class TorchBackend(Backend):
         if x.requires_grad:
             outputs = unchanged(x, fn)
             return outputs, pullback_of(outputs, x, "x")
-        x = x.detach().requires_grad_()
-        layer = FirstLayer(x)
-        with beneath(layer):
-            outputs = unchanged(x, fn)
-        return outputs, pullback_of(outputs, x, "x", layer)
+        outputs, point, layer = on_graph(x, fn)
+        return outputs, pullback_of(outputs, point, "x", layer)
 
     def vjp_with_aux(self, fn: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor) -> tuple[Tensor, Any, Pullback]:
         if not (torch.compiler.is_compiling() or in_transform()):
@@ -202,7 +208,7 @@ class TorchBackend(Backend):
 
     def _model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
         names = places_in(pairs)
-        if not names or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if not names or torch.compiler.is_compiling() or in_transform():
             return super().model_vjp(model, apply, x, pairs)
         if x is not None and not x.requires_grad and any(at is None for _, at in pairs):
             x = x.detach().requires_grad_()
@@ -300,9 +306,9 @@ class TorchBackend(Backend):
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
 
-    def copied(self, model: Any) -> AbstractContextManager[Any]:
+    def copied(self, model: Any) -> Any:
         require_checkable(model)
-        return nullcontext(copied_weights(model))
+        return copied_weights(model)
 
     def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Tensor | None, data: Sequence[Tensor]) -> Objective:
         return TorchObjective(model, fn, reach, x)
@@ -314,82 +320,3 @@ class TorchBackend(Backend):
         if not isinstance(model, nn.Module):
             return None
         return on_this_process(parameter for parameter in model.parameters() if parameter.requires_grad)
-
-
-_NAMES: dict[torch.dtype, str] = {}
-_WHOLE = ((None, None),)
-
-
-class _EagerBackend(TorchBackend):
-    """The primitives for a call in eager mode, where nobody needs to look for a compiler or a transform again.
-
-    Most are PyTorch's own functions, without a call of Python around them: on small models the host's time for calls is
-    the time of a step.
-
-    Args:
-        whole: the backend that it stands for.
-    """
-
-    def __init__(self, whole: TorchBackend) -> None:
-        self._caller = whole._caller
-
-    reshape = staticmethod(torch.reshape)  # type: ignore[assignment]
-    moveaxis = staticmethod(torch.movedim)  # type: ignore[assignment]
-    broadcast_to = staticmethod(torch.broadcast_to)  # type: ignore[assignment]
-    concat = staticmethod(torch.cat)  # type: ignore[assignment]
-    where = staticmethod(torch.where)  # type: ignore[assignment]
-    sqrt = staticmethod(torch.sqrt)  # type: ignore[assignment]
-    sigmoid = staticmethod(torch.sigmoid)  # type: ignore[assignment]
-    matmul = staticmethod(torch.matmul)  # type: ignore[assignment]
-    softmax = staticmethod(partial(torch.softmax, dim=-1))  # type: ignore[assignment]
-    log_softmax = staticmethod(partial(torch.log_softmax, dim=-1))  # type: ignore[assignment]
-    stop_gradient = staticmethod(torch.detach)  # type: ignore[assignment]
-
-    def dtype(self, array: Tensor) -> str:
-        dtype = array.dtype
-        if dtype not in _NAMES:
-            _NAMES[dtype] = str(dtype).removeprefix("torch.")
-        return _NAMES[dtype]
-
-    def asarray(self, value: Any, like: Tensor) -> Tensor:
-        if isinstance(value, Tensor) and value.device == like.device and not value.is_inference():
-            return value
-        if type(value) is np.ndarray and value.dtype == np.float32 and like.is_cpu:  # draws
-            return torch.from_numpy(value if value.flags.writeable else value.copy())
-        return super().asarray(value, like)
-
-    def values_if_free(self, array: Tensor) -> np.ndarray | None:
-        return values_of(array) if array.is_cpu else None
-
-    def astype(self, array: Tensor, dtype: str) -> Tensor:
-        return array.to(getattr(torch, dtype))
-
-    def static_int(self, value: Any) -> int | None:
-        return value if type(value) is int else super().static_int(value)
-
-    def prepared(self, array: Tensor) -> Tensor:
-        return array.clone() if array.is_inference() else array
-
-    def enter(self, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str) -> AbstractContextManager[None]:
-        return entered(self._caller, call, model, arrays, batch_norm)
-
-    def require_gradient(self, call: str, model: Any, value: Tensor) -> None:
-        if torch.is_grad_enabled():
-            require_trainable(call, model, value)
-
-    def finish(self, value: Tensor) -> Tensor:
-        return value if torch.is_grad_enabled() else value.detach()
-
-    def pull_rows(self, pullback: Any, rows: Tensor) -> Tensor:
-        return pullback(rows[0])[None] if rows.shape[0] == 1 else super().pull_rows(pullback, rows)
-
-    def model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
-        # Where a caller's function has compiled parts, this one may be traced for itself, so that is asked again.
-        if pairs != _WHOLE or x is None or x.requires_grad or torch.compiler.is_compiling():
-            return super().model_vjp(model, apply, x, pairs)
-        point = x.detach().requires_grad_()
-        layer = FirstLayer(point)
-        with beneath(layer):
-            outputs, returned = unchanged(point, partial(apply, model))
-        pullback = joined_pullback(pullback_of(outputs, point, "x", layer), partial(self.flatten, returned))
-        return ModelPass(outputs, returned, {(None, None): pullback}, {})

@@ -14,6 +14,9 @@ from gradreg_torch.shared_models import shared_models
 
 __all__ = ["entered"]
 
+_DISTRIBUTED = dist.is_available()
+"""Whether this PyTorch has process groups."""
+
 
 def entered(
     caller: Any, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str
@@ -28,7 +31,7 @@ def entered(
         batch_norm: the policy.
     """
     plain = isinstance(model, nn.Module) and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-    if not plain or (dist.is_available() and dist.is_initialized()):
+    if not plain or (_DISTRIBUTED and dist.GroupMember.WORLD is not None):
         return _entered(caller, call, model, arrays, batch_norm)
     return _Plain(caller, call, model, batch_norm)
 

@@ -24,7 +24,14 @@ from torch.overrides import TorchFunctionMode
 from gradreg_torch.convolution import Geometry, input_gradient
 from gradreg_torch.versions import innermost_hooks
 
-__all__ = ["FirstLayer"]
+__all__ = ["GATED_FROM", "FirstLayer"]
+
+GATED_FROM = 2**14
+"""The size of x from which on the gate saves more than the calls of Python that the mode costs.
+
+Measured on the CPU, forward and backward: a step of 8192 numbers and a first layer of 512 is 8 % slower with the gate,
+one of 50176 is 5 % faster.
+"""
 
 _VIEWS = frozenset(
     {

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from gradreg_core.backend import Pullback
 from gradreg_core.errors import InputError
+from gradreg_torch import first_layer
 from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
 from gradreg_torch.diagnose import WRITES
 from gradreg_torch.first_layer import FirstLayer
-from gradreg_torch.shared_models import before_backward, joined, require_double_backward
+from gradreg_torch.function_modes import beneath
+from gradreg_torch.shared_models import before_backward, is_shared, joined, require_double_backward
 
-__all__ = ["in_transform", "joined_pullback", "pullback_of", "transformed", "unchanged", "values_of"]
+__all__ = ["in_transform", "joined_pullback", "on_graph", "pullback_of", "transformed", "unchanged"]
 
 
 def transformed(
@@ -42,10 +42,8 @@ def transformed(
 
 
 def in_transform() -> bool:
-    """Whether a torch.func transform is running, or forward mode: autograd.grad does not work inside one."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    """Whether a torch.func transform is running; autograd.grad does not work inside one."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
@@ -57,6 +55,16 @@ def unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
     return result
 
 
+def on_graph(x: Tensor, fn: Callable[[Tensor], Any]) -> tuple[Any, Tensor, FirstLayer | None]:
+    """(fn(point), point, gate) for a point of the values of x that requires a gradient for the inner pass alone."""
+    point = x.detach().requires_grad_()
+    if x.numel() < first_layer.GATED_FROM:
+        return unchanged(point, fn), point, None
+    layer = FirstLayer(point)
+    with beneath(layer):
+        return unchanged(point, fn), point, layer
+
+
 def pullback_of(outputs: Any, x: Any, name: str, layer: FirstLayer | None = None) -> Pullback:
     """The map w -> J^T w on the graph from x to outputs, differentiable and repeatable; the gate of `layer` is open."""
 
@@ -65,7 +73,9 @@ def pullback_of(outputs: Any, x: Any, name: str, layer: FirstLayer | None = None
             raise InputError(
                 f"{name} does not reach the outputs: the model detaches them or computes without gradient."
             )
-        require_double_backward()
+        shared = is_shared()
+        if shared:
+            require_double_backward()
         if layer is None:
             (gradient,) = torch.autograd.grad(outputs, x, w, create_graph=True, allow_unused=True)
         else:
@@ -76,18 +86,9 @@ def pullback_of(outputs: Any, x: Any, name: str, layer: FirstLayer | None = None
                 layer.open = before
         if gradient is None:
             raise InputError(f"{name} does not reach the outputs: they do not depend on it differentiably.")
-        return before_backward(gradient)
+        return before_backward(gradient) if shared else gradient
 
     return pullback
-
-
-def values_of(array: Tensor) -> np.ndarray | None:
-    """The values of a tensor in memory; None of what only stands for one, as fake tensors do."""
-    array = array.detach()
-    try:
-        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
-    except (RuntimeError, TypeError):
-        return None
 
 
 def joined_pullback(pullback: Pullback, returned: Callable[[], Any]) -> Pullback:

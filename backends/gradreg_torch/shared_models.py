@@ -27,6 +27,7 @@ from gradreg_torch.model.module_calls import module_calls
 
 __all__ = [
     "before_backward",
+    "is_shared",
     "joined",
     "on_this_process",
     "require_checkable",
@@ -131,6 +132,11 @@ def shared_models(call: str, model: Any, differentiable: bool, arrays: Sequence[
         _here.shared = before
         for module in shared.sharded:
             module.reshard()
+
+
+def is_shared() -> bool:
+    """Whether processes may share the model of the current call."""
+    return getattr(_here, "shared", None) is not None
 
 
 def require_double_backward() -> None:

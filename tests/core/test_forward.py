@@ -83,9 +83,11 @@ def test_a_model_returns_one_array_of_floats(returned: Any, came: str) -> None:
             passed(CALL, lambda x: returned, X, pairs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_outputs_that_are_not_finite_are_refused_where_reading_them_is_free(value: float) -> None:
-    outputs = torch.zeros(4, 3)
+def test_outputs_that_are_not_finite_are_refused_where_reading_them_is_free(value: float, dtype: torch.dtype) -> None:
+    outputs = torch.linspace(-1, 1, 12).reshape(4, 3).to(dtype)
+    made(CALL, X, outputs * 3e4)
     outputs[2, 1] = value
     with pytest.raises(InputError, match="test: the outputs of sample 2 are NaN or infinite"):
         made(CALL, X, outputs)

@@ -206,6 +206,16 @@ def test_a_basis_needs_class_labels() -> None:
         target([[1.0, 0, 0], [0, 1, 0]], (2, 3)).basis("onehot()")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("classes", [2, 128, 129, 300, 2**16])
+def test_negative_labels_of_every_width_are_refused(dtype: torch.dtype, classes: int) -> None:
+    """Without its sign a negative label is a large one, but of few bits a class may have that number."""
+    assert target(torch.tensor([0, 1], dtype=dtype), (2, classes)).checked
+    for wrong in (-1, -2, torch.iinfo(dtype).min):
+        with pytest.raises(InputError, match=rf"labels must lie in 0\.\.{classes - 1}.* from {wrong} to 1"):
+            target(torch.tensor([1, wrong], dtype=dtype), (2, classes))
+
+
 def test_labels_out_of_range_are_nan_where_values_cannot_be_read() -> None:
     """Never a silently masked sample."""
     several = target(torch.tensor([0, 3, -1]), (3, 3), ops=MINIMAL)

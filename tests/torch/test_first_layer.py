@@ -11,7 +11,13 @@ from torch.utils.checkpoint import checkpoint
 import gradreg_numpy
 import gradreg_torch as gradreg
 from cases import FLOAT64, problem, relative
-from gradreg_torch import networks
+from gradreg_torch import first_layer, networks
+
+
+@pytest.fixture(autouse=True)
+def gated_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_layer, "GATED_FROM", 0)
+
 
 REGULARIZERS = [gradreg.DataGrad(2.0), gradreg.SpectReg(0.3, projections=2), gradreg.SpectralNormReg(0.4, iterations=2)]
 
@@ -74,6 +80,20 @@ def test_the_final_backward_computes_no_gradient_of_the_input() -> None:
     # The loss's and the pullback's weight gradient, and the pullback's product with W: not the loss's product with W.
     assert sum(event.count for event in products) == 3
     assert x.grad is None
+
+
+def test_small_inputs_have_no_gate_and_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    x, y = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    gated = {repr(reg): totals(model, x, y, reg) for reg in REGULARIZERS}
+    monkeypatch.setattr(first_layer, "GATED_FROM", x.numel() + 1)
+    total, _ = gradreg.loss(model, x, y, gradreg.DataGrad(1.0))
+    assert "_GateBackward" not in graph_names(total)
+    for reg in REGULARIZERS:
+        value, gradients = totals(model, x, y, reg)
+        assert value == gated[repr(reg)][0]
+        assert relative(gradients, gated[repr(reg)][1]) <= FLOAT64
 
 
 def test_a_model_may_differentiate_itself() -> None:

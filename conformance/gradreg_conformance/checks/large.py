@@ -32,6 +32,8 @@ def arrays_of_many_elements(subject: Subject) -> None:
         for axis in (-1, (0, 2)):
             allowed = size * u * np.abs(wide).sum(axis)
             equal(subject, "sum", (a, axis), wide.sum(axis), allowed=allowed)
+        allowed = size * u * np.abs(wide).sum() / size
+        equal(subject, "mean", (a.ravel(),), wide.mean(), allowed=allowed)
         allowed = size * u * np.cumsum(np.abs(wide), -1)
         equal(subject, "cumulative_sum", (a,), np.cumsum(wide, -1), allowed=allowed)
         ties = np.round(a)  # many equal numbers, which keep their order
@@ -41,7 +43,7 @@ def arrays_of_many_elements(subject: Subject) -> None:
         equal(subject, "softmax", (a,), wanted, allowed=(32 + size) * u * wanted)
         equal(subject, "log_softmax", (a,), np.log(wanted), allowed=(32 + size) * u * (1 + np.abs(np.log(wanted))))
         labels = np.array([[size - 1, 0, size // 2], [size - 2, 1, size - 1]])
-        wanted = -np.take_along_axis(np.log(wanted), labels[..., None], -1)[..., 0].sum(-1)
+        wanted = -np.take_along_axis(np.log(wanted), labels[..., None], -1)[..., 0]
         given = subject.array(labels, "int64")
         equal(subject, "cross_entropy", (a, given), wanted, allowed=(32 + size) * u * wanted)
         equal(subject, "take", (a[0].T.copy(), np.arange(size - 1, -1, -3, dtype=np.int32)), a[0].T[::-3])

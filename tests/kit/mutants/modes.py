@@ -21,7 +21,10 @@ def _in_transform() -> bool:
 
 
 def _drawn(change: Callable[..., Draws]) -> Any:
-    return patched(engine, "make_draws", change)
+    def change_all(ops, seed, step, ids, like):  # type: ignore[no-untyped-def]
+        return change(ops, seed, step, ops.asarray(ids, like))
+
+    return patched(engine, "make_draws", change_all)
 
 
 @mutant("every_mode_equals_the_first")

@@ -147,7 +147,10 @@ def directions_that_repeat_after_64_logits() -> Made:
 
 # --- seeds, steps and samples -----------------------------------------------------------------------------------------
 def _drawn(change: Callable[..., Draws]) -> Made:
-    return patched(engine, "make_draws", change)
+    def change_all(ops, seed, step, ids, like):  # type: ignore[no-untyped-def]
+        return change(ops, seed, step, ops.asarray(ids, like))
+
+    return patched(engine, "make_draws", change_all)
 
 
 @mutant("step")
