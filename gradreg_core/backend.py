@@ -42,6 +42,10 @@ class Backend(DrawPrimitives):
     def is_array(self, value: Any) -> bool:
         """Whether `value` is an array of this framework, traced or of no axes too; False for lists and numbers."""
 
+    def conversion(self, value: Any) -> str:
+        """How a user makes an array of something else, for messages."""
+        return "Convert it, or import the backend of its framework."
+
     @abstractmethod
     def asarray(self, value: Any, like: Array) -> Array:
         """`value` (array, list or number) as an array on the device of `like`; its dtype stays, 64-bit may narrow."""
@@ -317,12 +321,12 @@ class Backend(DrawPrimitives):
         """
         return nullcontext(model)
 
-    def copied(self, model: Any) -> Any:
-        """The model on copies of its weights, for `check`, which moves them. Default: the model itself.
+    def copied(self, model: Any) -> AbstractContextManager[Any]:
+        """A context that gives the model on copies of its weights, for `check`, which moves them.
 
-        Where a model cannot be copied, it is itself too, and other threads may see its weights move.
+        Default: the model itself, as where a model cannot be copied; other threads may see its weights move.
         """
-        return model
+        return nullcontext(model)
 
     def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Array | None, data: Sequence[Array]) -> Objective:
         """`fn` as a function of x and of the weights that the model uses, for `check`. Default: of x alone.

@@ -299,10 +299,10 @@ def require_differentiable(call: Call, arguments: Arguments) -> Array:
     if packed is None:
         dtypes = ", ".join(dict.fromkeys(call.ops.dtype(array) for array in arguments.arrays))
         raise InputTypeError(
-            f"{call.name}: the input has dtype {dtypes}, and only floating-point inputs have a gradient. Convert it; "
-            f"or, for tokens, penalise with respect to an embedding, named by at=: mark it in the model with "
-            f"h = gradreg.tap('embedding', h) and pass SpectReg(..., at='embedding'), or pass the rest of the network "
-            f"as the model and the embedded input as x."
+            f"{call.name}: the input has dtype {dtypes}, and only floating-point inputs of 16 bits or more have a "
+            f"gradient. Convert it; or, for tokens, penalise with respect to an embedding, named by at=: mark it in "
+            f"the model with h = gradreg.tap('embedding', h) and pass SpectReg(..., at='embedding'), or pass the rest "
+            f"of the network as the model and the embedded input as x."
         )
     return packed
 

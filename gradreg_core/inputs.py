@@ -104,7 +104,7 @@ class Arguments:
         if ops.is_array(x):
             shape = ops.shape(x)
             batch = shape[0] if shape and shape[0] else _batch_of(ops, call, {"": x})
-            return cls(ops, (x,), alone, False, (0,) if ops.dtype(x).startswith(FLOATING) else (), batch, None)
+            return cls(ops, (x,), alone, False, (0,) if ops.dtype(x) in FLOATING else (), batch, None)
         several = isinstance(x, Inputs)
         structure = {**dict(enumerate(x.args)), **x.kwargs} if several else x
         if several:
@@ -184,13 +184,12 @@ class Arguments:
 
 def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, Any]]) -> None:
     for path, leaf in pairs:
-        foreign = not ops.is_array(leaf) and hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        foreign = not ops.is_array(leaf) and _is_like_an_array(leaf)
         if foreign or (path == "" and not ops.is_array(leaf)):
             where = f"x[{path!r}]" if path else "x"
             raise InputTypeError(
                 f"{call}: {where} must be an array of the {ops.name} backend, got {type(leaf).__module__}."
-                f"{type(leaf).__qualname__}{f' of {leaf.dtype}' if foreign else ''}. Convert it, or import the "
-                "backend of its framework."
+                f"{type(leaf).__qualname__}{f' of {leaf.dtype}' if foreign else ''}. {ops.conversion(leaf)}"
             )
     if not any(ops.is_array(leaf) for _, leaf in pairs):
         raise InputTypeError(
@@ -198,6 +197,13 @@ def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, 
             f"{type(x).__module__}.{type(x).__qualname__} without any. Convert it, or import the backend of its "
             f"framework."
         )
+
+
+def _is_like_an_array(value: Any) -> bool:
+    try:
+        return hasattr(value, "shape") and hasattr(value, "dtype")
+    except RuntimeError:  # a nested tensor has none, and says so
+        return True
 
 
 def _batch_of(ops: Backend, call: str, arrays: dict[str, Array]) -> int:

@@ -18,8 +18,8 @@ __all__ = [
     "widened",
 ]
 
-FLOATING = ("float", "bfloat")
-"""How the names of floating-point dtypes begin."""
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+"""The real floating-point types of 16 bits or more."""
 HALF = ("float16", "bfloat16")
 """The floating-point types of 16 bits."""
 
@@ -45,8 +45,8 @@ def require_integer_scalar(ops: Backend, call: str, argument: str, value: Any) -
 
 
 def is_floating(dtype: str) -> bool:
-    """Whether a dtype name is a real floating-point type."""
-    return dtype.startswith(FLOATING)
+    """Whether a dtype name is a real floating-point type of 16 bits or more: nothing can be computed in fewer."""
+    return dtype in FLOATING
 
 
 def is_half(dtype: str) -> bool:

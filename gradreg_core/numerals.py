@@ -51,10 +51,17 @@ def integer(value: Any) -> int | None:
 
 def _is_scalar_array(value: Any) -> bool:
     """Whether `value` is an array of one real number, without axes, of any framework."""
-    if isinstance(value, type) or not hasattr(value, "dtype") or tuple(getattr(value, "shape", (0,))) != ():
+    if isinstance(value, type) or not hasattr(value, "dtype") or not _has_no_axes(value):
         return False
     name = str(getattr(value.dtype, "name", value.dtype)).rpartition(".")[2]
     return name.startswith(("int", "uint", "float", "bfloat"))
+
+
+def _has_no_axes(value: Any) -> bool:
+    try:
+        return tuple(getattr(value, "shape", (0,))) == ()
+    except Exception:  # whatever nested and sparse arrays say, which have no shape
+        return False
 
 
 def _as_float(value: Any) -> float:

@@ -48,9 +48,12 @@ def converted(ops: Backend, call: str, name: str, value: Any, like: Array) -> Ar
     """
     require_narrow(call, name, value)
     try:
-        return ops.asarray(value, like)
+        array = ops.asarray(value, like)
     except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise InputTypeError(f"{call}: {name} must be an array or a list of numbers, got {value!r}: {error}") from error
+    if not ops.is_array(array):
+        raise InputTypeError(f"{call}: {name} must be an array of numbers. {ops.conversion(value)}")
+    return array
 
 
 def require_narrow(call: str, name: str, value: Any) -> None:

@@ -38,7 +38,7 @@ def select(ops: Backend, call: str, selector: Selector, returned: Any) -> Array:
         InputTypeError: what is selected is not one array of floating-point outputs.
         InputError: a path leads nowhere, or several outputs have no common batch axis.
     """
-    if selector is None and ops.is_array(returned) and ops.dtype(returned).startswith(FLOATING):
+    if selector is None and ops.is_array(returned) and ops.dtype(returned) in FLOATING:
         return returned
     if not isinstance(selector, list | tuple):
         return _one(ops, call, selector, returned)

@@ -49,8 +49,8 @@ _FEW_ROWS = 16
 
 
 def _dtype(name: Any) -> Any:
-    """The dtype of that name, or the 32-bit one where 64 bits are off."""
-    return jax.dtypes.canonicalize_dtype(name)
+    """The dtype of that name, or the 32-bit one where 64 bits are off; of random keys as it is."""
+    return name if jnp.issubdtype(name, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(name)
 
 
 class JaxBackend(Backend):

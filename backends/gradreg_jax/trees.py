@@ -1,6 +1,7 @@
 """Nested structures in JAX: their leaves with dotted paths, and how they leave a function that JAX transforms."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any
@@ -28,7 +29,7 @@ def flatten(structure: Any) -> tuple[Leaves, Rebuild]:
 
     Dataclasses and mappings that JAX does not know are looked into as well.
     """
-    pairs, tree = jax.tree_util.tree_flatten_with_path(structure)
+    pairs, tree = jax.tree_util.tree_flatten_with_path(structure, _sparse())
     inner = [structures.flatten(leaf, is_array) for _, leaf in pairs]
     leaves = [
         (joined(jax.tree_util.keystr(path, simple=True, separator="."), below), leaf)
@@ -36,6 +37,12 @@ def flatten(structure: Any) -> tuple[Leaves, Rebuild]:
         for below, leaf in part
     ]
     return leaves, lambda new: jax.tree.unflatten(tree, _rebuilt_parts(inner, new))
+
+
+def _sparse() -> Callable[[Any], bool] | None:
+    """Whether a value is a sparse array, which is no structure of dense ones; None where nobody uses them."""
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return None if sparse is None else lambda value: isinstance(value, sparse.JAXSparse)
 
 
 def _rebuilt_parts(parts: Sequence[tuple[Leaves, Rebuild]], new: Sequence[Any]) -> list[Any]:

@@ -18,6 +18,7 @@ from gradreg_core.structures import Leaves, Rebuild
 from gradreg_tensorflow.diagnose import blame, explain, lacks_gradient
 from gradreg_tensorflow.kinks import smoothed
 from gradreg_tensorflow.model.batch_norm import batch_norm_policy
+from gradreg_tensorflow.model.copies import variables_copied
 from gradreg_tensorflow.model.objects import holds_samples
 from gradreg_tensorflow.model.places import watched_places
 from gradreg_tensorflow.model.replay import repeatable, repeated_passes, without_state_changes
@@ -222,6 +223,11 @@ class TensorFlowBackend(Backend):
     @contextmanager
     def smoothed(self, model: Any) -> Iterator[Any]:
         with smoothed():
+            yield model
+
+    @contextmanager
+    def copied(self, model: Any) -> Iterator[Any]:
+        with variables_copied():
             yield model
 
     def objective(

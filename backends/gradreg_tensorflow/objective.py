@@ -1,4 +1,4 @@
-"""A scalar of a model as a function of its variables too, for `check`, which moves them and puts them back."""
+"""A scalar of a model as a function of its variables too, for `check`, which moves copies of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +51,7 @@ class TensorFlowObjective(Objective):
     def at(self, weights: Sequence[tf.Tensor], x: tf.Tensor | None) -> tf.Tensor:
         pairs = zip(self.variables, self.weights, weights, strict=True)
         changed = [(variable, before, value) for variable, before, value in pairs if value is not before]
-        try:  # a function that was traced before has captured the variables themselves, so copies would not do
+        try:
             for variable, _, value in changed:
                 variable.assign(value)
             return self.fn(x)

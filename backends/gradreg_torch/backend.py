@@ -11,12 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
 from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
-from gradreg_torch.diagnose import blame
+from gradreg_torch.diagnose import NESTED, blame
 from gradreg_torch.entered import entered
 from gradreg_torch.function_modes import beneath
 from gradreg_torch.kinks import Smoothed
@@ -24,13 +25,17 @@ from gradreg_torch.model.places import recorded_places
 from gradreg_torch.model.replay import call_twice, repeatable, same_draws, without_state_changes
 from gradreg_torch.model.written import buffers_to_write, with_buffers, write_buffers
 from gradreg_torch.objective import TorchObjective, copied_weights
-from gradreg_torch.pullbacks import in_transform, joined_pullback, on_graph, pullback_of, transformed, unchanged
-from gradreg_torch.second_derivatives import require_trainable
-from gradreg_torch.shared_models import (
-    joined,
-    on_this_process,
-    require_checkable,
+from gradreg_torch.pullbacks import (
+    in_transform,
+    joined_pullback,
+    on_graph,
+    pullback_of,
+    transformed,
+    unchanged,
+    values_of,
 )
+from gradreg_torch.second_derivatives import require_trainable
+from gradreg_torch.shared_models import joined, on_this_process, require_checkable
 from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
@@ -56,7 +61,7 @@ class TorchBackend(Backend):
     def for_call(self) -> Backend:
         if type(self) is not TorchBackend or torch.compiler.is_compiling():
             return self
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
             return self
         if self._eager is None:
             from gradreg_torch.eager import EagerBackend  # which is made of this class
@@ -65,7 +70,10 @@ class TorchBackend(Backend):
         return self._eager
 
     def is_array(self, value: Any) -> bool:
-        return isinstance(value, Tensor)
+        return isinstance(value, Tensor) and not value.is_nested
+
+    def conversion(self, value: Any) -> str:
+        return NESTED if isinstance(value, Tensor) else super().conversion(value)
 
     def asarray(self, value: Any, like: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() and isinstance(value, np.ndarray) and not value.flags.writeable:
@@ -82,8 +90,7 @@ class TorchBackend(Backend):
     def values_if_free(self, array: Tensor) -> np.ndarray | None:
         if torch.compiler.is_compiling() or array.device.type != "cpu" or in_transform():
             return None
-        array = array.detach()
-        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+        return values_of(array)
 
     def constant(self, values: Any, dtype: str, like: Tensor) -> Tensor:
         if isinstance(values, float):  # filled where it is needed: a copy would wait for the device
@@ -208,7 +215,7 @@ class TorchBackend(Backend):
 
     def _model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
         names = places_in(pairs)
-        if not names or torch.compiler.is_compiling() or in_transform():
+        if not names or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
             return super().model_vjp(model, apply, x, pairs)
         if x is not None and not x.requires_grad and any(at is None for _, at in pairs):
             x = x.detach().requires_grad_()
@@ -306,9 +313,9 @@ class TorchBackend(Backend):
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
         return repeatable(model)
 
-    def copied(self, model: Any) -> Any:
+    def copied(self, model: Any) -> AbstractContextManager[Any]:
         require_checkable(model)
-        return copied_weights(model)
+        return nullcontext(copied_weights(model))
 
     def objective(self, model: Any, fn: Scalar, reach: Scalar, x: Tensor | None, data: Sequence[Tensor]) -> Objective:
         return TorchObjective(model, fn, reach, x)

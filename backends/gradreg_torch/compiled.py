@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.fx import Graph, GraphModule, Node
 
-from gradreg_core.errors import DoubleBackwardError
+from gradreg_core.errors import DoubleBackwardError, UnsupportedError
+from gradreg_core.preflight.references import references
 
-__all__ = ["require_second_derivatives", "seen_to_require_grad"]
+__all__ = ["require_no_hidden_statistics", "require_second_derivatives", "seen_to_require_grad"]
+
+_DEEPEST = 6
 
 _FUNCTION, _CHECKPOINT = "autograd_function_apply", "tag_activation_checkpoint"
 _INPUT = "_wrap_for_grad"
@@ -61,6 +64,55 @@ def _refuse_once_differentiable(context: Any) -> None:
             f"or call gradreg outside of the compiled function, or take side='input' with method='difference', or "
             f"give it a setup_context and call its apply from a function decorated with torch._dynamo.allow_in_graph."
         )
+
+
+def require_no_hidden_statistics(model: Any) -> None:
+    """Refuse batch normalisation in training mode behind a plain function that torch.compile traces.
+
+    torch.func.vjp refuses writes into what is outside of it, with a message that names neither the layer nor a remedy.
+
+    Raises:
+        UnsupportedError: there is such a layer.
+    """
+    from torch._dynamo.comptime import comptime
+
+    comptime(_refuse_hidden_statistics)
+
+
+def _refuse_hidden_statistics(context: Any) -> None:
+    """Called by Dynamo while it traces `require_no_hidden_statistics`."""
+    model = context.get_local("model")._i_will_not_complain_if_bc_breaks_VariableTracker()
+    translator = context._i_will_not_complain_if_bc_breaks_InstructionTranslator()
+    try:
+        owners = list(_owners(model, translator, 0))
+    except Exception:  # Dynamo has changed: PyTorch refuses the write itself
+        return
+    for owner in owners:
+        for name, module in owner.named_modules() if isinstance(owner, nn.Module) else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats:
+                raise UnsupportedError(
+                    f"torch.compile: the model is a plain function around {name or 'a layer'} "
+                    f"({type(module).__name__}) in training mode, whose statistics could not be written inside a "
+                    f"compiled function. Pass the module itself as the model, with gradreg.Inputs(...) for its "
+                    f"arguments and outputs= for what it returns, or put it in eval mode."
+                )
+
+
+def _owners(tracker: Any, translator: Any, depth: int) -> Iterator[Any]:
+    """What a value that Dynamo traces refers to: the objects themselves."""
+    tracker = tracker.realize()
+    if hasattr(tracker, "module_key"):
+        yield translator.output.get_submodule(tracker.module_key)
+    elif hasattr(tracker, "closure"):  # a function that was made inside of the compiled one
+        code = tracker.code.as_python_constant()
+        yield from (tracker.f_globals[name] for name in code.co_names if name in tracker.f_globals)
+        for cell in tracker.closure.items if tracker.closure is not None and depth < _DEEPEST else ():
+            yield from _owners(translator.output.side_effects.load_cell(cell), translator, depth + 1)
+    elif hasattr(tracker, "obj") or hasattr(tracker, "func"):  # a method, or a functools.partial
+        yield from _owners(getattr(tracker, "obj", None) or tracker.func, translator, depth)
+    else:
+        value = getattr(tracker, "fn", getattr(tracker, "value", None))
+        yield from (owner for _, owner in references(value))
 
 
 def _behind_the_input(graph: Graph) -> Iterator[Node]:

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from gradreg_core.errors import DoubleBackwardError, GradregError, InputError, InputTypeError
 from gradreg_core.preflight.references import references
 
-__all__ = ["WRITES", "blame", "double_backward", "explain", "is_about_double_backward"]
+__all__ = ["NESTED", "WRITES", "blame", "double_backward", "explain", "is_about_double_backward"]
 
-_MARKS = re.compile(r"[Dd]ouble backward|derivative for .* is not implemented|once_differentiable|differentiate twice")
+_MARKS = re.compile(
+    r"[Dd]ouble backward|derivative for .* is not implemented|once_differentiable|differentiate twice"
+    r"|checkpoint is incompatible with|selective activation checkpoint"
+)
 """Parts of PyTorch's messages about operations that cannot be differentiated twice."""
 
 _REMEDIES = (
@@ -31,11 +34,20 @@ _REMEDIES = (
     ("cdist", "Write the distances with broadcasting and sqrt."),
     ("embedding_bag", "Use nn.Embedding and a mean over its output."),
     ("ctc_loss", "Penalise the logits before the loss: SpectReg needs no labels."),
+    ("selective", "Use torch.utils.checkpoint without context_fn."),
     ("checkpoint", "Use torch.utils.checkpoint with use_reentrant=False."),
+    (
+        "once_differentiable",
+        "Leave out @once_differentiable, and compute its backward pass by differentiable operations.",
+    ),
 )
 WRITES = (
     "the model writes into its input, so the derivative would be with respect to other values. Use inplace=False in "
     "its first layer, or copy the input: lambda x: model(x.clone())."
+)
+NESTED = (
+    "It is a nested tensor, whose samples have shapes of their own. Pad it, torch.nested.to_padded_tensor(x, 0.0), and "
+    "leave the padding out by position_weight=."
 )
 _GENERAL_REMEDY = "Replace it by differentiable operations, or penalise an activation behind it with at=."
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradreg_core.backend import Apply, ModelPass, Pair
 from gradreg_torch.backend import TorchBackend
 from gradreg_torch.entered import entered
-from gradreg_torch.pullbacks import joined_pullback, on_graph, pullback_of
+from gradreg_torch.pullbacks import joined_pullback, on_graph, pullback_of, values_of
 from gradreg_torch.second_derivatives import require_trainable
 from gradreg_torch.shared_models import is_shared
 
@@ -37,7 +37,6 @@ class EagerBackend(TorchBackend):
     def __init__(self, whole: TorchBackend) -> None:
         self._caller = whole._caller
 
-    is_array = staticmethod(Tensor.__instancecheck__)  # type: ignore[assignment]
     reshape = staticmethod(torch.reshape)  # type: ignore[assignment]
     moveaxis = staticmethod(torch.movedim)  # type: ignore[assignment]
     broadcast_to = staticmethod(torch.broadcast_to)  # type: ignore[assignment]
@@ -67,10 +66,7 @@ class EagerBackend(TorchBackend):
         return super().asarray(value, like)
 
     def values_if_free(self, array: Tensor) -> np.ndarray | None:
-        if not array.is_cpu:
-            return None
-        array = array.detach() if array.requires_grad else array
-        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+        return values_of(array) if array.is_cpu else None
 
     def draws_on_host(self, like: Tensor) -> bool:
         if like.is_cpu or like.numel() > _MOST_FROM_HOST:

@@ -42,6 +42,9 @@ def _holds_weights(value: Any) -> bool:
 class TorchObjective(Objective):
     """See :class:`gradreg_core.objective.Objective`. The weights are the leaf tensors that require a gradient.
 
+    A tensor that the model closes over is a weight too if it was computed from others, as an inner step of training
+    does; those others are not moved then, since nothing that the model computes would change with them.
+
     They are looked for on the model, on the modules that it calls, in what it closes over, and in the graph of the
     outputs: in the graph alone, those behind a detach would be missed. `at` writes through ``.data``, which leaves the
     version counters of live graphs as they are.
@@ -55,15 +58,17 @@ class TorchObjective(Objective):
         with module_calls(called.append):
             outputs = reach(x)
         in_graph = leaves_of(outputs)
+        computed = [value for _, value in _named(model, (), ()) if not value.is_leaf]
+        behind = {id(leaf) for leaf in in_graph} - {id(leaf) for leaf in leaves_of(outputs, computed)}
         # A weight that the pass itself rewrites has a gradient at its new value, and none that differences could show.
         named = [
             (name, weight)
             for name, weight in _named(model, called, in_graph)
-            if weight is not x and before.get(weight, weight._version) == weight._version
+            if weight is not x and id(weight) not in behind and before.get(weight, weight._version) == weight._version
         ]
         self.weights = [weight for _, weight in named]
         self.names = [name for name, _ in named]
-        reached = {id(leaf) for leaf in in_graph}
+        reached = {id(leaf) for leaf in (*in_graph, *computed)}
         self._reached = [id(weight) in reached for weight in self.weights]
         self._padding = _padding_rows([*(owner for _, owner in references(model)), *called])
 
@@ -119,11 +124,11 @@ def _moved(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None
 
 
 def _named(model: Any, called: Sequence[nn.Module], in_graph: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    """The leaves that require a gradient, each once, under the first name that is found."""
+    """The tensors that require a gradient, each once, under the first name that is found."""
     named: dict[int, tuple[str, Tensor]] = {}
 
     def add(name: str, value: Any) -> None:
-        if isinstance(value, Tensor) and value.is_leaf and value.requires_grad and value.is_floating_point():
+        if isinstance(value, Tensor) and value.requires_grad and value.is_floating_point():
             named.setdefault(id(value), (name or f"a tensor of shape {tuple(value.shape)}", value))
 
     for prefix, owner in [*references(model), *(("", module) for module in called)]:
@@ -143,9 +148,9 @@ def _named(model: Any, called: Sequence[nn.Module], in_graph: Sequence[Tensor]) 
     return list(named.values())
 
 
-def leaves_of(value: Tensor) -> list[Tensor]:
-    """The leaf tensors that require a gradient in the graph of `value`."""
-    seen: set[Any] = set()
+def leaves_of(value: Tensor, without: Sequence[Tensor] = ()) -> list[Tensor]:
+    """The leaf tensors that require a gradient in the graph of `value`, but for the graphs of `without`."""
+    seen: set[Any] = {tensor.grad_fn for tensor in without}
     todo, leaves = [value.grad_fn], []
     while todo:
         node = todo.pop()

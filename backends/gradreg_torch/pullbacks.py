@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gradreg_core.backend import Pullback
 from gradreg_core.errors import InputError
@@ -15,7 +17,15 @@ from gradreg_torch.first_layer import FirstLayer
 from gradreg_torch.function_modes import beneath
 from gradreg_torch.shared_models import before_backward, is_shared, joined, require_double_backward
 
-__all__ = ["in_transform", "joined_pullback", "on_graph", "pullback_of", "transformed", "unchanged"]
+__all__ = [
+    "in_transform",
+    "joined_pullback",
+    "on_graph",
+    "pullback_of",
+    "transformed",
+    "unchanged",
+    "values_of",
+]
 
 
 def transformed(
@@ -42,8 +52,10 @@ def transformed(
 
 
 def in_transform() -> bool:
-    """Whether a torch.func transform is running; autograd.grad does not work inside one."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a torch.func transform is running, or forward mode: autograd.grad does not work inside one."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
@@ -89,6 +101,15 @@ def pullback_of(outputs: Any, x: Any, name: str, layer: FirstLayer | None = None
         return before_backward(gradient) if shared else gradient
 
     return pullback
+
+
+def values_of(array: Tensor) -> np.ndarray | None:
+    """The values of a tensor in memory; None of what only stands for one, as fake tensors do."""
+    array = array.detach() if array.requires_grad else array
+    try:
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+    except (RuntimeError, TypeError):
+        return None
 
 
 def joined_pullback(pullback: Pullback, returned: Callable[[], Any]) -> Pullback:

@@ -18,6 +18,7 @@ from gradreg_torch.diagnose import double_backward
 __all__ = ["require_differentiable", "require_trainable"]
 
 _COMPILED = "CompiledFunctionBackwardBackward"
+_ONCE = "torch::autograd::Error"
 _FAILING = ("torch::autograd::NotImplemented", "CdistBackwardBackward0", "PdistBackwardBackward0", _COMPILED)
 """Nodes that raise when a backward pass comes to them."""
 _COMPILER = "torch._functorch.aot_autograd"
@@ -48,6 +49,8 @@ def require_differentiable(call: str, model: Any, value: Tensor) -> None:
     forward = ""
     for node in (nodes := list(_behind(value.grad_fn))):
         name = node.name()
+        if name == _ONCE:  # it raises in total.backward(), but autograd.grad(total, weights) passes it by
+            _refuse(call, "trying to differentiate twice a function that was marked with @once_differentiable")
         if name == _COMPILED:
             _refuse(call, "torch.compile with aot_autograd does not support double backward")
         forward = forward or (_FORWARD.match(name) or [""])[0]

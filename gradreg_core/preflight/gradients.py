@@ -22,7 +22,8 @@ _REMEDY = (
 
 _BLURRED = Finding(
     "warning",
-    "the rounding of half precision hides the penalty's derivative from finite differences: it could not be verified.",
+    "rounding hides the penalty's derivative from finite differences, as that of half precision and of casts to "
+    "integers does: it could not be verified.",
     "Check a copy of the model in float32 too.",
 )
 

@@ -39,9 +39,9 @@ def run_check(
     - a penalty by difference over kinks, or of a model that draws random numbers of its own;
     - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
 
-    Parameters are moved on a copy of the model. Where it cannot be copied (it is of TensorFlow, distributed, compiled,
-    or has what Python cannot copy), they are moved on the model itself and put back, also after an error: then no other
-    thread may use the model meanwhile. Generators of random numbers that a process has but once are set, and put back.
+    Parameters are moved on copies. Where a model of PyTorch cannot be copied (it is distributed, compiled, or has what
+    Python cannot copy), they are moved on the model itself and put back, also after an error: then no other thread may
+    use the model meanwhile. Generators of random numbers that a process has but once are set, and put back.
     What a framework raises is a finding, by its name.
 
     Raises:
@@ -50,18 +50,18 @@ def run_check(
     """
     if reg is None:
         raise InputTypeError("check: expected a regularizer such as SpectReg(0.01), got None.")
-    model = calls.backend.copied(model)
-    subject = Subject(calls, call, model, arguments, y, reg)
-    _require_values(subject)
-    with calls.backend.repeatable(model):
-        return _Run(subject).report()
+    with calls.backend.copied(model) as copy:
+        subject = Subject(calls, call, copy, arguments, y, reg)
+        _require_values(subject)
+        with calls.backend.repeatable(copy):
+            return _Run(subject).report()
 
 
 def _require_values(subject: Subject) -> None:
     """Refuse a call whose values cannot be read.
 
     Raises:
-        InputError: a program is being traced.
+        InputError: a program is being traced, or the input is sparse, deleted, or of a device without memory.
     """
     ops = subject.ops
     try:
@@ -69,7 +69,8 @@ def _require_values(subject: Subject) -> None:
         float(ops.sum(ops.astype(ops.reshape(subject.arguments.like, (-1,))[:1], "float32"), 0))
     except Exception as error:
         raise InputError(
-            "check: it reads values, so call it in eager mode, outside tf.function, jax.jit and torch.compile."
+            f"check: it reads values, which this input does not give ({_named(error)}). Call it in eager mode, outside "
+            f"tf.function, jax.jit and torch.compile, with dense arrays in memory."
         ) from error
 
 

@@ -151,7 +151,7 @@ CASES: dict[str, tuple[str, Check, Check]] = {
         lambda: check(confident(torch.float32), X, Y * 0, DataGrad(1.0)),
     ),
     "blurred": (
-        r"warning: the rounding of half precision hides.*Check a copy of the model in float32 too",
+        r"warning: rounding hides.*half precision.*Check a copy of the model in float32 too",
         lambda: check(network().bfloat16(), 0.01 * X.bfloat16(), Y, SpectReg(1.0)),
         lambda: check(network().bfloat16().float(), 0.01 * X, Y, SpectReg(1.0)),
     ),
@@ -274,7 +274,7 @@ def test_programs_that_are_traced_are_refused() -> None:
     def run(x: Any) -> Any:
         return gradreg_jax.check(lambda x: jnp.tanh(x), x, None, SpectReg(1.0)).disagreement
 
-    with pytest.raises(InputError, match="check: it reads values, so call it in eager mode"):
+    with pytest.raises(InputError, match=r"check: it reads values.*Call it in eager mode"):
         jax.jit(run)(jnp.asarray(X.numpy()))
 
 

@@ -190,3 +190,17 @@ def test_the_row_of_padding_has_no_gradient_on_purpose() -> None:
     tokens = torch.tensor([[0, 1], [2, 0], [3, 4], [0, 0]])
     report = gradreg_torch.check(model, tokens, torch.tensor([0, 1, 1, 0]), SpectReg(1.0, at="0"))
     assert report.ok, report
+
+
+def test_weights_that_were_computed_from_others_are_moved_themselves() -> None:
+    """As in an inner step of training, whose weights functional_call takes."""
+    net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    fast = {name: weight - 0.1 * weight.detach().sign() for name, weight in net.named_parameters()}
+    model = lambda x: torch.func.functional_call(net, fast, (x,))  # noqa: E731
+    before = [weight.detach().clone() for weight in fast.values()]
+    x, y = torch.tensor(X, dtype=torch.float64), torch.tensor(Y)
+    report = gradreg_torch.check(model, x, y, DataGrad(1.0) + FrobReg(1.0))
+    assert report.ok, report
+    assert all(map(torch.equal, fast.values(), before))
+    report = gradreg_torch.check(lambda x: model(x) + x[:, :3] * fast["2.bias"].detach(), x, y, FrobReg(1.0))
+    assert "fast['2.bias']" in str(report)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import sparse
 
 import gradreg_jax as gradreg
 from gradreg_core.errors import DoubleBackwardError, InputError, InputTypeError
@@ -134,3 +135,21 @@ def test_params_of_every_kind() -> None:
 def test_losses_without_a_gradient_are_refused(loss_fn: Any) -> None:
     with pytest.raises(InputError, match=r"loss_fn must return floating-point losses, at least one for each sample"):
         gradreg.loss(linear, X, Y, None, loss_fn=loss_fn)
+
+
+def test_keys_and_sparse_arrays() -> None:
+    keys = jax.random.split(jax.random.key(0), len(X))
+    noisy = jax.vmap(lambda x, key: x * jax.random.uniform(key, (2,)))
+    model = lambda inputs: linear(jnp.tanh(noisy(inputs["x"], inputs["key"])))  # noqa: E731
+    arrays = {"x": jnp.asarray(X), "key": keys}
+    wanted = gradreg.penalty(lambda x: model({"x": x, "key": keys}), arrays["x"], None, SpectReg(1.0))
+    assert float(gradreg.penalty(model, arrays, None, SpectReg(1.0))) == pytest.approx(
+        float(wanted), rel=1e-6
+    )  # float32
+    gradreg.penalty(model, arrays, None, SpectReg(1.0, fraction=0.5))
+    with pytest.raises(InputTypeError, match="the input has dtype key"):
+        gradreg.penalty(lambda key: linear(noisy(X, key)), keys, None, SpectReg(1.0))
+    with pytest.raises(InputTypeError, match=r"got jax.experimental.sparse.bcoo.BCOO of float32. Convert it"):
+        gradreg.penalty(linear, sparse.BCOO.fromdense(X), None, SpectReg(1.0))
+    with pytest.raises(InputTypeError, match="float8_e5m2, and only floating-point inputs of 16 bits or more"):
+        gradreg.penalty(lambda x: linear(x.astype("float32")), jnp.asarray(X, "float8_e5m2"), None, SpectReg(1.0))

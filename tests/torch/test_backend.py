@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import gradreg_torch as gradreg
 from gradreg_core.errors import DoubleBackwardError
+from gradreg_core.presets import SpectReg
 from gradreg_core.spec import JacobianPenalty
 from torch_cases import DOUBLE, REG, batch, gradients, make
 
@@ -161,6 +163,33 @@ def test_functional_transforms() -> None:
     transformed = torch.func.grad(total)({name: parameter.detach() for name, parameter in params.items()})
     wanted = gradients(gradreg.loss(model, x, y, REG)[0], model)
     torch.testing.assert_close(torch.cat([transformed[name].flatten() for name in params]), wanted)
+
+
+COMPILES = "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
+"""PyTorch compiles its formulas for forward mode so when it first needs them."""
+FORWARD = (SpectReg(1.0), REG, SpectReg(1.0, side="input"), SpectReg(1.0, side="input", method="difference"))
+
+
+@pytest.mark.filterwarnings(COMPILES)
+@pytest.mark.parametrize("reg", FORWARD, ids=["output", "loss", "jvp", "difference"])
+def test_forward_mode_and_vmap(reg: Any) -> None:
+    """The slope along a direction, of the input and of a weight, and several batches at once."""
+    model, (x, y) = make().double(), batch()
+    x, direction = x.double(), torch.ones_like(x, dtype=torch.float64)
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        return gradreg.loss(model, x, y, reg)[0]
+
+    def slope(x: torch.Tensor) -> float:
+        with forward_ad.dual_level():
+            return float(forward_ad.unpack_dual(total(forward_ad.make_dual(x, direction))).tangent.detach())
+
+    h = 1e-5
+    wanted = float((total(x + h * direction) - total(x - h * direction)).detach()) / (2 * h)
+    for value in (slope(x), float(torch.func.jvp(total, (x,), (direction,))[1].detach())):
+        assert value == pytest.approx(wanted, rel=1e-6)  # roundoff of 1e-16 / h
+    together = torch.func.vmap(total)(torch.stack([x, 2 * x]))
+    torch.testing.assert_close(together, torch.stack([total(x), total(2 * x)]))
 
 
 def test_single_lens_norms_against_explicit_jacobians() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,3 +131,21 @@ def test_a_compiled_model_is_refused_at_the_call_and_the_remedies_work() -> None
         torch.testing.assert_close(
             gradreg.loss(compiled, x, y, REG, batch_norm="allow")[0], gradreg.loss(model, x, y, REG)[0]
         )
+
+
+def test_batch_normalisation_behind_a_plain_function_is_refused() -> None:
+    net, (x, y) = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double(), batch()
+
+    def total(model: Any, x: Any) -> torch.Tensor:
+        return gradreg.loss(model, x, y, REG, batch_norm="allow")[0]
+
+    outside = lambda x: net(x)  # noqa: E731
+    models = (lambda: outside, lambda: lambda x: net(x) * 2, lambda: net.forward, lambda: partial(net))
+    for made in models:
+        torch.compiler.reset()
+        compiled = torch.compile(lambda x, made=made: total(made(), x), backend="eager")
+        with pytest.raises(Exception, match=r"around 1 \(BatchNorm1d\) in training mode.*Pass the module itself"):
+            compiled(x)
+    net.eval()
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(lambda x: total(lambda x: net(x), x), backend="eager")(x), total(net, x))

@@ -1,6 +1,7 @@
 """Bad input to the PyTorch backend: the errors and their messages."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -263,3 +264,22 @@ def test_complex_numbers(model: nn.Module) -> None:
     total, _ = gradreg.loss(lambda x: (model(x) + 0j).real, X, Y, REG)  # what the message advises
     torch.testing.assert_close(total, gradreg.loss(model, X, Y, REG)[0])
     refuse(InputTypeError, "the input has dtype complex64", lambda x: model(x.real), x=X + 0j)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors(layout: torch.layout, model: nn.Module) -> None:
+    rows = [X[:2], X[:3]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch: a prototype
+        nested = torch.nested.nested_tensor(rows, layout=layout)
+    refuse(InputTypeError, r"Pad it, torch\.nested\.to_padded_tensor.*position_weight", model, x=nested)
+    padded = torch.nested.to_padded_tensor(nested, 0.0)
+    weight = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    value = gradreg.penalty(model, padded, None, gradreg.FrobReg(1.0), position_weight=weight, class_axis=-1)
+    assert value > 0
+
+
+def test_numbers_of_eight_bits(model: nn.Module) -> None:
+    small = X.to(torch.float8_e5m2)
+    refuse(InputTypeError, "float8_e5m2, and only .* 16 bits or more", lambda x: model(x.float()), x=small)
+    refuse(InputTypeError, "float8_e5m2", lambda x: model(x).to(torch.float8_e5m2))

@@ -1,12 +1,15 @@
 """Operations without a second derivative are named where gradreg is called, before the caller's backward pass."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint
 
 import gradreg_torch as gradreg
 from gradreg_core.errors import DoubleBackwardError
@@ -48,6 +51,42 @@ def test_they_are_refused_with_a_remedy_in_every_call(remedy: str) -> None:
             gradreg.penalty(model, X, None, DUE)
     with torch.no_grad():
         assert float(gradreg.penalty(model, X, None, DUE)) > 0
+
+
+class Once(torch.autograd.Function):
+    """A backward pass marked as one that cannot be differentiated: autograd.grad drops it without a word."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * x.cos()
+
+
+def saved_products(x: Tensor, points: Tensor) -> Tensor:
+    """Selective checkpointing, whose saved results are there for one backward pass."""
+    contexts = partial(checkpoint.create_selective_checkpoint_contexts, [torch.ops.aten.mm.default])
+    return checkpoint.checkpoint(lambda x: torch.tanh(x @ points), x, context_fn=contexts, use_reentrant=False)
+
+
+REFUSED = {
+    "Leave out @once_differentiable": lambda x, points: Once.apply(x),
+    "use_reentrant=False": lambda x, points: checkpoint.checkpoint(torch.tanh, x, use_reentrant=True),
+    "without context_fn": saved_products,
+}
+
+
+@pytest.mark.parametrize("remedy", REFUSED)
+def test_passes_that_go_back_once_only(remedy: str) -> None:
+    model = Net(REFUSED[remedy])
+    with pytest.raises(DoubleBackwardError, match=remedy):
+        gradreg.penalty(model, X, None, gradreg.FrobReg(1.0))
+    assert remedy in str(gradreg.check(model, X, None, gradreg.FrobReg(1.0)))
 
 
 def test_the_remedy_works_and_what_has_no_parameters_behind_it_is_left_alone() -> None:

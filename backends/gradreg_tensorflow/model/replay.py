@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +16,7 @@ from gradreg_tensorflow.model import writes
 from gradreg_tensorflow.model.draws import RepeatedDraws, repeated_draws
 from gradreg_tensorflow.model.layer_calls import layer_calls
 from gradreg_tensorflow.model.objects import objects_kept
+from gradreg_tensorflow.replace import Function, Replacement, replaced
 
 __all__ = ["Repeated", "repeatable", "repeated_passes", "without_state_changes"]
 
@@ -73,20 +75,43 @@ def without_state_changes(fn: Model, model: Any) -> Model:
     return call
 
 
+_generator: "ContextVar[random.Random | None]" = ContextVar("gradreg_generator", default=None)
+
+
+def _fixed_seed(original: Function) -> Function:
+    return lambda: original() if _generator.get() is None else _SEED
+
+
+def _next_seed(original: Function) -> Function:
+    def seed() -> int:
+        generator = _generator.get()
+        return original() if generator is None else generator.randint(0, 2**31 - 1)
+
+    return seed
+
+
+_SEEDS: list[Replacement] = [
+    (context, "global_seed", _fixed_seed),
+    (context, "internal_operation_seed", _next_seed),
+]
+
+
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
-    """Random layers draw the same inside each such context; state and generators are restored afterwards."""
+    """Random layers draw the same inside each such context; state is restored afterwards.
+
+    The seeds are this thread's alone: those of TensorFlow itself stay as they are.
+    """
     if not tf.executing_eagerly():
         yield
         return
-    eager = context.context()
-    seed, generator = eager._seed, getattr(eager, "_rng", None)
-    eager._seed, eager._rng = _SEED, random.Random(_SEED)  # noqa: S311 - as tf.random.set_seed does
-    start = eager._rng.getstate()
+    generator = random.Random(_SEED)  # noqa: S311 - as tf.random.set_seed does
+    start, token = generator.getstate(), _generator.set(generator)
     try:
-        with writes.kept(), objects_kept(model):
+        with replaced("seeds", _SEEDS), writes.kept(), objects_kept(model):
             yield
     finally:
-        if eager._rng.getstate() != start:
-            eager.clear_kernel_cache()  # random operations would go on from their own state; slow, so only if needed
-        eager._seed, eager._rng = seed, generator
+        _generator.reset(token)
+        if generator.getstate() != start:
+            # Random operations would go on from where they were. Slow, so only if needed.
+            context.context().clear_kernel_cache()

@@ -21,6 +21,7 @@ from tensorflow.python.ops import (
     handle_data_util,
 )
 
+from gradreg_tensorflow.model.copies import copied_handles
 from gradreg_tensorflow.replace import Function, Replacement, replaced
 
 __all__ = ["Writes", "function_calls", "kept", "writes", "writes_of_call", "written_by_call"]
@@ -217,12 +218,12 @@ def _observed_function(original: Function) -> Function:
     def call(function: Any, tensor_inputs: Sequence[Any], captured_inputs: Sequence[Any]) -> Any:
         for observer in function_calls.get():
             observer(function)
-        opened = _open.get()
-        handles = [*tensor_inputs, *captured_inputs]
+        opened, count = _open.get(), len(tensor_inputs)
+        given = copied_handles([*tensor_inputs, *captured_inputs])
         for index in _written(function) if opened else ():
             for context in opened:
-                context.see(handles[index])
-        return original(function, tensor_inputs, captured_inputs)
+                context.see(given[index])
+        return original(function, given[:count], given[count:])
 
     return call
 

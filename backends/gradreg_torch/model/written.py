@@ -10,13 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from gradreg_core.backend import Apply
+from gradreg_torch.compiled import require_no_hidden_statistics
 
 __all__ = ["buffers_to_write", "with_buffers", "write_buffers"]
 
 
 def buffers_to_write(model: Any) -> dict[str, Tensor]:
-    """The buffers of a module in training mode, inside torch.compile; elsewhere they are written as they are."""
-    if not torch.compiler.is_compiling() or not isinstance(model, nn.Module):
+    """The buffers of a module in training mode, inside torch.compile; elsewhere they are written as they are.
+
+    Raises:
+        UnsupportedError: the model is a plain function around batch normalisation in training mode.
+    """
+    if not torch.compiler.is_compiling():
+        return {}
+    if not isinstance(model, nn.Module):
+        require_no_hidden_statistics(model)
         return {}
     training = any(module.training for module in model.modules())
     return dict(model.named_buffers()) if training else {}

@@ -45,6 +45,10 @@ class Framework:
         self.array = lambda values: harness.array(np.asarray(values), str(values.dtype), harness.devices[0])
         self.numbers = harness.numpy
         self.matrix = self.array(WEIGHT)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # prototypes of PyTorch, and what is deprecated
+            self.unusual = {"torch": _of_torch, "jax": _of_jax, "tensorflow": _of_tensorflow}[name]()
+        """Arrays of the framework that are not dense numbers in memory."""
 
     def model(self, x: Any) -> Any:
         try:
@@ -61,6 +65,7 @@ def hostile(framework: Framework) -> list[Callable[[], Any]]:
     """Makers of values, each made anew, because an iterator can be read but once."""
     makers: list[Callable[[], Any]] = [partial(_itself, value) for value in (*_numbers(), *_objects(), *_arrays())]
     makers += [partial(framework.array, value) for value in _framework_arrays()]
+    makers += [partial(_itself, value) for value in framework.unusual]
     makers += [lambda: iter([1, 2, 1]), lambda: (number for number in (1.0, 2.0, 1.0)), lambda: range(3)]
     return makers
 
@@ -100,6 +105,39 @@ def _framework_arrays() -> list[Any]:
         *(np.float32(2), np.int32(2), np.float32(-1), np.float32("nan"), np.array(True), np.ones(3, np.float32)),
         *(np.array([1, 0, 1], np.int32), np.ones((3, 2), np.float32), -np.ones(3, np.float32)),
         np.ones(3, np.complex64),
+    ]
+
+
+def _of_torch() -> list[Any]:
+    import torch
+
+    x, rows = torch.tensor(X), [torch.ones(2), torch.ones(3)]
+    return [
+        *(x.to(torch.float8_e4m3fn), x.to(torch.bfloat16), torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)),
+        *(x.to_sparse(), x.to_sparse_csr(), x.to("meta"), torch.nested.nested_tensor(rows)),
+        torch.nested.nested_tensor(rows, layout=torch.jagged),
+    ]
+
+
+def _of_jax() -> list[Any]:
+    import jax
+    from jax.experimental import sparse
+
+    x = jax.numpy.asarray(X)
+    return [
+        *(x.astype("float8_e4m3fn"), x.astype("bfloat16"), x.astype("int4"), sparse.BCOO.fromdense(x)),
+        *(jax.random.key(0), jax.random.split(jax.random.key(0), B), jax.ShapeDtypeStruct((B, D), "float32")),
+    ]
+
+
+def _of_tensorflow() -> list[Any]:
+    import tensorflow as tf
+
+    x = tf.constant(X)
+    return [
+        *(tf.cast(x, tf.dtypes.experimental.float8_e5m2), tf.cast(x, tf.bfloat16), tf.sparse.from_dense(x)),
+        *(tf.ragged.constant([[1.0], [1.0, 2.0], []]), tf.constant(["a"] * B), tf.TensorSpec((B, D))),
+        *(tf.IndexedSlices(x, tf.range(B)), tf.quantization.quantize(x, -3.0, 3.0, tf.qint8).output),
     ]
 
 

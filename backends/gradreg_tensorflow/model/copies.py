@@ -1,0 +1,95 @@
+"""One thread on copies of all variables, for `check`, which moves weights and state."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import record
+from tensorflow.python.ops import gen_resource_variable_ops, resource_variable_ops
+
+__all__ = ["copied_handles", "variables_copied"]
+
+
+class _Copies:
+    """The handles of copies, made when a variable is first used."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
+        """(live handle, its copy's) by the identity of either."""
+
+    def of(self, handle: Any) -> Any:
+        """The handle of the copy; `handle` itself if it is no initialised variable's."""
+        if id(handle) in self.made:
+            return self.made[id(handle)][1]
+        data = getattr(handle, "_handle_data", None)
+        if data is None or len(data.shape_and_type) != 1:
+            return handle
+        with record.stop_recording(), tf.device(handle.device):
+            if not gen_resource_variable_ops.var_is_initialized_op(handle):
+                return handle
+            value = gen_resource_variable_ops.read_variable_op(handle, tf.as_dtype(data.shape_and_type[0].dtype))
+            shape = tf.TensorShape(data.shape_and_type[0].shape)
+            copy = resource_variable_ops.eager_safe_variable_handle(value, shape, None, "copy", False)
+            gen_resource_variable_ops.assign_variable_op(copy, value)
+        self.made[id(handle)] = self.made[id(copy)] = handle, copy
+        return copy
+
+
+_copies: "ContextVar[_Copies | None]" = ContextVar("gradreg_copies", default=None)
+
+
+class _Handle:
+    """The attribute of variables that leads to their memory: the copy's in a thread that is on copies.
+
+    Programs are traced with the live handles, so that they serve other threads, and called with copies.
+    """
+
+    def __get__(self, variable: Any, owner: type | None = None) -> Any:
+        if variable is None:
+            return self
+        try:
+            live = vars(variable)["_handle"]
+        except KeyError:
+            raise AttributeError(f"{type(variable).__name__} has no _handle yet") from None
+        copies = _copies.get()
+        return live if copies is None or not tf.executing_eagerly() else copies.of(live)
+
+    def __set__(self, variable: Any, handle: Any) -> None:
+        vars(variable)["_handle"] = handle
+
+
+_lock = threading.Lock()
+_threads: list[_Copies] = []
+
+
+@contextmanager
+def variables_copied() -> Iterator[None]:
+    """Inside, this thread reads, writes and differentiates copies of the variables that it uses, however it holds them.
+
+    Functions of TensorFlow that were traced before have variables among their arguments, which become copies too. The
+    live variables stay as they are, and other threads see nothing else.
+    """
+    mine = _Copies()
+    with _lock:
+        _threads.append(mine)
+        resource_variable_ops.BaseResourceVariable._handle = _Handle()
+    token = _copies.set(mine)
+    try:
+        yield
+    finally:
+        _copies.reset(token)
+        with _lock:
+            _threads.remove(mine)
+            if not _threads:
+                del resource_variable_ops.BaseResourceVariable._handle
+
+
+def copied_handles(arguments: Sequence[Any]) -> list[Any]:
+    """The arguments of a function of TensorFlow with copies in place of variables, where this thread is on copies."""
+    copies = _copies.get()
+    if copies is None or not tf.executing_eagerly():
+        return list(arguments)
+    return [copies.of(value) if value.dtype == tf.resource else value for value in arguments]
