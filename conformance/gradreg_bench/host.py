@@ -77,17 +77,23 @@ def _row(steps: Steps, name: str, reg: Regularizer | None, rounds: int) -> HostR
 
 
 def python_calls(run: Callable[[], Any], times: int = 1) -> float:
-    """The calls of Python functions in one run, the mean over several; C functions do not count."""
+    """The calls of Python functions in one run, the mean over several; C functions do not count.
+
+    The garbage collector is off: libraries have it call functions of theirs, whenever it happens to run.
+    """
     count = 0
 
     def profile(frame: Any, event: str, argument: Any) -> None:
         nonlocal count
         count += event == "call"
 
+    gc.collect()
+    gc.disable()
     sys.setprofile(profile)
     try:
         for _ in range(times):
             run()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count / times - 1  # without `run` itself

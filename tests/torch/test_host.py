@@ -1,5 +1,6 @@
 """The host's share of a call: calls of Python, operations that are launched, and what waits for a device."""
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -42,7 +43,10 @@ def by_hand(model: nn.Module, reg: Any, x: Tensor, y: Tensor) -> Tensor:
 
 
 def python_calls(run: Callable[[], Any]) -> int:
-    """The calls of Python functions that the interpreter makes; C functions do not count."""
+    """The calls of Python functions that the interpreter makes; C functions do not count.
+
+    The garbage collector is off: libraries have it call functions of theirs, whenever it happens to run.
+    """
     for _ in range(3):
         run()
     count = 0
@@ -51,11 +55,14 @@ def python_calls(run: Callable[[], Any]) -> int:
         nonlocal count
         count += event == "call"
 
+    gc.collect()
+    gc.disable()
     sys.setprofile(profile)
     try:
         run()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 
