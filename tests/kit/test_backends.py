@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from gradreg_conformance import Disagreement, load_subject, run_checks
@@ -16,6 +17,16 @@ from gradreg_conformance.subject import Subject
 from gradreg_torch.harness import TorchHarness
 
 
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """All of XLA's passes, which `make test` leaves out elsewhere."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow", "numpy"])
 def test_a_built_in_backend_passes_the_quick_profile(backend: str) -> None:
     report = run_checks(backend, stop=False)

@@ -21,6 +21,7 @@ def run(tmp_path):
         if fakes is not None:
             (tmp_path / "conftest.py").write_text(f"import conformance_fakes\nconformance_fakes.install(*{fakes!r})\n")
         environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTEST_ADDOPTS": "", "COLUMNS": "150"}
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # those of other packages take two seconds to load
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
         return done.returncode, done.stdout + done.stderr
@@ -125,7 +126,7 @@ def test_it_is_no_plugin_of_other_peoples_runs(run, tmp_path):
 
 def test_under_xdist(run):
     pytest.importorskip("xdist")
-    status, output = run(*SUITE, "--gradreg-backend", BRAVE, "-n", "1", fakes=("good", "late"))
+    status, output = run(*SUITE, "--gradreg-backend", BRAVE, "-p", "xdist", "-n", "1", fakes=("good", "late"))
     assert status == 0
     assert f"{BRAVE} (fake 1.2; cpu; quick): 2 passed; worst error 0.25 of what rounding allows" in output
 

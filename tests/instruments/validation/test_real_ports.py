@@ -25,6 +25,7 @@ def test_there_are_twenty():
     assert len(PORTS) == 20
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", sorted(set(PORTS) - LONG_TO_COMPILE))
 def test_a_right_port_agrees(name):
     report = report_on(name, wrong=False)
@@ -33,6 +34,7 @@ def test_a_right_port_agrees(name):
     assert all(row.agrees for row in report.layers), report
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("name", sorted(set(PORTS) - {"gpt"}))
 def test_a_wrong_port_is_named_in_its_layer(name):
     report, port = report_on(name, wrong=True), PORTS[name]
