@@ -63,7 +63,8 @@ def _study(study: Study, results: Results, name: str, first: str, none: str, riv
     compared = gain if study.larger_is_better else factor
     text = points if study.larger_is_better else times
     rows = []
-    for (task, count), own in study.cells(results).items():
+    known = {condition: own for condition, own in study.cells(results).items() if {first, none, rival} <= set(own)}
+    for (task, count), own in known.items():
         over = [compared(study, own[first], own[other], measure) for other in (none, rival)]
         cells = _row(f"{task}, {count}", over[:1], over[1:], own[first]["flops"] / own[none]["flops"], text)
         # An error is better where it is smaller.

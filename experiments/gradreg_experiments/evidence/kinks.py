@@ -144,6 +144,8 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
         for measure, rows in (("clean", clean), ("robust", under)):
             texts = [
                 f"{points(gain(study, own[name], own[_NONE], measure))} ({render(best(study, own[name])['setting'])})"
+                if name in own
+                else "-"
                 for name in others
             ]
             rows.append([task, f"{fmean(values(study, own[_NONE], measure)):.1f}", *texts])
@@ -155,7 +157,8 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
             ]  # fmt: skip
     if len(cells) == len(study.conditions):
         smooth, kinked = (cells[condition] for condition in reversed(study.conditions))
-        more = [[name, *(_more(study, smooth, kinked, name, m) for m in ("robust", "clean"))] for name in others]
+        both = [name for name in others if name in smooth and name in kinked]
+        more = [[name, *(_more(study, smooth, kinked, name, m) for m in ("robust", "clean"))] for name in both]
     head = ("network", f"{_NONE}, %", *others)
     tables = {
         "robust": (head, under),
@@ -192,6 +195,7 @@ STUDY = Study(
     train=_train,
     texts=_texts,
     data="A zip file of CIFAR-10 as JPEG files.",
+    whole=False,
     one_by_one=True,
 )
 

@@ -46,7 +46,7 @@ __all__ = [
 Condition = tuple[str, int]
 """The task, and the number of its training samples."""
 Cells = dict[Condition, dict[str, Mapping[str, Any]]]
-"""Results by condition and method, of those conditions that have them all."""
+"""Results by condition and method, of those that have been run."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Study:
     """What its template wants beside what :func:`make_page` knows."""
     data: str = ""
     """What --data-dir holds; empty if it needs none."""
+    whole: bool = True
+    """Whether a condition is shown only when all methods have been run on it, and not each with the first."""
     one_by_one: bool = False
     """Whether a part is one training, with one setting and one seed, and not a whole cell."""
 
@@ -117,12 +119,12 @@ class Study:
         return {**known[0], "tried": tried}
 
     def cells(self, results: Results) -> Cells:
-        """The results of the conditions on which all methods have been run."""
+        """The results of the conditions on which all methods have been run, or the first if `whole` is false."""
         cells: Cells = {}
         for condition in self.conditions:
             own = {method.name: self.cell(results, condition, method) for method in self.methods}
             known = {name: result for name, result in own.items() if result is not None}
-            if len(known) == len(own):
+            if len(known) == len(own) or (not self.whole and self.methods[0].name in known):
                 cells[condition] = known
         return cells
 
@@ -177,7 +179,9 @@ def render(setting: Sequence[float]) -> str:
 def make_page(study: Study, results: Results) -> str:
     """The page as Markdown, its tables made from the results."""
     cells = study.cells(results)
-    missing = [f"{task}, {count}" for task, count in study.conditions if (task, count) not in cells]
+    missing = [
+        f"{task}, {count}" for task, count in study.conditions if len(cells.get((task, count), {})) < len(study.methods)
+    ]
     methods = [
         [method.name, method.meaning, "; ".join(map(render, method.settings))]
         for method in study.methods

@@ -11,7 +11,7 @@ from gradreg_core.errors import DataFileError, InputError
 from gradreg_experiments.data.images import load_images
 from gradreg_experiments.evidence import kinks
 from gradreg_experiments.evidence.attack import fast_sign, robust
-from gradreg_experiments.evidence.study import command
+from gradreg_experiments.evidence.study import command, make_page
 from gradreg_experiments.results import Results
 
 
@@ -127,3 +127,11 @@ def test_a_small_run_makes_its_page(tmp_path, images, monkeypatch):
     whole = tiny.cell(Results(out), conditions[0], methods[1])
     assert [len(run["test"]["robust"]) for run in whole["tried"]] == [2]
     assert tiny.cell(Results(), conditions[0], methods[1]) is None
+    some = Results()
+    for condition, method in ((conditions[0], methods[0]), (conditions[0], methods[1]), (conditions[1], methods[0])):
+        for part in tiny.parts(method):
+            some.add(Results(out)[tiny.key(condition, *part)])
+    assert {len(own) for own in tiny.cells(some).values()} == {1, 2}
+    page = make_page(tiny, some)
+    assert "with every method: CIFAR-10, GELU, 10." in page
+    assert replace(tiny, whole=True).cells(some).keys() == {conditions[0]}
