@@ -79,7 +79,7 @@ def enumerate_functions(
         reason = next((why for end, why in excluded.items() if name.rpartition(".")[2].startswith(end)), "")
         code = None if reason else _suited(name, patterns, evaluate)
         if code is not None:
-            yield Operation(name, code[0], **code[1])
+            yield Operation(name, code[0], borrowed=True, **code[1])
         else:
             yield Operation(name, "", untried=reason or "no pattern of arguments suits it")
 

@@ -35,6 +35,8 @@ class Operation:
         modes: the modes it is tried in; None for all except the slow ones.
         dtypes: mode -> the dtypes to try there, the simplest first; "float64" for modes that are not named.
         untried: why it is listed only, and not examined.
+        borrowed: whether its arguments were not made for this, but listed or guessed: if the first derivative disagrees
+            with differences, they do not suit (results that are not unique, symmetric arguments, rounding).
     """
 
     name: str
@@ -49,6 +51,7 @@ class Operation:
     modes: tuple[str, ...] | None = None
     dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     untried: str = ""
+    borrowed: bool = False
 
     def configurations(self, mode: str) -> st.SearchStrategy[dict[str, Any]]:
         """Configurations, which shrink to small sizes and the first options."""

@@ -206,7 +206,7 @@ _REDUCTIONS = (
 _BOUNDARIES = (
     *(
         function(f"torch.special.{name}, at zero", f"torch.special.{name}(h)", zeros=1, **VECTORS)
-        for name in ("sinc", "i0", "i0e", "i1", "i1e", "expm1", "log1p", "erfinv")
+        for name in ("sinc", "i0", "i1", "expm1", "log1p", "erfinv")
     ),
     function("torch.pow, at zero", "torch.pow(h, {power})", options={"power": (2, 3, 2.0)}, zeros=1, **VECTORS),
     *(

@@ -6,6 +6,7 @@ direction u of x, A, ..., by differences in float64. The framework's gradient of
 <v, dg/dt>. The third derivative along v, v and u must equal the derivative of the second one, by reverse mode twice.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -283,5 +284,5 @@ def _spread(
 
 
 def _message(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = re.sub("0x[0-9a-f]+", "0x...", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:200]}"

@@ -74,9 +74,9 @@ def test_the_records_have_what_the_frameworks_are_known_to_get_wrong() -> None:
 
 @pytest.mark.parametrize("shown", SHOWN.values(), ids=lambda row: f"{row.operation}-{row.kind}")
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of checkpoint, before it refuses
-@pytest.mark.filterwarnings(
-    "ignore:.torch.jit.script. is deprecated"
-)  # PyTorch's own, at the first use of forward mode
+@pytest.mark.filterwarnings("ignore:.*index_reduce:UserWarning")  # of single operations, as the next
+@pytest.mark.filterwarnings("ignore:torch.triangular_solve:UserWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # PyTorch's own, by forward mode
 def test_the_programs_of_the_records_show_it(shown) -> None:
     if shown.kind == "raises" or (shown.kind == "first derivative" and shown.detail):
         causes = "not implemented|double backward|use_reentrant|saved tensor hooks|mutate a captured|have storage"
