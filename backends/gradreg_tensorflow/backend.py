@@ -67,6 +67,11 @@ class TensorFlowBackend(Backend):
     def is_array(self, value: Any) -> bool:
         return isinstance(value, tf.Tensor | tf.Variable) or hasattr(value, "__tf_tensor__")
 
+    def conversion(self, value: Any) -> str:
+        if isinstance(value, tf.RaggedTensor):
+            return "Pad it, x.to_tensor(), and leave the padding out by position_weight=."
+        return "Pass tf.sparse.to_dense(x)." if isinstance(value, tf.SparseTensor) else super().conversion(value)
+
     def asarray(self, value: Any, like: tf.Tensor) -> tf.Tensor:
         return tf.convert_to_tensor(value)
 
@@ -251,7 +256,7 @@ def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name
     def pullback(w: tf.Tensor) -> tf.Tensor:
         try:
             gradient = tape.gradient(result, source, output_gradients=w)
-        except LookupError as error:
+        except (LookupError, tf.errors.OpError) as error:
             if lacks_gradient(error):
                 raise explain(error) from error
             raise
@@ -260,7 +265,10 @@ def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name
                 f"{source_name} does not reach {result_name}: there is no differentiable path between them. Look for "
                 f"tf.stop_gradient, NumPy, tf.numpy_function or a cast to an integer type in the model."
             )
-        return tf.convert_to_tensor(gradient)
+        gradient = tf.convert_to_tensor(gradient)
+        if not gradient.shape.is_fully_defined():  # behind tf.py_function
+            gradient.set_shape(source.shape)
+        return gradient
 
     return pullback
 

@@ -13,6 +13,7 @@ _REMEDIES = (
     ("CTCLoss", "Penalise the logits before the loss: SpectReg needs no labels."),
     ("LRN", "Write the normalisation with tf.nn.avg_pool and arithmetic, or use LayerNormalization."),
 )
+_PYTHON = "EagerPyFunc"
 _GENERAL_REMEDY = (
     "Replace it by differentiable operations, or penalise an activation behind it: pass the head of the network."
 )
@@ -21,7 +22,8 @@ _GENERAL_REMEDY = (
 def lacks_gradient(error: BaseException) -> bool:
     """Whether TensorFlow raised `error` because an operation has no gradient."""
     text = str(error)
-    return "gradient registry has no entry" in text or "No gradient defined for" in text or "tried to transpose" in text
+    marks = ("gradient registry has no entry", "No gradient defined for", "tried to transpose", _PYTHON)
+    return any(mark in text for mark in marks)
 
 
 def explain(error: BaseException) -> DoubleBackwardError:
@@ -33,6 +35,11 @@ def explain(error: BaseException) -> DoubleBackwardError:
 def _explanation(error: BaseException) -> tuple[str, str]:
     """(problem, remedy)."""
     text = str(error).strip().splitlines()[0][:200]
+    if _PYTHON in text:
+        return (
+            "tf.py_function has no second derivative in TensorFlow.",
+            "Write the function with operations of TensorFlow, or give it its derivatives with tf.custom_gradient.",
+        )
     if "recompute_grad" in text:
         return "tf.recompute_grad has no second derivative in TensorFlow.", "Call the function without it."
     operation = re.search(r"(?:entry for|operation '[^']*' \(op type): *(\w+)", text)

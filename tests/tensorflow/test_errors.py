@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import gradreg_tensorflow as gradreg
 from gradreg_core.errors import DoubleBackwardError, InputError, InputTypeError
-from gradreg_core.presets import DataGrad, SpectralNormReg, SpectReg
+from gradreg_core.presets import DataGrad, FrobReg, SpectralNormReg, SpectReg
 
 X = tf.reshape(tf.linspace(-1.0, 1.0, 20), (4, 5))
 Y = np.array([0, 1, 2, 1])
@@ -21,7 +21,14 @@ def linear(x: tf.Tensor) -> tf.Tensor:
     return tf.tanh(tf.cast(x, tf.float32) @ WEIGHT)
 
 
+def through_python(x: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.py_function(tf.tanh, [x @ WEIGHT], tf.float32), (4, 3))
+
+
 REFUSED: list[tuple[type, str, dict[str, Any]]] = [
+    (InputTypeError, r"got .*RaggedTensor of .*Pad it, x.to_tensor\(\)", {"x": tf.RaggedTensor.from_tensor(X)}),
+    (InputTypeError, r"SparseTensor of .*Pass tf.sparse.to_dense\(x\)", {"x": tf.sparse.from_dense(X)}),
+    (DoubleBackwardError, "py_function has no second derivative", {"model": through_python, "reg": FrobReg(1.0)}),
     (InputTypeError, "the input has dtype int32, and only floating-point inputs", {"x": tf.cast(X, tf.int32)}),
     (InputTypeError, "x must be an array of the tensorflow backend, got numpy.ndarray", {"x": X.numpy()}),
     (InputError, r"with at least one sample, got shape \(\)", {"x": tf.constant(1.0)}),
@@ -80,3 +87,9 @@ def test_an_unknown_batch_size_is_refused_with_the_remedy() -> None:
 def test_labels_out_of_range_that_cannot_be_read_turn_into_nan() -> None:
     value = tf.function(lambda x, y: gradreg.loss(linear, x, y, REG)[0])(X, tf.range(4))
     assert math.isnan(float(value))
+
+
+def test_check_of_complex_inputs_casts_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    report = gradreg.check(lambda x: linear(tf.math.real(x)), tf.cast(X, tf.complex64), Y, REG)
+    assert "the input has dtype complex64" in str(report)
+    assert not caplog.records  # TensorFlow logs a cast that drops the imaginary part
