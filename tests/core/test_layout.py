@@ -36,6 +36,7 @@ def target(y: Any, shape: tuple[int, ...], class_axis: int | None = None, ops: A
         ("float16", False, True, True),
         ("bfloat16", False, True, True),
         ("complex64", False, False, False),
+        ("float8_e5m2", False, False, False),
     ],
 )
 def test_kinds_of_dtypes(dtype: str, integer: bool, floating: bool, half: bool) -> None:

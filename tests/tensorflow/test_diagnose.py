@@ -160,5 +160,5 @@ def test_the_check_changes_nothing() -> None:
 
 
 def test_the_check_wants_eager_mode() -> None:
-    with pytest.raises(InputError, match=r"call it in eager mode, outside tf\.function"):
+    with pytest.raises(InputError, match=r"Call it in eager mode, outside tf\.function"):
         tf.function(lambda x: gradreg.check(dense(tf.sin), x, Y, SpectReg(0.1)), autograph=False)(FLAT)
