@@ -43,7 +43,7 @@ class Backend(DrawPrimitives):
         """Whether `value` is an array of this framework, traced or of no axes too; False for lists and numbers."""
 
     def conversion(self, value: Any) -> str:
-        """How a user makes an array of something else, for messages."""
+        """How a user makes an array of something else, for messages. Default: by hand, or in its own framework."""
         return "Convert it, or import the backend of its framework."
 
     @abstractmethod

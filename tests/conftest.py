@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not config.getoption("all_cases"):  # a fifth of the time of JAX's tests; test_backends puts XLA's passes back
+    if not config.getoption("all_cases"):  # a fifth of the time of JAX's tests; see `optimised`
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     config.addinivalue_line("markers", "xdist_group(name): tests of one group run in one worker")
     config.addinivalue_line("markers", "sample(n): without --all-cases only n of its cases run, evenly spread")
@@ -77,6 +77,22 @@ def _group(items: list[pytest.Item]) -> None:
         if name.startswith(_OF_THE_REFERENCE):
             group = f"reference {next(share)}"
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """pytest-xdist 3.8 groups nothing, and says nothing, under pytest 9.2."""
+    if getattr(session.config.option, "loadgroup", False) and session.items and "@" not in session.items[0].nodeid:
+        raise pytest.UsageError("these versions of pytest and pytest-xdist do not group tests; see constraints.txt")
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """All of XLA's passes, which `make test` leaves out elsewhere."""
+    jax = pytest.importorskip("jax")
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)

@@ -49,24 +49,24 @@ def _dtype(name: str) -> torch.dtype:
 
 
 class TorchBackend(Backend):
-    """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
+    """See :class:`gradreg_core.backend.Backend`, whose methods these are.
+
+    Args:
+        eager: makes, of this backend, the primitives for calls in eager mode. Default: these serve them too.
+    """
 
     name = "torch"
 
-    def __init__(self) -> None:
+    def __init__(self, eager: Callable[["TorchBackend"], Backend] | None = None) -> None:
         self._caller = threading.local()
         """Whether the caller of the current call differentiates its result."""
-        self._eager: Backend | None = None
+        self._eager: Backend = self if eager is None else eager(self)
 
     def for_call(self) -> Backend:
         if type(self) is not TorchBackend or torch.compiler.is_compiling():
             return self
         if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
             return self
-        if self._eager is None:
-            from gradreg_torch.eager import EagerBackend  # which is made of this class
-
-            self._eager = EagerBackend(self)
         return self._eager
 
     def is_array(self, value: Any) -> bool:

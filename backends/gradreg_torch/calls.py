@@ -2,8 +2,9 @@
 
 from gradreg_core.calls import Calls
 from gradreg_torch.backend import TorchBackend
+from gradreg_torch.eager import EagerBackend
 from gradreg_torch.versions import outside_of_compiled
 
 __all__ = ["calls"]
 
-calls = outside_of_compiled(Calls, "loss", "penalty", "measure", "check")(TorchBackend())
+calls = outside_of_compiled(Calls, "loss", "penalty", "measure", "check")(TorchBackend(EagerBackend))

@@ -87,7 +87,6 @@ def python_calls(run: Callable[[], Any], times: int = 1) -> float:
         nonlocal count
         count += event == "call"
 
-    gc.collect()
     gc.disable()
     sys.setprofile(profile)
     try:

@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 
 from gradreg_conformance import Disagreement, load_subject, run_checks
@@ -15,15 +14,6 @@ from gradreg_conformance.harness import Arrays, Function
 from gradreg_conformance.runner import all_checks
 from gradreg_conformance.subject import Subject
 from gradreg_torch.harness import TorchHarness
-
-
-@pytest.fixture
-def optimised() -> Iterator[None]:
-    """All of XLA's passes, which `make test` leaves out elsewhere."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.usefixtures("optimised")

@@ -55,7 +55,6 @@ def python_calls(run: Callable[[], Any]) -> int:
         nonlocal count
         count += event == "call"
 
-    gc.collect()
     gc.disable()
     sys.setprofile(profile)
     try:

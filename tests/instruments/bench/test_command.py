@@ -24,7 +24,7 @@ def bench(gradreg):
 def test_a_network(bench, tmp_path):
     common = ("--batch", "2", "--repeats", "2", "--out", str(tmp_path))
     printed = bench(*common, "--network", "mlp", "--variant", "vmap*", "--memory")
-    assert "mlp in torch, batch 2" in printed
+    assert "mlp, batch 2 in torch" in printed
     values = json.loads((tmp_path / "bench.json").read_text())
     (result,) = values["results"]
     assert [row["name"] for row in result["measurements"]] == [PLAIN, "vmap(jacrev)"]

@@ -13,6 +13,7 @@ from gradreg_core import forward
 from gradreg_core.plugins.dispatch import find_backend
 from gradreg_core.portable.networks import LayerNorm
 from gradreg_torch.backend import TorchBackend
+from gradreg_torch.eager import EagerBackend
 from gradreg_torch.harness import TorchHarness
 from mutants.mutant import harness_of, mutant, patched
 
@@ -81,7 +82,7 @@ def a_backend_of_its_own_kind() -> TorchHarness:
         """Has every method, but does not inherit from Backend."""
 
         def __init__(self) -> None:
-            self.backend = TorchBackend()
+            self.backend = TorchBackend(EagerBackend)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.backend, name)

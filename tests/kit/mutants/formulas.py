@@ -97,9 +97,10 @@ def loss_of_the_caller_averaged_over_the_batch() -> Made:
 def soft_labels_hardened() -> Made:
     def target(self, asker):  # type: ignore[no-untyped-def]
         labels = plain(self, asker)
-        if labels.hard or labels.classes == 1:
+        classes = labels.canonical[2]
+        if labels.hard or classes == 1:
             return labels
-        hard = torch.nn.functional.one_hot(labels.distribution.argmax(-1), labels.classes)
+        hard = torch.nn.functional.one_hot(labels.distribution.argmax(-1), classes)
         return replace(labels, labels=hard.to(labels.distribution.dtype))
 
     plain = Forward.target

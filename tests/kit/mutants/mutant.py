@@ -12,6 +12,7 @@ from gradreg_core.calls import Calls
 from gradreg_core.forward import Forward
 from gradreg_core.outputs import OUTPUTS
 from gradreg_torch.backend import TorchBackend
+from gradreg_torch.eager import EagerBackend
 from gradreg_torch.harness import TorchHarness
 
 __all__ = ["MUTANTS", "Mutant", "harness_of", "mutant", "output", "patched", "per_sample"]
@@ -44,7 +45,7 @@ class Mutant:
 def harness_of(backend: TorchBackend | None = None, calls: type[Calls] = Calls) -> TorchHarness:
     """The PyTorch harness over another backend or calls, in the two modes that need no compiler."""
     harness = TorchHarness()
-    harness.calls = calls(backend or TorchBackend())
+    harness.calls = calls(backend or TorchBackend(EagerBackend))
     harness.modes = ("eager", "func")
     return harness
 
