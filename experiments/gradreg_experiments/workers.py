@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -34,6 +35,9 @@ def in_processes(units: Sequence[Unit], workers: int) -> Iterator[list[dict[str,
     Raises:
         RunError: a worker was killed.
     """
+    # A worker grows when it loads a framework. loky takes that for a leak and replaces the worker, which costs nothing;
+    # but where warnings are errors, its warning ends the thread that hands out the units, and everything waits forever.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
     try:
         yield from parallel(joblib.delayed(partial(_run, os.getpid()))(unit) for unit in units)
