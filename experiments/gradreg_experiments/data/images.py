@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradreg_core.errors import DataFileError
+from gradreg_core.errors import DataFileError, InputError
 
-__all__ = ["load_images"]
+__all__ = ["load_images", "split_images"]
+
+Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 _SIDE, _CLASSES = 32, 10
 _LONGEST = 2**16
 """Bytes of a file; one of 32x32 pixels has about a thousand."""
 
 
-def load_images(path: Path, part: str, first: int, last: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def load_images(path: Path, part: str, first: int, last: int) -> Images:
     """The files from `first` to `last` of each class, in the order of their names: (N, 3, 32, 32) and labels (N,).
 
     The classes take turns, so that any first images hold all of them nearly equally.
@@ -38,6 +40,33 @@ def load_images(path: Path, part: str, first: int, last: int) -> tuple[npt.NDArr
         raise DataFileError(
             f"{path}: expected a zip file with {part}/CLASS/*.jpg, got: {error}. Pass CIFAR-10 as JPEG files."
         ) from error
+
+
+def split_images(
+    path: Path | None, caller: str, pool: int, validation: int, test: int
+) -> tuple[Images, Images, Images]:
+    """The images of `load_images` to train on, to validate with and to test with, which share none.
+
+    Args:
+        path: the zip file.
+        caller: the experiment, for messages.
+        pool: images of each class to train on.
+        validation: the next ones of each class, to validate with.
+        test: images of each class to test with.
+
+    Raises:
+        InputError: no file.
+        DataFileError: it is no such file, or has fewer images.
+    """
+    if path is None:
+        raise InputError(
+            f"{caller}: expected --data-dir with a zip file of CIFAR-10 as JPEG files, got none. Add --data-dir FILE."
+        )
+    return (
+        load_images(path, "train", 0, pool),
+        load_images(path, "train", pool, pool + validation),
+        load_images(path, "test", 0, test),
+    )
 
 
 def _read(archive: zipfile.ZipFile, path: Path, part: str, first: int, last: int) -> tuple[Any, Any]:

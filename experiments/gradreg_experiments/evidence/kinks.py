@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gradreg_torch as gradreg
-from gradreg_core.errors import InputError
 from gradreg_core.spec import Regularizer
-from gradreg_experiments.data.images import load_images
+from gradreg_experiments.data.images import split_images
 from gradreg_experiments.evidence.attack import fast_sign, robust
 from gradreg_experiments.evidence.stacked import batches
 from gradreg_experiments.evidence.study import (
@@ -46,17 +45,8 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"ReLU": F.relu, "GELU"
 
 @cache
 def _data(path: Path | None) -> tuple[tuple[Tensor, Tensor], ...]:
-    """(pixels between 0 and 1, labels) of the pool, of validation and of the test.
-
-    Raises:
-        InputError: no file.
-    """
-    if path is None:
-        raise InputError(
-            "kinks: expected --data-dir with a zip file of CIFAR-10 as JPEG files, got none. Add --data-dir FILE."
-        )
-    parts = (("train", 0, _POOL), ("train", _POOL, _POOL + _VALIDATION), ("test", 0, _TEST))
-    arrays = [load_images(path, *part) for part in parts]
+    """(pixels between 0 and 1, labels) of the pool, of validation and of the test."""
+    arrays = split_images(path, "kinks", _POOL, _VALIDATION, _TEST)
     return tuple((torch.tensor(x).float() / 255, torch.tensor(y)) for x, y in arrays)
 
 

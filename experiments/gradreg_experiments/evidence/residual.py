@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gradreg_torch as gradreg
-from gradreg_core.errors import InputError
 from gradreg_core.spec import Regularizer
-from gradreg_experiments.data.images import load_images
+from gradreg_experiments.data.images import split_images
 from gradreg_experiments.evidence.stacked import batches
 from gradreg_experiments.evidence.study import (
     Cells,
@@ -41,17 +40,8 @@ _NONE = "none"
 
 @cache
 def _data(path: Path | None) -> tuple[tuple[Tensor, Tensor], ...]:
-    """(pixels between -2 and 2, labels) of the pool, of validation and of the test.
-
-    Raises:
-        InputError: no file.
-    """
-    if path is None:
-        raise InputError(
-            "residual: expected --data-dir with a zip file of CIFAR-10 as JPEG files, got none. Add --data-dir FILE."
-        )
-    parts = (("train", 0, _POOL), ("train", _POOL, _POOL + _VALIDATION), ("test", 0, _TEST))
-    arrays = [load_images(path, *part) for part in parts]
+    """(pixels between -2 and 2, labels) of the pool, of validation and of the test."""
+    arrays = split_images(path, "residual", _POOL, _VALIDATION, _TEST)
     return tuple((4 * torch.tensor(x).float() / 255 - 2, torch.tensor(y)) for x, y in arrays)
 
 
