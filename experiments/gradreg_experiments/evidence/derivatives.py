@@ -22,10 +22,10 @@ from gradreg_experiments.evidence.study import (
     command,
     factor,
     render,
+    table,
     times,
     values,
 )
-from gradreg_experiments.paper.tables import markdown
 
 __all__ = ["STUDY", "Samples", "jacobian_error", "samples"]
 
@@ -131,10 +131,9 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
             ]
         )
     head = ("system, points", "values alone, %", "weight decay, %", "SobolevReg, %")
-    errors = markdown((*head, "weight decay over values", "SobolevReg over values", "plain steps"), rows)
     return {
-        "errors": errors if rows else "Not run yet.",
-        "jacobians": markdown((*head, "SobolevReg over values"), jacobians) if rows else "Not run yet.",
+        "errors": table((*head, "weight decay over values", "SobolevReg over values", "plain steps"), rows),
+        "jacobians": table((*head, "SobolevReg over values"), jacobians),
         "labels": _labels(study, cells),
     }
 
@@ -149,7 +148,7 @@ def _labels(study: Study, cells: Cells) -> str:
             texts = [f"{fmean(values(study, result, 'error')):.2f}" for result in (first, second)]
             rows.append([system, str(count), texts[0], str(more[1]), texts[1]])
     head = ("system", "points with Jacobians", "SobolevReg, %", "points without", "values alone, %")
-    return markdown(head, rows) if rows else "Not run yet."
+    return table(head, rows)
 
 
 STUDY = Study(

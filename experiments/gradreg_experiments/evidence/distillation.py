@@ -14,9 +14,19 @@ from torch import Tensor
 import gradreg_torch as gradreg
 from gradreg_experiments.data.digits import CLASSES, load_dataset, standardise
 from gradreg_experiments.evidence.stacked import Stack, batches, drawn_alike, fit, flops, penalties
-from gradreg_experiments.evidence.study import Cells, Condition, Method, Study, best, command, gain, points, render
+from gradreg_experiments.evidence.study import (
+    Cells,
+    Condition,
+    Method,
+    Study,
+    best,
+    command,
+    gain,
+    points,
+    render,
+    table,
+)
 from gradreg_experiments.evidence.study import values as by_seed
-from gradreg_experiments.paper.tables import markdown
 
 __all__ = ["STUDY", "accuracies", "soft_losses"]
 
@@ -145,7 +155,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
                 setting = f" ({render(best(study, own[name])['setting'])})" if measure == "accuracy" else ""
                 row.append(points(gain(study, own[name], own[first], measure)) + setting)
             rows.append(row)
-        tables[measure] = markdown(("images", f"{first}, %", *others), rows) if rows else "Not run yet."
+        tables[measure] = table(("images", f"{first}, %", *others), rows)
     over = [
         [
             f"{task}, {count}",
@@ -162,8 +172,8 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
     ]
     return {
         **tables,
-        "over": markdown(head, over) if over else "Not run yet.",
-        "costs": markdown(("images", *others), costs) if costs else "Not run yet.",
+        "over": table(head, over),
+        "costs": table(("images", *others), costs),
         "teacher": ", ".join(sorted({f"{result['teacher']}" for own in cells.values() for result in own.values()})),
     }
 

@@ -22,15 +22,14 @@ from gradreg_experiments.evidence.study import (
     Condition,
     Method,
     Study,
-    best,
     command,
-    gain,
     points,
     render,
+    shown_gain,
+    table,
     values,
 )
 from gradreg_experiments.evidence.summary import Gain
-from gradreg_experiments.paper.tables import markdown
 from gradreg_experiments.weights.summary import interval
 
 __all__ = ["STUDY", "Network"]
@@ -132,12 +131,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
     fronts, more = [], []
     for (task, _), own in cells.items():
         for measure, rows in (("clean", clean), ("robust", under)):
-            texts = [
-                f"{points(gain(study, own[name], own[_NONE], measure))} ({render(best(study, own[name])['setting'])})"
-                if name in own
-                else "-"
-                for name in others
-            ]
+            texts = [shown_gain(study, own[name], own[_NONE], measure) if name in own else "-" for name in others]
             rows.append([task, f"{fmean(values(study, own[_NONE], measure)):.1f}", *texts])
         for name, result in own.items():
             fronts += [
@@ -156,7 +150,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
         "more": (("penalty", "under the attack", "clean"), more),
         "fronts": (("network", "method", "setting", "clean, %", "under the attack, %", "plain steps"), fronts),
     }
-    return {name: markdown(own_head, rows) if rows else "Not run yet." for name, (own_head, rows) in tables.items()}
+    return {name: table(*parts) for name, parts in tables.items()}
 
 
 def _more(study: Study, smooth: Mapping[str, Any], kinked: Mapping[str, Any], name: str, measure: str) -> str:

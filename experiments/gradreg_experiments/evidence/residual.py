@@ -16,19 +16,7 @@ import gradreg_torch as gradreg
 from gradreg_core.spec import Regularizer
 from gradreg_experiments.data.images import split_images
 from gradreg_experiments.evidence.stacked import batches
-from gradreg_experiments.evidence.study import (
-    Cells,
-    Condition,
-    Method,
-    Study,
-    best,
-    command,
-    gain,
-    points,
-    render,
-    values,
-)
-from gradreg_experiments.paper.tables import markdown
+from gradreg_experiments.evidence.study import Cells, Condition, Method, Study, command, shown_gain, table, values
 
 __all__ = ["STUDY", "ResNet", "augmented"]
 
@@ -153,16 +141,13 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
     gains, costs = [], []
     for (task, count), own in cells.items():
         name, none = f"{task}, {count}", own[_NONE]
-        texts = [
-            f"{points(gain(study, own[other], none, 'accuracy'))} ({render(best(study, own[other])['setting'])})"
-            for other in others
-        ]
+        texts = [shown_gain(study, own[other], none, "accuracy") for other in others]
         first = (f"{fmean(values(study, none, measure)):.1f}" for measure in ("accuracy", "fitted"))
         gains.append([name, *first, *texts])
         costs.append([name, *(f"{own[other]['flops'] / none['flops']:.2f}" for other in others)])
     return {
-        "gains": markdown(("images", "none, %", "fitted, %", *others), gains) if gains else "Not run yet.",
-        "costs": markdown(("images", *others), costs) if costs else "Not run yet.",
+        "gains": table(("images", "none, %", "fitted, %", *others), gains),
+        "costs": table(("images", *others), costs),
         "parts": str(len(study.conditions) * sum(len(study.parts(method)) for method in study.methods)),
     }
 

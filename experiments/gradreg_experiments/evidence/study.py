@@ -39,6 +39,8 @@ __all__ = [
     "make_page",
     "points",
     "render",
+    "shown_gain",
+    "table",
     "times",
     "values",
 ]
@@ -169,6 +171,16 @@ def points(own: Gain) -> str:
     """A gain as text, bold if its interval excludes zero."""
     text = f"{own.mean:+.2f} ± {own.half:.2f}"
     return f"**{text}**" if own.sign else text
+
+
+def shown_gain(study: Study, first: Mapping[str, Any], second: Mapping[str, Any], measure: str) -> str:
+    """A gain as text, with the setting that the first result chose."""
+    return f"{points(gain(study, first, second, measure))} ({render(best(study, first)['setting'])})"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, or that there is nothing to show."""
+    return markdown(headings, rows) if rows else "Not run yet."
 
 
 def render(setting: Sequence[float]) -> str:

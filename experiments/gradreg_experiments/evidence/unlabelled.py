@@ -16,9 +16,8 @@ from gradreg_core.errors import InputError
 from gradreg_experiments.data.digits import CLASSES, load_dataset, standardise
 from gradreg_experiments.evidence.distillation import accuracies
 from gradreg_experiments.evidence.stacked import Stack, batches, drawn_alike, fit, flops, penalties
-from gradreg_experiments.evidence.study import Cells, Condition, Method, Study, best, command, gain, points, render
+from gradreg_experiments.evidence.study import Cells, Condition, Method, Study, command, gain, points, shown_gain, table
 from gradreg_experiments.evidence.study import values as by_seed
-from gradreg_experiments.paper.tables import markdown
 from gradreg_experiments.weights.tasks import PIXELS
 
 __all__ = ["STUDY", "pseudo_losses"]
@@ -104,10 +103,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
     gains, over, costs = [], [], []
     for (task, count), own in cells.items():
         name = f"{task}, {count}"
-        texts = [
-            f"{points(gain(study, own[other], own[_ALONE], 'accuracy'))} ({render(best(study, own[other])['setting'])})"
-            for other in others
-        ]
+        texts = [shown_gain(study, own[other], own[_ALONE], "accuracy") for other in others]
         gains.append([name, f"{fmean(by_seed(study, own[_ALONE], 'accuracy')):.1f}", *texts])
         rivals = (_LABELLED, _PSEUDO)
         over.append([name, *(points(gain(study, own[_ALL], own[rival], "accuracy")) for rival in rivals)])
@@ -117,7 +113,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
         "over": (("labels", f"{_ALL}, less {_LABELLED}", f"less {_PSEUDO}"), over),
         "costs": (("labels", *others), costs),
     }
-    return {name: markdown(head, rows) if rows else "Not run yet." for name, (head, rows) in tables.items()}
+    return {name: table(*parts) for name, parts in tables.items()}
 
 
 _WEIGHTS = tuple((weight,) for weight in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
