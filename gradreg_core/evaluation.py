@@ -49,8 +49,11 @@ class Plan:
 _LOSS_ALONE, _NOTHING = Plan((), (), {}, True), Plan((), (), {}, False)
 
 
-def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool) -> Plan:
+def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool, traced_step: int | None = None) -> Plan:
     """The plan for `terms` over a batch of `batch` samples.
+
+    `traced_step` is the step as an int that a compiler traces. A branch on it makes a program for the steps at which
+    terms with `every=` are due, and one for the others.
 
     Raises:
         InputError: the call gives directions, and a term is over a part of the batch.
@@ -62,7 +65,7 @@ def make_plan(call: Call, terms: tuple[Term, ...], batch: int, with_loss: bool) 
     over_whole: list[JacobianPenalty] = []
     over_part: dict[PartKey, tuple[JacobianPenalty, ...]] = {}
     for term in terms:
-        due.append(term.is_due(call.step))
+        due.append(term.is_due(call.step) and (traced_step is None or term.every == 1 or traced_step % term.every == 0))
         if not due[-1]:
             continue
         needs_whole = needs_whole or term.needs_outputs
@@ -251,10 +254,10 @@ class _Batch:
         like = self.passes.like
         return self.ops.constant(0.0, self.ops.dtype(like) if is_floating(self.ops.dtype(like)) else "float32", like)
 
-    def charged(self, term: Term) -> Array:
-        """The penalty of a term that is due, with its weight."""
+    def charged(self, term: Term, plan_knows: bool) -> Array:
+        """The penalty of a term that is due, or, unless `plan_knows`, that may be; with its weight."""
         ops, step = self.ops, self.passes.call.step
-        if isinstance(step, int) or term.every == 1:
+        if plan_knows or term.every == 1:
             value = term.value(self)
         else:
             value = ops.cond(step % term.every == 0, lambda: term.value(self))
@@ -307,11 +310,13 @@ def evaluate(
     hold arrays of the batch itself cannot be cut; the part is then taken from the pass over the whole.
     """
     step = _checked_step(call, arguments)
+    traced_step = call.step if isinstance(call.step, int) and not isinstance(step, int) else None
+    plan_knows = isinstance(step, int) or traced_step is not None
     call = call if step is call.step else replace(call, step=step)
     if reg is not None or call.target is not None:
         require_target(call, reg)
     terms = () if reg is None else reg.terms
-    plan = make_plan(call, terms, arguments.batch, with_loss)
+    plan = make_plan(call, terms, arguments.batch, with_loss, traced_step)
     passes = _Passes(call, model, samples_of(call, arguments, y))
     passes.run(plan)
     batch = _Batch(passes)
@@ -319,7 +324,7 @@ def evaluate(
     penalties: list[Array] = []
     due: list[Array] = []
     for term, is_due in zip(terms, plan.due, strict=True):
-        penalties.append(batch.charged(term) if is_due else batch.zero())
+        penalties.append(batch.charged(term, plan_knows) if is_due else batch.zero())
         if is_due:
             due.append(penalties[-1])
     made = [] if passes.whole is None else [passes.whole]
@@ -349,7 +354,7 @@ def _checked_step(call: Call, arguments: Arguments) -> Any:
     static = call.ops.static_int(call.step)
     if static is None:
         if isinstance(call.step, int) and not isinstance(call.step, bool):
-            # An int that a compiler traces: a branch on it would recompile.
+            # An int that a compiler traces. Only `make_plan` branches on it: elsewhere each value would recompile.
             return call.ops.int32(call.step, arguments.like)
         require_integer_scalar(call.ops, call.name, "step", call.step)
         return call.step

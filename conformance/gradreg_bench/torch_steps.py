@@ -94,11 +94,12 @@ class TorchSteps(Steps):
         return torch.cuda.max_memory_allocated() - before
 
     def prepare(self, total: Total, variant: Variant) -> Callable[[int], Any]:
-        def value(step: Tensor) -> Tensor:
+        def value(step: Any) -> Tensor:
             with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16):
                 return total(self.model, None, self.x, step)
 
-        if self.mode == "compile":
+        compiles = self.mode == "compile"  # which has programs without the penalty only where the step is an int
+        if compiles:
             if variant.reg is None and variant.name != PLAIN:
                 raise UnsupportedError("autograd.grad does not compile")
             value = torch.compile(value)
@@ -106,7 +107,7 @@ class TorchSteps(Steps):
         def run(number: int) -> None:
             for param in self.params:
                 param.grad = None
-            value(torch.tensor(number)).backward()
+            value(number if compiles else torch.tensor(number)).backward()
             if self.x.is_cuda:
                 torch.cuda.synchronize()
 

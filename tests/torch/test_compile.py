@@ -56,6 +56,33 @@ def test_steps_and_seeds_of_the_call_compile_at_most_twice(convert: Any) -> None
     assert counter.frame_count <= 2
 
 
+def test_a_step_that_is_an_int_has_a_program_without_the_penalty() -> None:
+    model, (x, y), sizes = make(), batch(), []
+
+    def counting(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        def run(*arrays: Any) -> Any:
+            sizes.append(len(graph.graph.nodes))
+            return graph.forward(*arrays)
+
+        return run
+
+    reg = gradreg.SpectReg(0.5, every=4) + gradreg.DataGrad(0.25, every=2)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x, y, reg, step: gradreg.loss(model, x, y, reg, step=step)[0], fullgraph=True, backend=counting
+    )
+    compiled(x, y, None, 0)
+    plain = sizes.pop()
+    programs = set()
+    for step in (*range(10), 2**40 + 1, 2**40):
+        value, wanted = compiled(x, y, reg, step), gradreg.loss(model, x, y, reg, step=step)[0]
+        torch.testing.assert_close(gradients(value, model), gradients(wanted, model))
+        size = sizes.pop()
+        programs.add(size)
+        assert size > plain + 20 if step % 2 == 0 else size < plain + 5  # two zeros, and the step, an input
+    assert len(programs) == 4, "step 0, where the step is a constant; both terms; one; none"
+
+
 def test_labels_out_of_range_that_cannot_be_read_turn_into_nan() -> None:
     model, (x, labels) = make(), batch()
     labels[-1] = 7
