@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields, replace
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
@@ -88,8 +89,50 @@ class Regularizer:
 
         if every is not None:
             Integer(minimum=1, maximum=_MAX_EVERY)("lazy", "every", every)
-        changed = tuple(charged(term) for term in self.terms)
-        return changed[0] if len(changed) == 1 else Sum(changed)
+        return _joined(tuple(charged(term) for term in self.terms))
+
+    def due(self, step: int) -> "Regularizer":
+        """The regularizer of one step: terms that are due with `every` times their weight, the others with weight 0.
+
+        The penalties at this step are those of the regularizer itself. A training step that is compiled by JAX or
+        TensorFlow is one program for all steps, in which skipping is dear. Given ``reg.due(step)`` as a static argument
+        it is one program per set of due terms: equal sets give the same object.
+
+        Args:
+            step: the number of the step, a Python or NumPy integer.
+
+        Raises:
+            SpecError: `step` is anything else, such as an array that a compiler traces, or negative.
+        """
+        Integer(minimum=0)("due", "step", step)
+        return _at_once(self.terms, tuple(int(step) % term.every == 0 for term in self.terms))
+
+
+def _joined(terms: tuple["Term", ...]) -> "Regularizer":
+    return terms[0] if len(terms) == 1 else Sum(terms)
+
+
+@dataclass(frozen=True)
+class _Multiple:
+    """A schedule times a number."""
+
+    schedule: Callable[[Any], Any]
+    factor: int
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(step) * self.factor
+
+
+@lru_cache(maxsize=1024)
+def _at_once(terms: tuple["Term", ...], due: tuple[bool, ...]) -> "Regularizer":
+    def charged(term: Term, is_due: bool) -> Term:
+        if not is_due:
+            return replace(term, weight=0.0, every=1)
+        scheduled = callable(term.weight)
+        weight = _Multiple(term.weight, term.every) if scheduled else term.weight * term.every
+        return term if term.every == 1 else replace(term, weight=weight, every=1)
+
+    return _joined(tuple(charged(term, is_due) for term, is_due in zip(terms, due, strict=True)))
 
 
 @dataclass(frozen=True, repr=False)

@@ -100,6 +100,8 @@ class TorchBackend(Backend):
     def int32(self, value: Any, like: Tensor) -> Tensor:
         if isinstance(value, Tensor):
             return value.to(device=like.device, dtype=torch.int32)
+        if torch.compiler.is_compiling():  # where an int may be a symbol, which takes more than 32 bits
+            return torch.full((), value, dtype=torch.int64, device=like.device).to(torch.int32)
         return torch.full((), value, dtype=torch.int32, device=like.device)
 
     def arange(self, stop: int, like: Tensor) -> Tensor:

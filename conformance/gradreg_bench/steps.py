@@ -7,6 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,7 +73,9 @@ class Steps(ABC):
             UnsupportedError: the variant is not written for this framework or mode.
         """
         if variant.reg is not None:
-            return self.prepare(self._regularized(variant.reg), variant)
+            whole = variant.reg
+            prepared = cache(lambda reg: self.prepare(self._regularized(reg), variant))
+            return (lambda number: prepared(whole.due(number))(number)) if variant.due else prepared(whole)
         baseline = getattr(self, "_" + re.sub(r"\W+", "_", variant.name).strip("_"), None)
         if baseline is None:
             raise UnsupportedError(f"not written for {self.backend}")

@@ -55,6 +55,8 @@ class Variant:
     """The part of samples or steps that are penalised."""
     cycle: int = 1
     """How many consecutive steps are timed together."""
+    due: bool = False
+    """Whether each step is given the regularizer of that step, with a program for each."""
     bounded: bool = True
     """Whether the limit of exact double backpropagation applies to it."""
 
@@ -92,6 +94,7 @@ def variants(projections: Sequence[int], patterns: Sequence[str] = ()) -> list[V
         Variant("SpectReg side=input", SpectReg(0.01, side="input"), bounded=False),
         Variant("SpectReg side=input difference", SpectReg(0.01, side="input", method="difference"), bounded=False),
         Variant("DataGrad every=16", DataGrad(1.0, every=_CYCLE), share=1 / _CYCLE, cycle=_CYCLE),
+        Variant("DataGrad every=16, due", DataGrad(1.0, every=_CYCLE), share=1 / _CYCLE, cycle=_CYCLE, due=True),
         Variant("DataGrad fraction=1/4", DataGrad(1.0, fraction=0.25), share=0.25),
         Variant("DataGrad recomputed", bounded=False),
         Variant("ConfidencePenalty", ConfidencePenalty(0.1), 0),
