@@ -128,9 +128,10 @@ def _at_once(terms: tuple["Term", ...], due: tuple[bool, ...]) -> "Regularizer":
     def charged(term: Term, is_due: bool) -> Term:
         if not is_due:
             return replace(term, weight=0.0, every=1)
-        scheduled = callable(term.weight)
-        weight = _Multiple(term.weight, term.every) if scheduled else term.weight * term.every
-        return term if term.every == 1 else replace(term, weight=weight, every=1)
+        if term.every == 1:
+            return term
+        weight = _Multiple(term.weight, term.every) if callable(term.weight) else term.weight * term.every
+        return replace(term, weight=weight, every=1)
 
     return _joined(tuple(charged(term, is_due) for term, is_due in zip(terms, due, strict=True)))
 
