@@ -1,31 +1,24 @@
 """Batch normalisation in training mode couples the samples of a batch: notice it in the layer's own call."""
 
-import functools
-import inspect
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from gradreg_core.callers import levels_to_caller
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
+from gradreg_core.layer_calls import KERAS, WatchedLayer, layer_calls
 
 __all__ = ["batch_norm_policy"]
 
 _REMEDY = "GroupNorm or LayerNorm, use running averages (model.eval(), training=False and the like)"
-_seen: "ContextVar[Callable[[str], None] | None]" = ContextVar("gradreg_batch_norm_seen", default=None)
-"""Called with the name of a layer in training mode."""
-
 _LAYERS = (
-    ("flax.nnx", "BatchNorm", "__call__", "use_running_average", False),
-    ("flax.linen", "BatchNorm", "__call__", "use_running_average", False),
-    ("equinox.nn", "BatchNorm", "__call__", "inference", False),
-    ("haiku", "BatchNorm", "__call__", "is_training", True),
-    ("keras.layers", "BatchNormalization", "call", "training", True),
+    WatchedLayer("flax.nnx", "BatchNorm", "__call__", "use_running_average", False),
+    WatchedLayer("flax.linen", "BatchNorm", "__call__", "use_running_average", False),
+    WatchedLayer("equinox.nn", "BatchNorm", "__call__", "inference", False),
+    WatchedLayer("haiku", "BatchNorm", "__call__", "is_training", True),
+    KERAS,
 )
-"""(module, class, method, its argument or field that says the mode, the value of that in training)."""
 
 
 @contextmanager
@@ -54,14 +47,10 @@ def batch_norm_policy(call: str, policy: str, names: list[str]) -> Iterator[None
             error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
             raise error
 
-    _watch()
     for name in names:
         seen(f"{name} (BatchNorm)")
-    token = _seen.set(seen)
-    try:
+    with layer_calls(_LAYERS, lambda layer: seen(_named(layer))):
         yield
-    finally:
-        _seen.reset(token)
     if layers:
         warnings.warn(
             batch_norm_message(call, layers[0], _REMEDY),
@@ -70,26 +59,5 @@ def batch_norm_policy(call: str, policy: str, names: list[str]) -> Iterator[None
         )
 
 
-def _watch() -> None:
-    """Let the layers of the libraries in use tell when they are called; done once for each class."""
-    for module, name, method, mode, in_training in _LAYERS:
-        layer = getattr(sys.modules.get(module), name, None)
-        if layer is not None and not hasattr(getattr(layer, method), "gradreg_watched"):
-            setattr(layer, method, _watched(getattr(layer, method), mode, in_training))
-
-
-def _watched(original: Callable[..., Any], mode: str, in_training: bool) -> Callable[..., Any]:
-    signature = inspect.signature(original)
-
-    @functools.wraps(original)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        seen = _seen.get()
-        if seen is not None:
-            given = signature.bind_partial(self, *args, **kwargs).arguments.get(mode)
-            chosen = getattr(self, mode, None) if given is None else given
-            if bool(chosen) is in_training:
-                seen(f"{getattr(self, 'name', None) or 'a layer'} ({type(self).__name__})")
-        return original(self, *args, **kwargs)
-
-    call.gradreg_watched = True  # type: ignore[attr-defined]
-    return call
+def _named(layer: Any) -> str:
+    return f"{getattr(layer, 'name', None) or 'a layer'} ({type(layer).__name__})"

@@ -1,14 +1,12 @@
 """The training step where Keras runs on PyTorch."""
 
-import warnings
 from functools import partial
 from typing import Any
 
 import keras
 import torch
 
-from gradreg_core.callers import levels_to_caller
-from gradreg_core.errors import BatchNormError, BatchNormWarning, UnsupportedError, batch_norm_message
+from gradreg_core.errors import UnsupportedError
 from gradreg_keras.numbering import numbering
 
 __all__ = ["Steps"]
@@ -21,7 +19,6 @@ class Steps(keras.Model):
         """One update. Returns the metrics that `fit` reports."""
         model: Any = self
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._report_batch_norm(model._options.values["batch_norm"])
         self.zero_grad()
         weights = list(self.trainable_weights)
         parts = model._regularized(
@@ -44,19 +41,6 @@ class Steps(keras.Model):
         with torch.no_grad():
             self.optimizer.apply([weight.value.grad for weight in weights], weights)
         return {**self.compute_metrics(x, y, parts.outputs, sample_weight), **model._penalty_logs()}
-
-    def _report_batch_norm(self, policy: str) -> None:
-        """Raise or warn, as `policy` says, if a layer normalises over the batch."""
-        if policy == "allow":
-            return
-        for layer in self._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-                remedy = "GroupNormalization or LayerNormalization, freeze the layer"
-                message = batch_norm_message("RegularizedModel", f"{layer.name} (BatchNormalization)", remedy)
-                if policy == "error":
-                    raise BatchNormError(message)
-                warnings.warn(message, BatchNormWarning, stacklevel=levels_to_caller(("gradreg_keras", "keras")))
-                return
 
     def _permitted_jit(self, asked: Any) -> Any:
         if asked is True:

@@ -1,5 +1,6 @@
 """The context of a call in eager mode: gradients are on, what couples samples is reported, errors get a remedy."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -30,7 +31,9 @@ def entered(
         arrays: of the input.
         batch_norm: the policy.
     """
-    plain = isinstance(model, nn.Module) and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    keras = sys.modules.get("keras")  # its layers are asked for their mode when they are called
+    plain = isinstance(model, nn.Module) and (keras is None or not isinstance(model, getattr(keras, "Layer", ())))
+    plain = plain and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     if not plain or (_DISTRIBUTED and dist.GroupMember.WORLD is not None):
         return _entered(caller, call, model, arrays, batch_norm)
     return _Plain(caller, call, model, batch_norm)

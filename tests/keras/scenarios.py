@@ -1,5 +1,6 @@
 """What a RegularizedModel is to do on any backend of Keras: run with KERAS_BACKEND set, prints lines of JSON."""
 
+import importlib
 import json
 import os
 import re
@@ -20,11 +21,11 @@ if BACKEND == "tensorflow":
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 
 from keras import layers, losses, optimizers  # noqa: E402
 
-from gradreg_core.errors import BatchNormWarning, InputError, UnsupportedError  # noqa: E402
+from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError, UnsupportedError  # noqa: E402
 from gradreg_keras import DataGrad, FrobReg, OneHot, RegularizedModel, SpectReg, WeightDecay  # noqa: E402
 
 ROUNDOFF = 1e-5
@@ -33,6 +34,7 @@ RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((16, 6)).astype("float32"), RNG.standard_normal((16, 3)).astype("float32")
 Y = np.arange(16) % 3
 LOSS = losses.SparseCategoricalCrossentropy(from_logits=True)
+COMPILED = {"run_eagerly": False}
 SCENARIOS: dict[str, Callable[[], Any]] = {}
 
 
@@ -49,12 +51,13 @@ def small(*more: Any, units: int = 3, seed: int = 0, **options: Any) -> Any:
 
 
 def fitted(net: Any, reg: Any, x: Any = X, y: Any = Y, batch: int = 16, rate: float = 0.1, **options: Any) -> Any:
-    """(model, history) after an epoch."""
+    """(model, history) after an epoch; not compiled unless asked for: `any_batch_in_any_mode` compares the two."""
     names = ("outputs", "batch_norm", "normalizer", "seed")
     model = RegularizedModel(net, reg, **{name: options.pop(name) for name in names if name in options})
     settings = {name: options.pop(name) for name in ("run_eagerly", "steps_per_execution") if name in options}
+    settings.setdefault("run_eagerly", not {"jit_compile", "steps_per_execution"} & {*options, *settings})
     settings |= {
-        "jit_compile": options.pop("jit_compile", BACKEND == "jax"),
+        "jit_compile": options.pop("jit_compile", BACKEND == "jax" and not settings["run_eagerly"]),
         "loss_weights": options.pop("loss_weights", None),
     }
     optimizer = options.pop("optimizer", None) or optimizers.SGD(rate)
@@ -92,7 +95,7 @@ def first_step_on_digits() -> Any:
     net = keras.Sequential([layers.Input((64,)), layers.Dense(16, "tanh"), layers.Dense(10)])
     before = net.get_weights()
     reg = DataGrad(5.0) + FrobReg(0.1) + WeightDecay(0.01)
-    _, history = fitted(net, reg, (images[:32] / 16).astype("float32"), labels[:32], 32, rate=1.0)
+    _, history = fitted(net, reg, (images[:32] / 16).astype("float32"), labels[:32], 32, rate=1.0, **COMPILED)
     step = [(b.astype("float64") - a).tolist() for b, a in zip(before, net.get_weights(), strict=True)]
     return {"before": [weight.tolist() for weight in before], "step": step, "history": history}
 
@@ -185,7 +188,7 @@ def state_moves_once_and_layers_keep_their_losses() -> None:
     plain.compile(optimizers.SGD(0.0), LOSS, jit_compile=BACKEND == "jax")
     wanted = plain.fit(X, Y, 16, verbose=0, shuffle=False).history
     reg = DataGrad(1.0) + SpectReg(1.0) + SpectReg(0.5)
-    model, history = fitted(stateful(), reg, rate=0.0, batch_norm="allow", metrics=["accuracy"])
+    model, history = fitted(stateful(), reg, rate=0.0, batch_norm="allow", metrics=["accuracy"], **COMPILED)
     for ours, other in zip(model.model.non_trainable_variables, plain.non_trainable_variables, strict=True):
         close(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(other))
     close(np.subtract(history["loss"], history["penalty"]), wanted["loss"])
@@ -249,10 +252,35 @@ def resumes_bit_for_bit() -> None:
     refused(InputError, words, RegularizedModel(small(), reg, target=lambda x: x).get_config)
 
 
+@scenario
+def calls_on_a_keras_model_see_its_batch_normalisation() -> None:
+    gradreg = importlib.import_module(f"gradreg_{BACKEND}")
+    model, x, reg = small(layers.BatchNormalization(name="normal")), keras.ops.convert_to_tensor(X), SpectReg(1.0)
+    words = "normal (BatchNormalization) is in training mode"
+    in_training = (lambda x: model(x, training=True), x), (model, gradreg.Inputs(x, training=True))
+    for called, given in in_training:
+        refused(BatchNormError, words, lambda c=called, g=given: gradreg.loss(c, g, Y, reg, batch_norm="error"))
+        with pytest.warns(BatchNormWarning, match=re.escape(words)) as caught:
+            gradreg.penalty(called, given, None, reg)
+        assert [warning.filename for warning in caught] == [__file__]
+        report = str(gradreg.check(called, given, Y, reg))
+        assert words in report
+        assert "sample 0 reaches 15 of 15 others" in report
+    gradreg.penalty(model, x, None, reg, batch_norm="error")
+    gradreg.penalty(lambda x: model(x, training=False), x, None, reg, batch_norm="error")
+    model.get_layer("normal").trainable = False
+    for called, given in in_training:  # which leaves a frozen layer at its running averages
+        gradreg.penalty(called, given, None, reg, batch_norm="error")
+
+
 # --- ways to run -----------------------------------------------------------------------------------------------------
 @scenario
 def any_batch_in_any_mode() -> None:
-    ways: list[dict[str, Any]] = [{}, {"run_eagerly": True}, *([{"jit_compile": "auto"}] if BACKEND != "jax" else [])]
+    ways: list[dict[str, Any]] = [
+        COMPILED,
+        {"run_eagerly": True},
+        *([{"jit_compile": "auto"}] if BACKEND != "jax" else []),
+    ]
     ways += [{"steps_per_execution": 2}] if BACKEND != "torch" else []
     results = [fitted(small(), SpectReg(1.0), batch=6, **way) for way in ways]
     for model, history in results[1:]:
@@ -268,7 +296,7 @@ def micro_batches_have_draws_of_their_own() -> None:
     whole, history = fitted(small(), SpectReg(1.0))
     parts = np.concatenate([np.arange(0, 16, 2), np.arange(1, 16, 2)])
     optimizer = optimizers.SGD(0.1, gradient_accumulation_steps=2)
-    split, halves = fitted(small(), SpectReg(1.0), X[parts], Y[parts], 8, optimizer=optimizer)
+    split, halves = fitted(small(), SpectReg(1.0), X[parts], Y[parts], 8, optimizer=optimizer, **COMPILED)
     close(halves["penalty"], history["penalty"])
     for ours, wanted in zip(split.get_weights(), whole.get_weights(), strict=True):
         close(ours, wanted)
@@ -317,14 +345,17 @@ def replicas_train_as_one() -> None:
 
     def trained(strategy: Any) -> Any:
         with strategy.scope():
-            return fitted(small(), SpectReg(1.0) + DataGrad(1.0), x=X[:12], y=Y[:12], batch=8)
+            return fitted(small(), SpectReg(1.0) + DataGrad(1.0), x=X[:12], y=Y[:12], batch=8, **COMPILED)
 
     one = trained(tf.distribute.get_strategy())
-    two = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-    close(two[1]["penalty"], one[1]["penalty"])
-    close(two[1]["loss"], one[1]["loss"])
-    for ours, wanted in zip(two[0].get_weights(), one[0].get_weights(), strict=True):
-        close(ours, wanted)
+    one_by_one = tf.distribute.ReductionToOneDevice()  # a process has one group of collectives
+    for size, way in ((2, one_by_one), (4, None)):
+        devices = [f"CPU:{index}" for index in range(size)]
+        several = trained(tf.distribute.MirroredStrategy(devices, cross_device_ops=way))
+        close(several[1]["penalty"], one[1]["penalty"])
+        close(several[1]["loss"], one[1]["loss"])
+        for ours, wanted in zip(several[0].get_weights(), one[0].get_weights(), strict=True):
+            close(ours, wanted)
 
 
 def main(names: list[str]) -> None:

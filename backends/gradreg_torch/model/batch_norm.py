@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 
 from gradreg_core.callers import levels_to_caller
 from gradreg_core.errors import BatchNormError, BatchNormWarning, batch_norm_message
+from gradreg_core.layer_calls import KERAS, layer_calls
 from gradreg_torch.model.module_calls import module_calls
 
 __all__ = ["batch_norm_policy", "report_coupling"]
@@ -18,29 +19,32 @@ __all__ = ["batch_norm_policy", "report_coupling"]
 def batch_norm_policy(call: str, model: Any, policy: str) -> Iterator[None]:
     """Raise or warn, as `policy` says, if the model normalises over the batch.
 
-    A module is searched before the forward pass. Modules behind a plain function are seen when it calls them.
+    A module is searched before the forward pass. Modules behind a plain function, and layers of Keras, whose mode is an
+    argument, are seen when they are called.
 
     Raises:
         BatchNormError: the policy is "error".
     """
     if policy == "allow":
         yield
-    elif isinstance(model, nn.Module):
+        return
+    coupling: list[nn.Module] = []
+
+    def seen(module: nn.Module) -> None:
+        coupling.append(module)
+        if policy == "error":
+            _report(call, _name(module), module, policy)
+
+    def look(module: nn.Module) -> None:
+        if _couples(module):
+            seen(module)
+
+    if isinstance(model, nn.Module):
         report_coupling(call, model, policy)
+    with nullcontext() if isinstance(model, nn.Module) else module_calls(look), layer_calls([KERAS], seen):
         yield
-    else:
-        coupling: list[nn.Module] = []
-
-        def look(module: nn.Module) -> None:
-            if _couples(module):
-                coupling.append(module)
-                if policy == "error":
-                    _report(call, "a layer", module, policy)
-
-        with module_calls(look):
-            yield
-        if coupling:
-            _report(call, "a layer", coupling[0], policy)
+    if coupling:
+        _report(call, _name(coupling[0]), coupling[0], policy)
 
 
 def report_coupling(call: str, model: nn.Module, policy: str) -> None:
@@ -70,9 +74,16 @@ def _couples(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
 
 
+def _name(module: nn.Module) -> str:
+    """Keras' layers know their names."""
+    return str(getattr(module, "name", "a layer"))
+
+
 def _report(call: str, name: str, module: nn.Module, policy: str) -> None:
     remedy = "GroupNorm or LayerNorm, put the module in eval mode"
     message = batch_norm_message(call, f"{name} ({type(module).__name__})", remedy)
     if policy == "error":
-        raise BatchNormError(message)
-    warnings.warn(message, BatchNormWarning, stacklevel=levels_to_caller(("gradreg_torch", "torch")))
+        error = BatchNormError(message)
+        error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
+        raise error
+    warnings.warn(message, BatchNormWarning, stacklevel=levels_to_caller(("gradreg_torch", "keras", "torch")))
