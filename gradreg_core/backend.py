@@ -353,6 +353,15 @@ class Backend(DrawPrimitives):
         """
         return []
 
+    def how_it_runs(self, model: Any, arrays: Sequence[Any]) -> list[str]:
+        """What `check` notes of a model that is compiled, or that devices or processes share. Default: nothing.
+
+        Args:
+            model: as the user passed it.
+            arrays: the call's.
+        """
+        return []
+
     def parameters(self, model: Any) -> list[Array] | None:
         """The trainable parameters that the framework sees on `model`, or None (the default) if it cannot look."""
         return None

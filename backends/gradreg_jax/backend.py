@@ -20,7 +20,7 @@ from gradreg_core.passes import places_in, require_order
 from gradreg_core.structures import Leaves, Rebuild
 from gradreg_core.taps import Place
 from gradreg_jax.batch_norm import batch_norm_policy
-from gradreg_jax.diagnose import blame, explain
+from gradreg_jax.diagnose import blame, explain, how_it_runs
 from gradreg_jax.kinks import smoothed
 from gradreg_jax.model import (
     Keep,
@@ -344,6 +344,9 @@ class JaxBackend(Backend):
     def blame(self, error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
         return blame(error)
 
+    def how_it_runs(self, model: Any, arrays: Sequence[Any]) -> list[str]:
+        return how_it_runs(model, arrays)
+
     def parameters(self, model: Any) -> list[Array] | None:
         tree = parameters(model)
         return None if tree is None else self.tree_leaves(tree)
@@ -354,10 +357,9 @@ class JaxBackend(Backend):
             if not (is_array(leaf) or isinstance(leaf, int | float | complex) or callable(leaf)):
                 raise InputTypeError(f"params must be a pytree of arrays, but it holds {leaf!r}. {_PARAMS}")
         arrays = [jnp.asarray(leaf) for leaf in leaves if is_array(leaf) or isinstance(leaf, float)]
-        trained = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
-        if not trained:
-            raise InputTypeError(f"params holds no floating-point array, got {params!r}. {_PARAMS}")
-        return trained
+        if trained := [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]:
+            return trained
+        raise InputTypeError(f"params holds no floating-point array, got {params!r}. {_PARAMS}")
 
 
 def _varying(w: Array, like: Array) -> Array:

@@ -1,8 +1,14 @@
 """JAX's errors about operations that cannot be differentiated, explained."""
 
-from gradreg_core.errors import DoubleBackwardError, GradregError, InputError, InputTypeError
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["blame", "explain"]
+import jax
+
+from gradreg_core.errors import DoubleBackwardError, GradregError, InputError, InputTypeError
+from gradreg_core.preflight.references import references
+
+__all__ = ["blame", "explain", "how_it_runs"]
 
 _REMEDIES = (
     (
@@ -63,3 +69,20 @@ def blame(error: Exception) -> list[tuple[str, str]]:
         if mark in str(cause):
             return [(f"{_NO_SECOND} ({_first_line(cause)}).", remedy)]
     return []
+
+
+def how_it_runs(model: Any, arrays: Sequence[Any]) -> list[str]:
+    """What is compiled or on several devices; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
+    notes, owners = [], list(references(model))
+    compiled = [name or "the model" for name, owner in owners if isinstance(owner, jax.stages.Wrapped)]
+    if compiled:
+        notes.append(f"jax.jit compiles {', '.join(dict.fromkeys(compiled))}.")
+    leaves = [leaf for _, owner in owners for leaf in jax.tree.leaves(owner) if isinstance(leaf, jax.Array)]
+    for kind, group in (("the call", arrays), ("the model", leaves)):
+        group = [array for array in group if isinstance(array, jax.Array)]
+        shared = [array for array in group if len(array.sharding.device_set) > 1]
+        if shared:
+            count = max(len(array.sharding.device_set) for array in shared)
+            split = sum(not array.sharding.is_fully_replicated for array in shared)
+            notes.append(f"of {len(group)} arrays of {kind}, {split} are split over {count} devices.")
+    return notes

@@ -15,7 +15,7 @@ from gradreg_core.errors import InputError
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
 from gradreg_core.structures import Leaves, Rebuild
-from gradreg_tensorflow.diagnose import blame, explain, lacks_gradient
+from gradreg_tensorflow.diagnose import blame, explain, how_it_runs, lacks_gradient
 from gradreg_tensorflow.kinks import smoothed
 from gradreg_tensorflow.model.batch_norm import batch_norm_policy
 from gradreg_tensorflow.model.copies import variables_copied
@@ -242,6 +242,9 @@ class TensorFlowBackend(Backend):
 
     def blame(self, error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
         return blame(error)
+
+    def how_it_runs(self, model: Any, arrays: Sequence[Any]) -> list[str]:
+        return how_it_runs(model)
 
     def parameters(self, model: Any) -> list[tf.Tensor] | None:
         return parameters(model)

@@ -1,10 +1,15 @@
 """The part of `check` that needs TensorFlow: which operation lacks a second derivative or has a wrong one."""
 
 import re
+from typing import Any
+
+import tensorflow as tf
 
 from gradreg_core.errors import DoubleBackwardError
+from gradreg_core.preflight.references import references
+from gradreg_tensorflow.model.variables import trainable_variables
 
-__all__ = ["blame", "explain", "lacks_gradient"]
+__all__ = ["blame", "explain", "how_it_runs", "lacks_gradient"]
 
 _REMEDIES = (
     ("MaxPool", "Use tf.nn.max_pool or keras.layers.MaxPooling2D, which gradreg makes differentiable."),
@@ -56,3 +61,25 @@ def blame(error: Exception) -> list[tuple[str, str]]:
     if "recompute_grad" in str(error) or lacks_gradient(error):
         return [_explanation(error)]
     return []
+
+
+def how_it_runs(model: Any) -> list[str]:
+    """What is compiled or on several devices; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
+    notes: list[str] = []
+    function = tf.types.experimental.PolymorphicFunction
+    owners = list(references(model))
+    compiled = [name or "the model" for name, owner in owners if isinstance(owner, function)]
+    if compiled:
+        notes.append(f"tf.function compiles {', '.join(dict.fromkeys(compiled))}.")
+    in_lists = [value for _, owner in owners if isinstance(owner, list | tuple) for value in owner]
+    strategies = {
+        type(strategy).__name__: strategy.num_replicas_in_sync
+        for variable in [*trainable_variables(model), *in_lists]
+        if (strategy := getattr(variable, "distribute_strategy", None)) is not None
+    }
+    notes += [
+        f"its variables are those of a {name} with {size} replicas, of which one was checked."
+        for name, size in strategies.items()
+        if size > 1
+    ]
+    return notes

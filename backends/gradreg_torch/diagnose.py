@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradreg_core.errors import DoubleBackwardError, GradregError, InputError, InputTypeError
 from gradreg_core.preflight.references import references
 
-__all__ = ["NESTED", "WRITES", "blame", "double_backward", "explain", "is_about_double_backward"]
+__all__ = ["NESTED", "WRITES", "blame", "double_backward", "explain", "how_it_runs", "is_about_double_backward"]
 
 _MARKS = re.compile(
     r"[Dd]ouble backward|derivative for .* is not implemented|once_differentiable|differentiate twice"
@@ -167,3 +167,25 @@ def blame(error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple
         (f"{name} has no second derivative: {_first_line(problem)}.", _remedy(f"{problem} {name}"))
         for name, problem in culprits or [("an operation of the model", cause)]
     ]
+
+
+def how_it_runs(model: Any) -> list[str]:
+    """What is compiled or replicated; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
+    notes: list[str] = []
+    owners = list(references(model))
+    functions = [] if isinstance(model, nn.Module) else owners
+    compiled = [name or "the model" for name, owner in functions if hasattr(owner, "_torchdynamo_orig_callable")]
+    for prefix, owner in owners:
+        for name, module in owner.named_modules(prefix=prefix) if isinstance(owner, nn.Module) else ():
+            if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
+                compiled.append(name or "the model")
+            if isinstance(module, nn.parallel.DistributedDataParallel):
+                static = " with a static graph" if module.static_graph else ""
+                size = torch.distributed.get_world_size(module.process_group)
+                notes.append(f"DistributedDataParallel{static} over {size} processes, of which this one was checked.")
+    if compiled:
+        names = ", ".join(dict.fromkeys(compiled))
+        notes.append(
+            f"torch.compile compiles {names}. To have gradreg's call compiled as well, compile the function around it."
+        )
+    return notes

@@ -1,7 +1,7 @@
 """A scalar of a model as a function of its parameters too, for `check`: on the tensors themselves, put back at once."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -55,7 +55,8 @@ class TorchObjective(Objective):
         called: list[nn.Module] = []
         x = None if x is None else x.detach().requires_grad_()
         before = {weight: weight._version for _, weight in _named(model, (), ())}
-        with module_calls(called.append):
+        # PyTorch warns where hooks on all modules meet one that is compiled, and the modules inside are known.
+        with nullcontext() if _compiles(model) else module_calls(called.append):
             outputs = reach(x)
         in_graph = leaves_of(outputs)
         computed = [value for _, value in _named(model, (), ()) if not value.is_leaf]
@@ -98,6 +99,12 @@ class TorchObjective(Objective):
 
     def reached(self) -> Sequence[bool]:
         return self._reached
+
+
+def _compiles(model: Any) -> bool:
+    """Whether a module that torch.compile has wrapped is among what the model holds."""
+    owners = [owner for _, owner in references(model) if isinstance(owner, nn.Module)]
+    return any("_orig_mod" in module._modules for owner in owners for module in owner.modules())
 
 
 def _padding_rows(owners: Sequence[Any]) -> dict[int, int]:

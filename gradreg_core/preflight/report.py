@@ -28,6 +28,8 @@ class CheckReport:
     disagreement: float | None
     """Relative difference between the directional derivative of the penalty along a random input direction and the
     best central difference; None where it could not be formed."""
+    notes: tuple[str, ...] = ()
+    """What was seen of how the model runs: that it is compiled, that devices or processes share it."""
 
     @property
     def ok(self) -> bool:
@@ -35,7 +37,7 @@ class CheckReport:
         return not any(finding.level == "error" for finding in self.findings)
 
     def __str__(self) -> str:
-        lines = [str(finding) for finding in self.findings]
+        lines = [*(f"seen: {note}" for note in self.notes), *map(str, self.findings)]
         if self.disagreement is not None:
             lines.append(f"penalty gradient against finite differences: relative difference {self.disagreement:.1e}")
         return "\n".join([f"gradreg check: {'passed' if self.ok else 'failed'}", *lines])

@@ -1,6 +1,7 @@
 """The check itself."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,6 +40,8 @@ def run_check(
     - a penalty by difference over kinks, or of a model that draws random numbers of its own;
     - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
 
+    What is compiled, or shared by devices or processes, is noted.
+
     Parameters are moved on copies. Where a model of PyTorch cannot be copied (it is distributed, compiled, or has what
     Python cannot copy), they are moved on the model itself and put back, also after an error: then no other thread may
     use the model meanwhile. Generators of random numbers that a process has but once are set, and put back.
@@ -53,8 +56,9 @@ def run_check(
     with calls.backend.copied(model) as copy:
         subject = Subject(calls, call, copy, arguments, y, reg)
         _require_values(subject)
+        notes = calls.backend.how_it_runs(model, [array for array in (*arguments.arrays, y) if array is not None])
         with calls.backend.repeatable(copy):
-            return _Run(subject).report()
+            return replace(_Run(subject).report(), notes=tuple(notes))
 
 
 def _require_values(subject: Subject) -> None:

@@ -128,27 +128,48 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
         copied = jax.device_put(params, NamedSharding(mesh, P()))
         assert error(slope(reg + part)(copied, *split, 4), wanted) < 1e-12, axis_type
 
+# The devices have parts of the parameters, of each layer's rows, or of a layer's outputs and the next one's inputs.
+of_rows = {"a": P("data"), "b": P("data")}, jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+shape, axes, types = (2, 2), ("data", "model"), (AxisType.Auto, AxisType.Auto)
+of_layers = {"a": P(None, "model"), "b": P("model")}, jax.make_mesh(shape, axes, axis_types=types)
+decayed = reg + part + gradreg.WeightDecay(0.1)
+whole = slope(decayed)(params, x, y, 4)
+for specs, mesh in (of_rows, of_layers):
+    split = [jax.device_put(array, NamedSharding(mesh, P("data"))) for array in (x, y)]
+    parts = {name: jax.device_put(params[name], NamedSharding(mesh, spec)) for name, spec in specs.items()}
+    assert all(not array.is_fully_replicated for array in parts.values())
+    assert error(slope(decayed)(parts, *split, 4), whole) < 1e-12, specs
+    report = gradreg.check(lambda x: jnp.tanh(x @ parts["a"]) @ parts["b"], *split, gradreg.SpectReg(1.0))
+    assert report.ok, report
+    assert not report.findings
+    assert [note.partition(",")[2] for note in report.notes] == [f" 2 are split over {mesh.size} devices."] * 2
+
 specs = (P(), P("data"), P("data"), P("data"), P())
-mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def mapped(reg, with_ids):
+def mapped(reg, with_ids, size=4, check_vma=True):
     def local(p, x, y, ids, step):
         def value(p):
             options = {"sample_ids": ids if with_ids else None, "normalizer": 16.0}
-            return jax.lax.psum(total(p, x, y, step, reg, **options), "data")
+            own = total(p, x, y, step, reg, **options)
+            return jax.lax.psum(own, "data") if check_vma else own
 
-        return jax.value_and_grad(value)(p)
+        result = jax.value_and_grad(value)(p)
+        return result if check_vma else jax.lax.psum(result, "data")
 
-    shards = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
+    mesh = jax.make_mesh((size,), ("data",), axis_types=(AxisType.Auto,))
+    shards = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
     return jax.jit(shards, compiler_options=fast)(params, x, y, ids, 4)
 
 
-assert error(mapped(reg, True), slope(reg)(params, x, y, 4)) < 1e-12
+wanted = slope(reg)(params, x, y, 4)
+for size, check_vma in ((1, True), (2, True), (4, True), (4, False)):
+    assert error(mapped(reg, True, size, check_vma), wanted) < 1e-12, (size, check_vma)
 # Power iteration sees whether draws are marked as varying over the devices: if not, their gradients would be summed.
 # Without ids every part draws what the first one draws: another valid draw, not another formula.
 alone = slope(spectral)
-assert error(mapped(spectral, True), alone(params, x, y, 4)) < 1e-12
+for check_vma in (True, False):
+    assert error(mapped(spectral, True, check_vma=check_vma), alone(params, x, y, 4)) < 1e-12
 parts = [alone(params, x[i : i + 4], y[i : i + 4], 4) for i in range(0, 16, 4)]
 assert error(mapped(spectral, False), jax.tree.map(lambda *slopes: sum(slopes) / 4, *parts)) < 1e-12
 """

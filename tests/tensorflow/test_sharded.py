@@ -10,12 +10,12 @@ import numpy as np, tensorflow as tf
 import gradreg_tensorflow as gradreg
 
 cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 rng = np.random.default_rng(0)
 x, weight = rng.normal(size=(11, 5)), rng.uniform(0.5, 1.0, size=11)
 y, start = rng.integers(0, 3, 11), [rng.normal(size=(5, 6)), rng.normal(size=(6, 3))]
 reg = gradreg.DataGrad(1.0) + gradreg.SpectReg(0.5, seed=3) + gradreg.FrobReg(0.3) + gradreg.SpectReg(0.1, every=2)
-TAKEN = {1: [11], 2: [6, 5]}  # the last replica has fewer samples
+TAKEN = {1: [11], 2: [6, 5], 4: [3, 3, 3, 2]}  # the last replica has fewer samples
 
 
 def trained(strategy, size):
@@ -45,10 +45,18 @@ def trained(strategy, size):
 
 
 wanted = trained(tf.distribute.get_strategy(), 1)
-for size in (2,):
-    came = trained(tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(size)]), size)
+one_by_one = tf.distribute.ReductionToOneDevice()  # a process has one group of collectives
+for size, way in ((2, one_by_one), (4, None)):
+    devices = [f"CPU:{index}" for index in range(size)]
+    came = trained(tf.distribute.MirroredStrategy(devices, cross_device_ops=way), size)
     for ours, other in zip(came, wanted, strict=True):
         np.testing.assert_allclose(ours, other, rtol=1e-12, atol=1e-14)  # sums of eleven in another order, in float64
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    weights = [tf.Variable(value) for value in start]
+report = gradreg.check(lambda x: tf.tanh(x @ weights[0]) @ weights[1], tf.constant(x), y, reg)
+assert report.ok and not report.findings, report
+seen = "its variables are those of a MirroredStrategy with 2 replicas, of which one was checked."
+assert report.notes == (seen,), report
 print("equal")
 """
 
