@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 import gradreg_torch as gradreg
@@ -35,6 +36,15 @@ class Digits(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), 0.01)
+
+
+class ShardedDigits(Digits):
+    """Its processes have parts of the parameters."""
+
+    def configure_model(self) -> None:
+        mesh = self.device_mesh["data_parallel"]
+        for module in (self.net[0], self.net[2], self.net):
+            fully_shard(module, mesh=mesh)
 
 
 def digits(size: int = 24, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullbac
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
 from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
-from gradreg_torch.diagnose import NESTED, blame
+from gradreg_torch.diagnose import NESTED, blame, how_it_runs
 from gradreg_torch.entered import entered
 from gradreg_torch.function_modes import beneath
 from gradreg_torch.kinks import Smoothed
@@ -325,7 +325,13 @@ class TorchBackend(Backend):
     def blame(self, error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
         return blame(error, model, run)
 
+    def how_it_runs(self, model: Any, arrays: Sequence[Any]) -> list[str]:
+        return how_it_runs(model)
+
     def parameters(self, model: Any) -> list[Tensor] | None:
         if not isinstance(model, nn.Module):
             return None
         return on_this_process(parameter for parameter in model.parameters() if parameter.requires_grad)
+
+    def tree_leaves(self, params: Any) -> list[Tensor]:
+        return on_this_process(super().tree_leaves(params))

@@ -1,4 +1,4 @@
-"""Steps on this rank's part of a batch by models that the ranks share: distributed_step.py RANK SIZE PORT FOLDER."""
+"""Steps on this rank's part of a batch by models that the ranks share: distributed_step.py SIZE FOLDER."""
 
 import os
 import sys
@@ -16,8 +16,10 @@ import gradreg_torch as gradreg
 from gradreg_core.errors import UnsupportedError
 from gradreg_core.spec import JacobianPenalty
 
-sys.path.insert(0, str(Path(__file__).parent))
-from sharded_scenarios import SCENARIOS, Scenarios
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+from sharded_scenarios import SCENARIOS, Scenarios  # noqa: E402
+
+import ranks  # noqa: E402
 
 LOSS_TERMS = gradreg.DataGrad(2.0) + gradreg.SpectReg(0.5, seed=3)
 PENALTIES = {
@@ -134,7 +136,6 @@ def trained(cases: Cases, wrapper: str) -> tuple[Tensor, Tensor]:
 
 def main(rank: int, size: int, port: int, folder: Path) -> None:
     """Save rank 0's results by name: (gradients, those of one process), or the message of a refusal."""
-    torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     cases = Cases(rank, size)
@@ -156,4 +157,4 @@ def main(rank: int, size: int, port: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    ranks.fork(main)

@@ -6,6 +6,7 @@ A scenario is made by all ranks, so that their collectives meet.
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -61,6 +62,31 @@ class Nested(nn.Module):
         return self.head(checkpoint(self.inner, x, use_reentrant=False) if self.recomputed else self.inner(x))
 
 
+class Positions(Nested):
+    """Outputs at four positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 12).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).unflatten(1, (4, 3))
+
+
+class Recorded(torch.autograd.Function):
+    """The identity, which keeps the directions that are pulled back through it."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, kept: list[Tensor]) -> Tensor:
+        ctx.kept = kept
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *w: Tensor) -> tuple[Tensor, None]:
+        ctx.kept.append(w[0].detach().clone())
+        return w[0], None
+
+
 def frozen(model: Any) -> Any:
     model.head.requires_grad_(False)
     return model
@@ -99,11 +125,32 @@ class Scenarios:
         torch.manual_seed(5)
         self.x, self.y = torch.randn(BATCH, 5).double(), torch.randint(3, (BATCH,))
         self.weight = torch.rand(BATCH).double()
+        self.of_positions = torch.randint(3, (BATCH, 4)), torch.rand(BATCH, 4).double() * (torch.rand(BATCH, 4) > 0.3)
         self.results: dict[str, Any] = {}
 
     def loss(self, model: Any, ids: Tensor, parts: float, reg: Any) -> Tensor:
-        options = {"sample_ids": ids, "normalizer": BATCH / parts, "sample_weight": self.weight[ids]}
-        return gradreg.loss(model, self.x[ids], self.y[ids], reg, step=4, **options)[0]
+        y, whole = self.y, torch.tensor(float(BATCH))
+        options: dict[str, Any] = {"sample_ids": ids, "sample_weight": self.weight[ids]}
+        if isinstance(getattr(model, "module", model), Positions):
+            y, position_weight = self.of_positions
+            whole = (position_weight.sum(1) * self.weight).sum()
+            options |= {"position_weight": position_weight[ids], "class_axis": -1}
+        return gradreg.loss(model, self.x[ids], y[ids], reg, step=4, normalizer=whole / parts, **options)[0]
+
+    def directions(self, ids: Tensor, term: Any, positions: bool) -> dict[int, Tensor]:
+        """The rows of W of each sample that is penalised, by its number."""
+        called: list[Tensor] = []
+        kept: list[Tensor] = []
+        net = Positions() if positions else Nested()
+
+        def model(x: Tensor) -> Tensor:
+            called.append(x.detach())
+            return Recorded.apply(net(x), kept)  # type: ignore[no-any-return, no-untyped-call]
+
+        options = {"position_weight": self.of_positions[1][ids], "class_axis": -1} if positions else {}
+        gradreg.penalty(model, self.x[ids], None, term, step=4, sample_ids=ids, **options)
+        numbers = [int((self.x == row).all(1).nonzero()) for row in called[-1]]
+        return dict(zip(numbers, kept[-1], strict=True))
 
     def wanted(self, model: Any, reg: Any) -> Tensor:
         total = self.loss(model, torch.arange(BATCH), 1, reg)
@@ -148,6 +195,7 @@ def replicated(cases: Scenarios) -> None:
     cases.add("replicated, uneven", wrapped(Nested()), Nested())
     cases.add("replicated, accumulated", wrapped(Nested(), gradient_as_bucket_view=True), Nested(), micro=2)
     cases.add("replicated, tied and frozen", wrapped(frozen(Tied())), frozen(Tied()))
+    cases.add("replicated, positions", wrapped(Positions()), Positions())
     cases.add("replicated, recomputed", wrapped(Nested(recomputed=True)), Nested())
     if cases.rank < 2:
         cases.add("replicated by two", wrapped(Nested(), process_group=cases.pair), Nested(), size=2, group=cases.pair)
@@ -158,11 +206,27 @@ def fully_sharded(cases: Scenarios) -> None:
     cases.add("sharded, accumulated", sharded(Nested(), cases.mesh), Nested(), micro=2)
     cases.add("sharded, kept after forward", sharded(Nested(), cases.mesh, reshard_after_forward=False), Nested())
     cases.add("sharded, tied and frozen", sharded(frozen(Tied()), cases.mesh), frozen(Tied()))
+    cases.add("sharded, positions", sharded(Positions(), cases.mesh), Positions())
     cases.add("sharded, recomputed", sharded(Nested(recomputed=True), cases.mesh), Nested())
     cases.add("sharded in pairs", sharded(Nested(), cases.square), Nested())
     policy = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float64)
     model = fully_shard(Nested(), mesh=cases.mesh, mp_policy=replace(policy, output_dtype=torch.float64))
     cases.add("sharded, float32", model, Nested())
+
+
+def draws(cases: Scenarios) -> None:
+    """The directions of each sample, on one, two and four processes, are those of one process, bit for bit."""
+    for size, fraction, positions in product((1, 2, 4), (1.0, 0.5), (False, True)):
+        own = torch.arange(BATCH)[cases.rank :: size] if cases.rank < size else None
+        term = gradreg.SpectReg(0.5, seed=3, fraction=fraction)
+        drawn: list[Any] = [None] * cases.size
+        dist.all_gather_object(drawn, {} if own is None else cases.directions(own, term, positions))
+        came = {number: row for part in drawn for number, row in part.items()}
+        assert len(came) == BATCH if fraction == 1 else BATCH / 2 < len(came) < BATCH
+        whole = cases.directions(torch.arange(BATCH), replace(term, fraction=1.0), positions)
+        wanted = torch.stack([whole[number] for number in came])
+        name = f"draws of {size}, fraction={fraction}, {'positions' if positions else 'outputs'}"
+        cases.results[name] = torch.stack(list(came.values())), wanted
 
 
 def refused(cases: Scenarios) -> None:
@@ -181,7 +245,12 @@ def refused(cases: Scenarios) -> None:
     except UnsupportedError as error:
         cases.results["checked, sharded"] = str(error)
     report = gradreg.check(DistributedDataParallel(Nested()), cases.x, cases.y, gradreg.SpectReg(1.0))
-    cases.results["checked, replicated"] = (torch.tensor(float(len(report.findings))), torch.tensor(0.0))
+    seen = "DistributedDataParallel over 4 processes, of which this one was checked."
+    as_seen = report.notes == (seen,) and not report.findings
+    cases.results["checked, replicated"] = (torch.tensor(as_seen), torch.tensor(True))
+    static = DistributedDataParallel(Nested(), static_graph=True)
+    report = gradreg.check(static, cases.x, cases.y, gradreg.SpectReg(1.0))
+    cases.results["checked, static"] = f"{report.notes[0]} {report.findings[0].problem}"
 
 
-SCENARIOS: tuple[Callable[[Scenarios], None], ...] = (replicated, fully_sharded, refused)
+SCENARIOS: tuple[Callable[[Scenarios], None], ...] = (replicated, fully_sharded, draws, refused)

@@ -1,5 +1,6 @@
 """The PyTorch backend in PyTorch's own modes, for any loss and any shape of the outputs."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,41 @@ def test_the_scaled_loss_of_mixed_precision_unscales_to_the_same() -> None:
     scaler.unscale_(optimizer)
     unscaled = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
     torch.testing.assert_close(unscaled, wanted)  # a power of two scales exactly
+
+
+def test_float16_under_a_gradient_scaler() -> None:
+    model, (x, y) = make(dtype=torch.float32), batch(dtype=torch.float32)
+    exact = make(dtype=torch.float32).double()
+    wanted, parts = gradreg.loss(exact, x.double(), y, REG)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with torch.autocast("cpu", dtype=torch.float16):
+        total, halves = gradreg.loss(model, x, y, REG)
+    assert total.dtype == torch.float32
+    scaler.scale(total).backward()
+    scaler.unscale_(optimizer)
+    came = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+    # Five layers, forward and back, round some twenty times by the unit roundoff, which is half of eps; and twice that
+    # often once more differentiated.
+    eps = torch.finfo(torch.float16).eps
+    assert [p.item() for p in halves.penalty] == pytest.approx([p.item() for p in parts.penalty], rel=10 * eps)
+    slope = gradients(wanted, exact)
+    assert (came - slope).norm() <= 20 * eps * slope.norm()
+    assert came.norm() != slope.norm()
+
+
+def test_check_under_autocast_names_the_scale_with_which_nothing_is_lost() -> None:
+    model, (x, y) = make(dtype=torch.float32), batch(dtype=torch.float32)
+    reg = gradreg.SpectReg(1e-6)
+    wanted = gradients(gradreg.penalty(model.double(), x.double(), None, reg), model)
+    model.float()
+    with torch.autocast("cpu", dtype=torch.float16):
+        (finding,) = gradreg.check(model, x, y, reg).findings
+        scale = float(re.findall(r"multiply the total by (\d+)", finding.remedy)[0])
+        plain, scaled = (gradients(s * gradreg.penalty(model, x, None, reg), model) / s for s in (1.0, scale))
+    assert "underflows in half precision" in finding.problem
+    assert (plain - wanted).norm() > 0.1 * wanted.norm()
+    assert (scaled - wanted).norm() <= 20 * torch.finfo(torch.float16).eps * wanted.norm()
 
 
 def test_outputs_of_any_rank() -> None:
