@@ -148,3 +148,48 @@ def test_the_command_imports_no_framework(arguments):
     modules = packages(imported(code))
     assert "click" in modules
     assert modules & (HEAVY | {"rich"}) == set()
+
+
+EXTRAS = {
+    "lightning": ("gradreg_monitor.lightning, gradreg_torch", {"torch", "lightning"}),
+    "transformers": ("gradreg_torch.transformers, gradreg_monitor.transformers", {"torch", "transformers"}),
+    "keras on torch": ("gradreg_keras, gradreg_monitor.keras", {"torch", "keras"}),
+    "keras on jax": ("gradreg_keras, gradreg_monitor.keras", {"jax", "keras"}),
+    "monitor": ("gradreg_monitor.figure, gradreg_monitor.live", {"matplotlib"}),
+}
+"""What an extra is for, and what of all extras' packages it needs."""
+ALONE = """
+import os, sys
+from importlib import metadata
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, *rest):
+        return None if name.partition(".")[0] in {missing} else self.finder.find_spec(name, *rest)
+
+real = metadata.Distribution.from_name
+
+def from_name(name):
+    if name in {missing}:
+        raise metadata.PackageNotFoundError(name)
+    return real(name)
+
+metadata.Distribution.from_name = from_name
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+os.environ["KERAS_BACKEND"] = {backend!r}
+import {modules}
+"""
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_an_extra_imports_with_nothing_else_installed(name):
+    modules, own = EXTRAS[name]
+    others = HEAVY | {"jaxlib", "lightning", "transformers", "peft", "pytest", "hypothesis", "flax", "optax", "joblib"}
+    missing = others - own - ({"jaxlib"} if "jax" in own else set())
+    done = run("-c", ALONE.format(missing=missing, backend=name.rpartition(" ")[2], modules=modules))
+    assert done.returncode == 0, done.stderr
