@@ -38,7 +38,12 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
     if not callable(model):
         raise InputTypeError(
             f"{name}: model must be callable, got {type(model).__name__}. Pass the module or function itself, not what "
-            f"it returned."
+            f"it returned"
+            + (
+                "; of a saved model a signature, model.signatures['serving_default']."
+                if hasattr(model, "signatures")
+                else "."
+            )
         )
     if call.outputs is not None:
         require_selector(name, call.outputs)

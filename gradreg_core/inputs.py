@@ -189,7 +189,8 @@ def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, 
             where = f"x[{path!r}]" if path else "x"
             raise InputTypeError(
                 f"{call}: {where} must be an array of the {ops.name} backend, got {type(leaf).__module__}."
-                f"{type(leaf).__qualname__}{f' of {leaf.dtype}' if foreign else ''}. {ops.conversion(leaf)}"
+                f"{type(leaf).__qualname__}{f' of {leaf.dtype}' if hasattr(leaf, 'dtype') else ''}. "
+                f"{ops.conversion(leaf)}"
             )
     if not any(ops.is_array(leaf) for _, leaf in pairs):
         raise InputTypeError(
@@ -200,8 +201,9 @@ def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, 
 
 
 def _is_like_an_array(value: Any) -> bool:
+    """Whether a value is an array of another library, or holds samples one behind the other."""
     try:
-        return hasattr(value, "shape") and hasattr(value, "dtype")
+        return (hasattr(value, "shape") and hasattr(value, "dtype")) or hasattr(value, "batch_sizes")
     except RuntimeError:  # a nested tensor has none, and says so
         return True
 

@@ -65,7 +65,7 @@ def _one(ops: Backend, call: str, selector: Any, returned: Any) -> Array:
     elif ops.is_array(output):
         remedy = "Return the outputs before they are rounded or compared."
     else:
-        remedy = f"Say which output counts with outputs=, a path or a function: {_choices(ops, output)}."
+        remedy = f"Say which output counts with outputs=, a path or a function: {_choices(ops, output).rstrip('.')}."
     raise InputTypeError(f"{call}: the model must return one array of floating-point outputs, got {got}. {remedy}")
 
 
@@ -90,4 +90,4 @@ def _choices(ops: Backend, returned: Any) -> str:
     """The paths of the arrays in what the model returned."""
     leaves, _ = ops.flatten(returned)
     paths = [f"{path!r} {ops.shape(leaf)}" for path, leaf in leaves if path and ops.is_array(leaf)]
-    return ", ".join(paths[:12]) or f"no named arrays, but {type(returned).__name__}"
+    return ", ".join(paths[:12]) or f"no named arrays, but {type(returned).__name__}. {ops.conversion(returned)}"

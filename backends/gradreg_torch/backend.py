@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence
 
+from gradreg_core import structures
 from gradreg_core.backend import Apply, Backend, Model, ModelPass, Pair, Pullback
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
+from gradreg_core.structures import Leaves, Rebuild
 from gradreg_torch.compiled import require_second_derivatives, seen_to_require_grad
-from gradreg_torch.diagnose import NESTED, blame, how_it_runs
+from gradreg_torch.diagnose import NESTED, PACKED, blame, how_it_runs
 from gradreg_torch.entered import entered
 from gradreg_torch.function_modes import beneath
 from gradreg_torch.kinks import Smoothed
@@ -40,6 +43,10 @@ from gradreg_torch.third_order import ArithmeticNorms
 from gradreg_torch.threefry import threefry2x32_cpu, threefry2x32_eager
 
 __all__ = ["TorchBackend"]
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, Tensor | PackedSequence)
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -73,6 +80,8 @@ class TorchBackend(Backend):
         return isinstance(value, Tensor) and not value.is_nested
 
     def conversion(self, value: Any) -> str:
+        if isinstance(value, PackedSequence):
+            return PACKED
         return NESTED if isinstance(value, Tensor) else super().conversion(value)
 
     def asarray(self, value: Any, like: Tensor) -> Tensor:
@@ -292,6 +301,9 @@ class TorchBackend(Backend):
     def prepared(self, array: Tensor) -> Tensor:
         free = torch.compiler.is_compiling() or in_transform()
         return array if free or not array.is_inference() else array.clone()
+
+    def flatten(self, structure: Any) -> tuple[Leaves, Rebuild]:
+        return structures.flatten(structure, _is_leaf)
 
     def is_parameter(self, value: Any) -> bool:
         return isinstance(value, nn.Parameter)

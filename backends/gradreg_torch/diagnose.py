@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from gradreg_core.errors import DoubleBackwardError, GradregError, InputError, InputTypeError
 from gradreg_core.preflight.references import references
 
-__all__ = ["NESTED", "WRITES", "blame", "double_backward", "explain", "how_it_runs", "is_about_double_backward"]
+__all__ = [
+    "NESTED",
+    "PACKED",
+    "WRITES",
+    "blame",
+    "double_backward",
+    "explain",
+    "how_it_runs",
+    "is_about_double_backward",
+]
 
 _MARKS = re.compile(
     r"[Dd]ouble backward|derivative for .* is not implemented|once_differentiable|differentiate twice"
@@ -48,6 +57,12 @@ WRITES = (
 NESTED = (
     "It is a nested tensor, whose samples have shapes of their own. Pad it, torch.nested.to_padded_tensor(x, 0.0), and "
     "leave the padding out by position_weight=."
+)
+PACKED = (
+    "Its samples lie one behind the other, without a batch axis. As input, pass the padded sequences and their "
+    "lengths, x = gradreg.Inputs(padded, lengths), and call pack_padded_sequence(padded, lengths, batch_first=True, "
+    "enforce_sorted=False) inside of the model; as output, take outputs=lambda packed: pad_packed_sequence(packed, "
+    "batch_first=True)[0]."
 )
 _GENERAL_REMEDY = "Replace it by differentiable operations, or penalise an activation behind it with at=."
 

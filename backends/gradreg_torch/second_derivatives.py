@@ -1,16 +1,22 @@
 """Names operations without a second derivative at gradreg's call: PyTorch raises in the caller's backward pass only.
 
+A checkpoint that saves some results can give them back once, and is refused here too.
+
 The graph of a penalty is looked at once for each model, which costs about a microsecond per node, and in every call
 where torch.compile may have compiled a part of the model.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from types import FunctionType
 from typing import Any
 from weakref import WeakSet
 
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from gradreg_core.errors import InputError
 from gradreg_torch.diagnose import double_backward
@@ -40,7 +46,7 @@ def require_differentiable(call: str, model: Any, value: Tensor) -> None:
 
     Raises:
         DoubleBackwardError: the graph of `value` has an operation without a second derivative behind which there are
-            parameters, or a compiled backward pass.
+            parameters, a compiled backward pass, or a selective checkpoint.
     """
     key = model if isinstance(model, nn.Module) else getattr(model, "__code__", None)
     known = key is not None and key in _models
@@ -57,6 +63,8 @@ def require_differentiable(call: str, model: Any, value: Tensor) -> None:
     for node in nodes:
         if node.name() in _FAILING and any(map(_is_parameter, _behind(node))):
             _refuse(call, f"the derivative of {_snake(forward) or 'a backward pass'} is not implemented")
+    if any(map(_is_used_up, nodes)):
+        _refuse(call, "a region under selective activation checkpoint goes back once only")
     if key is not None:
         _models.add(key)
 
@@ -93,6 +101,55 @@ def _behind(node: Any) -> Iterator[Any]:
         new = {following for following, _ in node.next_functions if following is not None} - seen
         seen |= new
         todo += new
+
+
+@functools.cache
+def _names_of_saved(kind: type) -> list[str]:
+    """The attributes in which nodes of a type keep what they have saved."""
+    return [name for name in dir(kind) if name.startswith("_raw_saved_")]
+
+
+def _is_used_up(node: Any) -> bool:
+    """Whether a selective checkpoint has given back already what the node needs in the caller's backward pass.
+
+    Older versions of PyTorch do not show it.
+    """
+    kind: Any = type(node)
+    for name in _names_of_saved(kind):
+        saved = getattr(node, name)
+        for tensor in saved if isinstance(saved, tuple) else (saved,):
+            hook = getattr(tensor, "unpack_hook", None)
+            if hook is not None and any(map(_has_given, _of_recomputation(hook))):
+                return True
+    return False
+
+
+def _of_recomputation(hook: Any) -> list[Any]:
+    """What the function refers to by which a checkpoint computes anew."""
+    recomputed = [getattr(frame, "recompute_fn", None) for frame in _closed_over(hook)]
+    values = [value for function in recomputed for value in _closed_over(function)]
+    return [*values, *(inner for value in values for inner in _closed_over(value))]  # where a mode is around it
+
+
+def _has_given(context: Any) -> bool:
+    """Whether a value is the context of a selective checkpoint that has given back a result."""
+    consumed, storage = getattr(checkpoint, "_CONSUMED", None), getattr(context, "storage", None)
+    if (
+        consumed is None
+        or not isinstance(context, checkpoint._CachedTorchDispatchMode)
+        or not isinstance(storage, dict)
+    ):
+        return False
+    return any(result is consumed for results in storage.values() for result in results.values())
+
+
+def _closed_over(function: Any) -> list[Any]:
+    """What a function refers to from the functions around it; nothing of other values."""
+    values = []
+    for cell in (function.__closure__ or ()) if isinstance(function, FunctionType) else ():
+        with suppress(ValueError):  # a cell that is empty still, or again
+            values.append(cell.cell_contents)
+    return values
 
 
 def _is_parameter(node: Any) -> bool:

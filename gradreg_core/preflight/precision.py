@@ -37,6 +37,8 @@ def underflow(subject: Subject, objective: Objective, plain: Gradients) -> tuple
     change = _change(subject, before, after, scale)
     if not change > AGREEMENT:
         return scale, scaled, []
+    if _change(subject, _present(objective.gradients(subject.packed)), before, 1.0) > AGREEMENT:
+        return scale, scaled, []  # the model draws numbers of its own: no two gradients are equal
     problem = (
         f"the penalty's gradient underflows in half precision: {change:.0%} of it is lost, as the same gradient of "
         f"{scale:g} times the penalty shows."

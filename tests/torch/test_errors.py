@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gradreg_torch as gradreg
 from gradreg_core.errors import BatchNormError, BatchNormWarning, InputError, InputTypeError
@@ -283,3 +284,39 @@ def test_numbers_of_eight_bits(model: nn.Module) -> None:
     small = X.to(torch.float8_e5m2)
     refuse(InputTypeError, "float8_e5m2, and only .* 16 bits or more", lambda x: model(x.float()), x=small)
     refuse(InputTypeError, "float8_e5m2", lambda x: model(x).to(torch.float8_e5m2))
+
+
+class Recurrent(nn.Module):
+    """Packs its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.head = nn.LSTM(5, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(self.lstm(packed)[1][0][-1])
+
+
+def test_packed_sequences() -> None:
+    model, lengths = Recurrent(), torch.tensor([2, 3, 1])
+    x = torch.linspace(-1, 1, 45).reshape(3, 3, 5)
+    alone = pack_padded_sequence(x[:1], torch.tensor([3]), batch_first=True)  # one sample: all lengths are equal
+    for packed in (alone, pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)):
+        for given in (packed, gradreg.Inputs(packed), {"x": packed}):
+            refuse(InputTypeError, r"PackedSequence.* x = gradreg\.Inputs\(padded, lengths\)", model.lstm, x=given)
+    given = gradreg.Inputs(x, lengths)
+    point = x.clone().requires_grad_()
+    rows = [torch.autograd.grad(column.sum(), point, retain_graph=True)[0] for column in model(point, lengths).T]
+    wanted = sum(float(row.square().sum()) for row in rows) / 3
+    value = gradreg.penalty(model, given, None, gradreg.FrobReg(1.0)).item()
+    assert value == pytest.approx(wanted, rel=1e-5)  # sums of float32
+    assert gradreg.penalty(model, given, None, gradreg.SpectReg(1.0, fraction=0.5)) > 0
+
+    def packing(x: torch.Tensor) -> Any:
+        return model.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[0]
+
+    refuse(InputTypeError, r"outputs=lambda packed: pad_packed_sequence", packing, x=x)
+    padded = gradreg.measure(packing, x, outputs=lambda packed: pad_packed_sequence(packed, batch_first=True)[0])
+    assert (padded.frobenius > 0).all()

@@ -1,12 +1,13 @@
 """Places inside of a model by the names of the modules that compute them, kept in eager mode."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from gradreg_core import structures
@@ -53,10 +54,36 @@ class _Recorded(Places):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"{key!r}: a place must hold a tensor of a floating-point type, got {got}.")
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            if torch._C._functorch.peek_interpreter_stack().key() != torch._C._functorch.TransformType.Vmap:
+                raise InputError(
+                    f"the place {key!r} is inside of a function that torch.func transforms, which its value cannot "
+                    f"leave. Mark what goes into that function or comes out of it."
+                )
+            outside: Tensor = _Outside.apply(value, key, self._record)
+            return outside
         if key in self.at and not value.requires_grad:  # behind frozen parameters: nothing before it has a gradient
             value = value.detach().requires_grad_()
         self.sources[key] = value
         return value.clone()  # what comes next may work in place
+
+
+class _Outside(Function):
+    """The identity, in which a place inside of torch.func.vmap is marked with the batch axis in front."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(value: Tensor, key: str, record: Callable[[str, Tensor], Tensor]) -> Tensor:
+        return record(key, value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, value: Tensor, key: str, record: Callable[[str, Tensor], Tensor]) -> Any:
+        whole = value.expand(info.batch_size, *value.shape) if in_dims[0] is None else value.movedim(in_dims[0], 0)
+        return record(key, whole), 0
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Calling a model again as if nothing had happened: with the same random numbers and the same buffers."""
+"""Calling a model again as if nothing had happened: with the same random numbers, buffers and attributes."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gradreg_core.backend import Apply
 from gradreg_core.errors import UnsupportedError
+from gradreg_torch.model.attributes import Kept, attributes_kept
 from gradreg_torch.model.module_calls import module_calls
 
 __all__ = ["as_module", "call_twice", "repeatable", "same_draws", "without_state_changes"]
@@ -17,13 +18,18 @@ __all__ = ["as_module", "call_twice", "repeatable", "same_draws", "without_state
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
     """Random layers draw the same inside each such context; buffers and generators are restored afterwards."""
-    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
     values = [buffer.detach().clone() for buffer in buffers]
+    names = [(module, dict(module._buffers)) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    own = attributes_kept(modules) if isinstance(model, nn.Module) else _copied_buffers()
     try:
-        with torch.random.fork_rng(), nullcontext() if isinstance(model, nn.Module) else _copied_buffers():
+        with torch.random.fork_rng(), own:
             torch.manual_seed(0)
             yield
     finally:
+        for module, before in names:  # a model may put other tensors in their place
+            module._buffers.update(before)
         with torch.no_grad():
             for buffer, value in zip(buffers, values, strict=True):
                 buffer.copy_(value)
@@ -95,18 +101,52 @@ class _OnCopies:
                 return model(*args, **kwargs)
             with _copied_buffers():
                 return model(*args, **kwargs)
-        copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        return torch.func.functional_call(model, copies, args, kwargs) if copies else model(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return _call_on_copies(model, args, kwargs)
+        with attributes_kept(model.modules()):
+            return _call_on_copies(model, args, kwargs)
+
+
+def _call_on_copies(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if not copies:
+        return model(*args, **kwargs)
+    if isinstance(model, torch.jit.ScriptModule):
+        with _scripted_on(model, copies):
+            return model(*args, **kwargs)
+    return torch.func.functional_call(model, copies, args, kwargs)
+
+
+@contextmanager
+def _scripted_on(model: nn.Module, copies: dict[str, Tensor]) -> Iterator[None]:
+    """A scripted module, which `functional_call` does not take, on copies of its buffers."""
+    own, parts = dict(model.named_buffers()), dict(model.named_modules())
+
+    def put(buffers: dict[str, Tensor]) -> None:
+        for path, buffer in buffers.items():
+            owner, _, name = path.rpartition(".")
+            setattr(parts[owner], name, buffer)
+
+    try:
+        put(copies)
+        yield
+    finally:
+        put(own)
 
 
 @contextmanager
 def _copied_buffers() -> Iterator[None]:
-    """Modules that are called inside see copies of their buffers, however a plain function comes to call them."""
+    """Modules that are called inside see copies of their buffers, however a plain function comes to call them.
+
+    Their plain attributes are afterwards as before.
+    """
+    kept = Kept()
     copies: dict[Tensor, Tensor] = {}
     """Buffer -> copy, and each copy -> itself: a module may be called again inside its own call."""
     replaced: list[dict[str, Tensor]] = []
 
     def before(module: nn.Module) -> None:
+        kept.see(module)
         own = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
         for name, buffer in own.items():
             if buffer not in copies:
@@ -119,5 +159,8 @@ def _copied_buffers() -> Iterator[None]:
         if replaced:
             module._buffers.update(replaced.pop())
 
-    with module_calls(before, after):
-        yield
+    try:
+        with module_calls(before, after):
+            yield
+    finally:
+        kept.put_back()

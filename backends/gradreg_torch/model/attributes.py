@@ -1,0 +1,90 @@
+"""What modules keep outside of their buffers: counters, arrays, containers and generators in plain attributes."""
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["Kept", "attributes_kept"]
+
+_LONGEST = 1000
+"""Containers of more elements hold data, and are left alone."""
+_OF_MODULES = frozenset(nn.Module().__dict__)
+_Undo = tuple[Any, Any]
+"""(what holds something, what it held)."""
+
+
+class Kept:
+    """The attributes of modules as they were when each was first seen."""
+
+    def __init__(self) -> None:
+        self._seen: set[nn.Module] = set()
+        self._before: list[_Undo] = []
+
+    def see(self, module: nn.Module) -> None:
+        """Keep what a module holds, if it is of a class of the user's: PyTorch's own have nothing else than buffers."""
+        if module in self._seen:
+            return
+        self._seen.add(module)
+        if type(module).__module__.startswith("torch."):
+            return
+        own = {name: value for name, value in module.__dict__.items() if name not in _OF_MODULES}
+        self._before.append((module, own))
+        for value in own.values():
+            content = _content(value)
+            if content is not None:
+                self._before.append((value, content))
+
+    def put_back(self) -> None:
+        """Everything is as it was."""
+        for holder, before in self._before:
+            if isinstance(holder, nn.Module):
+                now = holder.__dict__
+                for name in [name for name in now if name not in _OF_MODULES and name not in before]:
+                    del now[name]
+                now.update(before)
+            else:
+                _put_back(holder, before)
+
+
+def _content(value: Any) -> Any:
+    """What a container holds, or the state of a generator; None of anything else."""
+    if type(value) in (list, dict, set) and len(value) <= _LONGEST:
+        return value.copy()
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, np.random.RandomState):
+        return value.get_state()
+    return value.getstate() if isinstance(value, random.Random) else None
+
+
+def _put_back(holder: Any, content: Any) -> None:
+    if isinstance(holder, list):
+        holder[:] = content
+    elif isinstance(holder, dict | set):
+        holder.clear()
+        holder.update(content)
+    elif isinstance(holder, np.random.Generator):
+        holder.bit_generator.state = content
+    elif isinstance(holder, random.Random):
+        holder.setstate(content)
+    else:
+        holder.set_state(content)
+
+
+@contextmanager
+def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, modules may change their plain attributes; afterwards these are as before."""
+    kept = Kept()
+    for module in modules:
+        kept.see(module)
+    try:
+        yield
+    finally:
+        kept.put_back()
