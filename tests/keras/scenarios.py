@@ -225,7 +225,7 @@ def resumes_bit_for_bit() -> None:
         return model
 
     def fit(model: Any, until: int, **options: Any) -> Any:
-        return model.fit(X, Y, 10, epochs=until, verbose=0, shuffle=False, **options).history
+        return model.fit(X, Y, 8, epochs=until, verbose=0, shuffle=False, **options).history
 
     class Stops(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
