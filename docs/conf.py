@@ -83,8 +83,19 @@ def _block_math(self: HTML5Translator, node: nodes.Node) -> None:
     raise nodes.SkipNode
 
 
+class _Translator(HTML5Translator):
+    """A cell of a table's head that is empty is no heading: screen readers announce headings."""
+
+    def visit_entry(self, node: nodes.Element) -> None:
+        super().visit_entry(node)
+        if not node.astext():
+            self.body[-1] = self.body[-1].replace("<th", "<td", 1)
+            self.context[-1] = "</td>\n"
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Formulas are MathML, which browsers draw by themselves."""
+    app.set_translator("html", _Translator)
     app.connect("source-read", _named_anchors)
     app.connect("autodoc-process-docstring", _plain_docstrings, priority=400)  # before that of Google's sections
     app.add_html_math_renderer("mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None))

@@ -134,7 +134,11 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings") -> dict[str, s
     return {path: page.rstrip() + "\n" for path, page in pages.items()}
 
 
-def _coverage(findings: Sequence[Finding]) -> list[tuple[str, dict[str, list[str]], dict[str, list[str]]]]:
+_Listed = dict[str, tuple[int, dict[str, list[str]]]]
+"""Of each group of operations: how many, and their names by module."""
+
+
+def _coverage(findings: Sequence[Finding]) -> list[tuple[str, _Listed, _Listed]]:
     """Of each version: the operations examined by their compositions, and the others by the reason."""
     rows = []
     for version in dict.fromkeys(finding.version for finding in findings):
@@ -149,8 +153,22 @@ def _coverage(findings: Sequence[Finding]) -> list[tuple[str, dict[str, list[str
         for finding in own:
             if finding.kind == UNTRIED:
                 others.setdefault(finding.detail, []).append(finding.operation)
-        rows.append((version, examined, others))
+        rows.append((version, _listed(examined), _listed(others)))
     return rows
+
+
+def _listed(groups: dict[str, list[str]]) -> _Listed:
+    return {group: (len(names), _by_module(names)) for group, names in groups.items()}
+
+
+def _by_module(operations: Sequence[str]) -> dict[str, list[str]]:
+    """The names without their module, in Markdown; what is no dotted name has the module ``other``."""
+    modules: dict[str, list[str]] = {}
+    for operation in operations:
+        dotted = re.fullmatch(r"([\w.]+)\.(\w+\b.*)", operation)
+        module, name = (dotted[1], dotted[2]) if dotted else ("other", operation)
+        modules.setdefault(module, []).append(name.replace("_", r"\_"))
+    return {module.replace("_", r"\_"): names for module, names in modules.items()}
 
 
 def write(path: Path, findings: Sequence[Finding]) -> list[Path]:

@@ -34,10 +34,14 @@ def test_the_pages_have_every_finding_with_its_program() -> None:
 
 
 def test_what_was_not_examined_is_listed_with_the_reason_and_not_counted() -> None:
-    pages = report.as_pages([finding(), finding(operation="other", kind="not tried", detail="it is random")])
+    others = ["torch.other", "torch.nn.functional._other_, p=0.5", "torch.nn.functional.two"]
+    untried = [finding(operation=name, kind="not tried", detail="it is random") for name in others]
+    pages = report.as_pages([finding(), *untried])
     assert "| PyTorch 0 | reverse-reverse | eager | 1 |" in pages["findings.md"]
-    assert "Examined in reverse-reverse (1): mine." in pages["findings/coverage.md"]
-    assert "Not examined (1), since it is random: other." in pages["findings/coverage.md"]
+    coverage = pages["findings/coverage.md"]
+    assert "Examined in reverse-reverse (1):\n\n- **other**: mine\n\n" in coverage
+    names = "- **torch**: other\n- **torch.nn.functional**: \\_other\\_, p=0.5; two\n"
+    assert f"Not examined (3), since it is random:\n\n{names}" in coverage
 
 
 def test_a_finding_is_cited_by_what_went_wrong() -> None:
