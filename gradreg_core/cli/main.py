@@ -116,7 +116,9 @@ def _one_line_errors(name: Callable[[], str]) -> Iterator[None]:
         raise
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else name()
-        raise _Failure(f"{error.format_message()} '{path} --help' shows an example.") from error
+        message = error.format_message()
+        stop = "" if message.endswith((".", "?")) else "."
+        raise _Failure(f"{message}{stop} '{path} --help' shows an example.") from error
     except click.ClickException:
         raise
     except GradregError as error:

@@ -120,6 +120,12 @@ def test_an_unknown_command_is_a_usage_error(on_path):
     assert "No such command 'acm'" in result.stderr
 
 
+def test_an_argument_too_many_has_its_sentence_and_the_remedy_another(on_path):
+    result = invoke("backends", "nope")
+    assert result.exit_code == 2
+    assert result.stderr == "error: Got unexpected extra argument (nope). 'main backends --help' shows an example.\n"
+
+
 def test_every_built_in_command_is_there(on_path):
     on_path()
     for record in commands():
