@@ -1,7 +1,8 @@
 """The primitives in TensorFlow: nested gradient tapes, the same in eager mode, in tf.function and under XLA."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gradreg_core.errors import InputError
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
 from gradreg_core.structures import Leaves, Rebuild
-from gradreg_tensorflow.diagnose import blame, explain, how_it_runs, lacks_gradient
+from gradreg_tensorflow.diagnose import blame, explain, how_it_runs, lacks_gradient, require_safe_trace
 from gradreg_tensorflow.kinks import smoothed
 from gradreg_tensorflow.model.batch_norm import batch_norm_policy
 from gradreg_tensorflow.model.copies import variables_copied
@@ -24,7 +25,7 @@ from gradreg_tensorflow.model.places import watched_places
 from gradreg_tensorflow.model.replay import repeatable, repeated_passes, without_state_changes
 from gradreg_tensorflow.model.structures import unwrapped
 from gradreg_tensorflow.model.variables import is_variable, parameters
-from gradreg_tensorflow.model.writes import writes_of_call
+from gradreg_tensorflow.model.writes import function_calls_seen, writes_of_call
 from gradreg_tensorflow.objective import TensorFlowObjective
 from gradreg_tensorflow.second_order import second_order_safe
 
@@ -160,7 +161,8 @@ class TensorFlowBackend(Backend):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             if None in ats:
                 tape.watch(x)
-            with watched_places(names, [at for at in ats if at is not None], tape.watch) as places:
+            named = watched_places(names, [at for at in ats if at is not None], tape.watch)
+            with named as places, _traces_judged():
                 outputs, returned = apply(model, x)
         places.require_all(places.known)
         require_order(places, pairs)
@@ -179,7 +181,8 @@ class TensorFlowBackend(Backend):
         return ModelPass(outputs, returned, pullbacks, {name: places.values[name] for name in names})
 
     def model_jvp(self, model: Any, apply: Apply, x: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
-        return super().model_jvp(_converted(model), apply, x, v)
+        with _traces_judged():
+            return super().model_jvp(_converted(model), apply, x, v)
 
     def cond(self, predicate: tf.Tensor, branch: Callable[[], tf.Tensor]) -> tf.Tensor:
         # The engine shares arrays between terms, and a tensor made inside a traced branch cannot be used outside of it.
@@ -189,8 +192,12 @@ class TensorFlowBackend(Backend):
 
     @contextmanager
     def enter(self, call: str, model: Any, arrays: Sequence[tf.Tensor], batch_norm: str) -> Iterator[None]:
-        with second_order_safe(), batch_norm_policy(call, batch_norm), writes_of_call():
-            yield
+        token = _call.set(call)
+        try:
+            with second_order_safe(), batch_norm_policy(call, batch_norm), writes_of_call():
+                yield
+        finally:
+            _call.reset(token)
 
     def flatten(self, structure: Any) -> tuple[Leaves, Rebuild]:
         return super().flatten(unwrapped(structure))
@@ -251,6 +258,15 @@ class TensorFlowBackend(Backend):
 
     def tree_leaves(self, params: Any) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(leaf) for leaf in super().tree_leaves(params)]
+
+
+_call: "ContextVar[str]" = ContextVar("gradreg_call", default="")
+"""The name of the call that this thread is in."""
+
+
+def _traces_judged() -> AbstractContextManager[None]:
+    """A context of a pass whose derivative is differentiated again: functions traced before are looked at."""
+    return nullcontext() if _call.get() == "measure" else function_calls_seen(require_safe_trace)
 
 
 def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name: str, result_name: str) -> Pullback:

@@ -1,6 +1,7 @@
 """The part of `check` that needs TensorFlow: which operation lacks a second derivative or has a wrong one."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -9,7 +10,7 @@ from gradreg_core.errors import DoubleBackwardError
 from gradreg_core.preflight.references import references
 from gradreg_tensorflow.model.variables import trainable_variables
 
-__all__ = ["blame", "explain", "how_it_runs", "lacks_gradient"]
+__all__ = ["blame", "definitions", "explain", "how_it_runs", "lacks_gradient", "require_safe_trace"]
 
 _REMEDIES = (
     ("MaxPool", "Use tf.nn.max_pool or keras.layers.MaxPooling2D, which gradreg makes differentiable."),
@@ -52,6 +53,45 @@ def _explanation(error: BaseException) -> tuple[str, str]:
     derivative = "second derivative" if re.search("Grad|Backprop", name) else "derivative"
     remedy = next((remedy for mark, remedy in _REMEDIES if mark in name), _GENERAL_REMEDY)
     return f"an operation of the model has no {derivative} in TensorFlow ({name}).", remedy
+
+
+def require_safe_trace(function: Any) -> None:
+    """Refuse a function that was traced outside of gradreg with an operation whose second derivative is silently wrong.
+
+    Args:
+        function: a ConcreteFunction: of a saved model, of an exported one, or of ``get_concrete_function``.
+
+    Raises:
+        DoubleBackwardError: it has tf.nn.moments or bilinear resizing.
+    """
+    kept: dict[str, Any] = vars(function)
+    if "_gradreg_unsafe" not in kept:
+        nodes = (node for part in definitions(function._inference_function) for node in part.node_def)
+        kept["_gradreg_unsafe"] = next((name for name in map(_unsafe, nodes) if name), "")
+    if kept["_gradreg_unsafe"]:
+        error = DoubleBackwardError(
+            f"the model calls a function of TensorFlow that was traced before, with {kept['_gradreg_unsafe']}, whose "
+            f"second derivative is wrong in TensorFlow without an error. gradreg replaces it in what it sees traced. "
+            f"Pass the model or the function that it was traced from; save a Keras model as a .keras file "
+            f"(keras.saving.load_model), not by export. Or trace it inside of "
+            f"gradreg_tensorflow.second_order.second_order_safe(), or use side='input' with method='difference'."
+        )
+        error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
+        raise error
+
+
+def _unsafe(node: Any) -> str:
+    """The function that made a node, if its second derivative is silently wrong."""
+    if node.op == "StopGradient" and "moments" in node.name.split("/"):
+        return "tf.nn.moments (as of LayerNormalization)"
+    return "bilinear resizing" if node.op == "ResizeBilinear" else ""
+
+
+def definitions(function: Any) -> Iterator[Any]:
+    """What a traced function and those it calls consist of."""
+    yield function.cached_definition
+    for child in function.children:
+        yield from definitions(child)
 
 
 def blame(error: Exception) -> list[tuple[str, str]]:

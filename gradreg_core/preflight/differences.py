@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -67,6 +67,9 @@ class Comparison:
     resolution: float = 0.0
     """What rounding leaves of the largest step, relative to the derivative; half precision leaves little."""
 
+    zeros_held: bool = False
+    """Whether it agrees only where the zeros of the input stay zeros."""
+
     @property
     def is_blurred(self) -> bool:
         """Whether rounding hides the derivative."""
@@ -99,11 +102,25 @@ class Differences:
         self.value = subject.number(value)
 
     def along_input(self) -> Comparison | None:
-        """The derivative along a random direction of the input; None if nothing in the input is differentiable."""
+        """The derivative along a random direction of the input; None if nothing in the input is differentiable.
+
+        Where it disagrees, a second direction leaves zeros as they are: a model may compute a mask from them.
+        """
         if self.x is None:
             return None
         x, ops = self.x, self.subject.ops
         v = self.subject.random(x) * self._length(x)
+        free = self._along_input(v)
+        if free.agrees or free.is_blurred:
+            return free
+        nonzero = ops.astype(x * x > 0, ops.dtype(v))
+        if self.subject.length(nonzero - 1) == 0 or self.subject.length(nonzero) == 0:
+            return free
+        held = self._along_input(v * nonzero)
+        return replace(held, zeros_held=True) if held.agrees and not held.is_blurred else free
+
+    def _along_input(self, v: Array) -> Comparison:
+        x, ops = self.x, self.subject.ops
         slope = 0.0 if self.of_input is None else self._product(self.of_input, v)
 
         def value(step: float) -> Array:

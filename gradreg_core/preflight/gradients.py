@@ -28,6 +28,14 @@ _BLURRED = Finding(
 )
 
 
+_MASKED = Finding(
+    "warning",
+    "the penalty jumps where zeros of the input change, as where the model computes a mask from them, so its gradient "
+    "was compared along the other components alone.",
+    "",
+)
+
+
 def not_finite(subject: Subject, objective: Objective, gradients: Gradients) -> list[Finding]:
     """A gradient that is NaN or infinite."""
     _, of_weights, of_input = gradients
@@ -125,7 +133,7 @@ def _of_input(comparison: Comparison) -> list[Finding]:
     if comparison.is_blurred:
         return [_BLURRED]
     if comparison.agrees:
-        return []
+        return [_MASKED] if comparison.zeros_held else []
     if not comparison.settled:
         return [_unsettled(comparison)]
     problem = f"the penalty's gradient differs from finite differences by {comparison.nearest:.1%}: {_WRONG}."

@@ -14,6 +14,7 @@ from cases import FLOAT64
 from gradreg_core.errors import InputError
 from gradreg_core.presets import DataGrad, FrobReg, SpectReg
 from gradreg_core.spec import Regularizer
+from gradreg_tensorflow.second_order import second_order_safe
 from tensorflow_models import MODES
 
 X = tf.constant(np.random.default_rng(0).normal(size=(8, 5)))
@@ -108,7 +109,8 @@ def traced_twice() -> tuple[Any, State]:
 def concrete() -> tuple[Any, State]:
     net = statistics()
     traced = tf.function(lambda x: net(x, training=True), autograph=False)
-    whole, half = traced.get_concrete_function(X), traced.get_concrete_function(X[:4])
+    with second_order_safe():  # or gradreg would refuse the statistics, whose second derivative would be wrong
+        whole, half = traced.get_concrete_function(X), traced.get_concrete_function(X[:4])
 
     def model(x: tf.Tensor) -> tf.Tensor:
         assert net.built  # a concrete function refers to its variables weakly, so the model has to hold the network

@@ -146,3 +146,17 @@ def test_check_names_the_module_behind_those_that_write_in_place(behind_a_functi
     assert "3 (Hardsigmoid) has no second derivative" in str(report)
     assert gradreg.check(nn.Sequential(*layers[:3], nn.Sigmoid(), layers[4]), X, Y, REG).ok  # what it advises
     assert gradreg.check(model, X, Y, gradreg.DataGrad(1.0, at="3")).ok  # and its other advice
+
+
+def test_a_mask_from_the_zeros_of_the_input() -> None:
+    torch.manual_seed(0)
+    layer, head = nn.Linear(6, 5).double(), nn.Linear(5, 3).double()
+    x = torch.linspace(-1, 1, 120, dtype=torch.float64).reshape(4, 5, 6)
+    x[0, 3:] = x[2, 1:] = 0.0
+
+    def masked(x: torch.Tensor) -> torch.Tensor:
+        return head((torch.tanh(layer(x)) * (x != 0).any(-1, keepdim=True)).sum(1))
+
+    report = gradreg.check(masked, x, None, gradreg.FrobReg(1.0))
+    assert report.ok, report
+    assert ["jumps where zeros" in finding.problem for finding in report.findings] == [True]

@@ -9,7 +9,8 @@ import tensorflow as tf
 from tensorflow.python.ops import gen_random_ops
 
 from gradreg_core.errors import InputError
-from gradreg_tensorflow.model.writes import function_calls
+from gradreg_tensorflow.diagnose import definitions
+from gradreg_tensorflow.model.writes import function_calls_seen
 from gradreg_tensorflow.replace import Function, Replacement, replaced
 
 __all__ = ["RepeatedDraws", "repeated_draws"]
@@ -60,7 +61,7 @@ class RepeatedDraws:
 
     def look_at(self, function: Any) -> None:
         """Refuse a function that draws inside: it would draw anew in the other pass."""
-        for definition in _definitions(function._inference_function):
+        for definition in definitions(function._inference_function):
             for node in definition.node_def:
                 if node.op in _TYPES:
                     _refuse(node.op)
@@ -76,13 +77,6 @@ def _refuse(operation: str) -> NoReturn:
     )
 
 
-def _definitions(function: Any) -> Iterator[Any]:
-    """What a function and those it calls consist of."""
-    yield function.cached_definition
-    for child in function.children:
-        yield from _definitions(child)
-
-
 _draws: "ContextVar[RepeatedDraws | None]" = ContextVar("gradreg_draws", default=None)
 
 
@@ -94,13 +88,12 @@ def repeated_draws() -> Iterator[RepeatedDraws]:
         InputError: they are drawn inside a function of TensorFlow, a branch or a loop, where that is not possible.
     """
     repeated = RepeatedDraws()
-    token, observers = _draws.set(repeated), function_calls.set((*function_calls.get(), repeated.look_at))
+    token = _draws.set(repeated)
     try:
-        with replaced("repeated_draws", _ROWS):
+        with replaced("repeated_draws", _ROWS), function_calls_seen(repeated.look_at):
             yield repeated
     finally:
         _draws.reset(token)
-        function_calls.reset(observers)
 
 
 def _observed(original: Function) -> Function:

@@ -24,7 +24,7 @@ from tensorflow.python.ops import (
 from gradreg_tensorflow.model.copies import copied_handles
 from gradreg_tensorflow.replace import Function, Replacement, replaced
 
-__all__ = ["Writes", "function_calls", "kept", "writes", "writes_of_call", "written_by_call"]
+__all__ = ["Writes", "function_calls_seen", "kept", "writes", "writes_of_call", "written_by_call"]
 
 _READ_ONLY = frozenset({"read_variable_op", "resource_gather", "resource_gather_nd", "variable_shape"})
 _OTHERS = frozenset({"var_is_initialized_op", "destroy_resource_op", "disable_copy_on_read", "mutex_lock"})
@@ -208,15 +208,27 @@ def _observed_method(original: Function) -> Function:
     return method
 
 
-function_calls: "ContextVar[tuple[Callable[[Any], None], ...]]" = ContextVar("gradreg_function_calls", default=())
-"""What else is to see each function of TensorFlow (a ConcreteFunction) that is called inside `writes`."""
+@contextmanager
+def function_calls_seen(observer: Callable[[Any], None]) -> Iterator[None]:
+    """Pass each function of TensorFlow (a ConcreteFunction) that this thread calls inside to `observer`.
+
+    They are seen inside of `writes`.
+    """
+    token = _function_calls.set((*_function_calls.get(), observer))
+    try:
+        yield
+    finally:
+        _function_calls.reset(token)
+
+
+_function_calls: "ContextVar[tuple[Callable[[Any], None], ...]]" = ContextVar("gradreg_function_calls", default=())
 
 
 def _observed_function(original: Function) -> Function:
     """A function may have been traced long ago, so what it writes is read off its graph."""
 
     def call(function: Any, tensor_inputs: Sequence[Any], captured_inputs: Sequence[Any]) -> Any:
-        for observer in function_calls.get():
+        for observer in _function_calls.get():
             observer(function)
         opened, count = _open.get(), len(tensor_inputs)
         given = copied_handles([*tensor_inputs, *captured_inputs])
