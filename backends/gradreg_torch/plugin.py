@@ -12,7 +12,7 @@ def gradreg_backends() -> list[BackendDescription]:
         BackendDescription(
             name="torch",
             title="PyTorch",
-            factory="gradreg_torch.backend:TorchBackend",
+            factory="gradreg_torch.calls:shared",
             modules=("torch",),
             array_modules=("torch",),
             model_modules=("torch",),

@@ -12,8 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 import gradreg_torch as gradreg
 from gradreg_core.errors import DoubleBackwardError
+from gradreg_core.plugins.dispatch import load_backend
 from gradreg_core.presets import SpectReg
 from gradreg_core.spec import JacobianPenalty
+from gradreg_torch.calls import calls
 from torch_cases import DOUBLE, REG, batch, gradients, make
 
 
@@ -268,3 +270,8 @@ def test_numpy_labels_that_are_read_only_are_taken_without_a_warning() -> None:
     labels = y.numpy().copy()
     labels.setflags(write=False)
     torch.testing.assert_close(gradreg.loss(model, x, labels, REG)[0], gradreg.loss(model, x, y, REG)[0])
+
+
+def test_the_plugin_has_the_calls_that_users_import() -> None:
+    """So the kit certifies them, with their primitives for eager mode."""
+    assert load_backend("torch") is calls
