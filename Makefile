@@ -1,6 +1,6 @@
 # make demo   runs the main job: trains on real data with and without gradient regularization
-# make test   runs the tests, and of the longest of them a sample of their cases
-# make test-all runs all cases
+# make test   runs the tests; with SLOW=1, as CI does, also those that are marked slow
+# make test-all runs all cases of all of them
 # make check  lints, checks the format, the types and the layers of imports
 # make faults injects faults into the runner, into files and into calls, and writes docs/reliability.md
 # make docs   builds the site in out/docs
@@ -24,7 +24,7 @@ demo: venv
 	$(BIN)/gradreg demo --out out/demo
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(SLOW),,-m "not slow")
 
 test-all: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --all-cases

@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("all_cases"):  # a fifth of the time of JAX's tests; see `optimised`
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     config.addinivalue_line("markers", "xdist_group(name): tests of one group run in one worker")
+    config.addinivalue_line("markers", "slow: takes seconds; `make test` leaves it out, `make test SLOW=1` runs it")
     config.addinivalue_line("markers", "sample(n): without --all-cases only n of its cases run, evenly spread")
 
 
