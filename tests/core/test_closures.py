@@ -130,6 +130,7 @@ def test_a_scalar_is_no_sample() -> None:
     assert not OPS.holds_samples(lambda x: x * temperature, BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [None, SCALE], ids=["module", "with an attribute"])
 def test_under_compile(scale: Tensor | None) -> None:
     model: nn.Module = MODULE if scale is None else Conditioned(scale)

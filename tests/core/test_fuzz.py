@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gradreg_experiments.faults.arguments import Framework, counted, one_call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
 def test_no_argument_gives_a_wrong_value_or_a_foreign_error(framework: str) -> None:
     backend = Framework(framework)

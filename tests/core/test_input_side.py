@@ -130,6 +130,7 @@ def test_the_difference_feels_kinks_that_derivatives_never_see() -> None:
 
 
 # --- directions of the caller ----------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 def test_given_directions_have_the_shape_of_the_input(backend: str) -> None:
     model, x, _ = problem("conv")
@@ -266,6 +267,7 @@ def test_norms_of_pytorch_are_right_in_the_third_derivative(norm: nn.Module) -> 
     assert slope != pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager() -> None:
     model, x, y = problem("normed")
     one = Module(model.network, model.params, torch.float64)

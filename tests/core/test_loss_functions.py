@@ -166,6 +166,7 @@ print("right")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_keras_on_other_backends(backend: str, tmp_path: Path) -> None:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "backends")])

@@ -114,6 +114,7 @@ def test_once_with_named_activations_of_a_part_of_the_batch() -> None:
     assert int(model[1].num_batches_tracked) == 1
 
 
+@pytest.mark.slow
 def test_check_leaves_keras_layers_behind_an_attribute_alone() -> None:
     class Trainer:
         def __init__(self) -> None:

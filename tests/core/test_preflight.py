@@ -121,6 +121,7 @@ def test_pytorch_models_with_kinks_pass(kind: str) -> None:
         assert agrees(report), str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("kinds", JAX)
 def test_jax_models_with_kinks_pass(kinds: str) -> None:
@@ -150,6 +151,7 @@ def wrong_second(x: Any) -> Any:
 wrong_second.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (g * jax.lax.stop_gradient(jnp.cos(x)),))
 
 
+@pytest.mark.slow
 def test_a_wrong_second_derivative_behind_kinks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TORCH, "relu", lambda z: WrongSecond.apply(F.relu(z)))
     in_jax = jax_model(lambda z: wrong_second(jax.nn.relu(z)))
@@ -173,6 +175,7 @@ def test_kinks_that_are_not_known_are_no_error(monkeypatch: pytest.MonkeyPatch) 
     assert "could not be verified" in str(report)
 
 
+@pytest.mark.slow
 def test_a_jax_model_that_looks_at_values_is_checked_as_it_is() -> None:
     def model(x: Any) -> Any:
         return jnp.tanh(x.reshape(len(x), -1)[:, :81] @ HEAD[:81]) * (1 if float(IMAGES.sum()) else 2)
@@ -180,6 +183,7 @@ def test_a_jax_model_that_looks_at_values_is_checked_as_it_is() -> None:
     assert agrees(jax_check(model, DataGrad(1.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinks", [True, False])
 def test_a_difference_over_kinks_is_warned_of(kinks: bool) -> None:
     reg = DataGrad(1.0, side="input", method="difference")
@@ -200,6 +204,7 @@ def test_a_difference_over_kinks_is_warned_of(kinks: bool) -> None:
         assert ("changes by" in str(report) and "kinks" in str(report)) is kinks
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("normalisation", ["batch", "layer"])
 @pytest.mark.parametrize("draw", ["per_batch", "per_sample"])

@@ -92,6 +92,7 @@ def in_tensorflow(statistics: bool) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", [True, False])
 def test_coupled_samples_are_found_in_jax_and_tensorflow(statistics: bool) -> None:
     reports = [
@@ -120,6 +121,7 @@ def swapped(model: Any) -> Any:
     return lambda x: model(x.swapaxes(0, 1)).swapaxes(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_a_leading_time_axis_is_named_and_its_remedy_works(bidirectional: bool) -> None:
     torch.manual_seed(0)

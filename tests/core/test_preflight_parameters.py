@@ -130,6 +130,7 @@ def detached_in_tensorflow(x: tf.Tensor, weight: tf.Tensor) -> Any:
     return x @ weight, lambda g: (g @ tf.transpose(tf.stop_gradient(weight)), tf.transpose(x) @ g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [True, False])
 def test_the_siblings_in_jax_and_tensorflow_are_found(wrong: bool) -> None:
     params = {"first": jnp.asarray(FIRST), "last": jnp.asarray(LAST)}

@@ -209,6 +209,7 @@ def test_a_jacobian_that_is_nan_stays_nan(reg: Any, setting: Any) -> None:
     assert math.isnan(value)
 
 
+@pytest.mark.slow
 def test_measures_of_a_jacobian_that_is_not_finite(setting: Any) -> None:
     name, calls, x, _, array = setting
     sqrt = {"torch": torch.sqrt, "jax": jnp.sqrt, "tensorflow": tf.sqrt}[name]

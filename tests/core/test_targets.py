@@ -36,6 +36,7 @@ def test_float64_equals_the_reference(target: str, reg: Regularizer, backend: st
     assert max(comparison.relative for comparison in comparisons.values()) <= FLOAT64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["func", "compile"])
 @pytest.mark.parametrize("target", ["outputs", "teacher"])
 def test_in_the_other_modes_of_pytorch(target: str, mode: str) -> None:

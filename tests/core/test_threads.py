@@ -63,6 +63,7 @@ PLACES: list[Regularizer | None] = [
 """One per thread, in turn; None is an evaluation: the model is called without gradreg."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_eight_threads_on_one_model(framework: str) -> None:
     calls, make, array = FRAMEWORKS[framework]

@@ -22,6 +22,7 @@ def test_the_quick_start_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -
     assert "tensor" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_on_tensorflow_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tensorflow.md").read_text(), re.S):
@@ -29,6 +30,7 @@ def test_the_page_on_tensorflow_runs_as_it_stands(capsys: pytest.CaptureFixture[
     assert "gradreg check: passed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_on_pytorch_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(), re.S):
@@ -46,6 +48,7 @@ def test_the_page_on_the_calls_runs_as_it_stands() -> None:
     assert 0 < float(names["fine"].detach()) < float(names["together"].detach())
 
 
+@pytest.mark.slow
 def test_the_page_on_choosing_runs_as_it_stands() -> None:
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "choosing.md").read_text(), re.S):

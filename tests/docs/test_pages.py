@@ -57,6 +57,7 @@ x, y = tf.constant(images), tf.constant(labels)
 """What the tabs of the landing page take for granted."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNING, ids=lambda page: str(page.relative_to(DOCS)))
 def test_the_code_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -88,6 +88,7 @@ def test_the_backend_is_listed(installed: Path) -> None:
     assert re.search(r"autograd +ok +gradreg-autograd 0\.1\.0 +autograd [\d.]+, scipy", done.stdout), done.stdout
 
 
+@pytest.mark.slow
 def test_the_backend_passes_the_kit(installed: Path) -> None:
     """An honest second implementation: what kills the mutants lets it through."""
     done = gradreg(installed, "conformance", "autograd", "--profile", "quick")
@@ -95,6 +96,7 @@ def test_the_backend_passes_the_kit(installed: Path) -> None:
     assert "autograd: conforms" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_failure_reads_as_on_the_page(broken: Path) -> None:
     _, stopped, kept = OUTPUTS
     names = [output.partition(":")[0] for output in (stopped, kept)]

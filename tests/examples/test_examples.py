@@ -38,6 +38,7 @@ def test_the_pages_name_examples_that_exist() -> None:
             assert (ROOT / "examples" / name).exists(), (page, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_torch", "digits_jax", "digits_tensorflow"])
 def test_digits(name: str) -> None:
     outcome = results(name, steps=100, seeds=1)
@@ -45,10 +46,12 @@ def test_digits(name: str) -> None:
     assert outcome["SpectReg"][0] > 80
 
 
+@pytest.mark.slow
 def test_digits_in_keras_fit() -> None:
     assert results("keras_digits", epochs=30, seeds=1)["SpectReg"] > 75
 
 
+@pytest.mark.slow
 def test_critics_in_keras_train_step_teach_a_generator() -> None:
     outcome = results("keras_critic", epochs=3, seed=0)
     assert max(outcome["WGAN-GP"], outcome["R1"]) < outcome["untrained"]
@@ -69,6 +72,7 @@ def test_critics_teach_a_generator() -> None:
     assert max(outcome["WGAN-GP"], outcome["R1"]) < outcome["untrained"]
 
 
+@pytest.mark.slow
 def test_networks_of_another_library() -> None:
     with pytest.warns(match="BatchNorm2d"):
         outcome = results("image_networks", steps=10, seeds=1)
@@ -80,11 +84,13 @@ def test_a_constrained_policy_is_smoother() -> None:
     assert outcome["constrained"]["norm"] < outcome["plain"]["norm"]
 
 
+@pytest.mark.slow
 def test_a_text_classifier_moves_less() -> None:
     outcome = results("text_classifier", steps=30, seeds=1, labelled=200, weight=1.0)
     assert outcome["SpectReg"][1] < outcome["plain"][1]
 
 
+@pytest.mark.slow
 def test_adapters_of_a_language_model() -> None:
     outcome = results("lora", pretraining=15, steps=15, labelled=64, weight=0.1, seed=0)
     assert outcome["DataGrad"][1] < outcome["plain"][1]

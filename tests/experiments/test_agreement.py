@@ -23,6 +23,7 @@ CASES: dict[str, tuple[str, Regularizer]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sample(6)
 @pytest.mark.parametrize("case", CASES)
 def test_float64_equals_the_reference(case: str) -> None:

@@ -11,6 +11,7 @@ SLOW = {"a gzip that claims and holds 2**30 bytes", "an npz of more than 2**30 b
 """Files that take seconds to write; a header alone says the same below."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

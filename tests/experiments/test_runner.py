@@ -50,6 +50,7 @@ def test_a_backend_that_does_not_train_is_refused_before_the_work(make_job):
         run_missing([make_job(), make_job("numpy")], stand_in, None, Results())
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_where_it_was(folder, tmp_path):
     arguments = [
         *("reproduce", "table1", "--data-dir", str(folder), "--unverified-data", "--out", str(tmp_path)),

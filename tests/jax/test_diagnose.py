@@ -32,6 +32,7 @@ def network(x: Any) -> Any:
 SOUND: list[Regularizer] = [DataGrad(0.1, every=5, fraction=0.5) + WeightDecay(0.1), ConfidencePenalty(1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reg", named(SOUND))
 def test_check_passes_a_sound_model(reg: Regularizer) -> None:
     report = gradreg.check(network, POINTS, Y, reg, params=W, step=1)

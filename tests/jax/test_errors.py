@@ -137,6 +137,7 @@ def test_losses_without_a_gradient_are_refused(loss_fn: Any) -> None:
         gradreg.loss(linear, X, Y, None, loss_fn=loss_fn)
 
 
+@pytest.mark.slow
 def test_keys_and_sparse_arrays() -> None:
     keys = jax.random.split(jax.random.key(0), len(X))
     noisy = jax.vmap(lambda x, key: x * jax.random.uniform(key, (2,)))

@@ -96,6 +96,7 @@ def test_a_traced_step(strict: None) -> None:
     assert [slope.shape for slope in slopes] == [A.shape, B.shape]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [("rank", "dtype"), ("nans",)], ids="-".join, indirect=True)
 def test_in_eager_mode(strict: None) -> None:
     options = {"sample_weight": np.ones(6, np.float32), "sample_ids": np.arange(6, dtype=np.int32)}
@@ -114,6 +115,7 @@ def test_positions(strict: None) -> None:
     assert float(value) == pytest.approx(float(wanted), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_measure_and_check(strict: None) -> None:
     exact, estimate = gradreg.measure(model, X, Y), gradreg.measure(model, X, Y, projections=3)
     np.testing.assert_allclose(exact.frobenius, estimate.frobenius, rtol=1e-5)

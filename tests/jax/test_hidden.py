@@ -193,6 +193,7 @@ assert not np.allclose(mean, net.layers[1].moving_mean)
 """
 
 
+@pytest.mark.slow
 def test_keras_on_jax() -> None:
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}

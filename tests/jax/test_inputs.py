@@ -136,6 +136,7 @@ class Attention(nnx.Module):
         return self.out((x * mask[..., None]).sum(1) / mask.sum(1)[:, None])
 
 
+@pytest.mark.slow
 def test_a_transformer_block_with_a_mask_and_a_part_of_the_batch(transform: Any) -> None:
     graph, params = nnx.split(Attention())
     model = lambda params: nnx.merge(graph, params)  # noqa: E731
@@ -148,6 +149,7 @@ def test_a_transformer_block_with_a_mask_and_a_part_of_the_batch(transform: Any)
     )
 
 
+@pytest.mark.slow
 def test_a_part_of_the_batch_is_cut_with_its_mask(x64: None) -> None:
     model, x = Attention(), gradreg.Inputs(SEQUENCES, mask=MASK)
     total, parts = compiled(lambda x: gradreg.loss(model, x, Y, FrobReg(1.0, fraction=0.5, seed=3)))(x)
@@ -170,6 +172,7 @@ class Recurrent(nnx.Module):
         return self.out(self.rnn(x)[:, -1])
 
 
+@pytest.mark.slow
 def test_a_recurrent_network(transform: Any) -> None:
     graph, params, rest = nnx.split(Recurrent(), nnx.Param, ...)
     model = lambda params: nnx.merge(graph, params, rest, copy=True)  # noqa: E731

@@ -57,6 +57,7 @@ def test_a_call_moves_statistics_and_generators_once() -> None:
         np.testing.assert_allclose(mine, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_and_penalty_see_the_same_dropout_mask() -> None:
     model = Net()
     model.norm.use_running_average = True
@@ -120,6 +121,7 @@ def test_batch_normalisation_is_noticed() -> None:
     gradreg.loss(model, X, Y, SpectReg(0.1), batch_norm="error")
 
 
+@pytest.mark.slow
 def test_check_leaves_a_module_as_it_was() -> None:
     model = Net()
     before = state(model)
@@ -222,6 +224,7 @@ def test_a_bound_linen_module_is_a_model() -> None:
     assert float(penalty) == pytest.approx(float((variables["params"]["kernel"] ** 2).sum()), rel=1e-5)  # float32
 
 
+@pytest.mark.slow
 def test_equinox_batch_norm_goes_through_stateful() -> None:
     class Normed(eqx.Module):
         norm: eqx.nn.BatchNorm

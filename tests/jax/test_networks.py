@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gradreg_core.portable.networks import Dense, Dropout, MaxPool, Network
 from gradreg_jax.networks import apply
 
 
+@pytest.mark.slow
 def test_the_first_of_equal_maxima_takes_the_derivative() -> None:
     pool = Network((5, 4, 1), (MaxPool(2),))
     x = jnp.zeros((1, 5, 4, 1)).at[0, 1, 1].set(1).at[0, 2, 3].set(1).at[0, 3, 2].set(1)

@@ -30,6 +30,7 @@ CASES = [("dense", ALL), *(("dense", reg) for reg in PARTS), ("critic", CRITICS)
 CASES += [(name, FEW if name == "conv" else Sum(FEW.terms[:2])) for name in NETWORKS if name != "dense"]
 
 
+@pytest.mark.slow
 @pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("name", "reg"), [pytest.param(name, reg, id=f"{name}-{len(reg.terms)}") for name, reg in CASES]

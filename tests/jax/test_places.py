@@ -65,6 +65,7 @@ def ours(wrap: Callable[[Any], Any], x: Any = X) -> Callable[[Any], Any]:
     return jax.value_and_grad(lambda weights: gradreg.penalty(wrap(lambda x: network(weights, x)), x, None, ALL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [lambda step: step, compiled], ids=["eager", "compiled"])
 def test_between_any_two(transform: Any, wanted: Any) -> None:
     assert_equal(transform(ours(lambda model: model))(WEIGHTS), wanted)
@@ -126,6 +127,7 @@ def test_mistakes_are_named(x64: None) -> None:
         gradreg.penalty(heads, X, None, FrobReg(1.0, at="h"))
 
 
+@pytest.mark.slow
 def test_tokens(x64: None) -> None:
     table, weight = RNG.normal(size=(7, 5)), RNG.normal(size=(5, 3))
     tokens = RNG.integers(0, 7, (4, 6))
@@ -184,6 +186,7 @@ def test_state_moves_once_with_places(x64: None) -> None:
     assert int(model.drop.rngs.count[...]) == int(other.drop.rngs.count[...]) == 1
 
 
+@pytest.mark.slow
 def test_layers_of_linen(x64: None) -> None:
     class Tower(linen.Module):
         @linen.compact

@@ -55,6 +55,7 @@ def test_scan_with_a_traced_step(x64: None) -> None:
     np.testing.assert_allclose(scanned, looped, rtol=FLOAT64)
 
 
+@pytest.mark.slow
 def test_vmap_over_an_ensemble(x64: None) -> None:
     model, x, y = problem("dense")
     reg = DataGrad(1.0, every=2) + SpectReg(0.3, projections=2)
@@ -73,6 +74,7 @@ def test_vmap_over_an_ensemble(x64: None) -> None:
         assert relative(ours, {path: np.asarray(slope) for path, slope in wanted.items()}) <= FLOAT64
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
 def test_members_of_an_ensemble_draw_what_they_would_alone(x64: None, dtype: str) -> None:
@@ -176,6 +178,7 @@ assert error(mapped(spectral, False), jax.tree.map(lambda *slopes: sum(slopes) /
 """
 
 
+@pytest.mark.slow
 def test_sharded_batches_give_the_same(tmp_path: Path) -> None:
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",

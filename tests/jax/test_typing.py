@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import gradreg_core
 import gradreg_jax as gradreg
 
@@ -46,6 +48,7 @@ LINES = [
 """Of the last lines of the script."""
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_results_and_keywords(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

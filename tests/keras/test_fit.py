@@ -47,6 +47,7 @@ def outcome(backend: str, name: str, request: pytest.FixtureRequest) -> dict[str
     return outcomes(backend, tuple(sorted(names)))[name]
 
 
+@pytest.mark.slow
 @pytest.mark.sample(16)
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
@@ -91,6 +92,7 @@ def test_every_keyword_has_a_name() -> None:
     assert set(ours) == set(inspect.signature(keras.Model.compile).parameters)
 
 
+@pytest.mark.slow
 def test_a_backend_that_does_not_train_is_refused_by_name(tmp_path: Path) -> None:
     code = "from gradreg_core.errors import UnsupportedError\ntry:\n    from gradreg_keras import RegularizedModel\n"
     code += "except UnsupportedError as error:\n    print(error)"

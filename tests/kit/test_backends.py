@@ -16,6 +16,7 @@ from gradreg_conformance.subject import Subject
 from gradreg_torch.harness import TorchHarness
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow", "numpy"])
 def test_a_built_in_backend_passes_the_quick_profile(backend: str) -> None:
@@ -36,6 +37,7 @@ assert report.ok and report.ran == 2, [check.message for check in report.checks]
 """
 
 
+@pytest.mark.slow
 def test_jax_over_two_devices(tmp_path: Path) -> None:
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
     environment = os.environ | paths | {"JAX_NUM_CPU_DEVICES": "2"}
@@ -44,6 +46,7 @@ def test_jax_over_two_devices(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_step_for_which_is_compiled_anew_is_caught() -> None:
     class Recompiling(TorchHarness):
         modes = ("eager", "compile")

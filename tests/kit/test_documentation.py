@@ -24,6 +24,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.S)
 
 
+@pytest.mark.slow
 def test_its_commands_run_as_they_stand(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("jax")

@@ -31,6 +31,7 @@ def test_a_mutant_is_killed_by_the_checks_that_are_named(mutant: Mutant) -> None
     assert killers(mutant, list(mutant.killed_by)).keys() == set(mutant.killed_by)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(14)
 @pytest.mark.parametrize("check", CHECKS)
 def test_without_any_one_check_some_mutant_would_live(check: str) -> None:
@@ -38,6 +39,7 @@ def test_without_any_one_check_some_mutant_would_live(check: str) -> None:
     assert not killers(ALONE[check], others)
 
 
+@pytest.mark.slow
 def test_the_honest_original_passes() -> None:
     results = run_subject(Subject("honest", harness_of(), QUICK), stop=False)
     assert not [(result.name, result.message) for result in results if not result.ok]

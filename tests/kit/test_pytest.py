@@ -131,6 +131,7 @@ def test_under_xdist(run):
     assert f"{BRAVE} (fake 1.2; cpu; quick): 2 passed; worst error 0.25 of what rounding allows" in output
 
 
+@pytest.mark.slow
 def test_the_real_checks_run_from_anywhere(run):
     pytest.importorskip("torch")
     status, output = run(*SUITE, "--gradreg-backend", "torch", "--collect-only", "-q", fakes=None)

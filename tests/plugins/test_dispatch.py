@@ -247,6 +247,7 @@ def test_a_call_without_x_or_with_a_misspelt_keyword_is_a_type_error():
         dispatch.loss(model, x, y, None, sample_wieght=None)
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_every_keyword(tmp_path, monkeypatch):
     mypy = pytest.importorskip("mypy.api")
     script = tmp_path / "train.py"

@@ -85,6 +85,7 @@ def test_the_doctor_reports_them_and_looks_at_the_others(gradreg):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_names_that_are_markup_or_cannot_be_encoded_are_printed(gradreg):
     done = gradreg("backends")
     assert done.returncode == 0, done.stderr

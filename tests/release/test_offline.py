@@ -1,5 +1,7 @@
 """Importing and calling gradreg opens no connection."""
 
+import pytest
+
 from child import run
 
 PROGRAM = """
@@ -29,6 +31,7 @@ PACKAGES = ["gradreg_core", "gradreg_numpy", "gradreg_torch", "gradreg_jax", "gr
 """What a training imports."""
 
 
+@pytest.mark.slow
 def test_no_connection_at_import_or_call():
     done = run("-c", PROGRAM % (PACKAGES,))
     assert done.stdout.split() == ["done", "True"], done.stderr

@@ -116,6 +116,7 @@ def test_eager_equals_the_reference(name: str, reg: Regularizer) -> None:
     compare(name, reg, "eager")
 
 
+@pytest.mark.slow
 @pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("mode", "name", "reg"), [pytest.param(*case, id=f"{case[0]}-{case[1]}-{len(case[2].terms)}") for case in TRACED]
@@ -124,6 +125,7 @@ def test_traced_with_a_traced_step_equals_the_reference(mode: str, name: str, re
     compare(name, reg, mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reg", "mode"),
     [("dense", DataGrad(2.0), "eager"), ("dense", SpectralNormReg(0.4), "eager"), ("conv", JacReg(0.5), "xla")],

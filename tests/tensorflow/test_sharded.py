@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MIRRORED = """
 import numpy as np, tensorflow as tf
 import gradreg_tensorflow as gradreg
@@ -61,6 +63,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_replicas_in_a_loop_of_ones_own_give_the_same(tmp_path: Path) -> None:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", MIRRORED]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import gradreg_core
 import gradreg_tensorflow as gradreg
 
@@ -50,6 +52,7 @@ LINES = [
 """Of the last lines of the script."""
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_results_and_keywords(tmp_path: Path) -> None:
     script, settings = tmp_path / "script.py", tmp_path / "mypy.ini"
     script.write_text(SCRIPT)

@@ -140,6 +140,7 @@ LOSSES = [
 ONCE_DIFFERENTIABLE = nn.MultiMarginLoss(reduction="none", p=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_any_differentiable_loss(compiled: bool) -> None:
     model, (x, y) = make(), batch()

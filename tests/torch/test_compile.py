@@ -16,6 +16,7 @@ from gradreg_core.spec import JacobianPenalty
 from torch_cases import REG, batch, gradients, make
 
 
+@pytest.mark.slow
 def test_ten_steps_compile_once() -> None:
     model = make()
     reg = gradreg.DataGrad(lambda step: 0.125 * (step + 1)) + gradreg.SpectReg(0.5, every=3)
@@ -40,6 +41,7 @@ def test_ten_steps_compile_once() -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [int, torch.tensor])
 def test_steps_and_seeds_of_the_call_compile_at_most_twice(convert: Any) -> None:
     """Dynamo first takes an int for a constant; from the second value on it is an input."""
@@ -106,6 +108,7 @@ def test_layers_have_no_names_inside_a_compiler_and_taps_have() -> None:
     torch.testing.assert_close(gradients(compiled(x), model), gradients(wanted, model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["output", "input"])
 def test_buffers_are_written_as_in_eager_mode(kind: Any) -> None:
     torch.manual_seed(0)
@@ -125,6 +128,7 @@ def test_buffers_are_written_as_in_eager_mode(kind: Any) -> None:
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.slow
 def test_other_weights_compile_without_a_graph_break() -> None:
     """Dynamo takes the second value of a weight for a symbol."""
     model, (x, y) = make(), batch()
@@ -135,6 +139,7 @@ def test_other_weights_compile_without_a_graph_break() -> None:
         torch.testing.assert_close(compiled(reg), gradreg.loss(model, x, y, reg)[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_refused_at_the_call_and_the_remedies_work() -> None:
     model, (x, y) = make(), batch()
     torch._dynamo.reset()
@@ -160,6 +165,7 @@ def test_a_compiled_model_is_refused_at_the_call_and_the_remedies_work() -> None
         )
 
 
+@pytest.mark.slow
 def test_batch_normalisation_behind_a_plain_function_is_refused() -> None:
     net, (x, y) = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double(), batch()
 

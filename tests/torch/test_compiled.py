@@ -91,6 +91,7 @@ def test_a_custom_function_of_the_input_itself_is_refused() -> None:
         penalty(net(torch.tanh), gradreg.DataGrad(1.0), loss_fn=lambda z, y: Swish.apply(z).square())
 
 
+@pytest.mark.slow
 def test_what_the_message_advises_is_right() -> None:
     """Ordinary operations, outside of the compiled function, a difference, and a function in the graph."""
     outside = penalty(net(Swish.apply), OUTPUT_SIDE, compiled=False)
@@ -116,6 +117,7 @@ def test_a_checkpoint_is_refused() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reg", [OUTPUT_SIDE, INPUT_SIDE], ids=["output", "input"])
 def test_a_custom_function_that_x_does_not_pass_is_right(reg: Any) -> None:
     """On a weight, or on what x is computed from."""

@@ -25,6 +25,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return ranks.results(script, 4, tmp_path_factory.mktemp("distributed"))
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_one_process(results: dict[str, Any]) -> None:
     right = {name: result for name, result in results.items() if not isinstance(result, str)}
     assert len(right) > 46

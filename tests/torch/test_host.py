@@ -85,6 +85,7 @@ def launched(run: Callable[[], Any]) -> Counter[str]:
 
 
 # Measured 86, 101, 168 and 172 with PyTorch 2.13 on Python 3.11; the rest is for other versions of both.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reg", "step", "most"),
     [(None, 1, 105), (SPECT.lazy(), 1, 120), (SPECT, 5, 195), (DATA, 5, 200)],
@@ -99,6 +100,7 @@ def test_a_call_makes_few_calls_of_python(reg: Any, step: int, most: int, monkey
     assert own - python_calls(lambda: by_hand(model, bare, X, Y)) <= most
 
 
+@pytest.mark.slow
 def test_the_number_of_calls_does_not_grow_with_the_modules() -> None:
     """But for those of the modules themselves, and PyTorch's own when a function mode is on."""
     counts = []

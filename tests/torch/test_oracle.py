@@ -104,6 +104,7 @@ def test_float64_equals_the_reference(name: str, reg: Regularizer) -> None:
     compare(name, reg, None)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(("name", "terms"), SUMS, ids=["dense", "conv", "attention", "normed", "part of the batch"])
 def test_sums_of_terms_equal_the_reference_eager_and_compiled(name: str, terms: list[Regularizer]) -> None:
@@ -127,6 +128,7 @@ def test_float32_is_as_good_as_its_inputs(name: str, reg: Regularizer) -> None:
     np.testing.assert_allclose(values[0], wanted_values[0], rtol=8 * 2.0**-24 * 10)
 
 
+@pytest.mark.slow
 def test_inductor_gives_the_same() -> None:
     compare("dense", DataGrad(2.0) + SpectReg(0.3), "inductor")
 

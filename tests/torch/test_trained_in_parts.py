@@ -16,6 +16,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return ranks.results(trained_in_parts.__file__, 2, tmp_path_factory.mktemp("parts"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["token", "causal"])
 def test_transformers(results: dict[str, Any], task: str, tmp_path: Path) -> None:
     wanted, of_one = trained_in_parts.of_transformers(task, 12, tmp_path)
@@ -27,6 +28,7 @@ def test_transformers(results: dict[str, Any], task: str, tmp_path: Path) -> Non
         assert [log[name] for name in names] == pytest.approx([of_one[name] for name in names], rel=1e-5), ways
 
 
+@pytest.mark.slow
 def test_lightning(results: dict[str, Any]) -> None:
     wanted = trained_in_parts.of_lightning(12, 1)
     for ways in ("lightning", "lightning, sharded"):

@@ -169,6 +169,7 @@ def test_draws_depend_on_the_step_and_the_place_in_the_whole_batch(tmp_path: Pat
     assert first["penalty"] == pytest.approx(first["penalty/SpectReg"] + first["penalty/WeightDecay"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_batch_is_penalised_now_and_then(tmp_path: Path) -> None:
     reg = gradreg.SpectReg(0.2, at="embeddings", fraction=0.5, every=2) + gradreg.SpectReg(0.1, at="pooler", every=3)
     trainer = trained("sequence", tmp_path, reg, max_steps=4)
@@ -241,6 +242,7 @@ def test_images_are_the_input_that_counts(tmp_path: Path) -> None:
             torch.testing.assert_close(came, gradient, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_half_precision_and_compilation(tmp_path: Path) -> None:
     reg = gradreg.SpectReg(0.2, at="embeddings", every=2)
     exact = trained("sequence", tmp_path, reg, max_steps=2)

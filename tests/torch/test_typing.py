@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import gradreg_core
 import gradreg_torch as gradreg
 
@@ -59,6 +61,7 @@ follow_imports = skip
 """Reading the types of PyTorch and NumPy takes half a minute, and no message depends on them."""
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_results_and_keywords(tmp_path: Path) -> None:
     script, config = tmp_path / "script.py", tmp_path / "mypy.ini"
     script.write_text(SCRIPT)

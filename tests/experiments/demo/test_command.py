@@ -74,6 +74,7 @@ def test_the_backend_comes_from_the_environment(run_demo, monkeypatch):
         run_demo()
 
 
+@pytest.mark.slow
 def test_without_quick_every_backend_is_held_against_the_reference(run_demo, settings, monkeypatch):
     monkeypatch.setattr(command, "Settings", lambda **fields: replace(settings, **fields))
     monkeypatch.setattr(checks, "usable", lambda: (("torch",), {}))

@@ -12,6 +12,7 @@ from gradreg_experiments.curves import DTYPES, Curves
 from gradreg_experiments.demo import compare
 
 
+@pytest.mark.slow
 def test_frameworks_draw_the_same_and_train_the_same(run_demo, tmp_path):
     done = run_demo("--quick", "--compare", "--backend", "torch", "--backend", "jax")
     assert done.exit_code == 0

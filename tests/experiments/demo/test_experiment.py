@@ -21,6 +21,7 @@ def without_seconds(outcome):
     return {name: [run | times for run in runs] for name, runs in outcome.runs.items()}
 
 
+@pytest.mark.slow
 def test_tuning_never_sees_the_test_part(digits, outcome, settings):
     spoilt = experiment(digits._replace(test=poisoned(digits.test)), settings)
     assert spoilt.tunings == outcome.tunings
@@ -60,6 +61,7 @@ def test_of_equal_scores_the_smallest_weight_is_taken_and_edges_are_told():
     assert not Tuning(0.0, {}).at_edge
 
 
+@pytest.mark.slow
 def test_the_same_comparison_gives_the_same_numbers_in_any_number_of_processes(digits, outcome, settings, monkeypatch):
     monkeypatch.setattr(module, "METHODS", [method for method in METHODS if method.name in ("none", "DataGrad")])
     again, spread = (experiment(digits, replace(settings, workers=workers)) for workers in (1, 2))

@@ -64,6 +64,7 @@ EXPERIMENT = CellExperiment(
 """
 
 
+@pytest.mark.slow
 def test_a_new_experiment_is_one_file(reproduce, folder, tmp_path, monkeypatch):
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "hoffman.py").write_text(NEW)

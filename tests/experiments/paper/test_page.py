@@ -18,6 +18,7 @@ def published():
     return Results(PUBLISHED)
 
 
+@pytest.mark.slow
 def test_the_published_page_and_export_are_those_of_the_published_results(published, tmp_path):
     pages = make_pages(PUBLISHED, published)
     assert len(pages) == 1 + len(experiments()), "each was run"
@@ -47,6 +48,7 @@ def test_the_commands_of_the_page_have_nothing_left_to_run(published, name, sett
     assert missing(jobs, published) == []
 
 
+@pytest.mark.slow
 def test_says_what_was_run_and_what_was_not(add, results, tmp_path):
     (empty,) = make_pages(tmp_path, results).values()
     assert "| table1 | torch | 0 of 90 | 0 |" in empty

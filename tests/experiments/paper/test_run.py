@@ -36,6 +36,7 @@ def assert_complete(result, backend):
     json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [name for name in trainable() if name != "jax"])
 def test_one_run(backend, make_job, tiny, files):
     protocol = replace(tiny, before_last="dropout")
@@ -43,6 +44,7 @@ def test_one_run(backend, make_job, tiny, files):
     assert_complete(result, backend)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("before_last", "reg", "extra"),
@@ -85,6 +87,7 @@ def test_the_penalty_is_trained(make_job, tiny, files):
     assert norms[100.0] < 0.8 * norms[0.0]
 
 
+@pytest.mark.slow
 def test_several_seeds_in_jax_train_as_alone(make_job, tiny, files):
     protocol = replace(tiny, before_last="dropout", dtype="float64")
     jobs = [make_job("jax", protocol, SpectReg(1.0, seed=seed), seed=seed) for seed in (1, 2)]

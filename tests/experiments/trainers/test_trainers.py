@@ -53,6 +53,7 @@ def expected():
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 def test_training_in_float64_equals_the_reference(trainer, small_plan, expected, name):
     plan = small_plan()
@@ -89,6 +90,7 @@ def test_no_steps_change_nothing(trainer, small_plan, name):
     np.testing.assert_array_equal(trained.params["0.weight"], plan.params["0.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS[1:])
 def test_terms_apart_mixing_losses_and_scales_are_those_of_torch(trainer, small_plan, expected, name):
     plan = small_plan(
@@ -142,6 +144,7 @@ def test_jax_keeps_its_setting_of_float64(trainer, small_plan):
     assert jnp.zeros(1).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_several_seeds_in_jax_train_as_alone(trainer, small_plan):
     def plan(seed):
         rng = np.random.default_rng(seed)

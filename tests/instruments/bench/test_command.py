@@ -21,6 +21,7 @@ def bench(gradreg):
     return call
 
 
+@pytest.mark.slow
 def test_a_network(bench, tmp_path):
     common = ("--batch", "2", "--repeats", "2", "--out", str(tmp_path))
     printed = bench(*common, "--network", "mlp", "--variant", "vmap*", "--memory")
@@ -45,6 +46,7 @@ def model():
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own(bench, tmp_path, monkeypatch):
     (tmp_path / "my_models_of_bench.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
@@ -52,6 +54,7 @@ def test_a_model_of_ones_own(bench, tmp_path, monkeypatch):
     assert "my_models_of_bench:model in torch" in printed
 
 
+@pytest.mark.slow
 def test_a_regularizer_of_ones_own(bench, tmp_path):
     mine, wrong = tmp_path / "mine.json", tmp_path / "wrong.json"
     mine.write_text(json.dumps(to_dict(DataGrad(2.0))))
@@ -65,6 +68,7 @@ def test_a_regularizer_of_ones_own(bench, tmp_path):
     assert "leave out --variant and --projections" in refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mine.json", "plain.json"])
 def test_names_of_regularizers_are_given_once(bench, tmp_path, name):
     mine, twice = tmp_path / "mine.json", tmp_path / "other" / name
@@ -75,6 +79,7 @@ def test_names_of_regularizers_are_given_once(bench, tmp_path, name):
     assert f"{twice.stem!r} twice" in refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -89,6 +94,7 @@ def test_errors_say_what_to_do(bench, arguments, message, tmp_path):
     assert message in bench(*arguments, "--out", str(tmp_path), code=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["jax", "tensorflow"])
 def test_other_frameworks(framework):
     result = run(Task(framework, "mlp", 2, (1,), ("SpectReg", "separate forward"), 1, 1))

@@ -43,6 +43,7 @@ def test_by_hand_is_the_same_computation(name):
         assert by_hand == pytest.approx(loss + weight * penalty, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_another_framework_has_a_row(monkeypatch):
     """In this process, and each call few times: only that it works."""
     steps = load(Task("tensorflow", HOST, BATCH, (1,), (), 1, 1))
@@ -64,6 +65,7 @@ def test_by_hand_in_jax():
     assert penalised - plain == pytest.approx(0.01 * float(own()), rel=1e-3)  # float32: a difference of numbers near 1
 
 
+@pytest.mark.slow
 def test_the_command_prints_it(gradreg, tmp_path):
     done = gradreg("bench", "--network", "host", "--repeats", "1", "--out", str(tmp_path))
     assert done.exit_code == 0, done.output

@@ -7,6 +7,7 @@ from gradreg_bench import timing
 from gradreg_bench.timing import Spread, interleaved, peak_memory, spread
 
 
+@pytest.mark.slow
 def test_rounds_are_interleaved_and_cycles_counted(monkeypatch):
     calls = []
     clock = iter(range(1000))

@@ -50,6 +50,7 @@ def by_hand(model: nnx.Module) -> tuple[float, float, float]:
     return float(loss), np.linalg.norm(p) / np.linalg.norm(t), p @ t / np.linalg.norm(p) / np.linalg.norm(t)
 
 
+@pytest.mark.slow
 def test_a_module_in_training_mode_is_left_as_it_is_and_looked_at_in_evaluation_mode() -> None:
     model = Network()
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngKey))))]

@@ -56,6 +56,7 @@ def by_hand(model: Any) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_a_fit_is_watched_and_goes_as_without(backend: str) -> None:
     result = fits.report() if backend == keras.backend.backend() else elsewhere(backend)
@@ -85,6 +86,7 @@ def test_losses_of_several_outputs_are_refused() -> None:
         callback.on_train_begin()
 
 
+@pytest.mark.slow
 def test_a_fit_for_the_search() -> None:
     regs: list[Any] = []
 

@@ -64,6 +64,7 @@ def test_tensorboard_gets_a_scalar_per_value(tmp_path: Path) -> None:
     assert written == [(7, f"gradreg/{name}", value) for name, value in values.items()]
 
 
+@pytest.mark.slow
 def test_weights_and_biases_offline_on_an_axis_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -57,6 +57,7 @@ def test_the_whole_function_passes(composition: str) -> None:
     assert examined("torch", Operation("cube", "h ** 3"), composition).kind == "right"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("composition", ["reverse-forward", "forward-forward"])
 def test_the_program_about_layer_norm_shows_it_in_a_process_of_its_own(composition: str, tmp_path) -> None:
     (layer,) = [known for known in framework("torch").operations if known.name == "torch.nn.LayerNorm"]

@@ -5,6 +5,7 @@ import pytest
 from instruments.sweep.findings import WRONG, disagreement, examined, run, small
 
 
+@pytest.mark.slow
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("operation", WRONG)
 def test_tensorflow_is_wrong_and_the_program_shows_it(operation: str) -> None:
@@ -39,6 +40,7 @@ def test_a_product_with_a_zero() -> None:
     assert disagreement(run(finding)) > 1e-2
 
 
+@pytest.mark.slow
 def test_ctc_loss_is_not_a_number() -> None:
     finding = examined("tensorflow", "tf.nn.ctc_loss")
     assert finding.kind == "NaN"
@@ -90,6 +92,7 @@ def test_pytorch_has_no_second_derivative_and_says_so(operation: str) -> None:
         run(finding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "operation"),
     [("torch", "torch.nn.LayerNorm"), ("torch", "torch.nn.MaxPool2d, overlapping"), ("jax", "jax.nn.softmax")],

@@ -56,6 +56,7 @@ def test_what_ends_the_process_is_an_error(gradreg, command, name):
     assert ENDS[command, name] in line
 
 
+@pytest.mark.slow
 def test_json_is_all_that_check_prints(gradreg):
     done = gradreg("check", "acme:batch", "--reg", "DataGrad(1.0)", "--json")
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(gradreg, tmp_path, monkeypatch, capsys):
     pytest.importorskip("jax")
     pytest.importorskip("tensorflow")

@@ -11,6 +11,7 @@ from instruments.validation.ports import JAX_NAMES, Net, X, jax_port
 draw = np.random.default_rng(0).normal
 
 
+@pytest.mark.slow
 def test_values_names_and_layers_tell():
     apply, params, _ = jax_port(Net())
     proposal = propose(Net(), (apply, params))

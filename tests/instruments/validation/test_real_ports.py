@@ -34,6 +34,7 @@ def test_a_right_port_agrees(name):
     assert all(row.agrees for row in report.layers), report
 
 
+@pytest.mark.slow
 @pytest.mark.sample(10)
 @pytest.mark.parametrize("name", sorted(set(PORTS) - {"gpt"}))
 def test_a_wrong_port_is_named_in_its_layer(name):

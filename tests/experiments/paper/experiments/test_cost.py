@@ -33,6 +33,7 @@ def test_a_file_that_holds_no_costs_is_refused(tmp_path):
         cost.read_costs(tmp_path / "cost.json")
 
 
+@pytest.mark.slow
 def test_steps_are_measured_and_drawn(reproduce, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cost, "_REPEATS", 3)
     cells = ["--cells", "DataGrad/none", "--cells", "DataGrad/every=4", "--seeds", 1, "--steps", 2]
