@@ -48,6 +48,8 @@ EXTRAS = {
 """The extras for users, and the backend that is there with each alone."""
 LICENCES = """gradreg's own licence is MIT. These are the licences of everything that `make venv` installs, with the
 tools for development, as the packages' metadata say. `nox -s licences` writes this page."""
+NOT_IN_METADATA = {"namex": "Apache License 2.0", "tomli": "MIT"}
+"""One says its licence in a file alone; the other is installed on Python 3.10 alone."""
 
 
 @nox.session(python=OLDEST_PYTHON)
@@ -109,7 +111,19 @@ def licences(session: nox.Session) -> None:
     columns = ["--from=mixed", "--format=markdown", "--ignore-packages", "gradreg", "pip", "setuptools", "wheel"]
     table = str(session.run("pip-licenses", "--python=.venv/bin/python", *columns, silent=True))
     table = re.sub("-{4,}", "---", re.sub(r" +\|", " |", table)).replace("|---", "| ---").replace("---|", "--- |")
-    Path("docs/licences.md").write_text(f"# Licences of dependencies\n\n{LICENCES}\n\n{table.strip()}\n")
+    heading, line, *rows = table.strip().splitlines()
+    cells = map(_cells, rows)
+    known = {name: f"| {name} | {version.partition('+')[0]} | {licence} |" for name, version, licence in cells}
+    for pin in Path("constraints.txt").read_text().split():
+        name, _, version = pin.partition("==")
+        if name in NOT_IN_METADATA:
+            known[name] = f"| {name} | {version} | {NOT_IN_METADATA[name]} |"
+    text = "\n".join([heading, line, *(known[name] for name in sorted(known))])
+    Path("docs/licences.md").write_text(f"# Licences of dependencies\n\n{LICENCES}\n\n{text}\n")
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 @nox.session(python="3.11")
