@@ -1,6 +1,5 @@
 """The arguments of a call, checked as far as no forward pass is needed."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from gradreg_core.loss_functions import outputs_first
 from gradreg_core.scalars import integer_option
 from gradreg_core.selection import require_selector
 from gradreg_core.spec import Regularizer
+from gradreg_core.structures import read_once
 
 __all__ = ["BATCH_NORM_POLICIES", "checked"]
 
@@ -68,8 +68,8 @@ def _checked_options(call: Call) -> dict[str, Any]:
     if call.loss_fn is not None:
         weighs = call.position_weight is not None or call.ignore_index is not None
         options["loss_fn"] = outputs_first(name, call.ops.name, call.loss_fn, weighs)
-    if call.params is not None and isinstance(call.params, Iterator):
-        options["params"] = tuple(call.params)  # several terms may read them
+    if call.params is not None:
+        options["params"] = read_once(call.params)  # several terms may read them
     if call.seed is not None:
         options["seed"] = _checked_seed(call.ops, name, call.seed)
     return options

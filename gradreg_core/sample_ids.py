@@ -34,8 +34,13 @@ def checked_ids(call: Call, arguments: Arguments) -> Array:
 def nan_of_wide_ids(call: Call, like: Array) -> Array | None:
     """0, or NaN where a sample id needs more than 32 bits and could not be read; None where all were read."""
     ops, ids = call.ops, call.sample_ids
-    wide = ids is not None and ops.is_array(ids) and ops.dtype(ids) in ("int64", "uint64")
-    if not wide or ops.values_if_free(ids) is not None:
+    dtype = ops.dtype(ids) if ids is not None and ops.is_array(ids) else ""
+    if dtype not in ("int64", "uint32", "uint64") or ops.values_if_free(ids) is not None:
         return None
     zero = ops.constant(0.0, "float32", like)
-    return ops.sum(ops.where((ids >= -(2**31)) & (ids < 2**31), zero, math.nan), 0)
+    if dtype == "uint32":
+        fits = ops.int32(ids, like) >= 0  # what does not fit turns negative
+    else:
+        number = ops.astype(ids, "int64")  # PyTorch does not compare uint64
+        fits = (number >= (0 if dtype == "uint64" else -(2**31))) & (number < 2**31)
+    return ops.sum(ops.where(fits, zero, math.nan), 0)

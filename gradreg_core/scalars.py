@@ -63,7 +63,7 @@ def require_narrow(call: str, name: str, value: Any) -> None:
         InputError: they need more than 32 bits.
     """
     if isinstance(value, np.ndarray):
-        wide = value.dtype.kind in "iu" and value.dtype.itemsize > 4 and value.size > 0
+        wide = value.dtype.kind in "iu" and not np.can_cast(value.dtype, np.int32) and value.size > 0
         ends = [int(value.min()), int(value.max())] if wide else []
     else:
         ends = [number for number in _integers(value) if number not in _NARROW]

@@ -1,10 +1,10 @@
 """Nested structures: their leaves with dotted paths, a structure from new leaves, and what a path leads to."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-__all__ = ["Leaves", "Rebuild", "alone", "flatten", "follow", "joined", "restricted"]
+__all__ = ["Leaves", "Rebuild", "alone", "flatten", "follow", "joined", "read_once", "restricted"]
 
 Leaves = list[tuple[str, Any]]
 """(path, leaf): "tokens", "0.mask"; the path of a leaf that is the whole structure is ""."""
@@ -69,6 +69,15 @@ def follow(structure: Any, path: str | int) -> Any:
     """
     for key in str(path).split("."):
         structure = _step(structure, key)
+    return structure
+
+
+def read_once(structure: Any) -> Any:
+    """The structure's leaves in plain containers, with tuples for iterators, which could be read but once."""
+    if isinstance(structure, Iterator | list | tuple):
+        return tuple(map(read_once, structure))
+    if isinstance(structure, Mapping):
+        return {key: read_once(value) for key, value in structure.items()}
     return structure
 
 

@@ -1,6 +1,6 @@
 """A loss module that counts its own steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from gradreg_core.scalars import integer_option
 from gradreg_core.selection import Selector
 from gradreg_core.signatures import with_named_errors
 from gradreg_core.spec import Regularizer
-from gradreg_core.structures import flatten
+from gradreg_core.structures import flatten, read_once
 from gradreg_torch.calls import calls
 
 __all__ = ["Criterion"]
@@ -108,7 +108,7 @@ class Criterion(nn.Module):
             "normalizer": normalizer,
             "class_axis": class_axis,
             "target": target,
-            "params": tuple(params) if isinstance(params, Iterator) else params,
+            "params": read_once(params),
             "chunk_size": chunk_size,
             "batch_norm": batch_norm,
         }

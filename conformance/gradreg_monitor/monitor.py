@@ -11,7 +11,7 @@ from gradreg_core.inputs import Inputs
 from gradreg_core.plugins.dispatch import backend_of, load_backend
 from gradreg_core.scalars import integer_option
 from gradreg_core.spec import Regularizer
-from gradreg_core.structures import flatten
+from gradreg_core.structures import flatten, read_once
 from gradreg_monitor.evaluating import undisturbed, unwrapped
 from gradreg_monitor.values import Options, Subject, always_charged
 
@@ -151,8 +151,8 @@ class Monitor:
     def record(self, model: Any, step: int, *, params: Any = None) -> dict[str, float]:
         """Record now, whatever the step."""
         start = time.perf_counter()
-        model = unwrapped(model)
-        subject = Subject(load_backend(self.backend), model, self.x, self.y, self._charged, step, params, self._options)
+        model, backend = unwrapped(model), load_backend(self.backend)
+        subject = Subject(backend, model, self.x, self.y, self._charged, step, read_once(params), self._options)
         with undisturbed(model, self.evaluation):
             values = subject.penalties()
             if self.jacobian:

@@ -1,6 +1,7 @@
 """Numbers and arrays of any type, as people pass them: right, refused by name, or NaN where nobody can look."""
 
 import math
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -36,6 +37,7 @@ TRACED: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "jax": jax.jit,
     "tensorflow": lambda function: tf.function(function, autograph=False),
 }
+Pair = namedtuple("Pair", "first second")
 frameworks = pytest.mark.parametrize("framework", FRAMEWORKS)
 
 
@@ -173,6 +175,21 @@ def test_labels_beyond_32_bits_are_no_small_ones(setting: Any) -> None:
         assert math.isnan(number(traced(x, array(labels))))
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64, np.int64])
+def test_sample_ids_beyond_32_bits_are_nan_where_nobody_can_look(dtype: Any, setting: Any) -> None:
+    name, calls, x, model, array = setting
+    if name == "jax" and dtype is not np.uint32:
+        pytest.skip("JAX has no 64 bits unless they are turned on")
+    ids, reg = np.arange(4).astype(dtype), SpectReg(1.0)
+    traced = TRACED[name](lambda x, ids: calls.penalty(model, x, None, reg, sample_ids=ids))
+    assert abs(number(traced(x, array(ids))) / number(calls.penalty(model, x, None, reg, sample_ids=ids)) - 1) < 1e-5
+    wide = ids + dtype(2**31)
+    assert math.isnan(number(traced(x, array(wide))))
+    for given in (wide, array(wide)):
+        with pytest.raises(InputError, match=r"sample_ids must lie in"):
+            calls.penalty(model, x, None, reg, sample_ids=given)
+
+
 def test_small_integer_types_of_labels_do_not_wrap(setting: Any) -> None:
     """300 classes and labels of 8 bits: class 256 is not class 0."""
     _, calls, _, _, array = setting
@@ -235,6 +252,25 @@ def test_an_iterator_of_parameters_serves_every_term_and_every_call() -> None:
     criterion = gradreg_torch.Criterion(reg=WeightDecay(0.1), params=model.parameters())
     values = [number(criterion(lambda x: model(x), x, torch.tensor(Y))[1].penalty[0]) for _ in range(3)]
     assert values == [number(wanted[0])] * 3
+
+
+ITERATORS: list[Callable[[Any], Any]] = [
+    lambda leaves: iter(leaves),
+    lambda leaves: {"a": iter(leaves)},
+    lambda leaves: [iter(leaves)],
+    lambda leaves: OrderedDict(a={"b": (leaf for leaf in leaves)}),
+    lambda leaves: Pair((leaf for leaf in leaves), []),
+]
+
+
+@pytest.mark.parametrize("given", range(len(ITERATORS)))
+def test_iterators_of_parameters_are_read_once_at_any_depth(given: int, setting: Any) -> None:
+    _, calls, x, model, array = setting
+    leaves = [array(MATRIX), array(X)]
+    wanted = 0.5 * (0.1 + 0.2) * float((MATRIX**2).sum() + (X**2).sum())
+    params = ITERATORS[given](leaves)
+    value = number(calls.penalty(model, x, None, WeightDecay(0.1) + WeightDecay(0.2), params=params))
+    assert abs(value - wanted) < 1e-5 * wanted  # single precision
 
 
 @pytest.mark.parametrize("params", ["a", b"a", object(), [object()], {"w": "text"}])
