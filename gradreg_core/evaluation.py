@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gradreg_core import engine, input_side
 from gradreg_core.backend import Array, Backend, Pair
-from gradreg_core.errors import InputError
+from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.forward import Call, Forward, Samples, forward_pass, position_weights
 from gradreg_core.inputs import Arguments
 from gradreg_core.layout import is_floating, is_integer, require_integer_scalar
@@ -264,6 +264,11 @@ class _Batch:
         weight, factor = term.weight_at(step), term.every * term.factor
         if ops.is_array(weight):
             return value * self._checked_weight(term, weight, value) * factor
+        if not isinstance(weight, int | float):
+            raise InputTypeError(
+                f"{self.call}: the weight schedule of {type(term).__name__} must return a number or an array of the "
+                f"{ops.name} backend, got {weight!r}. Return float(weight)."
+            )
         return value * (weight * factor)
 
     def _checked_weight(self, term: Term, weight: Array, value: Array) -> Array:

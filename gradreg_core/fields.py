@@ -44,7 +44,15 @@ class Schedule(Number):
     """A number, or a function of the step that returns one."""
 
     def __call__(self, owner: str, name: str, value: Any) -> Any:
-        return value if callable(value) else super().__call__(owner, name, value)
+        if callable(value):
+            return value
+        if getattr(value, "requires_grad", False) or getattr(value, "trainable", False):
+            raise SpecError(
+                f"{owner}: {name} must be {self!r}, or a schedule. Of {value!r} the number would be read once, without "
+                f"its gradient. Give `lambda step: {name}` to follow it, or its number: float({name}), in PyTorch "
+                f"{name}.item()."
+            )
+        return super().__call__(owner, name, value)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,28 +16,28 @@ _NARROW = range(-(2**31), 2**31)
 
 
 def positive_scalar(ops: Backend, call: str, name: str, value: Any, like: Array) -> Any:
-    """A finite number above 0, checked: a Python number, or an array in the dtype of `like`.
+    """A finite number above 0, checked: a Python number, or an array, through which gradients flow.
 
-    Where the value of an array cannot be read without cost, a wrong one becomes NaN.
+    It has the dtype of `like`, or float32. Where its value cannot be read without cost, a wrong one becomes NaN.
 
     Raises:
         InputTypeError: it is no real number and no array without axes.
         InputError: it is not above 0, not finite, or NaN.
     """
-    number = real(value)
+    number, array = real(value), None
     if number is None and ops.is_array(value):
         dtype = ops.dtype(value)
         if ops.shape(value) == () and dtype.startswith(("int", "uint", "float", "bfloat")):
+            array = ops.astype(value, "float64" if ops.dtype(like) == "float64" else "float32")
             read = ops.values_if_free(value)
             if read is None:
-                array = ops.astype(value, ops.dtype(like))
                 return ops.where((array > 0) & (array < math.inf), array, math.nan)
             number = real(np.asarray(read))
     if number is None:
         raise InputTypeError(f"{call}: {name} must be a number, got {value!r}.")
     if not 0 < number < math.inf:
         raise InputError(f"{call}: {name} must be a finite number above 0, got {value!r}.")
-    return number
+    return number if array is None else array
 
 
 def converted(ops: Backend, call: str, name: str, value: Any, like: Array) -> Array:

@@ -130,6 +130,51 @@ def test_what_is_no_normalizer_is_refused(value: Any, setting: Any) -> None:
         calls.penalty(model, x, None, FrobReg(1.0), normalizer=array(np.float32(-6)))
 
 
+def slope(name: str, function: Callable[[Any], Any], at: float) -> float:
+    """The derivative of an eager function of a scalar."""
+    if name == "torch":
+        point = torch.tensor(at, requires_grad=True)
+        return float(torch.autograd.grad(function(point), point)[0])
+    if name == "jax":
+        return float(jax.grad(function)(at))
+    variable = tf.Variable(at)
+    with tf.GradientTape() as tape:
+        value = function(variable)
+    return float(tape.gradient(value, variable))
+
+
+def test_gradients_flow_through_a_normalizer_and_through_what_a_schedule_returns(setting: Any) -> None:
+    name, calls, x, model, _ = setting
+    penalty = 4.0 * number(calls.penalty(model, x, None, FrobReg(1.0)))  # the sum over the batch
+    value = slope(name, lambda size: calls.penalty(model, x, None, FrobReg(1.0), normalizer=size), 2.0)
+    assert abs(value + penalty / 4.0) < 1e-5 * penalty  # single precision
+    value = slope(name, lambda weight: calls.penalty(model, x, None, FrobReg(lambda step: weight), step=0), 2.0)
+    assert abs(value - penalty / 4.0) < 1e-5 * penalty
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.tensor(2.0, requires_grad=True), torch.nn.Parameter(torch.tensor(2.0)), tf.Variable(2.0)], ids=repr
+)
+def test_a_weight_with_a_gradient_is_refused(weight: Any) -> None:
+    with pytest.raises(
+        SpecError, match=r"(?s)FrobReg: weight must be .*without its gradient. Give `lambda step: weight`"
+    ):
+        FrobReg(weight)
+
+
+@pytest.mark.parametrize("other", FRAMEWORKS)
+@pytest.mark.parametrize("given", [2, 2.0, -2.0, True])
+def test_a_schedule_that_returns_another_frameworks_array_is_refused(other: str, given: Any, setting: Any) -> None:
+    name, calls, x, model, _ = setting
+    if other == name:
+        return
+    weight = FRAMEWORKS[other][1](given)
+    with pytest.raises(
+        InputTypeError, match=rf"schedule of FrobReg must return .* the {name} backend.* float\(weight\)"
+    ):
+        calls.penalty(model, x, None, FrobReg(lambda step: weight), step=0)
+
+
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
 def test_wrong_weights_of_samples_are_refused_and_nan_where_nobody_can_look(weight: float, setting: Any) -> None:
     name, calls, x, model, array = setting
