@@ -63,7 +63,7 @@ def _report(first: str, second: str, batch: str | None, **given: Any) -> Any:
         "mapping": given["mapping"] if given["mapping"] == "proposed" else _json_file(given["mapping"]),
         "layers": _json_file(given["layers"]),
         "inputs": (_axes(given["first_axes"]), _axes(given["second_axes"])),
-        "activations": (_optional(given["first_activations"]), _optional(given["second_activations"])),
+        "activations": tuple(_optional(given[f"{side}_activations"], given["timeout"]) for side in ("first", "second")),
         "step": given["step"],
         "tolerance": given["tolerance"],
     }
@@ -76,8 +76,8 @@ def _report(first: str, second: str, batch: str | None, **given: Any) -> Any:
         raise InputError(f"validate: a model called sys.exit({error.code!r}). Remove the call.") from error
 
 
-def _optional(target: str | None) -> Any:
-    return None if target is None else resolve(target)
+def _optional(target: str | None, seconds: float) -> Any:
+    return None if target is None else resolve(target, "validate", seconds)
 
 
 def read_batch(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -8,8 +8,10 @@ import click
 
 from gradreg_core.cli.arguments import parse_regularizer, resolve
 from gradreg_core.cli.files import write_json, write_text
+from gradreg_core.cli.foreign import TIMEOUT
+from gradreg_core.cli.stopping import command_line, terminable
 from gradreg_core.cli.terminal import out_option
-from gradreg_core.errors import InputError
+from gradreg_core.errors import InputError, add_note
 from gradreg_core.schema import to_dict
 from gradreg_core.tuning.search import search
 
@@ -26,8 +28,22 @@ _TRAININGS, _TABLE, _CHOICE, _PICTURE = "trainings.jsonl", "table.txt", "regular
 @click.option("--validation-size", type=click.IntRange(1), help="Validation samples, for the error of an accuracy.")
 @out_option(help="Folder of the trainings, the table, the choice and the picture; what is in it is not done again.")
 @click.option("--plot/--no-plot", default=True, show_default=True, help="Draw the picture, which needs Matplotlib.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TIMEOUT,
+    show_default=True,
+    help="Seconds that importing MODULE may take.",
+)
 def tune(
-    target: str, reg: str, trainings: int, seeds: int, validation_size: int | None, out: Path | None, plot: bool
+    target: str,
+    reg: str,
+    trainings: int,
+    seeds: int,
+    validation_size: int | None,
+    out: Path | None,
+    plot: bool,
+    timeout: float,
 ) -> None:
     """Search for the weight of a regularizer by training a few times.
 
@@ -38,13 +54,20 @@ def tune(
     With --out a search that was stopped goes on when it is called again.
     """
     start = parse_regularizer(reg, "tune")
-    fit = _guarded(target, resolve(target, "tune"))
+    fit = _guarded(target, resolve(target, "tune", timeout))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     journal = None if out is None else out / _TRAININGS
-    result = search(
-        fit, start, trainings=trainings, seeds=range(seeds), validation_size=validation_size, journal=journal
-    )
+    note = "" if out is None else f"The finished trainings are kept in {out}. To go on: {command_line()}"
+    try:
+        with terminable():
+            result = search(
+                fit, start, trainings=trainings, seeds=range(seeds), validation_size=validation_size, journal=journal
+            )
+    except BaseException as error:
+        if journal is not None and journal.exists():
+            add_note(error, note)
+        raise
     click.echo(str(result))
     if out is None:
         return

@@ -1,6 +1,9 @@
 """``gradreg tune``: its files, its errors, and that it goes on where it stopped."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,11 @@ def broken(reg, seed):
 
 def text(reg, seed):
     return "good"
+
+def stopped(reg, seed):
+    if len(calls) == 1:
+        raise KeyboardInterrupt
+    return fit(reg, seed)
 
 def other(x):
     return x
@@ -93,3 +101,21 @@ def test_an_error_is_one_line_and_the_status_is_2(tune: Any, function: str, argu
     assert done.stderr.startswith("error: tune: ") or done.stderr.startswith("error: search: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_search_that_is_stopped_says_how_to_go_on(tune: Any) -> None:
+    done = tune("stopped", "--out", "tuned", "--no-plot")
+    assert done.exit_code == 130
+    assert "The finished trainings are kept in tuned. To go on: main tune " in done.stderr
+    assert tune("fit", "--out", "tuned", "--no-plot", "--trainings", "3").exit_code == 0
+    assert len(__import__(tune.name).calls) == 3
+
+
+def test_importing_ends_within_the_timeout(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text("import time\ntime.sleep(60)")
+    code = "import sys; from gradreg_core.cli.main import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "tune", "hanging:fit", "--reg", "SpectReg(1)", "--timeout", "0.3"]
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, env=path, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: tune: importing hanging did not return within 0.3 seconds.")
