@@ -47,14 +47,15 @@ def held(folder: Path, *, keeps_runs: bool = True) -> Iterator[None]:
         ) from error
     except (OSError, NotImplementedError) as error:
         raise RunError(f"{folder}: cannot be locked: {error}. Choose a folder of a local disk with --out.") from error
+    kept = f"The finished runs are kept in {folder}. To go on" if keeps_runs else "To run it again"
+    note = f"{kept}: {command_line()}"
     try:
         with suppress(OSError):
             (folder / _HOLDER).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-        with terminable():
+        with terminable(note):
             yield
     except BaseException as error:
-        kept = f"The finished runs are kept in {folder}. To go on" if keeps_runs else "To run it again"
-        add_note(error, f"{kept}: {command_line()}")
+        add_note(error, note)
         raise
     finally:
         with suppress(OSError):

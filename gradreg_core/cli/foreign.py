@@ -11,7 +11,7 @@ import click
 
 from gradreg_core.errors import GradregError, InputError
 
-__all__ = ["TIMEOUT", "call", "no_silent_exit", "one_line", "timeout_option", "within"]
+__all__ = ["TIMEOUT", "call", "end_process", "no_silent_exit", "one_line", "timeout_option", "within"]
 
 TIMEOUT = 300.0
 """Seconds that a factory may take."""
@@ -55,7 +55,7 @@ def within(seconds: float, subject: str) -> Iterator[None]:
         f"{subject} did not return within {seconds:g} seconds. Look for an endless loop or a wait in it, or give it "
         f"more time with --timeout."
     )
-    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), _end, [message])
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end_process, [message])
     timer.daemon = True
     timer.start()
     try:
@@ -83,7 +83,7 @@ def no_silent_exit() -> Iterator[None]:
     def guarded(status: int) -> NoReturn:
         if os.getpid() != process:  # a forked child ends as it likes
             before(status)
-        _end(f"os._exit({status}) was called before the command was done. Remove the call.", status or 2)
+        end_process(f"os._exit({status}) was called before the command was done. Remove the call.", status or 2)
 
     os._exit = guarded
     try:
@@ -101,9 +101,13 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(text.split())}".removesuffix(": ").removesuffix(".")
 
 
-def _end(message: str, status: int = 2) -> NoReturn:
+def end_process(message: str, status: int = 2) -> NoReturn:
+    """End the process at once, from any thread, with a line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
-    os.write(2, f"error: {message}\n".encode(errors="backslashreplace"))
+    if os.isatty(2):
+        os.write(2, b"\r\x1b[?25h")  # the cursor, which a progress bar hides
+    with suppress(OSError):
+        os.write(2, f"error: {message}\n".encode(errors="backslashreplace"))
     _EXIT(status)

@@ -60,7 +60,7 @@ def tune(
     journal = None if out is None else out / _TRAININGS
     note = "" if out is None else f"The finished trainings are kept in {out}. To go on: {command_line()}"
     try:
-        with terminable():
+        with terminable(note):
             result = search(
                 fit, start, trainings=trainings, seeds=range(seeds), validation_size=validation_size, journal=journal
             )

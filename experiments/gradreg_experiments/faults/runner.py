@@ -33,13 +33,24 @@ _SOON = 10.0
 """Seconds in which workers must end and errors must come, on a busy machine."""
 
 
-def _stopped(number: int, workers: int, status: int, again: str) -> Fault:
-    """A signal to the runner in the middle; its workers end, and the same command goes on with nothing lost."""
+def _stopped(number: int, workers: int, status: int, again: str, *, compiled: bool = False) -> Fault:
+    """A signal to the runner in the middle; its workers end, and the same command goes on with nothing lost.
+
+    Args:
+        number: of the signal.
+        workers: processes of the runner.
+        status: of its exit.
+        again: what it prints.
+        compiled: whether the runs are in a call of compiled code, which does not see signals.
+    """
 
     def fault(folder: Path, repetition: int) -> str:
         options = [f"--workers={workers}", "--seconds=0.3"]
-        process = start(folder, *options)
-        wait_for(lambda: runs_there(folder) > repetition % 4 or process.poll() is not None)
+        process = start(folder, *options, *(["--compiled"] if compiled else []))
+        least = 2 if compiled else repetition % 4
+        wait_for(lambda: runs_there(folder) > least or process.poll() is not None)
+        if compiled:
+            time.sleep(1)
         own = children(process.pid)
         process.send_signal(number)
         begin = time.monotonic()
@@ -231,6 +242,10 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "SIGTERM, one process": (_stopped(signal.SIGTERM, 1, 143, "To go on: "), 1),
     "SIGTERM, two workers": (_stopped(signal.SIGTERM, 2, 143, "To go on: "), 1),
     "Ctrl-C, two workers": (_stopped(signal.SIGINT, 2, 130, "To go on: "), 1),
+    "SIGTERM in compiled code, one process": (_stopped(signal.SIGTERM, 1, 143, "To go on: ", compiled=True), 0.3),
+    "Ctrl-C in compiled code, one process": (_stopped(signal.SIGINT, 1, 130, "To go on: ", compiled=True), 0.3),
+    "SIGTERM, two workers in compiled code": (_stopped(signal.SIGTERM, 2, 143, "To go on: ", compiled=True), 0.3),
+    "kill -9 of the runner, two workers in compiled code": (_stopped(signal.SIGKILL, 2, -9, "", compiled=True), 0.3),
     "kill -9 of a worker": (_killed_worker, 1),
     "a second runner on the folder": (_two_runners, 1),
     "no room from the start": (_refused(lambda folder: folder, "cannot be written: File too large", limit=2**19), 0.5),

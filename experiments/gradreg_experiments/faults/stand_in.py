@@ -20,6 +20,9 @@ from gradreg_experiments.trainers import Tick, silent
 
 __all__ = ["jobs", "main", "value"]
 
+_LARGE = 4000
+"""Of a matrix whose decomposition takes a minute."""
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -38,9 +41,13 @@ def value(seed: int) -> float:
     return float(np.random.default_rng(seed).random())
 
 
-def _run(seconds: float, payload: int, jobs: Sequence[Job], data: Any, tick: Tick = silent) -> list[dict[str, Any]]:
+def _run(
+    seconds: float, payload: int, compiled: bool, jobs: Sequence[Job], data: Any, tick: Tick = silent
+) -> list[dict[str, Any]]:
     (job,) = jobs
     time.sleep(seconds)
+    if compiled and job.seed > 2:
+        np.linalg.svd(np.random.default_rng(0).normal(size=(_LARGE, _LARGE)))
     filler = "x" * (payload if job.seed > 2 else 0)
     return [{"key": job.key, **job.as_json(), "value": value(job.seed), "filler": filler}]
 
@@ -51,12 +58,15 @@ def _run(seconds: float, payload: int, jobs: Sequence[Job], data: Any, tick: Tic
 @click.option("--workers", default=1)
 @click.option("--seconds", default=0.1)
 @click.option("--payload", default=0)
+@click.option("--compiled", is_flag=True, help="Be in one call of compiled code from the fourth run on.")
 @click.option("--scheduler")
-def _runs(out: Path, count: int, workers: int, seconds: float, payload: int, scheduler: str | None) -> None:
+def _runs(
+    out: Path, count: int, workers: int, seconds: float, payload: int, compiled: bool, scheduler: str | None
+) -> None:
     with held(out):
         results = Results(out)
         done = run_missing(
-            jobs(count), partial(_run, seconds, payload), None, results, workers=workers, scheduler=scheduler
+            jobs(count), partial(_run, seconds, payload, compiled), None, results, workers=workers, scheduler=scheduler
         )
         results.export()
         click.echo(f"{done} of {count} runs done now")
