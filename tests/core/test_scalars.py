@@ -253,6 +253,23 @@ def test_soft_labels_that_are_no_distribution_are_nan_where_nobody_can_look(sett
     assert math.isfinite(number(traced(x, array(np.abs(wrong) / np.abs(wrong).sum(1, keepdims=True)))))
 
 
+# --- losses ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "losses",
+    [
+        np.ones(4, np.int32), np.ones(4, bool), np.ones(4, np.complex64), np.zeros((4, 0), np.float32),
+        np.zeros(0, np.float32), np.float32(1), 1.0, None,
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_loss_without_a_number_and_a_gradient_for_each_sample_is_refused(losses: Any, setting: Any) -> None:
+    _, calls, x, model, array = setting
+    returned = array(losses) if hasattr(losses, "dtype") else losses
+    for reg in (None, SpectReg(1.0)):
+        with pytest.raises(InputError, match=r"loss: loss_fn must return (one loss|floating-point losses)"):
+            calls.loss(model, x, Y, reg, loss_fn=lambda outputs, labels: returned)
+
+
 # --- norms -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("reg", [
     GradientPenalty(1.0),
