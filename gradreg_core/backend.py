@@ -374,7 +374,8 @@ class Backend(DrawPrimitives):
         """
         if self.is_array(params):
             return [params]
-        if isinstance(params, str | bytes) or not isinstance(params, Mapping | Iterable):
+        is_foreign = isinstance(params, str | bytes) or hasattr(params, "dtype")  # which may be iterable
+        if is_foreign or not isinstance(params, Mapping | Iterable):
             raise InputTypeError(
                 f"params must be arrays of the {self.name} backend in lists, tuples or dicts, got {params!r}."
             )

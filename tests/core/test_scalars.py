@@ -342,6 +342,14 @@ def test_parameters_that_are_no_arrays_are_refused(params: Any, setting: Any) ->
         calls.penalty(model, x, None, WeightDecay(1.0), params=params)
 
 
+@pytest.mark.parametrize("other", FRAMEWORKS)
+def test_parameters_of_another_framework_are_refused(other: str, setting: Any) -> None:
+    name, calls, x, model, _ = setting
+    if other != name:
+        with pytest.raises(InputTypeError, match="params must be"):
+            calls.penalty(model, x, None, WeightDecay(1.0), params={"weight": FRAMEWORKS[other][1](MATRIX)})
+
+
 def test_a_model_that_is_not_callable_is_refused(setting: Any) -> None:
     _, calls, x, model, _ = setting
     for call in (calls.loss, calls.penalty, calls.check):
