@@ -80,9 +80,10 @@ def sweep(
     findings = [finding for file in earlier for finding in report.read(file)]
     done = {_key(finding.version, finding.mode, finding.operation, finding.composition) for finding in findings}
     plan = [item for item in plan if _key(item[0].version, item[1], item[2].name, item[3]) not in done]
-    _collect(findings, _run(plan, examples), path)
+    known = report.read(compare) if compare is not None else []
+    _collect(findings, _run(plan, examples), path, known)
     _print(findings, show)
-    for before, after in report.changes(report.read(compare), findings) if compare is not None else ():
+    for before, after in report.changes(known, findings):
         place = f"{after.operation}, {after.composition}, {after.mode}"
         click.echo(f"{place}: {before.kind} in {before.version}, {after.kind} in {after.version}")
     if any(finding.kind in report.SILENT for finding in findings):
@@ -93,16 +94,16 @@ def _key(version: str, mode: str, operation: str, composition: str) -> tuple[str
     return version, mode, operation, composition
 
 
-def _collect(findings: list[Finding], new: Iterator[Finding], path: Path | None) -> None:
+def _collect(findings: list[Finding], new: Iterator[Finding], path: Path | None, compared: list[Finding]) -> None:
     """Add to the findings, and write them now and then: a sweep that is stopped leaves what it has."""
     written = time.monotonic()
     for finding in new:
         findings.append(finding)
         if path is not None and time.monotonic() - written > _BETWEEN:
-            report.write(path, findings)
+            report.write(path, findings, compared)
             written = time.monotonic()
     if path is not None:
-        files = report.write(path, findings)
+        files = report.write(path, findings, compared)
         click.echo(f"Wrote {', '.join(map(str, files))}.")
 
 

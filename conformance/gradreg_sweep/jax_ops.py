@@ -135,5 +135,99 @@ _CONTROL = (
              "lambda g, y: y / g(jnp.ones_like(y)))", **VECTORS),
 )  # fmt: skip
 
-OPERATIONS = (*_ACTIVATIONS, *_ARRAYS, *_BOUNDARIES, *_IMAGES, *_LINALG, *_CONTROL)
+_SLICES = (
+    *functions("jnp", (
+        "take_along_axis(h, np.zeros(({b}, 1), int), 1) ** 2", "select([h > 0, h > -0.5], [h**2, h], jnp.sin(h))",
+        "append(h, h**2)", "insert(h, 1, h[0, 0] ** 2)", "delete(h, 0, 1) ** 2", "polyval(h[0], h)", "vander(h[0])",
+        "apply_along_axis(lambda r: r / r.sum(), 1, h + 3)", "correlate(h[0], jnp.sin(h[0]))",
+        "tensordot(h, jnp.sin(h), ((1,), (1,)))", "broadcast_to(h, (2, {b}, {n})) ** 2", "reshape(h, -1) ** 2",
+        "compress(np.arange({n}) > 0, h, axis=1) ** 2", "trapezoid(h, jnp.sin(h))", "polymul(h[0], jnp.sin(h[0]))",
+        "piecewise(h, [h > 0], [jnp.square, jnp.sin])", "vectorize(lambda r: r / r.sum(), signature='(n)->(n)')(h + 3)",
+    ), bounded=True, **VECTORS),
+    *(
+        function(f"jnp.ndarray.at.{name}", f"h.at[:, np.array([0, 1, 0])].{name}", **VECTORS)
+        for name in ("add(h[:, :1] ** 2)", "min(h[:, :1])", "get() ** 2", "power(2)", "divide(h[:, :1] + 3)",
+                     "apply(jnp.sin)")
+    ),
+    *functions("jax.lax", (
+        "dot_general(h, jnp.sin(h), (((1,), (1,)), ((), ())))", "batch_matmul(h[None], jnp.sin(h).T[None])",
+        "dynamic_slice(h, (0, 1), ({b}, 1)) ** 2", "dynamic_update_slice(h, h[:1, :1] ** 2, (0, 1))",
+        "dynamic_index_in_dim(h, 1, 1) ** 2", "dynamic_update_index_in_dim(h, h[:, 0] ** 2, 1, 1)",
+        "slice_in_dim(h, 0, {n}, 2, axis=1) ** 2", "select(h > 0, h**2, h)", "select_n(h > 0, h, h**2)",
+        "clamp(-0.5, h, 0.5)", "broadcast_in_dim(h, (2, {b}, {n}), (1, 2)) ** 2", "reduce(h, 0.0, jax.lax.add, (1,))",
+        "sort_key_val(h[0], jnp.sin(h[0]) ** 2)[1]", "switch(1, [jnp.sin, lambda h: h**3], h)",
+        "ragged_dot(h, jnp.sin(h).T[None], np.array([{b}]))", "integer_pow(h, 3)", "approx_max_k(h, 1)[0]",
+        "custom_linear_solve(lambda y: 3 * y + y[::-1], h, lambda f, y: (3 * y - y[::-1]) / 8, symmetric=True)",
+    ), **VECTORS),
+    *functions("jax.lax", ("reduce_max(h, (0,))", "reduce_min(h, (0,))", "cummin", "cumsum"), **VECTORS),
+    *functions("jax.lax", ("reduce_prod(h, (0,)) + h.sum(0)", "cumprod(h) + h"),
+               shape="({b}, {n})", sizes={"b": (2, 4), "n": (1, 2)}, zeros=2),
+    function("jax.lax.conv_general_dilated_patches",
+             "jax.lax.conv_general_dilated_patches(h, (2, 2), (1, 1), 'VALID', "
+             "dimension_numbers=('NHWC', 'HWIO', 'NHWC')) ** 2", **IMAGES),
+    function("jax.image.scale_and_translate",
+             "jax.image.scale_and_translate(h, (4, 4), (0, 1), jnp.array([1.5, 1.2]), jnp.array([0.1, 0.3]), 'linear')",
+             shape="({n}, {n})", sizes={"n": (2, 4)}),
+    function("jax.ops.segment_min", "jax.ops.segment_min(h, np.array([1, 0, 1]), 2)",
+             shape="(3, {n})", sizes={"n": (1, 3)}),
+)  # fmt: skip
+
+_SCIPY = (
+    *functions("jax.scipy.special", (
+        "multigammaln(h + 3, 2)", "expn(2, h + 2)", "hyp1f1(h + 2, h + 3, h)", "hyp2f1(h + 2, h + 3, h + 4, h / 3)",
+        "gammaincc(jnp.exp(h), h + 2)", "boxcox(h + 2, h)", "poch(h + 2, h + 3)", "bessel_jn(h + 2, v=2)[1]",
+    ), bounded=True, **VECTORS),
+    *functions("jax.scipy.linalg", (
+        f"cho_solve((jnp.linalg.cholesky({SYMMETRIC}), True), h)",
+        f"lu_solve(jax.scipy.linalg.lu_factor({SYMMETRIC}), h)", f"solve_sylvester({SYMMETRIC}, {SYMMETRIC}, h)",
+        "expm_frechet(h, jnp.sin(h))[1]", f"qr({SYMMETRIC})[0]", f"eigh({SYMMETRIC})[0]", "block_diag(h, h**2)",
+        f"solve({SYMMETRIC}, h, assume_a='pos')", "polar(h + 3 * jnp.eye({n}))[0]", "toeplitz(h[0], h[1])",
+    ), **MATRICES),
+    *functions("jax.lax.linalg", (
+        f"cholesky({SYMMETRIC})", f"eigh({SYMMETRIC})[1]", f"lu({SYMMETRIC})[0]", f"qr({SYMMETRIC})[1]",
+        f"svd({SYMMETRIC})[0]", f"triangular_solve({SYMMETRIC}, h, left_side=True, lower=True)",
+        f"householder_product({SYMMETRIC}, h[0] / 2)", f"symmetric_product(h, {SYMMETRIC}, symmetrize_output=True)",
+        "tridiagonal_solve(h[0].at[0].set(0), h[1] + 5, h[0].at[-1].set(0), h)",
+    ), **MATRICES),
+    *functions("jnp.linalg", (
+        "multi_dot([h, jnp.sin(h), h])", "matrix_power(h, 3)", "tensorsolve(h + 3 * jnp.eye({n}), jnp.sin(h[0]))",
+        f"cond({SYMMETRIC})", f"matrix_norm({SYMMETRIC}, ord={{ord}})",
+    ), options={"ord": ("'fro'", "'nuc'", "2", "1", "-2")}, **MATRICES),
+    function("jnp.linalg.svd of a low rank", "jnp.linalg.svd(h[:, :1] @ h[:1], compute_uv=False)[:1]", **MATRICES),
+    function("jnp.linalg.cross", "jnp.linalg.cross(h, jnp.sin(h))", shape="({b}, 3)", sizes={"b": (1, 2)}),
+    *functions("jax.scipy.fft", ("dct", "idct", "dctn", "idctn"), **VECTORS),
+    *functions("jnp.fft", ("ifft(h).imag", "hfft(h)", "ihfft(h).real", "fftn(h).real", "irfftn(h)",
+                           "rfftn(h).real"), **VECTORS),
+    *functions("jax.scipy.signal", (
+        "fftconvolve(h, jnp.sin(h))", "convolve(h, jnp.sin(h))", "correlate(h, jnp.sin(h))", "detrend",
+    ), **VECTORS),
+)  # fmt: skip
+
+_STATS = tuple(
+    function(f"jax.scipy.stats.{call.partition('(')[0]}", f"jax.scipy.stats.{call}", bounded=True, **VECTORS)
+    for call in (
+        *(f"norm.{name}(h, h**2, jnp.exp(h))" for name in ("logpdf", "pdf", "cdf", "logcdf", "sf", "logsf")),
+        "norm.ppf((h + 2) / 4, h, jnp.exp(h))",
+        *(f"beta.{name}((h + 2) / 4, h + 2, h + 3)" for name in ("logpdf", "cdf")),
+        *(f"gamma.{name}(h + 2, h + 3)" for name in ("logpdf", "cdf", "logsf")),
+        *(f"t.{name}(h, h + 3)" for name in ("logpdf", "pdf")),
+        *(f"logistic.{name}(h, h**2)" for name in ("logpdf", "cdf", "sf")),
+        *(f"laplace.{name}(h + 3, h**2)" for name in ("logpdf", "cdf")),
+        *(f"cauchy.{name}(h, h**2)" for name in ("logpdf", "cdf")),
+        *(f"truncnorm.{name}(h, -2.0, h + 3)" for name in ("logpdf", "cdf", "logcdf", "logsf")),
+        *(f"chi2.{name}(h + 2, h + 3)" for name in ("logpdf", "cdf")),
+        *(f"pareto.{name}(h + 3, h + 2)" for name in ("logpdf", "cdf")),
+        "expon.logpdf(h + 2, h / 3)", "gumbel_r.logpdf(h, h**2)", "vonmises.logpdf(h, h + 2)",
+        "gennorm.logpdf(h + 3, h + 2)", "wrapcauchy.logpdf(h + 2, (h + 2) / 4)", "poisson.logpmf(2, h + 2)",
+        "nbinom.logpmf(2, h + 2, (h + 2) / 4)", "binom.logpmf(2, 3, (h + 2) / 4)", "bernoulli.logpmf(1, (h + 2) / 4)",
+        "geom.logpmf(2, (h + 2) / 4)", "betabinom.logpmf(2, 3, h + 2, h + 3)",
+        "dirichlet.logpdf(jax.nn.softmax(h[0]), h[0] + 2)",
+        "multivariate_normal.logpdf(h, h[0], h.T @ h + 2 * jnp.eye({n}))",
+        "gaussian_kde(h).logpdf(jnp.sin(h[:, :1]))",
+    )
+)  # fmt: skip
+
+OPERATIONS = (
+    *_ACTIVATIONS, *_ARRAYS, *_BOUNDARIES, *_IMAGES, *_LINALG, *_CONTROL, *_SLICES, *_SCIPY, *_STATS,
+)  # fmt: skip
 """In the order of the report."""

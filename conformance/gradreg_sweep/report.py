@@ -20,6 +20,7 @@ __all__ = ["SILENT", "as_pages", "changes", "read", "size", "write"]
 
 SILENT = ("wrong", "None", "NaN")
 """Kinds that a training run does not notice, or notices late."""
+_UNJUDGED = (UNTRIED, "undecided")
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,15 @@ class _Row:
 
     @property
     def proposal(self) -> str:
-        """The title of a report, where there is none."""
-        if "not reported" not in self.issue or not (self.first.kind in SILENT or self.first.kind == "first derivative"):
+        """The title of a report, where there is none; an error that says so needs none."""
+        first = self.first.kind == "first derivative"
+        silent = self.first.detail in ("", "NaN", "None") if first else self.first.kind in SILENT
+        if "not reported" not in self.issue or not silent:
             return ""
         ways = " and ".join(dict.fromkeys(row.composition for row in self.findings if issue(row) == "not reported"))
-        order = "the gradient" if self.first.kind == "first derivative" else f"the derivative by {ways}"
-        kinds = {"None": "None", "NaN": "NaN"}
-        return f"{self.first.operation}: {order} is silently {kinds.get(self.first.kind, 'wrong')}"
+        order = "the gradient" if first else f"the derivative by {ways}"
+        kind = (self.first.detail or "wrong") if first else self.first.kind
+        return f"{self.first.operation}: {order} is silently {kind}"
 
 
 def _tried(findings: Iterable[Finding]) -> list[Finding]:
@@ -91,8 +94,11 @@ def _rows(findings: Iterable[Finding]) -> list[_Row]:
     return [_Row(tuple(group)) for group in groups.values()]
 
 
-def as_pages(findings: Sequence[Finding], stem: str = "findings") -> dict[str, str]:
-    """The pages by their path: the summary ``stem.md``, and ``stem/FRAMEWORK.md`` with the programs."""
+def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequence[Finding] = ()) -> dict[str, str]:
+    """The pages by their path: the summary ``stem.md``, and ``stem/FRAMEWORK.md`` with the programs.
+
+    The summary says how those in `compared`, of other versions, differ.
+    """
     environment = Environment(
         loader=PackageLoader("gradreg_sweep"),
         trim_blocks=True,
@@ -119,6 +125,7 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings") -> dict[str, s
             for report in REPORTS
             if any(report.framework == finding.framework for finding in findings)
         ],
+        versions=_versions(findings, compared),
         machine=platform.machine(),
         python=platform.python_version(),
     )
@@ -171,13 +178,49 @@ def _by_module(operations: Sequence[str]) -> dict[str, list[str]]:
     return {module.replace("_", r"\_"): names for module, names in modules.items()}
 
 
-def write(path: Path, findings: Sequence[Finding]) -> list[Path]:
-    """Write JSON or, by the name's ending, pages in Markdown. Returns the files."""
+@dataclass(frozen=True)
+class _Versions:
+    """What two versions of a framework make of the same operations."""
+
+    before: str
+    after: str
+    count: int
+    """The records that both have, of an operation by a composition in a mode."""
+    changed: list[tuple[Finding, Finding]]
+
+    @property
+    def mended(self) -> int:
+        return sum(after.kind == "right" for _, after in self.changed)
+
+    @property
+    def broken(self) -> int:
+        return sum(before.kind == "right" for before, _ in self.changed)
+
+
+def _versions(findings: Sequence[Finding], compared: Sequence[Finding]) -> list[_Versions]:
+    """What was judged in both, against each other version of the same framework."""
+    findings, compared = ([row for row in rows if row.kind not in _UNJUDGED] for rows in (findings, compared))
+    rows = []
+    for other in dict.fromkeys(finding.version for finding in compared):
+        after = [finding for finding in compared if finding.version == other]
+        before = [row for row in findings if row.framework == after[0].framework and row.version != other]
+        known, same = {_place(row) for row in before}, {_place(row) for row in after}
+        if known & same:
+            rows.append(_Versions(before[0].version, other, len(known & same), changes(before, after)))
+    return rows
+
+
+def _place(finding: Finding) -> tuple[str, str, str, str]:
+    return finding.framework, finding.operation, finding.mode, finding.composition
+
+
+def write(path: Path, findings: Sequence[Finding], compared: Sequence[Finding] = ()) -> list[Path]:
+    """Write JSON or, by the name's ending, pages in Markdown; see :func:`as_pages`. Returns the files."""
     if path.suffix == ".json":
         lines = ",\n".join(json.dumps(_record(finding)) for finding in findings)
         path.write_text(f'{{"findings": [\n{lines}\n]}}\n')
         return [path]
-    pages = {path.parent / name: page for name, page in as_pages(findings, path.stem).items()}
+    pages = {path.parent / name: page for name, page in as_pages(findings, path.stem, compared).items()}
     for file, page in pages.items():
         file.parent.mkdir(exist_ok=True)
         file.write_text(page)
@@ -197,6 +240,6 @@ def read(path: Path) -> list[Finding]:
 
 def changes(before: Sequence[Finding], after: Sequence[Finding]) -> list[tuple[Finding, Finding]]:
     """The findings of the same operation, mode and composition whose kinds differ, as (before, after)."""
-    known = {(finding.framework, finding.operation, finding.mode, finding.composition): finding for finding in before}
-    keys = [(finding, (finding.framework, finding.operation, finding.mode, finding.composition)) for finding in after]
-    return [(known[key], finding) for finding, key in keys if key in known and known[key].kind != finding.kind]
+    known = {_place(finding): finding for finding in before}
+    pairs = [(known[_place(finding)], finding) for finding in after if _place(finding) in known]
+    return [(one, other) for one, other in pairs if one.kind != other.kind]

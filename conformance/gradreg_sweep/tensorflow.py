@@ -13,6 +13,7 @@ from gradreg_sweep.enumeration import Patterns, enumerate_functions
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.operation import Operation, Syntax
 from gradreg_sweep.problem import Problem
+from gradreg_sweep.tensorflow_library import LIBRARY
 from gradreg_sweep.tensorflow_ops import OPERATIONS
 
 __all__ = ["FRAMEWORK"]
@@ -167,7 +168,7 @@ def _enumerated() -> Iterator[Operation]:
         arrays = {name: tf.constant(value) if name == "h" else value for name, value in values.items()}
         return eval(code, {"tf": tf, "np": np, **arrays})  # noqa: S307 - our own patterns
 
-    return enumerate_functions(modules, patterns, evaluate, OPERATIONS, _EXCLUDED)
+    return enumerate_functions(modules, patterns, evaluate, FRAMEWORK.operations, _EXCLUDED)
 
 
 _EXCLUDED = {
@@ -196,7 +197,7 @@ FRAMEWORK = Framework(
         seeded="tf.keras.utils.set_random_seed(0)",
         variable="layer.trainable_variables[{index}].value",
     ),
-    operations=OPERATIONS,
+    operations=(*OPERATIONS, *LIBRARY),
     problem=_TensorFlowProblem,
     ending=_ENDING,
     derivatives=_DERIVATIVES,

@@ -70,6 +70,24 @@ def test_changes_between_versions_are_told() -> None:
     assert report.changes([before], [before, finding(mode="func")]) == []
 
 
+def test_a_page_tells_two_versions_apart() -> None:
+    after = [finding(version="PyTorch 1", kind="right"), finding(version="PyTorch 1", operation="same")]
+    page = report.as_pages([finding(), finding(operation="same")], compared=after)["findings.md"]
+    assert (
+        "Of 2 records of both PyTorch 0 and PyTorch 1, 1 differ: 1 are right in the second\nalone, 0 in the first"
+        in page
+    )
+    assert "| mine | reverse-reverse (eager) | wrong | right |" in page
+    assert "Between versions" not in report.as_pages([finding()], compared=[finding()])["findings.md"]
+
+
+def test_an_error_is_not_reported_as_silent() -> None:
+    loud = finding(kind="first derivative", detail="NotImplementedError: no rule")
+    assert "Text for a report" not in report.as_pages([loud])["findings/torch.md"]
+    silent = report.as_pages([finding(kind="first derivative", detail="NaN")])["findings/torch.md"]
+    assert "mine: the gradient is silently NaN" in silent
+
+
 def test_the_records_have_what_the_frameworks_are_known_to_get_wrong() -> None:
     silent = {row.operation for row in RECORDS if row.kind in report.SILENT}
     assert {*WRONG, "tf.image.resize, bilinear", "tf.reduce_prod", "tf.nn.ctc_loss"} <= silent
