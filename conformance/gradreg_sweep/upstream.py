@@ -109,6 +109,7 @@ REPORTS = (
     Report("jax-ml/jax#40628", "i0 at zero, first order", ("jax.scipy.special.i0, at zero", "jnp.i0"),
            ("first derivative",)),
     Report("jax-ml/jax#40627", "i0 at zero, second order", ("jnp.i0, at zero",)),
+    Report("jax-ml/jax#40640", "i0 and i1 at zero: a change that mends them", ("jax.scipy.special.i1, at zero",)),
     _tensorflow(26495, "cross-entropy with labels that depend on the input",
                 "tf.nn.softmax_cross_entropy_with_logits, labels of the model"),
     _tensorflow(120578, "bessel_i1 at zero", "tf.math.bessel_i1, at zero", **_FIRST),
