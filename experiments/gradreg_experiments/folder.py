@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 
 from gradreg_core.cli.stopping import command_line, terminable
-from gradreg_core.errors import RunError, add_note
+from gradreg_core.errors import GradregError, RunError, add_note
 from gradreg_experiments.results import EXPORT, RUNS
 
 __all__ = ["check_folder", "held"]
@@ -55,7 +55,9 @@ def held(folder: Path, *, keeps_runs: bool = True) -> Iterator[None]:
         with terminable(note):
             yield
     except BaseException as error:
-        add_note(error, note)
+        # Other errors of gradreg say what to change in the command.
+        if keeps_runs or isinstance(error, RunError) or not isinstance(error, GradregError):
+            add_note(error, note)
         raise
     finally:
         with suppress(OSError):

@@ -13,7 +13,7 @@ from rich.console import Console
 from gradreg_core.cli.files import write_json
 from gradreg_core.cli.terminal import get_console, out_option
 from gradreg_core.errors import InputError
-from gradreg_core.plugins.dispatch import BACKEND_VARIABLE
+from gradreg_core.plugins.dispatch import BACKEND_VARIABLE, find_backend
 from gradreg_experiments.data.digits import Dataset, draw, load_dataset, standardise
 from gradreg_experiments.demo import compare, report
 from gradreg_experiments.demo.experiment import Settings, experiment
@@ -72,11 +72,14 @@ def demo(
         defaults, backend=chosen, train_size=train_size or defaults.train_size, seeds=seeds or defaults.seeds
     )
     start = time.perf_counter()
+    for name in backends if comparing else (chosen,):
+        find_backend(name)
+    data = load_dataset(data_dir)
     with held(out, keeps_runs=False):
         if comparing:
-            _compare(console, backends, data_dir, settings, out)
+            _compare(console, backends, data, settings, out)
             return
-        _experiment(console, load_dataset(data_dir), settings, out, start)
+        _experiment(console, data, settings, out, start)
     if not quick:
         from gradreg_experiments.demo.checks import print_agreement
 
@@ -104,13 +107,12 @@ def _experiment(console: Console, data: Dataset, settings: Settings, out: Path, 
     console.print(f"{wall_seconds:.0f} s. Wrote {picture} and {numbers}.")
 
 
-def _compare(console: Console, named: Sequence[str], data_dir: Path | None, settings: Settings, out: Path) -> None:
+def _compare(console: Console, named: Sequence[str], data: Dataset, settings: Settings, out: Path) -> None:
     from gradreg_experiments.curves import draw_curves
 
     names, skipped = compare.comparable(named)
     for name, reason in skipped.items():
         console.print(f"{name} is left out: {reason}")
-    data = load_dataset(data_dir)
     (train,) = standardise(draw(data.pool, settings.train_size, compare.SEED))
     comparison = compare.compare_frameworks(names, train, settings.recipe)
     compare.print_comparison(console, comparison)

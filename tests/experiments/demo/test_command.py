@@ -57,8 +57,9 @@ def test_it_writes_table_picture_and_numbers(run_demo, settings, tmp_path, monke
 )
 def test_bad_arguments_are_refused(run_demo, settings, tmp_path, monkeypatch, arguments, error, message):
     monkeypatch.setattr(command, "_QUICK", replace(settings, workers=1))
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         run_demo("--quick", *arguments)
+    assert not getattr(caught.value, "__notes__", []), "the same command would fail again"
     assert not list(tmp_path.glob("[!.]*"))
 
 
