@@ -87,7 +87,7 @@ def test_options_reach_the_call_by_their_own_names(monkeypatch: pytest.MonkeyPat
         "class_axis": 1,
         "directions": [6],
         "target": [9],
-        "params": [7],
+        "params": (7,),
         "chunk_size": 8,
     }
     for name in ("loss", "penalty"):

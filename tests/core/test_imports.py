@@ -186,6 +186,7 @@ import {modules}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXTRAS)
 def test_an_extra_imports_with_nothing_else_installed(name):
     modules, own = EXTRAS[name]

@@ -45,6 +45,7 @@ def test_all_libraries_give_the_same_bits(library: str, kind: str, size: int) ->
     assert ours.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.slow
 def test_compiled_draws_have_the_same_bits() -> None:
     ops = TorchBackend()
 

@@ -23,6 +23,7 @@ def fatal_once(jobs, data, tick):
     return [{"key": job.key, "seed": job.seed, "pid": os.getpid()}]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Dask's own, when a worker goes
 def test_a_worker_that_dies_costs_no_run(make_job, tmp_path):
     cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -15,6 +15,7 @@ def _unit(number: int) -> list[dict[str, int]]:
     return [{"number": number}]
 
 
+@pytest.mark.slow
 def test_a_worker_that_grows_is_replaced_where_warnings_are_errors() -> None:
     """With these limits any worker is replaced after its second unit, as one is that has loaded a framework."""
     pytest.importorskip("psutil")

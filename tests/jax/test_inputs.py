@@ -86,6 +86,7 @@ def test_several_arguments_of_which_one_counts(transform: Any) -> None:
     assert_same(ours, by_hand, SHARED, transform)
 
 
+@pytest.mark.slow
 def test_inputs_pass_through_transformations(x64: None) -> None:
     x = gradreg.Inputs(IMAGES, "tanh", True, wrt=["0"], condition=CONDITION, mask=None)
 
@@ -207,6 +208,7 @@ def test_a_contractive_autoencoder_in_one_pass(transform: Any) -> None:
     assert len(calls) == 2  # one that computes nothing, to find the place, and the pass
 
 
+@pytest.mark.slow
 def test_a_graph_network(transform: Any) -> None:
     adjacency = np.array([[1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]]) / 3.0
     weights = [RNG.normal(size=(5, 4)), RNG.normal(size=(4, 3))]

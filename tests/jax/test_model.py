@@ -153,6 +153,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sample(7)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(

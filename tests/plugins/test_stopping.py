@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -44,6 +45,11 @@ print("done", flush=True)
 """
 
 
+def usual_interrupts():
+    """Python's handler of Ctrl-C, which a process does not have whose shell started these tests in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def started(code):
     """A process that runs the code, once it has printed a line."""
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -53,11 +59,13 @@ def started(code):
         stderr=subprocess.PIPE,
         text=True,
         env=path,
+        preexec_fn=usual_interrupts,
     )
     assert process.stdout.readline() == "ready\n"
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "ending"), [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "interrupted")]
 )
@@ -84,7 +92,9 @@ def test_a_training_that_handles_a_signal_itself_is_left_alone():
     assert process.returncode == 0
 
 
-def test_handlers_are_as_before_afterwards():
+def test_handlers_are_as_before_afterwards(request):
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    usual_interrupts()
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     with terminable(), terminable():

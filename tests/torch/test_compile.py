@@ -58,6 +58,7 @@ def test_steps_and_seeds_of_the_call_compile_at_most_twice(convert: Any) -> None
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow
 def test_a_step_that_is_an_int_has_a_program_without_the_penalty() -> None:
     model, (x, y), sizes = make(), batch(), []
 

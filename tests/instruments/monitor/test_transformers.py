@@ -52,6 +52,7 @@ def trained(folder: Path, *callbacks: object) -> tuple[nn.Module, object]:
     return model, start.item()
 
 
+@pytest.mark.slow
 def test_a_training_is_watched_and_goes_as_without(tmp_path: Path) -> None:
     place = "bert.embeddings"
     monitor = Monitor(

@@ -23,6 +23,7 @@ from instruments.validation.ports import (
 )
 
 
+@pytest.mark.slow
 def test_a_port_to_jax_agrees_and_neither_changes():
     net = Net()
     before = arrays(net)
