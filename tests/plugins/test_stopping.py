@@ -45,21 +45,19 @@ print("done", flush=True)
 """
 
 
-def usual_interrupts():
-    """Python's handler of Ctrl-C, which a process does not have whose shell started these tests in the background."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+USUAL_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""Python's handler of Ctrl-C, which a process does not have whose shell started these tests in the background."""
 
 
 def started(code):
     """A process that runs the code, once it has printed a line."""
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", USUAL_INTERRUPTS + code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=path,
-        preexec_fn=usual_interrupts,
     )
     assert process.stdout.readline() == "ready\n"
     return process
@@ -94,7 +92,7 @@ def test_a_training_that_handles_a_signal_itself_is_left_alone():
 
 def test_handlers_are_as_before_afterwards(request):
     request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
-    usual_interrupts()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     with terminable(), terminable():
