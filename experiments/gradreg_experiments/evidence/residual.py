@@ -21,9 +21,11 @@ from gradreg_experiments.evidence.study import Cells, Condition, Method, Study, 
 __all__ = ["STUDY", "ResNet", "augmented"]
 
 _BATCH, _RATE, _SEED, _PADDING = 50, 0.05, 20170926, 4
-_POOL, _VALIDATION, _TEST = 1900, 100, 400
+_POOL, _VALIDATION, _TEST = 1900, 100, 1000
 """Images of each class."""
-_NONE = "none"
+_NOISE = 0.4
+"""Standard deviation, a tenth of the pixels' range."""
+_NONE, _BATCH_NORM = "none", "CIFAR-10, BatchNorm"
 
 
 @cache
@@ -34,23 +36,28 @@ def _data(path: Path | None) -> tuple[tuple[Tensor, Tensor], ...]:
 
 
 class ResNet(nn.Module):
-    """A convolution, three residual blocks of 16, 32 and 64 channels with GroupNorm, a mean over the pixels, logits."""
+    """A convolution of stride 2, three residual blocks of 16, 32 and 64 channels, a mean over the pixels, logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_norm: bool) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.blocks = nn.Sequential(_Block(16, 16, 1), _Block(16, 32, 2), _Block(32, 64, 2))
-        self.norm, self.last = nn.GroupNorm(8, 64), nn.Linear(64, 10)
+        self.first = nn.Conv2d(3, 16, 3, 2, padding=1, bias=False)
+        blocks = ((16, 16, 1), (16, 32, 2), (32, 64, 2))
+        self.blocks = nn.Sequential(*(_Block(*numbers, batch_norm) for numbers in blocks))
+        self.norm, self.last = _norm(64, batch_norm), nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 10) of (B, 3, 32, 32)."""
         return self.last(self.norm(self.blocks(self.first(x))).relu().mean((2, 3)))
 
 
+def _norm(channels: int, batch_norm: bool) -> nn.Module:
+    return nn.BatchNorm2d(channels) if batch_norm else nn.GroupNorm(8, channels)
+
+
 class _Block(nn.Module):
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, batch_norm: bool) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([nn.GroupNorm(8, before), nn.GroupNorm(8, after)])
+        self.norms = nn.ModuleList([_norm(before, batch_norm), _norm(after, batch_norm)])
         self.one = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
         self.two = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.beside = nn.Conv2d(before, after, 1, stride, bias=False) if before != after else nn.Identity()
@@ -86,7 +93,8 @@ def _loss(name: str, setting: float, model: Any, x: Tensor, y: Tensor, step: int
     if name == "mixup":
         share, order = float(draws.beta(setting, setting)), torch.tensor(draws.permutation(len(x)))
         x, target = share * x + (1 - share) * x[order], share * target + (1 - share) * target[order]
-    total: Tensor = gradreg.loss(model, x, target, _reg(name, setting), step=step)[0]
+    # BatchNorm couples samples; the condition with it measures just that.
+    total: Tensor = gradreg.loss(model, x, target, _reg(name, setting), step=step, batch_norm="allow")[0]
     return total
 
 
@@ -98,7 +106,7 @@ def _train(condition: Condition, method: Method, seeds: Sequence[int], path: Pat
     order = chosen[batches(condition[1], _BATCH, STUDY.steps, seed)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ResNet()
+        model = ResNet(condition[0] == _BATCH_NORM)
     rate = setting if method.name == _NONE else _RATE
     decay = setting if method.name == "weight decay" else 0.0
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=decay)
@@ -109,11 +117,16 @@ def _train(condition: Condition, method: Method, seeds: Sequence[int], path: Pat
         _loss(method.name, setting, model, x, labels[rows], step, np.random.default_rng([seed, step])).backward()
         optimizer.step()
         schedule.step()
-    measured = {name: _accuracy(model, *part) for name, part in (("validation", validation), ("test", test))}
-    fitted = _accuracy(model, images[chosen], labels[chosen])
-    own = {"accuracy": [measured["test"]], "fitted": [fitted]}
-    tried = [{"setting": [setting], "validation": [measured["validation"]], "test": own}]
-    return {"tried": tried, "flops": _flops(method, images[:_BATCH], labels[:_BATCH])}
+    model.eval()
+    noise = _NOISE * torch.tensor(np.random.default_rng([_SEED, seed, 1]).standard_normal(test[0].shape)).float()
+    measured = {
+        "accuracy": _accuracy(model, *test),
+        "noisy": _accuracy(model, test[0] + noise, test[1]),
+        "fitted": _accuracy(model, images[chosen], labels[chosen]),
+    }
+    own = {name: [value] for name, value in measured.items()}
+    tried = [{"setting": [setting], "validation": [_accuracy(model, *validation)], "test": own}]
+    return {"tried": tried, "flops": _flops(model.train(), method, images[:_BATCH], labels[:_BATCH])}
 
 
 @torch.no_grad()
@@ -122,9 +135,9 @@ def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return round(100 * right.double().mean().item(), 3)
 
 
-def _flops(method: Method, x: Tensor, y: Tensor) -> float:
+def _flops(model: nn.Module, method: Method, x: Tensor, y: Tensor) -> float:
     """Of a step on average."""
-    model, every = ResNet(), 4 if method.name.endswith("lazily") else 1
+    every = 4 if method.name.endswith("lazily") else 1
     totals = []
     for step in range(every):
         draws = np.random.default_rng(0)
@@ -138,17 +151,22 @@ def _flops(method: Method, x: Tensor, y: Tensor) -> float:
 
 def _texts(study: Study, cells: Cells) -> dict[str, str]:
     others = [method.name for method in study.methods[1:]]
-    gains, costs = [], []
+    rows: dict[str, list[list[str]]] = {"accuracy": [], "noisy": [], "fitted": [], "costs": []}
     for (task, count), own in cells.items():
         name, none = f"{task}, {count}", own[_NONE]
-        texts = [shown_gain(study, own[other], none, "accuracy") for other in others]
-        first = (f"{fmean(values(study, none, measure)):.1f}" for measure in ("accuracy", "fitted"))
-        gains.append([name, *first, *texts])
-        costs.append([name, *(f"{own[other]['flops'] / none['flops']:.2f}" for other in others)])
+        means = {measure: f"{fmean(values(study, none, measure)):.1f}" for measure in ("accuracy", "noisy", "fitted")}
+        for measure in ("accuracy", "noisy"):
+            texts = [shown_gain(study, own[other], none, measure) for other in others]
+            rows[measure].append([name, means[measure], *texts])
+        fitted = [f"{fmean(values(study, own[other], 'fitted')):.1f}" for other in others]
+        rows["fitted"].append([name, means["fitted"], *fitted])
+        rows["costs"].append([name, *(f"{own[other]['flops'] / none['flops']:.2f}" for other in others)])
+    heads = ("images", f"{_NONE}, %", *others)
+    parts = sum(study.count_parts(condition, method) for condition in study.conditions for method in study.methods)
     return {
-        "gains": table(("images", "none, %", "fitted, %", *others), gains),
-        "costs": table(("images", *others), costs),
-        "parts": str(len(study.conditions) * sum(len(study.parts(method)) for method in study.methods)),
+        **{measure: table(heads, rows[measure]) for measure in ("accuracy", "noisy", "fitted")},
+        "costs": table(("images", *others), rows["costs"]),
+        "parts": str(parts),
     }
 
 
@@ -158,8 +176,8 @@ def _settings(*numbers: float) -> tuple[tuple[float, ...], ...]:
 
 STUDY = Study(
     name="residual",
-    version=1,
-    conditions=tuple(("CIFAR-10, ResNet", count) for count in (1000, 4000, 16000)),
+    version=2,
+    conditions=(*(("CIFAR-10, GroupNorm", count) for count in (1000, 4000, 16000)), (_BATCH_NORM, 1000)),
     methods=(
         Method(_NONE, "rate", _settings(0.02, 0.05, 0.1)),
         Method("SpectReg", "weight", _settings(1e-3, 3e-3, 1e-2)),
@@ -176,6 +194,8 @@ STUDY = Study(
     texts=_texts,
     data="A zip file of CIFAR-10 as JPEG files.",
     one_by_one=True,
+    searched=1,
+    more_seeds={("CIFAR-10, GroupNorm", 1000): 5},
 )
 
 

@@ -7,8 +7,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
@@ -61,6 +61,10 @@ class Method:
     settings: tuple[tuple[float, ...], ...]
 
 
+Part = tuple[Method, Sequence[int]]
+"""What is trained at once: a method with some of its settings, and seeds."""
+
+
 @dataclass(frozen=True)
 class Study:
     """An experiment."""
@@ -86,14 +90,36 @@ class Study:
     """Whether a condition is shown only when all methods have been run on it, and not each with the first."""
     one_by_one: bool = False
     """Whether a part is one training, with one setting and one seed, and not a whole cell."""
+    searched: int | None = None
+    """With `one_by_one`, the seeds that choose a setting; the others train with the chosen one alone. None for all."""
+    more_seeds: Mapping[Condition, int] = field(default_factory=dict)
+    """Seeds of the conditions that have others than `seeds`."""
 
-    def parts(self, method: Method) -> list[tuple[Method, Sequence[int]]]:
-        """The parts in which a cell is trained and kept: a method with some of its settings, and seeds."""
+    def count_seeds(self, condition: Condition) -> int:
+        """How many seeds a condition has."""
+        return self.more_seeds.get(condition, self.seeds)
+
+    def count_parts(self, condition: Condition, method: Method) -> int:
+        """In how many parts a cell is trained."""
+        seeds = self.count_seeds(condition)
+        searched = seeds if self.searched is None else self.searched
+        return len(method.settings) * searched + seeds - searched if self.one_by_one else 1
+
+    def parts(self, results: Results, condition: Condition, method: Method) -> list[Part]:
+        """The parts in which a cell is trained and kept: a method with some of its settings, and seeds.
+
+        Those with the chosen setting alone are among them once the others have results.
+        """
+        seeds = range(self.count_seeds(condition))
         if not self.one_by_one:
-            return [(method, range(self.seeds))]
-        return [
-            (replace(method, settings=(setting,)), (seed,)) for setting in method.settings for seed in range(self.seeds)
+            return [(method, seeds)]
+        search: list[Part] = [
+            (_only(method, setting), (seed,)) for setting in method.settings for seed in seeds[: self.searched]
         ]
+        if self.searched is None or any(self.key(condition, *part) not in results for part in search):
+            return search
+        chosen = tuple(best(self, self._joined(results, condition, search))["setting"])
+        return [*search, *((_only(method, chosen), (seed,)) for seed in seeds[self.searched :])]
 
     def key(self, condition: Condition, method: Method, seeds: Sequence[int]) -> str:
         """A hash of all that determines a part."""
@@ -103,10 +129,16 @@ class Study:
 
     def cell(self, results: Results, condition: Condition, method: Method) -> Mapping[str, Any] | None:
         """The result of a cell, its parts put together, or None if one is missing."""
-        kept = [results.get(self.key(condition, *part)) for part in self.parts(method)]
-        known = [part for part in kept if part is not None]
-        if len(known) < len(kept):
+        parts = self.parts(results, condition, method)
+        if len(parts) < self.count_parts(condition, method):
             return None
+        if any(self.key(condition, *part) not in results for part in parts):
+            return None
+        return self._joined(results, condition, parts)
+
+    def _joined(self, results: Results, condition: Condition, parts: Sequence[Part]) -> Mapping[str, Any]:
+        kept = [results.get(self.key(condition, *part)) for part in parts]
+        known = [part for part in kept if part is not None]
         by_setting: dict[tuple[float, ...], list[Mapping[str, Any]]] = {}
         for run in (run for part in known for run in part["tried"]):
             by_setting.setdefault(tuple(run["setting"]), []).append(run)
@@ -131,10 +163,14 @@ class Study:
         return cells
 
 
+def _only(method: Method, setting: tuple[float, ...]) -> Method:
+    return replace(method, settings=(setting,))
+
+
 def best(study: Study, result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The setting with the best mean over the seeds on validation samples; the first of two equals."""
+    """The setting with the best mean over the seeds that choose it on validation samples; the first of two equals."""
     sign = 1 if study.larger_is_better else -1
-    chosen: Mapping[str, Any] = max(result["tried"], key=lambda run: sign * fmean(run["validation"]))
+    chosen: Mapping[str, Any] = max(result["tried"], key=lambda run: sign * fmean(run["validation"][: study.searched]))
     return chosen
 
 
@@ -238,11 +274,9 @@ def command(study: Study) -> click.Command:
 
 def _run_missing(study: Study, data_dir: Path | None, minutes: float, results: Results) -> None:
     end = time.monotonic() + 60 * minutes
-    wanted = [
-        (condition, *part) for condition in study.conditions for method in study.methods for part in study.parts(method)
-    ]
-    with progress_bar("parts", len(wanted)) as bar, threadpool_limits(1):
-        for condition, method, seeds in wanted:
+    cells = [(condition, method) for condition in study.conditions for method in study.methods]
+    with progress_bar("parts", sum(study.count_parts(*cell) for cell in cells)) as bar, threadpool_limits(1):
+        for condition, method, seeds in _wanted(study, results, cells):
             if study.key(condition, method, seeds) not in results and time.monotonic() < end:
                 start = time.process_time()
                 outcome = study.train(condition, method, seeds, data_dir)
@@ -255,3 +289,13 @@ def _run_missing(study: Study, data_dir: Path | None, minutes: float, results: R
                     "versions": versions("torch"),
                 })  # fmt: skip
             bar.advance()
+
+
+def _wanted(
+    study: Study, results: Results, cells: Sequence[tuple[Condition, Method]]
+) -> Iterator[tuple[Condition, Method, Sequence[int]]]:
+    """The parts of all cells; of a cell, those that want its chosen setting after the ones that choose it."""
+    for condition, method in cells:
+        search = study.parts(results, condition, method)
+        yield from ((condition, *part) for part in search)
+        yield from ((condition, *part) for part in study.parts(results, condition, method)[len(search) :])

@@ -59,8 +59,15 @@ def test_a_small_run_makes_its_page(tmp_path, images, monkeypatch):
     for name, value in (("_POOL", 2), ("_VALIDATION", 1), ("_TEST", 1), ("_BATCH", 4)):
         monkeypatch.setattr(residual, name, value)
     residual._data.cache_clear()
-    methods = tuple(replace(method, settings=method.settings[:1]) for method in residual.STUDY.methods[:2])
-    tiny = replace(residual.STUDY, conditions=(("CIFAR-10, ResNet", 8),), methods=methods, seeds=2, steps=2)
+    methods = tuple(replace(method, settings=method.settings[:2]) for method in residual.STUDY.methods[:2])
+    tiny = replace(
+        residual.STUDY,
+        conditions=(("CIFAR-10, GroupNorm", 8), ("CIFAR-10, BatchNorm", 8)),
+        methods=methods,
+        seeds=2,
+        steps=2,
+        more_seeds={},
+    )
     monkeypatch.setattr(residual, "STUDY", tiny)
     out = tmp_path / "out"
     arguments = ["--data-dir", str(images(tmp_path / "a.zip", 4)), "--out", str(out)]
@@ -68,7 +75,7 @@ def test_a_small_run_makes_its_page(tmp_path, images, monkeypatch):
     residual._data.cache_clear()
     assert done.exit_code == 0
     text = (out / "README.md").read_text()
-    assert "It has\n4 trainings" in text
+    assert "It has\n12 trainings" in text
     assert "All cells are run." in text
 
 

@@ -18,7 +18,7 @@ from gradreg_experiments.evidence.distillation import soft_losses
 from gradreg_experiments.evidence.dynamics import SYSTEMS, flow
 from gradreg_experiments.evidence.experiment import TASKS
 from gradreg_experiments.evidence.stacked import Stack, batches, drawn_alike, fit, flops, penalties
-from gradreg_experiments.evidence.study import best, command, factor, gain, make_page, points, times
+from gradreg_experiments.evidence.study import Method, best, command, factor, gain, make_page, points, times, values
 from gradreg_experiments.evidence.summary import Gain, compare, outcomes
 from gradreg_experiments.evidence.unlabelled import pseudo_losses
 from gradreg_experiments.results import Results
@@ -207,12 +207,39 @@ def test_settings_are_chosen_on_validation_samples_and_compared_in_pairs():
     assert times(factor(study, first, second, "error")) == "**2.00 (2.00 to 2.00)**"
 
 
+def test_seeds_that_did_not_search_train_with_the_chosen_setting_alone(tmp_path):
+    method, condition = Method("a", "size", ((1.0,), (2.0,), (3.0,))), ("task", 10)
+    by_setting = {1.0: [5, 0, 0], 2.0: [7, 1, 1], 3.0: [6, 9, 9]}
+    study = replace(
+        STUDIES[0], conditions=(condition,), methods=(method,), seeds=2, one_by_one=True, larger_is_better=True
+    )
+    study = replace(study, searched=1, more_seeds={condition: 3})
+    results, trained = Results(tmp_path), []
+    assert study.count_parts(condition, method) == 5
+    while missing := [p for p in study.parts(results, condition, method) if study.key(condition, *p) not in results]:
+        assert study.cell(results, condition, method) is None
+        (((setting,),), (seed,)) = missing[0][0].settings, missing[0][1]
+        trained.append((setting, seed))
+        value = by_setting[setting][seed]
+        run = {"setting": [setting], "validation": [value], "test": {"error": [10 * value]}}
+        results.add({"key": study.key(condition, *missing[0]), "tried": [run]})
+    assert trained == [(1.0, 0), (2.0, 0), (3.0, 0), (2.0, 1), (2.0, 2)]
+    cell = study.cell(results, condition, method)
+    # The third setting's one seed is above the mean of the chosen one's three; the first seed decides all the same.
+    assert best(study, cell)["setting"] == [2.0]
+    assert values(study, cell, "error") == [70, 10, 10]
+
+
 @pytest.mark.parametrize("study", STUDIES, ids=NAMES)
 def test_published_pages_are_those_of_the_published_results(study):
     folder = PUBLISHED / study.name
     results = Results(folder)
-    parts = [part for method in study.methods for part in study.parts(method)]
-    known = {study.key(condition, *part) for condition in study.conditions for part in parts}
+    known = {
+        study.key(condition, *part)
+        for condition in study.conditions
+        for method in study.methods
+        for part in study.parts(results, condition, method)
+    }
     assert {result["key"] for result in results} <= known
     assert make_page(study, results) == (folder / "README.md").read_text()
 
