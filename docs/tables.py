@@ -16,8 +16,8 @@ from gradreg_core.projections import (
     sphere,
     top_singular,
 )
-from gradreg_core.spec import JacobianPenalty, JacobianTerm, MethodTerm, NormedTerm, SidedTerm
-from gradreg_core.terms import Regularizer, Weighted
+from gradreg_core.spec import JacobianPenalty, MethodTerm
+from gradreg_core.terms import Regularizer
 
 PAGE = Path(__file__).with_name("regularizers.md")
 _RANDOM = (fisher, gaussian, orthonormal, rademacher, random_onehot, sphere, top_singular)
@@ -124,16 +124,16 @@ def matrix() -> str:
     return "\n".join(lines)
 
 
+def _owners(taking: list[str]) -> str:
+    """The regularizers of a list, by those that are missing where that is shorter."""
+    others = [name for name in WHEN if name not in taking]
+    if not others:
+        return "all"
+    return ", ".join(taking) if len(taking) <= len(others) else f"all but {', '.join(others)}"
+
+
 def arguments() -> str:
     """One row per argument, with its default and the regularizers that take it."""
-    bases = {
-        "all regularizers": Weighted,
-        "all on a Jacobian": JacobianTerm,
-        "all with a norm to choose": NormedTerm,
-        "DataGrad, SpectReg, GradientPenalty, R1, JacobianPenalty": MethodTerm,
-        "DataGrad, SpectReg, JacobianPenalty": SidedTerm,
-    }
-    owners = {field.name: owner for owner, base in reversed(bases.items()) for field in fields(base)}
     kinds = {name: type(example(name)) for name in WHEN}
     lines = ["| argument | default | of | meaning |", "|---|---|---|---|"]
     for name, meaning in MEANING.items():
@@ -142,7 +142,7 @@ def arguments() -> str:
         }
         defaults = {repr(field.default) for field in taking.values() if field.default is not MISSING}
         default = " or ".join(f"`{value}`" for value in sorted(defaults)) or "required"
-        lines.append(f"| `{name}` | {default} | {owners.get(name, ', '.join(taking))} | {meaning} |")
+        lines.append(f"| `{name}` | {default} | {_owners(list(taking))} | {meaning} |")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ import math
 from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from inspect import signature
+from inspect import Signature, signature
 from typing import Any
 
 from gradreg_core.errors import SpecError
@@ -123,6 +123,18 @@ class _Named(ABCMeta):
             parameters = tuple(signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
             refuse_misfit(cls.__name__, parameters, args, options)
         return super().__call__(*args, **options)
+
+    @property
+    def __signature__(cls) -> Signature:
+        """For ``help()`` and editors: the fields and their types, without the checks, instead of this call's own."""
+        own = signature(cls.__init__)  # type: ignore[misc]
+        parameters = [
+            parameter.replace(annotation=parameter.annotation.__origin__)
+            if hasattr(parameter.annotation, "__metadata__")
+            else parameter
+            for parameter in list(own.parameters.values())[1:]
+        ]
+        return own.replace(parameters=parameters, return_annotation=Signature.empty)
 
 
 class Checked(metaclass=_Named):

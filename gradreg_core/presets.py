@@ -82,12 +82,12 @@ class SpectReg(NormedTerm, SidedTerm):
     """weight * mean_i ||J_i^T r||^2 with r ~ N(0, I_m), unnormalised; expectation weight * mean_i ||J_i||_F^2.
 
     With ``side="input"`` weight * mean_i ||J_i v||^2 with v ~ N(0, I_d), of the same expectation and variance.
+    The expectations are those of the squared L2 norm.
 
     Args:
         spherical: project r onto the unit sphere; the expectation is then divided by m (by d on the input side), and
             ||J^T r|| is at most the spectral norm.
         projections: average over this many independent draws; the cost grows with it, the variance falls.
-        norm, squared: of J^T r, all draws together; the expectation above is that of the squared L2 norm.
 
     Varga et al. 2017, section 2. Their code shares one r among the samples of a batch: ``draw="per_batch"``.
     """
@@ -151,7 +151,6 @@ class GradientPenalty(MethodTerm):
         one_sided: penalise max(0, ||dD/dx_i||_2 - t)^2 instead.
         projection: ``exact()``: of a critic with several outputs the Frobenius norm of its Jacobian. ``ones()``: the
             gradient of the sum of its outputs, as of PatchGAN's.
-        method, h: see :class:`gradreg_core.spec.MethodTerm`.
 
     WGAN-GP (Gulrajani et al. 2017, equation 3; weight 10 there, x on segments between real and generated samples).
     The norm's gradient at 0 is taken as 0.
@@ -174,8 +173,6 @@ class R1(NormedTerm, MethodTerm):
     Args:
         projection: ``exact()``: of a critic with several outputs the Frobenius norm of its Jacobian. ``ones()``: the
             gradient of the sum of its outputs, as of PatchGAN's.
-        norm, squared: see :class:`gradreg_core.spec.NormedTerm`; the paper has the squared L2 norm.
-        method, h: see :class:`gradreg_core.spec.MethodTerm`.
 
     Mescheder, Geiger, Nowozin 2018, equation 9. Their released code leaves the one half out: halve the weight there.
     """
@@ -250,7 +247,6 @@ class SobolevReg(NormedTerm):
         projection: ``gaussian(k)``: expectation ||J_i - T_i||_F^2; ``exact()``: that itself, at m backward passes.
         output: what T is the Jacobian of: "logits", "probabilities", "log_probabilities", or "loss", where the
             projection is ``exact()`` and an array T has the shape of x.
-        norm, squared: see :class:`gradreg_core.spec.NormedTerm`.
 
     Sobolev training (Czarnecki et al. 2017); Jacobian matching for distillation (Srinivas, Fleuret 2018).
     """
@@ -275,8 +271,11 @@ class LayerwiseReg(Weighted):
         projection: ``gaussian(k)``: expectation ||J_ij||_F^2 for each pair; ``exact()``: that itself.
         from_input: whether the first pair is the first layer with respect to the input.
         to_outputs: whether the last pair is the outputs with respect to the last layer.
-        norm, squared: see :class:`gradreg_core.spec.NormedTerm`.
-        weight, every, fraction, seed, draw: of every pair; see :class:`gradreg_core.spec.JacobianTerm`.
+        norm: ``"l2"``, ``"l1"`` or ``"linf"``, of every pair, over all components of one sample's rows J^T w together.
+        squared: whether the norm is squared.
+        fraction: penalise a random part of the batch of this share, drawn anew at each step; unbiased.
+        seed: of the draws, in [0, 2**64); equal seeds give equal draws in all frameworks.
+        draw: ``"per_sample"``, or ``"per_batch"``: one draw shared by all samples.
 
     Each layer's own Jacobian is penalised, as in DREG (arXiv:2606.23942, 2026), by the directions of Varga et al. 2017.
     """

@@ -61,7 +61,6 @@ class JacobianTerm(Term, abstract=True):
     """A member of the gradient regularization family.
 
     Args:
-        weight, every: see :class:`gradreg_core.terms.Weighted`.
         fraction: penalise a random part of the batch of this share, drawn anew at each step; unbiased. The model is
             called on the part and on the rest, so batch normalisation in training sees two smaller batches.
         seed: of the draws, in [0, 2**64); equal seeds give equal draws in all frameworks.
@@ -105,7 +104,6 @@ class NormedTerm(JacobianTerm, abstract=True):
     Args:
         norm: ``"l2"``, ``"l1"`` or ``"linf"``, over all components of one sample's rows J^T w together.
         squared: whether the norm is squared, as in the paper (its footnote 2), whichever norm it is.
-        weight, every, fraction, seed, draw, at, of: see :class:`JacobianTerm`.
     """
 
     _: KW_ONLY
@@ -120,20 +118,21 @@ class NormedTerm(JacobianTerm, abstract=True):
 class MethodTerm(JacobianTerm, abstract=True):
     """A term that can do without a second derivative.
 
+    The difference takes two forward passes with the same random masks, for models that can be differentiated only once.
+    On the output side u is the loss of the sample, or the sum of its outputs, and d its own input gradient divided by
+    its length, taken as a constant: the slope along d is ||du/dx||, but for a bias of h/2 times the curvature of u
+    along d. At a kink (ReLU, max pooling) within h of x the slope is a mean of the slopes on both sides. On the input
+    side d is the direction v, random as a rule. Use it on smooth models. It is a penalty of its own: at kinks it feels
+    the change of slope over the distance h ||d||, and through ReLU and max pooling its gradient along random directions
+    is several times as large as the product's, and mostly noise. `check` warns of that.
+
     Args:
         method: ``"jvp"``: derivatives, differentiated again. ``"difference"``: (u(x + h d) - u(x)) / h from two forward
-            passes with the same random masks, for models that can be differentiated only once. On the output side u is
-            the loss of the sample, or the sum of its outputs, and d its own input gradient divided by its length, taken
-            as a constant: the slope along d is ||du/dx||, but for a bias of h/2 times the curvature of u along d. At a
-            kink (ReLU, max pooling) within h of x the slope is a mean of the slopes on both sides. On the input side d
-            is the direction v, random as a rule. Use it on smooth models. It is a penalty of its own: at kinks it feels
-            the change of slope over the distance h ||d||, and through ReLU and max pooling its gradient along random
-            directions is several times as large as the product's, and mostly noise. `check` warns of that.
+            passes, without a second derivative, for smooth models; see :class:`gradreg_core.spec.MethodTerm`.
         h: the step of the difference. On the output side it is the distance that x moves. On the input side it is in
             units of v: each component of the input moves by about h for Gaussian v. Too large a step measures another
             function, too small a step the rounding of the outputs, which enters divided by h. The default, 0.01, suits
             float32 and standardised inputs.
-        weight, every, fraction, seed, draw, at, of: see :class:`JacobianTerm`.
 
     The difference along the gradient: Finlay, Oberman 2019, Scaleable input gradient regularization.
     """
@@ -159,7 +158,6 @@ class SidedTerm(MethodTerm, abstract=True):
         side: ``"output"``: ||J_i^T w_i||, by a backward pass. ``"input"``: ||J_i v_i||, without one, so that no layer
             needs a second derivative by way of its backward pass. For v ~ N(0, I_d) the expectation is the same squared
             Frobenius norm, and so is the variance, since tr((J J^T)^2) = tr((J^T J)^2).
-        weight, every, fraction, seed, draw, at, of, method, h: see :class:`MethodTerm`.
     """
 
     _: KW_ONLY
@@ -177,12 +175,9 @@ class JacobianPenalty(NormedTerm, SidedTerm):
         projection: the rows of W, such as ``gaussian(k)`` or ``exact()``; see :mod:`gradreg_core.projections`.
         output: what is differentiated: the logits, the probabilities f = softmax(z), log f, or the loss. The loss is
             one output, so on the output side its projection is ``exact()``; W is dM/dz, f - y for cross-entropy.
-        norm: ``"l2"``, ``"l1"`` or ``"linf"``, over all components of J^T W of one sample, all rows together.
-        squared: whether n is the squared norm (the paper's footnote 2).
         phi: ``identity()``, ``target(t)`` or ``hinge(t)``.
         scale: a convention's constant, such as one half.
         to_target: penalise ||J_i^T W_i - T_i^T W_i|| with the target Jacobian T of the call's ``target=``, a constant.
-        weight, every, fraction, seed, draw, at, of, side, method, h: see :class:`SidedTerm`.
 
     A single logit counts as binary: f is the logistic function of it.
     """

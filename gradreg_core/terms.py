@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 import numpy as np
 
 from gradreg_core.backend import Array, Backend
+from gradreg_core.docstrings import with_inherited_arguments
 from gradreg_core.errors import SpecError
 from gradreg_core.fields import Checked, Integer, Schedule
 from gradreg_core.numerals import real
@@ -158,7 +159,7 @@ class Sum(Regularizer):
 
 @dataclass(frozen=True, repr=False)
 class Weighted(Checked, Regularizer):
-    """A regularizer with a weight.
+    """A regularizer with a weight. A class's docstring gets the arguments that its bases' explain, for ``help()``.
 
     Args:
         weight: a number >= 0, or a schedule `step -> weight`.
@@ -169,6 +170,10 @@ class Weighted(Checked, Regularizer):
     weight: Annotated[Weight, Schedule(minimum=0)]
     _: KW_ONLY
     every: Annotated[int, Integer(minimum=1, maximum=_MAX_EVERY)] = 1
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__doc__ = with_inherited_arguments(cls)
 
     def __repr__(self) -> str:
         """The call that makes it, defaults left out."""
@@ -183,7 +188,7 @@ class Weighted(Checked, Regularizer):
 
 @dataclass(frozen=True, repr=False)
 class Term(Weighted):
-    """A weighted value that is added to the loss; see :class:`Weighted` for its weight and `every`."""
+    """A weighted value that is added to the loss."""
 
     abstract: ClassVar[bool] = True
     """Whether the class is a common base and cannot be constructed itself."""

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from types import ModuleType
@@ -104,6 +105,19 @@ def test_the_tables_have_every_regularizer_and_every_argument() -> None:
     assert set(tables.WHEN) == {*presets.__all__, "JacobianPenalty"}
     arguments = {field.name for name in tables.WHEN for field in fields(tables.example(name)) if field.init}
     assert set(tables.MEANING) == arguments
+
+
+def test_the_table_of_arguments_says_which_regularizers_take_which() -> None:
+    tables = _tables()
+    rows = re.findall(r"^\| `(\w+)` \| .*? \| (all)?(?: but )?(.*?) \| ", tables.arguments(), re.M)
+    assert len(rows) == len(tables.MEANING)
+    taken: dict[str, set[str]] = {name: set() for name in tables.WHEN}
+    for argument, all_of_them, names in rows:
+        listed = set(filter(None, names.split(", ")))
+        assert listed <= set(taken)
+        for name in set(taken) - listed if all_of_them else listed:
+            taken[name].add(argument)
+    assert taken == {name: set(inspect.signature(type(tables.example(name))).parameters) for name in tables.WHEN}
 
 
 def _messages() -> str:
