@@ -10,7 +10,11 @@ __all__ = ["Measures", "Parts", "term_names"]
 
 
 class Parts(NamedTuple):
-    """What the total of ``loss(model, x, y, reg)`` is made of: total = loss + sum(penalty)."""
+    """What the total of ``loss(model, x, y, reg)`` is made of: total = loss + sum(penalty).
+
+    All of them can be differentiated, as the total can: ``(parts.loss + 2 * sum(parts.penalty)).backward()`` in
+    PyTorch. To log them take :meth:`log`, or ``parts.penalty[0].item()``; of ``float(parts.penalty[0])`` PyTorch warns.
+    """
 
     loss: Any
     """The data loss, a scalar."""
@@ -28,7 +32,8 @@ class Parts(NamedTuple):
         Returns:
             ``"loss"``, ``"penalty"``, the sum over the terms, and ``"total"``, the sum of both; with `reg` also
             ``"penalty/SpectReg"`` and so on, one for each term, numbered where several are of one type
-            (``"penalty/SpectReg 2"``). Scalars of the framework, as they are: nothing is read from a device.
+            (``"penalty/SpectReg 2"``). Scalars of the framework: nothing is read from a device. In PyTorch they are
+            detached, so that ``float()`` takes them without a warning, and a list of them keeps no graph alive.
 
         Raises:
             InputError: `reg` has another number of terms.
@@ -41,7 +46,8 @@ class Parts(NamedTuple):
             )
         penalty = sum(self.penalty[1:], self.penalty[0]) if self.penalty else self.loss * 0
         own = {f"penalty/{name}": value for name, value in zip(names, self.penalty, strict=False)}
-        return {"loss": self.loss, "penalty": penalty, **own, "total": self.loss + penalty}
+        scalars = {"loss": self.loss, "penalty": penalty, **own, "total": self.loss + penalty}
+        return {name: value.detach() if hasattr(value, "detach") else value for name, value in scalars.items()}
 
 
 class Measures(NamedTuple):

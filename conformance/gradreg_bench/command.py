@@ -44,9 +44,10 @@ __all__ = ["bench"]
     "--network",
     "networks",
     multiple=True,
+    metavar="NETWORK",
     type=click.Choice([*NETWORKS, "all", HOST]),
-    help="Which network; may be given again. `host`: the microseconds and calls of Python by which a call exceeds the "
-    "same by hand. [mlp and lenet]",
+    help=f"One of {', '.join(NETWORKS)}, or all; may be given again. `host`: the microseconds and calls of Python by "
+    "which a call exceeds the same by hand. [mlp and lenet]",
 )
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Samples; may be given again. [64]")
 @click.option(

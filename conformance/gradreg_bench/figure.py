@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,21 +11,33 @@ from gradreg_bench.task import Result, model_title
 from gradreg_bench.variants import BASELINES, PLAIN
 from gradreg_core.cli.files import replacing
 
-__all__ = ["draw"]
+__all__ = ["draw", "picture"]
 
 _OURS, _OTHERS, _LIMIT = "#0072b2", "#8c8c8c", "#d55e00"
 """Colours of Okabe and Ito, which can be told apart in grey too."""
 _COLUMNS, _DPI = 3, 150
+_LABEL_WIDTH = 66
+"""Letters of the label per column of panels, about what fits."""
 
 
 def draw(results: Sequence[Result], *paths: Path) -> None:
     """A panel per result: a bar for each variant's ratio, a whisker for its quartiles, a mark at the limit."""
     if not results:
         return
+    figure = picture(results)
+    for path in paths:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:])
+
+
+def picture(results: Sequence[Result]) -> Figure:
+    """The figure that :func:`draw` saves."""
     columns = min(_COLUMNS, len(results))
     rows = -(-len(results) // columns)
     tallest = max(len(result.measurements) for result in results)
-    figure = Figure(figsize=(4.6 * columns, (0.24 * tallest + 1.1) * rows), dpi=_DPI, layout="constrained")
+    label = fill(_label(results), _LABEL_WIDTH * columns)
+    height = (0.24 * tallest + 1.1) * rows + 0.15 * label.count("\n")
+    figure = Figure(figsize=(4.6 * columns, height), dpi=_DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     highest = max(
         (row.ratio.high for result in results for row in result.measurements if row.ratio is not None), default=2.0
@@ -33,14 +46,16 @@ def draw(results: Sequence[Result], *paths: Path) -> None:
         _panel(panel, result, max(highest, 2.0))
     for panel in panels[len(results) :]:
         panel.set_axis_off()
-    figure.supxlabel(
-        "time of a step as a multiple of the plain step (log scale), median and quartiles; |: limit of exact double "
-        "backpropagation; grey: baselines",
-        fontsize=9,
-    )
-    for path in paths:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:])
+    figure.supxlabel(label, fontsize=9)
+    return figure
+
+
+def _label(results: Sequence[Result]) -> str:
+    """What the axis and the marks mean, of marks that are there."""
+    rows = [row for result in results for row in result.measurements if row.ratio is not None]
+    limit = "; |: limit of exact double backpropagation" if any(row.limit is not None for row in rows) else ""
+    grey = "; grey: baselines" if any(row.name in BASELINES for row in rows) else ""
+    return f"time of a step as a multiple of the plain step (log scale), median and quartiles{limit}{grey}"
 
 
 def _panel(axes: Axes, result: Result, highest: float) -> None:

@@ -34,8 +34,10 @@ _Plan = list[tuple[Framework, str, Operation, str]]
     "--composition",
     "compositions",
     multiple=True,
+    metavar="MODES",
     type=click.Choice([*COMPOSITIONS, "all"]),
-    help="Of the modes of differentiation, the outer first; may be repeated [reverse-reverse].",
+    help=f"Modes of differentiation, the outer first: {', '.join(COMPOSITIONS)}, or all; may be repeated "
+    "[reverse-reverse].",
 )
 @click.option("--enumerated", is_flag=True, help="Also the operations that the framework's own modules list.")
 @click.option("--examples", type=click.IntRange(1), help="Configurations to draw per operation [depends on the mode].")

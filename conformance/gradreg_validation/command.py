@@ -18,7 +18,7 @@ __all__ = ["read_batch", "validate_command"]
 
 @click.command(
     "validate",
-    epilog="\b\nExample:\n  gradreg validate models:network ports:network --batch batch.npz --reg 'SpectReg(0.01)'",
+    epilog="\b\nExample:\n  gradreg validate models:net ports:net --batch x.npz --reg 'SpectReg(0.01)'",
 )
 @click.argument("first")
 @click.argument("second")

@@ -133,6 +133,25 @@ def test_every_built_in_command_is_there(on_path):
         assert isinstance(command, click.Command), record.name
 
 
+BUILT_IN = sorted(record.name for record in commands())
+
+
+@pytest.mark.parametrize("name", ["", *BUILT_IN])
+def test_help_fits_80_columns_and_that_of_a_command_has_an_example(name):
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(main, [*filter(None, [name]), "--help"])
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.output.splitlines() if len(line) > 80] == []
+    assert "Example" in result.output or not name
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_help_names_every_choice(name):
+    for parameter in main.get_command(click.Context(main), name).params:
+        if isinstance(parameter.type, click.Choice) and parameter.metavar is not None:
+            words = set(re.findall(r"[\w-]+", parameter.help))
+            assert words >= set(parameter.type.choices), parameter.name
+
+
 def test_the_version_is_the_distributions(monkeypatch):
     monkeypatch.setattr(metadata, "version", {"gradreg": "1.2.3"}.__getitem__)
     result = invoke("--version")

@@ -208,7 +208,10 @@ def test_the_scalars_of_the_parts_have_names() -> None:
     ]  # fmt: skip
     assert by_name["total"] == total
     assert by_name["penalty"] == parts.penalty[0] + parts.penalty[1] + parts.penalty[2]
-    assert by_name["penalty/SpectReg 2"] is parts.penalty[2]
+    assert by_name["penalty/SpectReg 2"] == parts.penalty[2]
+    assert parts.penalty[2].requires_grad
+    assert not any(value.requires_grad for value in by_name.values())
+    assert float(by_name["penalty"]) > 0  # without PyTorch's warning, which would fail the test
     assert list(parts.log()) == ["loss", "penalty", "total"]
     assert Parts(2.0, (), None).log() == {"loss": 2.0, "penalty": 0.0, "total": 2.0}
     with pytest.raises(InputError, match="has 2 terms, and these parts have 3"):

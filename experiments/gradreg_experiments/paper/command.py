@@ -25,7 +25,7 @@ _HELP = f"""Train the paper's tables and figures again, with the authors' protoc
 \b
 EXPERIMENT is one of:
 {chr(10).join(f"  {record.name:14} {record.title}" for record in experiments().values())}
-  {"page":14} README.md and a page per experiment in OUT, from all results there
+  {"page":14} a page per experiment in OUT, from all results there
 
 Finished runs are kept in OUT/runs, and in OUT/results.jsonl at the end; only what is missing is run. A run whose
 settings differ in anything is another run.
