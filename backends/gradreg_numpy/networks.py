@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from typing import Any
 
@@ -137,6 +137,8 @@ class Model:
         network: the description.
         params: weights and statistics by path, real or complex.
         masks: dropout masks (B, *sample) by path; a Dropout without one is the identity.
+        normals: a function of the normal draws of the projections, which takes their place. The conformance kit moves
+            them with it, to learn what rounding costs.
 
     Raises:
         InputError: an array is missing, unknown or of the wrong shape.
@@ -146,6 +148,7 @@ class Model:
     network: Network
     params: Mapping[str, Any]
     masks: Mapping[str, Any] | None = None
+    normals: Callable[[Array], Array] | None = None
     _shapes: dict[str, tuple[int, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -199,11 +202,11 @@ class Model:
 
     def replaced(self, path: str, value: Any) -> "Model":
         """The model with another array at `path`."""
-        return Model(self.network, {**self.params, path: value}, self.masks)
+        return replace(self, params={**self.params, path: value})
 
     def take(self, samples: Array) -> "Model":
         """The model for a part of the batch: its masks at the indices `samples`."""
-        return Model(self.network, self.params, {path: mask[samples] for path, mask in (self.masks or {}).items()})
+        return replace(self, masks={path: mask[samples] for path, mask in (self.masks or {}).items()})
 
     def _index(self, argument: str, name: str) -> int:
         """The index of a top-level layer by its name; `argument` is for messages."""

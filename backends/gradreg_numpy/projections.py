@@ -70,8 +70,9 @@ def unit(rows: Array) -> Array:
 
 
 def _normals(setting: Setting, count: int, stream: int = STREAM_DIRECTION) -> Array:
-    drawn = setting.draws
-    return _gaussians(drawn.seed, drawn.step, drawn.sample_ids.tobytes(), stream, count, setting.size)
+    drawn, function = setting.draws, setting.batch.model.normals
+    array = _gaussians(drawn.seed, drawn.step, drawn.sample_ids.tobytes(), stream, count, setting.size)
+    return array if function is None else function(array)
 
 
 @lru_cache(maxsize=256)

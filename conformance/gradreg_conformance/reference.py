@@ -1,10 +1,10 @@
 """The reference's result for a case, and how far from it rounding may take an honest computation.
 
 The reference (:mod:`gradreg_numpy`) is float64 and has no autodiff: analytic Jacobians, complex steps. How far rounding
-may go is measured, not guessed: the inputs of the case (weights, x) are moved by a tiny relative amount, and the root
-mean square of the result's changes, per unit of that amount, is the condition of the case. A computation with unit
-roundoff u is allowed CONSTANT * condition * u. (The median of a few moves of a single number is too often small by
-chance.)
+may go is measured, not guessed: the inputs of the case (weights, x) and what a computation rounds on its way
+(:mod:`gradreg_conformance.rounding`) are moved by a tiny amount, and the root mean square of the result's changes, per
+unit of that amount, is the condition of the case. A computation with unit roundoff u is allowed CONSTANT * condition *
+u. (The median of a few moves of a single number is too often small by chance.)
 
 Measured over three frameworks: honest backends need 0.6 to 1.8 times condition * u where the networks are as small as
 here, wrong ones 1e4 times and more; so CONSTANT = 8 separates them with room on both sides.
@@ -12,7 +12,7 @@ here, wrong ones 1e4 times and more; so CONSTANT = 8 separates them with room on
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 import gradreg_numpy
 from gradreg_conformance.cases import Case, Squared, SquaredPerPosition
+from gradreg_conformance.rounding import moved, moved_model
 from gradreg_core.spec import JacobianPenalty
 from gradreg_numpy.oracle import COMPLEX_STEP
 
@@ -129,8 +130,11 @@ def _options(case: Case) -> dict[str, Any]:
     return chosen
 
 
-def _moved(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return values * (1 + _MOVE * rng.choice([-1.0, 1.0], size=values.shape))
+def _moved_case(case: Case, *seed: int) -> tuple[gradreg_numpy.Model, np.ndarray]:
+    """The model and x, moved as `seed` says."""
+    own = (case.seed, *seed)
+    model = moved_model(case.data.model(case.network), _MOVE, *own)
+    return model, moved(case.data.x, _MOVE, np.random.default_rng([*own, 1]))
 
 
 def measured(case: Case, compute: Callable[[gradreg_numpy.Model, np.ndarray], Mapping[str, np.ndarray]]) -> Expected:
@@ -139,10 +143,7 @@ def measured(case: Case, compute: Callable[[gradreg_numpy.Model, np.ndarray], Ma
     wanted = compute(data.model(case.network), data.x)
     changes = []
     for index in range(_MOVES):
-        rng = np.random.default_rng([case.seed, index])
-        params = {path: _moved(array, rng) for path, array in data.params.items()}
-        moved = compute(data.model(case.network, params), _moved(data.x, rng))
-        changes.append(distance(moved, wanted) / _MOVE)
+        changes.append(distance(compute(*_moved_case(case, index)), wanted) / _MOVE)
     return Expected(wanted, float(np.mean(np.square(changes)) ** 0.5))
 
 
@@ -235,10 +236,11 @@ def expected_slopes(case: Case, of: str) -> Mapping[str, Expected]:
     """
     data, options = case.data, _options(case)
 
-    def stepped(params: Mapping[str, np.ndarray], x: np.ndarray, along: Mapping[str, np.ndarray]) -> np.ndarray:
+    def stepped(model: gradreg_numpy.Model, x: np.ndarray, along: Mapping[str, np.ndarray]) -> np.ndarray:
         """The value and its derivative along one direction."""
         step = {path: 1j * COMPLEX_STEP * array for path, array in along.items()}
-        model = data.model(case.network, {path: array + step.get(path, 0.0) for path, array in params.items()})
+        params = {path: array + step.get(path, 0.0) for path, array in model.params.items()}
+        model = replace(model, params=params)
         if of == "penalty":
             result = gradreg_numpy.penalty(model, x + step["x"], data.y, case.reg, **options)
         else:
@@ -248,11 +250,9 @@ def expected_slopes(case: Case, of: str) -> Mapping[str, Expected]:
 
     base, changes = [], []
     for index, along in enumerate(_directions(case)):
-        base.append(stepped(data.params, data.x, along))
+        base.append(stepped(data.model(case.network), data.x, along))
         for move in range(_MOVES_OF_SLOPES):
-            rng = np.random.default_rng([case.seed, index, move])
-            params = {path: _moved(array, rng) for path, array in data.params.items()}
-            changes.append((stepped(params, _moved(data.x, rng), along) - base[-1]) / _MOVE)
+            changes.append((stepped(*_moved_case(case, index, move), along) - base[-1]) / _MOVE)
     values, slopes = np.transpose(base)
     of_value, of_slopes = np.mean(np.square(changes), axis=0) ** 0.5
     return {

@@ -294,11 +294,14 @@ class Subject:
         """Compare loss plus penalty of the case and its gradients, from one computation, with the reference's."""
         self.agree_in_both(case, "total")
 
-    def agree_in_both(self, case: Case, of: str = "penalty") -> None:
-        """Compare the value of the case and its gradients, from one computation, with the reference's."""
+    def agree_in_both(self, case: Case, of: str = "penalty", room: float = 1.0) -> None:
+        """Compare the value of the case and its gradients, from one computation, with the reference's.
+
+        `room` is a multiplier of what rounding allows.
+        """
         value, gradients = self.gradients(case, of)
-        self.compare(case, f"the {of}", {"value": value}, reference.expected_value(case, of))
-        self.compare(case, f"the gradients of the {of}", gradients, reference.expected_gradient(case, of))
+        self.compare(case, f"the {of}", {"value": value}, reference.expected_value(case, of), room)
+        self.compare(case, f"the gradients of the {of}", gradients, reference.expected_gradient(case, of), room)
 
     def agree_in_slopes(self, case: Case, of: str, room: float = 1.0) -> None:
         """Compare the value of the case, and its gradients along a few random directions, with the reference's.

@@ -38,8 +38,9 @@ def input_side_by_differences(subject: Subject) -> None:
 
             @subject.given(cases(subject.harness, st.just(reg), st.just(_NETWORK), batch=(2, 2)), cost=5)
             def _(case, h=h):  # type: ignore[no-untyped-def]
-                # Nearly equal outputs lose digits in their difference, which no movement of the inputs shows.
+                # Nearly equal outputs lose digits in their difference, which no movement of the inputs shows: two
+                # roundings of `largest` in a difference of a third of it, squared, are 12 units beside the usual 8.
                 logits = reference.expected_value(case, "outputs").norm
                 largest = 1.0 if case.reg.output == "probabilities" else max(1.0, logits)
                 assume(h * float(reference.expected_value(case).norm) ** 0.5 > largest / 3)
-                subject.agree_in_both(case)
+                subject.agree_in_both(case, room=2.5)
