@@ -5,6 +5,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import hypothesis
 import pytest
@@ -14,6 +15,12 @@ from gradreg_conformance.memory import Memory
 # The arrays are tiny: threads inside an operation only get in the way of each other and of tests that run in parallel.
 for _variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+# These folders have the names of frameworks. Where one is not installed, its folder would be taken for it.
+for _framework in ("jax", "keras", "tensorflow", "torch"):
+    _spec = find_spec(_framework)
+    if _spec is not None and _spec.origin is None:
+        sys.modules[_framework] = None  # type: ignore[assignment]
 
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("tests")
