@@ -129,7 +129,7 @@ def test_a_small_run_makes_its_page(tmp_path, images, monkeypatch):
     assert tiny.cell(Results(), conditions[0], methods[1]) is None
     some = Results()
     for condition, method in ((conditions[0], methods[0]), (conditions[0], methods[1]), (conditions[1], methods[0])):
-        for part in tiny.parts(method):
+        for part in tiny.parts(Results(out), condition, method):
             some.add(Results(out)[tiny.key(condition, *part)])
     assert {len(own) for own in tiny.cells(some).values()} == {1, 2}
     page = make_page(tiny, some)
