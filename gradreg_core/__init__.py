@@ -6,6 +6,7 @@ own package has the same names: ``import gradreg_torch as gradreg``. Importing t
 
 from gradreg_core.plugins.dispatch import backend_of, check, load_backend, loss, measure, penalty
 from gradreg_core.schema import SCHEMA_VERSION, from_dict, to_dict
+from gradreg_core.tuning.once_fitted import OnceFitted
 from gradreg_core.tuning.search import search
 from gradreg_core.vocabulary import *  # noqa: F403
 from gradreg_core.vocabulary import WORDS
@@ -13,6 +14,7 @@ from gradreg_core.vocabulary import WORDS
 __version__ = "0.1.0"
 __all__ = [
     "SCHEMA_VERSION",
+    "OnceFitted",
     "backend_of",
     "check",
     "from_dict",
