@@ -42,14 +42,14 @@ def _pulled_rows(term: JacobianPenalty, forward: Forward) -> Iterator[Array]:
     forward = forward if term.of is None else forward.place(term.of)
     call, ops, layout = forward.call, forward.call.ops, forward.layout
     if term.projection.needs_classes:
-        layout.require_classes(call.name, f"the projection {term.projection}")
+        layout.require_classes(call.name, term.asker)
     pull, weighed = pullback_of(term, forward), forward.position_weight is not None
     context = DirectionContext(
         ops=ops,
         shape=OUTPUTS[term.output].shape(forward),
         logits=forward.logits,
-        probabilities=lambda: forward.probabilities(f"the projection {term.projection}"),
-        target=lambda: forward.target(f"the projection {term.projection}"),
+        probabilities=lambda: forward.probabilities(term.asker),
+        target=lambda: forward.target(term.asker),
         make_draws=lambda: draws_of(term, call, layout.shape[0], forward.sample_ids, forward.logits),
         pullback=pull,
         given=None if call.directions is None else _given(call, layout, forward.logits),

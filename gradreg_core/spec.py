@@ -193,8 +193,20 @@ class JacobianPenalty(NormedTerm, SidedTerm):
         super()._check_together()
         _check_general("JacobianPenalty", **{field.name: getattr(self, field.name) for field in fields(self)})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Made once, here: torch.compile cannot trace the representation of a dataclass on every Python.
+        name = self.projection if self.projection.needs_classes else type(self.projection).__name__
+        object.__setattr__(self, "_asker", f"the projection {name}")
+
     def _lower(self) -> "JacobianPenalty":
         return self
+
+    @property
+    def asker(self) -> str:
+        """Who needs labels or probabilities, for messages: the projection."""
+        asker: str = self.__dict__["_asker"]
+        return asker
 
     @property
     def pulls(self) -> bool:

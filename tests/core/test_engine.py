@@ -19,7 +19,7 @@ from gradreg_core.forward import Call, Forward
 from gradreg_core.norms import NORMS, hinge
 from gradreg_core.outputs import OUTPUTS
 from gradreg_core.presets import DataGrad, FrobReg, JacReg, OneHot, SpectReg
-from gradreg_core.projections import direction, exact, onehot, orthonormal
+from gradreg_core.projections import Projection, direction, exact, fisher, onehot, orthonormal
 from gradreg_core.random import STREAM_DIRECTION, make_draws
 from gradreg_core.spec import JacobianPenalty
 from gradreg_torch.backend import TorchBackend
@@ -192,6 +192,14 @@ def test_a_projection_that_needs_classes_asks_for_their_axis() -> None:
     reg = JacobianPenalty(1.0, projection=onehot())
     with pytest.raises(InputError, match=r"penalty: the projection onehot\(\) needs to know which axis of the outputs"):
         gradreg_torch.penalty(lambda x: x, torch.ones(2, 3, 4), torch.zeros(2, 3, dtype=torch.long), reg)
+
+
+@pytest.mark.parametrize("projection", [fisher(), onehot()], ids=repr)
+def test_no_call_writes_a_projection_out(projection: Projection, monkeypatch: pytest.MonkeyPatch) -> None:
+    reg = JacobianPenalty(1.0, projection=projection)
+    monkeypatch.delattr(type(projection), "__repr__")
+    monkeypatch.setattr(Projection, "__repr__", lambda _: pytest.fail("torch.compile cannot trace this"), raising=False)
+    assert gradreg_torch.penalty(network(), inputs(), Y, reg) > 0
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
