@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from gradreg_bench.steps import Model, Steps, Total
 from gradreg_bench.variants import PLAIN, Variant
-from gradreg_core.errors import UnsupportedError
+from gradreg_core.errors import InputError, UnsupportedError
 from gradreg_core.portable import networks as nets
+from gradreg_torch.devices import devices
 
 __all__ = ["TorchSteps"]
 
@@ -79,6 +80,9 @@ class TorchSteps(Steps):
         return mode.count
 
     def place(self, device: str, precision: str) -> None:
+        known = devices()
+        if device not in [name for one in known for name in (one.split()[0], one.split(":")[0])]:
+            raise InputError(f"bench: --device {device}: PyTorch sees {', '.join(known)} here. Choose one of these.")
         self.model, self.x, self.y = self.model.to(device), self.x.to(device), self.y.to(device)
         self.params = list(self.model.parameters())
         self.bf16 = precision == "bf16"

@@ -69,6 +69,18 @@ def test_a_regularizer_of_ones_own(bench, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_options_for_a_gpu_on_a_cpu(bench, tmp_path):
+    common = ("--network", "mlp", "--batch", "2", "--repeats", "1", "--variant", "SpectReg", "--out", str(tmp_path))
+    bench(*common, "--device", "cpu", "--precision", "bf16", "--memory")
+    (result,) = json.loads((tmp_path / "bench.json").read_text())["results"]
+    assert (result["task"]["device"], result["task"]["precision"]) == ("cpu", "bf16")
+    assert [row["failed"] for row in result["measurements"]] == ["", ""]
+    assert all(row["memory"] > 0 for row in result["measurements"])
+    refused = bench(*common, "--device", "tpu", code=2)
+    assert "--device tpu: PyTorch sees cpu" in " ".join(refused.split())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mine.json", "plain.json"])
 def test_names_of_regularizers_are_given_once(bench, tmp_path, name):
     mine, twice = tmp_path / "mine.json", tmp_path / "other" / name
