@@ -1,18 +1,20 @@
 """``python -m gradreg_experiments.evidence.advice``: when to use a penalty, from the results of all experiments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from string import Template
+from typing import Any
 
 import click
 
 from gradreg_core.cli.files import write_text
 from gradreg_core.cli.terminal import get_console
-from gradreg_experiments.evidence import derivatives, distillation, kinks, unlabelled
+from gradreg_experiments.evidence import derivatives, distillation, kinks, residual, unlabelled
 from gradreg_experiments.evidence.experiment import METHODS, TASKS
 from gradreg_experiments.evidence.page import best_rival
-from gradreg_experiments.evidence.study import Study, factor, gain, points, times
+from gradreg_experiments.evidence.study import Study, best, factor, gain, points, times
 from gradreg_experiments.evidence.summary import Gain, Outcomes, compare, outcomes
 from gradreg_experiments.paper.tables import markdown
 from gradreg_experiments.results import Results
@@ -20,6 +22,7 @@ from gradreg_experiments.results import Results
 __all__ = ["make_advice", "recommended"]
 
 _PENALTY, _NONE = "SpectReg", METHODS[0].name
+_RIVALS = ("weight decay", "label smoothing", "mixup")
 _NOT_RUN = "not run yet"
 _HEAD = ("task", "gain", "over the best rival", "plain steps", "recommendation")
 
@@ -58,18 +61,28 @@ def _small(own: Outcomes, measure: str) -> str:
     return markdown(_HEAD, rows) if rows else f"{_NOT_RUN}."
 
 
-def _study(study: Study, results: Results, name: str, first: str, none: str, rival: str, measure: str) -> str:
-    """A row for each condition: a method over none and over its rival."""
+def _best_rival(study: Study, own: Mapping[str, Mapping[str, Any]], rivals: Sequence[str]) -> str:
+    """The method with the best mean on validation samples at its chosen setting."""
+    sign = 1 if study.larger_is_better else -1
+    return max(rivals, key=lambda name: sign * fmean(best(study, own[name])["validation"]))
+
+
+def _study(
+    study: Study, results: Results, name: str, first: str, none: str, rivals: Sequence[str], measure: str
+) -> str:
+    """A row for each condition: a method over none and over the rival that is best on validation samples."""
     compared = gain if study.larger_is_better else factor
     text = points if study.larger_is_better else times
     rows = []
-    known = {condition: own for condition, own in study.cells(results).items() if {first, none, rival} <= set(own)}
+    cells = study.cells(results).items()
+    known = {condition: own for condition, own in cells if {first, none, *rivals} <= set(own)}
     for (task, count), own in known.items():
+        rival = _best_rival(study, own, rivals)
         over = [compared(study, own[first], own[other], measure) for other in (none, rival)]
-        cells = _row(f"{task}, {count}", over[:1], over[1:], own[first]["flops"] / own[none]["flops"], text)
+        row = _row(f"{task}, {count}", over[:1], over[1:], own[first]["flops"] / own[none]["flops"], text)
         # An error is better where it is smaller.
         signed = over if study.larger_is_better else [Gain(-one.mean, one.half) for one in over]
-        rows.append([*cells, recommended(signed[:1], signed[1:])])
+        rows.append([*row, recommended(signed[:1], signed[1:])])
     return markdown((name, *_HEAD[1:]), rows) if rows else f"{_NOT_RUN}."
 
 
@@ -81,22 +94,23 @@ def make_advice(docs: Path) -> str:
     """
     folder = docs / "evidence"
     own = outcomes(Results(folder))
-    studies = (derivatives.STUDY, distillation.STUDY, kinks.STUDY, unlabelled.STUDY)
+    studies = (derivatives.STUDY, distillation.STUDY, kinks.STUDY, residual.STUDY, unlabelled.STUDY)
     by_name = {study.name: (study, Results(folder / study.name)) for study in studies}
+
+    def of(study: str, name: str, first: str, none: str, rivals: Sequence[str], measure: str) -> str:
+        return _study(*by_name[study], name, first, none, rivals, measure)
+
     texts = {
         "small": _small(own, "test"),
         "noise": _small(own, "noise"),
-        "derivatives": _study(
-            *by_name["derivatives"], "system, points", "SobolevReg", "values alone", "weight decay", "error"
+        "derivatives": of("derivatives", "system, points", "SobolevReg", "values alone", ["weight decay"], "error"),
+        "distillation": of(
+            "distillation", "images", "soft labels, Jacobian", "labels alone", ["soft labels"], "accuracy"
         ),
-        "distillation": _study(
-            *by_name["distillation"],
-            *("images", "soft labels, Jacobian", "labels alone", "soft labels", "accuracy"),
-        ),
-        "unlabelled": _study(
-            *by_name["unlabelled"], "labels", "SpectReg, all", "labels alone", "SpectReg, labelled", "accuracy"
-        ),
-        "kinks": _study(*by_name["kinks"], "network, images", "L1 norm", "none", "FGSM training", "robust"),
+        "unlabelled": of("unlabelled", "labels", "SpectReg, all", "labels alone", ["SpectReg, labelled"], "accuracy"),
+        "kinks": of("kinks", "network, images", "L1 norm", _NONE, ["FGSM training"], "robust"),
+        "accuracy": of("residual", "network, images", _PENALTY, _NONE, _RIVALS, "accuracy"),
+        "noisy": of("residual", "network, images", _PENALTY, _NONE, _RIVALS, "noisy"),
     }
     template = (files(__package__) / "when-to-use.md").read_text(encoding="utf-8")
     return Template(template).substitute(texts)
