@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,7 @@ from gradreg_core.errors import InputError
 from gradreg_core.objective import Objective, Scalar
 from gradreg_core.passes import places_in, require_order
 from gradreg_core.structures import Leaves, Rebuild
+from gradreg_tensorflow.backward_functions import stage
 from gradreg_tensorflow.diagnose import blame, explain, how_it_runs, lacks_gradient, require_safe_trace
 from gradreg_tensorflow.kinks import smoothed
 from gradreg_tensorflow.model.batch_norm import batch_norm_policy
@@ -181,7 +182,7 @@ class TensorFlowBackend(Backend):
         return ModelPass(outputs, returned, pullbacks, {name: places.values[name] for name in names})
 
     def model_jvp(self, model: Any, apply: Apply, x: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
-        with _traces_judged():
+        with _traces_judged("input side"):
             return super().model_jvp(_converted(model), apply, x, v)
 
     def cond(self, predicate: tf.Tensor, branch: Callable[[], tf.Tensor]) -> tf.Tensor:
@@ -264,9 +265,14 @@ _call: "ContextVar[str]" = ContextVar("gradreg_call", default="")
 """The name of the call that this thread is in."""
 
 
-def _traces_judged() -> AbstractContextManager[None]:
+@contextmanager
+def _traces_judged(passes: Literal["forward", "input side"] = "forward") -> Iterator[None]:
     """A context of a pass whose derivative is differentiated again: functions traced before are looked at."""
-    return nullcontext() if _call.get() == "measure" else function_calls_seen(require_safe_trace)
+    if _call.get() == "measure":
+        yield
+        return
+    with function_calls_seen(require_safe_trace), stage(passes):
+        yield
 
 
 def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name: str, result_name: str) -> Pullback:
@@ -274,7 +280,8 @@ def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name
 
     def pullback(w: tf.Tensor) -> tf.Tensor:
         try:
-            gradient = tape.gradient(result, source, output_gradients=w)
+            with nullcontext() if _call.get() == "measure" else stage("backward"):
+                gradient = tape.gradient(result, source, output_gradients=w)
         except (LookupError, tf.errors.OpError) as error:
             if lacks_gradient(error):
                 raise explain(error) from error

@@ -20,6 +20,7 @@ _REMEDIES = (
     ("LRN", "Write the normalisation with tf.nn.avg_pool and arithmetic, or use LayerNormalization."),
 )
 _PYTHON = "EagerPyFunc"
+_BILINEAR = "bilinear resizing"
 _GENERAL_REMEDY = (
     "Replace it by differentiable operations, or penalise an activation behind it: pass the head of the network."
 )
@@ -68,13 +69,17 @@ def require_safe_trace(function: Any) -> None:
     if "_gradreg_unsafe" not in kept:
         nodes = (node for part in definitions(function._inference_function) for node in part.node_def)
         kept["_gradreg_unsafe"] = next((name for name in map(_unsafe, nodes) if name), "")
-    if kept["_gradreg_unsafe"]:
+    unsafe = kept["_gradreg_unsafe"]
+    if unsafe:
+        inside = (
+            "" if unsafe == _BILINEAR else "trace it inside of gradreg_tensorflow.second_order.second_order_safe(), or "
+        )
         error = DoubleBackwardError(
-            f"the model calls a function of TensorFlow that was traced before, with {kept['_gradreg_unsafe']}, whose "
+            f"the model calls a function of TensorFlow that was traced before, with {unsafe}, whose "
             f"second derivative is wrong in TensorFlow without an error. gradreg replaces it in what it sees traced. "
             f"Pass the model or the function that it was traced from; save a Keras model as a .keras file "
-            f"(keras.saving.load_model), not by export. Or trace it inside of "
-            f"gradreg_tensorflow.second_order.second_order_safe(), or use side='input' with method='difference'."
+            f"(keras.saving.load_model), not by export. Or {inside}"
+            f"use side='input' with method='difference'."
         )
         error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
         raise error
@@ -84,7 +89,7 @@ def _unsafe(node: Any) -> str:
     """The function that made a node, if its second derivative is silently wrong."""
     if node.op == "StopGradient" and "moments" in node.name.split("/"):
         return "tf.nn.moments (as of LayerNormalization)"
-    return "bilinear resizing" if node.op == "ResizeBilinear" else ""
+    return _BILINEAR if node.op == "ResizeBilinear" else ""
 
 
 def definitions(function: Any) -> Iterator[Any]:

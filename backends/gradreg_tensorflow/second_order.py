@@ -9,6 +9,7 @@ differentiate twice, so that an unchanged model is right there. Each replacement
 - bilinear, bicubic, nearest and antialiased resizing: TensorFlow's gradient is None (bilinear, silently) or missing.
 - softsign: missing.
 - tf.nn.softmax_cross_entropy_with_logits: wrong where the labels are differentiated too.
+- tf.recompute_grad: missing. The function is called without it, and keeps what it would compute again.
 """
 
 import math
@@ -19,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.ops import gen_image_ops, gen_nn_ops, nn_impl
 
+from gradreg_tensorflow.backward_functions import REPLACEMENTS as BACKWARD_FUNCTIONS
 from gradreg_tensorflow.replace import Function, Replacement, arguments, replaced
 
 __all__ = ["max_pool", "pool_axis", "second_order_safe"]
@@ -185,6 +187,7 @@ _REPLACEMENTS: list[Replacement] = [
     (gen_image_ops, "scale_and_translate", _resize(gen_image_ops.scale_and_translate_grad)),
     (gen_nn_ops, "softsign", _softsign),
     (gen_nn_ops, "softmax_cross_entropy_with_logits", _cross_entropy),
+    *BACKWARD_FUNCTIONS,
 ]
 
 

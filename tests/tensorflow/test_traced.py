@@ -12,6 +12,7 @@ from keras import layers
 import gradreg_tensorflow as gradreg
 from double_backpropagation import norm_of_difference
 from gradreg_core.errors import DoubleBackwardError, InputTypeError
+from gradreg_tensorflow.second_order import second_order_safe
 
 X, Y = tf.reshape(tf.linspace(-1.0, 1.0, 24), (4, 6)), tf.constant([0, 1, 2, 0])
 REG = gradreg.FrobReg(1.0)
@@ -51,6 +52,23 @@ def test_a_second_derivative_that_was_traced_wrong_is_refused(tmp_path: Path) ->
     assert "traced before" in str(gradreg.check(traced[0], X, Y, REG))
     gradreg.measure(traced[0], X, Y)  # no second derivative is asked for
     gradreg.penalty(traced[0], X, None, gradreg.SpectReg(1.0, side="input", method="difference"))
+
+
+def test_bilinear_resizing_that_was_traced_is_refused(tmp_path: Path) -> None:
+    resize = [layers.Reshape((5, 1, 1)), layers.UpSampling2D((2, 1), interpolation="bilinear"), layers.Flatten()]
+    model = make(*resize)
+    loaded = exported(model, tmp_path)
+    for function in (concrete(model), loaded.serve, lambda x: loaded.serve(x) + 1):
+        with pytest.raises(DoubleBackwardError, match=r"traced before, with bilinear resizing"):
+            gradreg.penalty(function, X, None, REG)
+    with second_order_safe():  # what is put in place there is lost when it is saved, so the message does not name it
+        traced = concrete(model)
+    with pytest.raises(DoubleBackwardError) as refused:
+        gradreg.penalty(traced, X, None, REG)
+    assert "second_order_safe" not in str(refused.value)
+    # The remedies: the model that it was traced from, and a difference.
+    gradreg.penalty(model, X, None, REG)
+    gradreg.penalty(traced, X, None, gradreg.SpectReg(1.0, side="input", method="difference"))
 
 
 def test_the_remedies_work(tmp_path: Path) -> None:
