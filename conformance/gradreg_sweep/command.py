@@ -51,7 +51,7 @@ _Plan = list[tuple[Framework, str, Operation, str]]
 )
 @click.option("--compare", type=click.Path(path_type=Path, exists=True), help="Say what differs from a JSON report.")
 @click.option("--list", "listing", is_flag=True, help="List the operations, and run none.")
-@click.option("--show", is_flag=True, help="Print the program that shows each finding.")
+@click.option("--show", is_flag=True, help="Print the program and the report of each finding.")
 def sweep(
     backends: tuple[str, ...],
     operations: tuple[str, ...],
@@ -158,6 +158,9 @@ def _print(findings: list[Finding], show: bool) -> None:
         remark = "; ".join(filter(None, [finding.detail, "single" if finding.single else ""]))
         table.add_row(finding.operation, finding.mode, finding.composition, kind, report.size(finding), remark)
     get_console().print(table)
+    texts = report.texts(findings) if show else {}
     for finding in findings if show else ():
         if finding.reproduction:
             click.echo(f"\n# {finding.operation}, {finding.mode}: {finding.kind}\n{finding.reproduction}")
+            if text := texts.get(finding.reproduction):
+                click.echo("\n".join(["Text for a report, with the program:", *text]))

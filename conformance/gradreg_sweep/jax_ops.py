@@ -223,7 +223,7 @@ _STATS = tuple(
         "geom.logpmf(2, (h + 2) / 4)", "betabinom.logpmf(2, 3, h + 2, h + 3)",
         "dirichlet.logpdf(jax.nn.softmax(h[0]), h[0] + 2)",
         "multivariate_normal.logpdf(h, h[0], h.T @ h + 2 * jnp.eye({n}))",
-        "gaussian_kde(h).logpdf(jnp.sin(h[:, :1]))",
+        "gaussian_kde(h.reshape(1, -1)).logpdf(jnp.sin(h[:1]))",
     )
 )  # fmt: skip
 

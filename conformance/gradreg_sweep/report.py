@@ -13,13 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gradreg_sweep.compositions import COMPOSITIONS
 from gradreg_sweep.search import UNTRIED, Finding
-from gradreg_sweep.upstream import REPORTS, issue
+from gradreg_sweep.upstream import REPORTS, UNREPORTED, issue
 from gradreg_sweep.verdict import KINDS
+from gradreg_sweep.write_up import SILENT, where, write_up
 
-__all__ = ["SILENT", "as_pages", "changes", "read", "size", "write"]
+__all__ = ["SILENT", "as_pages", "changes", "read", "size", "texts", "write"]
 
-SILENT = ("wrong", "None", "NaN")
-"""Kinds that a training run does not notice, or notices late."""
 _UNJUDGED = (UNTRIED, "undecided")
 
 
@@ -28,6 +27,8 @@ class _Row:
     """The findings of one kind about one operation, over compositions and modes; the first has the program."""
 
     findings: tuple[Finding, ...]
+    right: tuple[Finding, ...] = ()
+    """Where the same operation was right."""
 
     @property
     def first(self) -> Finding:
@@ -39,16 +40,15 @@ class _Row:
 
     @property
     def where(self) -> str:
-        """The compositions, each with its modes."""
-        modes: dict[str, list[str]] = {}
-        for finding in self.findings:
-            modes.setdefault(finding.composition, []).append(finding.mode)
-        return "; ".join(f"{composition} ({', '.join(names)})" for composition, names in modes.items())
+        return where(self.findings)
 
     @property
     def remark(self) -> str:
         single = "*single*" if any(finding.single for finding in self.findings) else ""
-        return "; ".join(filter(None, [self.first.detail[:120], single])).replace("|", "\\|")
+        ways = {finding.composition for finding in self.findings}
+        other = [finding for finding in self.right if finding.composition in ways]
+        right = f"right by {where(other)}" if other else ""
+        return "; ".join(filter(None, [self.first.detail[:120], single, right])).replace("|", "\\|")
 
     @property
     def anchor(self) -> str:
@@ -64,16 +64,9 @@ class _Row:
         return ", ".join(dict.fromkeys(map(issue, self.findings)))
 
     @property
-    def proposal(self) -> str:
-        """The title of a report, where there is none; an error that says so needs none."""
-        first = self.first.kind == "first derivative"
-        silent = self.first.detail in ("", "NaN", "None") if first else self.first.kind in SILENT
-        if "not reported" not in self.issue or not silent:
-            return ""
-        ways = " and ".join(dict.fromkeys(row.composition for row in self.findings if issue(row) == "not reported"))
-        order = "the gradient" if first else f"the derivative by {ways}"
-        kind = (self.first.detail or "wrong") if first else self.first.kind
-        return f"{self.first.operation}: {order} is silently {kind}"
+    def text(self) -> list[str]:
+        """The paragraphs of a report about the program, the title first; none where there is a report."""
+        return [] if issue(self.first) != UNREPORTED else write_up(self.findings, self.right, size(self.first))
 
 
 def _tried(findings: Iterable[Finding]) -> list[Finding]:
@@ -91,7 +84,15 @@ def _rows(findings: Iterable[Finding]) -> list[_Row]:
     for finding in _tried(findings):
         kind = "silent" if finding.kind in SILENT else finding.kind
         groups.setdefault((finding.version, finding.operation, kind), []).append(finding)
-    return [_Row(tuple(group)) for group in groups.values()]
+    return [
+        _Row(tuple(group), tuple(groups.get((version, operation, "right"), ())))
+        for (version, operation, _), group in groups.items()
+    ]
+
+
+def texts(findings: Iterable[Finding]) -> dict[str, list[str]]:
+    """Program -> the paragraphs of a report about it, the title first; none where it is reported."""
+    return {row.first.reproduction: row.text for row in _rows(findings) if row.first.reproduction}
 
 
 def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequence[Finding] = ()) -> dict[str, str]:

@@ -265,6 +265,7 @@ _CONTROL = (
              "tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, tf.sin(s) * s + h), (0, h))[1]",
              **VECTORS, modes=FAST),
     function("tf.cond", "tf.cond(tf.reduce_sum(h) > 9, lambda: h, lambda: h ** 3)", **VECTORS, modes=FAST),
+    function("tf.identity, used twice", "(lambda m: m * m * m)(tf.identity(h))", **VECTORS),
     function("tf.recompute_grad", "tf.recompute_grad(lambda r: tf.sin(r) * r)(h)", **VECTORS),
     function("tf.nn.embedding_lookup", "tf.nn.embedding_lookup(h, [0, 0]) ** 2", **VECTORS),
     function("tf.keras.layers.Dropout, not training", "layer(h)", **VECTORS,

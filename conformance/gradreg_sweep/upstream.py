@@ -6,7 +6,9 @@ from fnmatch import fnmatchcase
 
 from gradreg_sweep.search import Finding
 
-__all__ = ["REPORTS", "Report", "issue"]
+__all__ = ["REPORTS", "UNREPORTED", "Report", "issue"]
+
+UNREPORTED = "not reported"
 
 _SILENT = ("wrong", "None", "NaN")
 _SECOND = ("reverse-reverse", "forward-reverse", "reverse-forward", "forward-forward", "reverse-forward-forward")
@@ -106,6 +108,12 @@ REPORTS = (
            compositions=("reverse-forward",), **_RAISES),
     _torch(116350, "backward of attention", "*", detail="derivative for aten::_scaled_dot_product", **_RAISES),
     _torch(128971, "attention by forward mode", "*", detail="forward AD with _scaled_dot_product", **_RAISES),
+    _torch(83510, "cdist", "torch.cdist", detail="'_cdist_backward'", **_RAISES),
+    _torch(188901, "cdist and pdist: a change that mends them", "torch.cdist", "torch.nn.functional.pdist",
+           detail="dist_backward'", **_RAISES),
+    Report("jax-ml/jax#7922", "gammainc and what is made of it", ("*",), ("raises",), "'igamma_grad_a'"),
+    Report("jax-ml/jax#15487", "betainc with respect to a and b", ("*",), ("first derivative",), "Betainc gradient"),
+    Report("jax-ml/jax#38831", "schur and what is made of it", ("*",), ("first derivative",), "'schur'"),
     Report("jax-ml/jax#40628", "i0 at zero, first order", ("jax.scipy.special.i0, at zero", "jnp.i0"),
            ("first derivative",)),
     Report("jax-ml/jax#40627", "i0 at zero, second order", ("jnp.i0, at zero",)),
@@ -113,8 +121,8 @@ REPORTS = (
     _tensorflow(26495, "cross-entropy with labels that depend on the input",
                 "tf.nn.softmax_cross_entropy_with_logits, labels of the model"),
     _tensorflow(120578, "bessel_i1 at zero", "tf.math.bessel_i1, at zero", **_FIRST),
-    _tensorflow(127753, "forward mode inside forward mode where an intermediate is used twice", "tf.linalg.pinv",
-                "tf.linalg.lstsq", compositions=("forward-forward",)),
+    _tensorflow(127753, "forward mode inside forward mode, in eager mode alone, where an intermediate is used twice",
+                "tf.identity, used twice", "tf.linalg.pinv", "tf.linalg.lstsq", compositions=("forward-forward",)),
     _tensorflow(127224, "expm by forward mode inside forward mode", "tf.linalg.expm*",
                 compositions=("forward-forward",)),
     _tensorflow(127243, "cumulative_logsumexp", "tf.math.cumulative_logsumexp"),
@@ -133,5 +141,5 @@ REPORTS = (
 
 
 def issue(finding: Finding) -> str:
-    """A link in Markdown to the report of a finding; "not reported" where none is known."""
-    return next((report.link for report in REPORTS if report.covers(finding)), "not reported")
+    """A link in Markdown to the report of a finding; UNREPORTED where none is known."""
+    return next((report.link for report in REPORTS if report.covers(finding)), UNREPORTED)

@@ -18,7 +18,7 @@ from gradreg_sweep.compositions import FORWARD, PENALTY, THIRD
 from gradreg_sweep.differences import Estimate, derivative
 from gradreg_sweep.problem import Problem
 
-__all__ = ["KINDS", "Reference", "Verdict", "judge", "load"]
+__all__ = ["KINDS", "LONGEST", "Reference", "Verdict", "judge", "load"]
 
 KINDS = {
     "right": "agrees with differences",
@@ -39,6 +39,8 @@ MARGIN = 10.0
 """On the differences' estimate of their own error, which is not a bound."""
 SINGLE = 3e-3
 """Relative, for an operation that computes in float32 inside: its differences are no better than that."""
+LONGEST = 200
+"""Characters of an error's message that are kept."""
 ROUNDINGS = 32.0
 """On the change of a result when the arrays are perturbed in the last place, the largest of three."""
 
@@ -145,6 +147,8 @@ class Reference:
             return self.verdict("undecided", detail="the result does not depend on x")
         if g is None:
             return self.verdict("first derivative", detail="None")
+        if not np.isfinite(self.problem.value(self.arrays)).all():
+            return self.verdict("undecided", detail="the value itself is not finite")
         if not np.isfinite(g).all():
             return self.verdict("first derivative", 1.0, detail="NaN")
         self.gradient = g
@@ -285,4 +289,4 @@ def _spread(
 
 def _message(error: Exception) -> str:
     text = re.sub("0x[0-9a-f]+", "0x...", " ".join(str(error).split()))
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {text[:LONGEST]}"

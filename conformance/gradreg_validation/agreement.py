@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gradreg_validation.layer_pairs import layers_note, proposed_layers
 from gradreg_validation.matching import differing, match_parameters, pair_layers, turned_kernels, unmatched
 from gradreg_validation.models import Problem, Side
 from gradreg_validation.opening import make_side
-from gradreg_validation.proposal import proposal_for, resolved
+from gradreg_validation.proposal import Proposal, proposal_for, resolved
 from gradreg_validation.reference_file import FileSide, Reference, is_reference, require_own_batch, write
 from gradreg_validation.report import Agreement, Row
 from gradreg_validation.rows import Measurement, same_outputs
@@ -200,14 +201,11 @@ def _compare(
     left_out = unmatched(sides, matches)
     for i, side in enumerate(sides.pair):
         notes += [f"the {sides.label(i)} model has {warning}" for warning in side.warnings()]
-    notes += [f"not compared: {names}" for names in left_out]
-    if left_out and not matches:
-        notes.append(
-            "no gradient of a parameter was compared, so a weight that is detached would not be seen: give "
-            "parameters= (--parameters), the names in the first model and in the second"
-        )
-    if parameters is None and len(left_out) == 2 and (proposal.pairs or proposal.ambiguous):
-        notes.append(f'a proposed map of parameters; mapping="proposed" (--mapping proposed) confirms it:\n{proposal}')
+    bare = any(isinstance(side, FileSide) and side.bare for side in sides.pair)
+    if bare:
+        notes.append("the file has no parameters, gradients and layers; save_reference writes one that has")
+    else:
+        notes += _unmatched_notes(left_out, bool(matches), proposal if parameters is None else None)
     notes += turned_kernels(matches)
     cause = cause_of(rows, differing(matches), [] if parameters is None else left_out)
     if cause and not same_function(rows):
@@ -215,7 +213,7 @@ def _compare(
             cause += f" The first layer that differs is {diverging}."
         outputs = [next(iter(evaluation.outputs.values())) for evaluation in evaluations]
         cause += Diagnosis(sides, pairs, agrees).hint(outputs)
-        if layers is None:
+        if layers is None and not bare:
             notes.append(layers_note(sides, pairs))
     return Agreement(
         backends=(sides.names[0], sides.names[1]),
@@ -230,6 +228,19 @@ def _compare(
         draws=draws,
         versions=_versions(sides),
     )
+
+
+def _unmatched_notes(left_out: Sequence[str], matched: bool, proposal: Proposal | None) -> list[str]:
+    """Which parameters were not compared, and what to give so that they are; a proposal is one not yet confirmed."""
+    notes = [f"not compared: {names}" for names in left_out]
+    if left_out and not matched:
+        notes.append(
+            "no gradient of a parameter was compared, so a weight that is detached would not be seen: give "
+            "parameters= (--parameters), the names in the first model and in the second"
+        )
+    if proposal is not None and len(left_out) == 2 and (proposal.pairs or proposal.ambiguous):
+        notes.append(f'a proposed map of parameters; mapping="proposed" (--mapping proposed) confirms it:\n{proposal}')
+    return notes
 
 
 def _regularizer(reg: Any, y: Any, batch: Batch) -> Regularizer | None:

@@ -103,6 +103,11 @@ class FileSide(Side):
     def _open(self) -> None:
         self.values = self.reference.part("parameter")
 
+    @property
+    def bare(self) -> bool:
+        """Whether the file has outputs alone, as one has that :func:`write` did not write."""
+        return not (self.values or self.reference.about or self.reference.part("input gradient"))
+
     def evaluate(self, x: Arrays, changed: Arrays) -> Evaluation:
         """What the file holds.
 

@@ -12,6 +12,8 @@ from instruments.sweep.findings import WRONG, disagreement, finding, run
 
 DOCS = Path(__file__).parents[3] / "docs"
 RECORDS = report.read(DOCS / "findings" / "records.json")
+OTHERS = [row for path in sorted((DOCS / "findings").glob("*-*.json")) for row in report.read(path)]
+"""Of other versions of the frameworks."""
 SHOWN = {
     (row.operation, row.kind): row
     for row in reversed(RECORDS)
@@ -81,11 +83,33 @@ def test_a_page_tells_two_versions_apart() -> None:
     assert "Between versions" not in report.as_pages([finding()], compared=[finding()])["findings.md"]
 
 
-def test_an_error_is_not_reported_as_silent() -> None:
+def test_what_is_not_reported_has_a_text_for_a_report() -> None:
+    right = finding(kind="right", composition="reverse-forward", reproduction="")
+    rows = [finding(), finding(mode="func"), finding(composition="forward-reverse"), right]
+    text = [
+        "> **mine: the derivative by reverse-reverse and forward-reverse is silently wrong**",
+        "> Run the program with PyTorch 0 on a CPU. "
+        "Reverse-reverse is the gradient of ||J^T w||^2, as penalties on gradients take it.",
+        "> Expected: the two numbers that it prints agree.",
+        "> Got: they differ, by up to 2e-01 of the larger one.",
+        "> Seen by reverse-reverse (eager, func); forward-reverse (eager). Right by reverse-forward (eager).",
+    ]
+    assert "\n>\n".join(text) in report.as_pages(rows)["findings/torch.md"]
+    reported = finding(operation="torch.nn.LayerNorm", composition="reverse-forward")
+    assert report.texts([reported]) == {"print(1)\n": []}
+
+
+def test_a_text_does_not_call_an_error_silent() -> None:
     loud = finding(kind="first derivative", detail="NotImplementedError: no rule")
-    assert "Text for a report" not in report.as_pages([loud])["findings/torch.md"]
-    silent = report.as_pages([finding(kind="first derivative", detail="NaN")])["findings/torch.md"]
-    assert "mine: the gradient is silently NaN" in silent
+    assert report.texts([loud])["print(1)\n"][:1] == ["mine: no gradient"]
+    assert "Got: NotImplementedError: no rule." in report.texts([loud])["print(1)\n"]
+    silent = finding(kind="first derivative", detail="NaN")
+    assert report.texts([silent])["print(1)\n"][0] == "mine: the gradient is silently NaN"
+
+
+def test_a_row_says_in_which_mode_its_composition_is_right() -> None:
+    rows = [finding(), finding(kind="right", mode="func"), finding(kind="right", composition="forward-forward")]
+    assert "| not reported | right by reverse-reverse (func) |" in report.as_pages(rows)["findings.md"]
 
 
 def test_the_records_have_what_the_frameworks_are_known_to_get_wrong() -> None:
@@ -118,5 +142,5 @@ def test_the_committed_pages_are_made_of_the_committed_records(monkeypatch) -> N
     machine, python = re.search(r"; (\S+), CPU, Python (\S+)\.$", text, re.M).groups()
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(platform, "python_version", lambda: python)
-    for name, page in report.as_pages(RECORDS).items():
+    for name, page in report.as_pages(RECORDS, compared=OTHERS).items():
         assert page == (DOCS / name).read_text()

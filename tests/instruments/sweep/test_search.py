@@ -54,6 +54,12 @@ def test_a_gradient_stopped_inside_is_caught(name: str) -> None:
     assert disagreement(run_in_single_too(finding, name)) > 1e-2
 
 
+def test_a_value_that_is_not_finite_is_no_finding() -> None:
+    swept = framework("torch")
+    finding = examine(swept, Operation("log", "torch.log(h - 9)"), swept.modes[0], FEW)
+    assert (finding.kind, finding.detail) == ("undecided", "the value itself is not finite")
+
+
 def run_in_single_too(finding: Finding, name: str) -> str:
     """`run`, with JAX's float64 switched on for the program alone."""
     if name != "jax":

@@ -39,7 +39,20 @@ def test_outputs_alone_are_compared_too(tmp_path):
     report = validate(tmp_path / "onnx.npz", Net(), repeats=1)
     assert report.ok
     assert [row.quantity for row in report.rows] == ["outputs"]
-    assert any("one side is a file without it: penalty" in note for note in report.notes)
+    assert len(report.notes) == 2
+    assert "one side is a file without it: penalty" in report.notes[0]
+    assert report.notes[1] == "the file has no parameters, gradients and layers; save_reference writes one that has"
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # PyTorch's exporter
+def test_outputs_of_onnx_runtime_are_compared(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.onnx.export(Net().eval(), (torch.tensor(X),), tmp_path / "net.onnx", input_names=["x"], verbose=False)
+    session = runtime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    np.savez(tmp_path / "onnx.npz", x=X, outputs=session.run(None, {"x": X})[0])
+    assert validate(tmp_path / "onnx.npz", Net(), repeats=1).ok
+    assert not validate(tmp_path / "onnx.npz", Net(gelu="tanh"), repeats=1).ok
 
 
 def test_what_is_no_reference_is_refused(path, tmp_path):
