@@ -111,7 +111,7 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
         groups.setdefault((finding.version, finding.composition, finding.mode), []).append(finding)
     versions = list(dict.fromkeys(finding.version for finding in findings))
     groups = dict(sorted(groups.items(), key=lambda item: versions.index(item[0][0])))
-    rows = _rows(findings)
+    rows, others = _rows(findings), _versions(findings, compared)
     summary = environment.get_template("findings.md").render(
         stem=stem,
         findings=findings,
@@ -122,11 +122,12 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
         loud=[row for row in rows if row.first.kind == "raises"],
         first=[row for row in rows if row.first.kind == "first derivative"],
         reports=[
-            (report, report.outcome(_tried(findings)))
+            (report, report.outcome(_tried([*findings, *compared])))
             for report in REPORTS
             if any(report.framework == finding.framework for finding in findings)
         ],
-        versions=_versions(findings, compared),
+        versions=others,
+        issue=issue,
         machine=platform.machine(),
         python=platform.python_version(),
     )
@@ -137,6 +138,7 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
         pages[f"{stem}/{name}.md"] = environment.get_template("framework.md").render(
             version=own[0].first.version,
             shown=[row for row in own if row.first.reproduction],
+            others=[row for pair in others for row in pair.silent if row.first.framework == name],
             groups=[(key, group) for key, group in groups.items() if group[0].framework == name],
         )
     return {path: page.rstrip() + "\n" for path, page in pages.items()}
@@ -189,6 +191,9 @@ class _Versions:
     """The records that both have, of an operation by a composition in a mode."""
     changed: list[tuple[Finding, Finding]]
 
+    silent: list[_Row]
+    """What the second gets wrong in silence, and the first did not."""
+
     @property
     def mended(self) -> int:
         return sum(after.kind == "right" for _, after in self.changed)
@@ -207,7 +212,10 @@ def _versions(findings: Sequence[Finding], compared: Sequence[Finding]) -> list[
         before = [row for row in findings if row.framework == after[0].framework and row.version != other]
         known, same = {_place(row) for row in before}, {_place(row) for row in after}
         if known & same:
-            rows.append(_Versions(before[0].version, other, len(known & same), changes(before, after)))
+            changed = changes(before, after)
+            new = {_place(row) for was, row in changed if row.kind in SILENT and was.kind not in SILENT}
+            silent = [row for row in _rows(after) if row.first.reproduction and _place(row.first) in new]
+            rows.append(_Versions(before[0].version, other, len(known & same), changed, silent))
     return rows
 
 

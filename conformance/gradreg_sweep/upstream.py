@@ -90,6 +90,8 @@ REPORTS = (
     _torch(175754, "layer_norm, third order", "*LayerNorm", "*layer_norm*", compositions=("reverse-reverse-reverse",)),
     _torch(186256, "batch_norm, third order", "*BatchNorm*", "*InstanceNorm*", "*batch_norm*", "*instance_norm*",
            compositions=("reverse-reverse-reverse",)),
+    _torch(186779, "batch_norm, third order: a change that makes it an error", "*BatchNorm*", "*InstanceNorm*",
+           "*batch_norm*", "*instance_norm*", detail="batch_norm does not support 3rd", **_RAISES),
     _torch(196695, "linalg.solve", "torch.linalg.solve", "torch.linalg.solve_ex", "torch.linalg.tensorsolve"),
     _torch(196696, "det", "torch.linalg.det", "torch.det", "torch.linalg.det, singular"),
     _torch(104675, "det of a singular matrix", "torch.linalg.det, singular", "torch.linalg.det", **_FIRST),

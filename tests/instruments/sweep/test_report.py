@@ -83,6 +83,19 @@ def test_a_page_tells_two_versions_apart() -> None:
     assert "Between versions" not in report.as_pages([finding()], compared=[finding()])["findings.md"]
 
 
+def test_what_another_version_gets_wrong_in_silence_is_shown() -> None:
+    before = finding(kind="raises", detail="RuntimeError: no rule")
+    after = finding(version="PyTorch 1", kind="NaN", reproduction="print(2)\n")
+    pages = report.as_pages([before], compared=[after])
+    assert "| mine | reverse-reverse (eager) | raises | NaN | not reported |" in pages["findings.md"]
+    assert (
+        "(findings/torch.md#mine-nan), reverse-reverse (eager), is silently NaN in PyTorch 1." in pages["findings.md"]
+    )
+    head = "(=mine-nan)=\n### mine in PyTorch 1\n\nreverse-reverse (eager): NaN\n\n```python\nprint(2)\n```"
+    assert head in pages["findings/torch.md"]
+    assert "> **mine: the derivative by reverse-reverse is silently NaN**" in pages["findings/torch.md"]
+
+
 def test_what_is_not_reported_has_a_text_for_a_report() -> None:
     right = finding(kind="right", composition="reverse-forward", reproduction="")
     rows = [finding(), finding(mode="func"), finding(composition="forward-reverse"), right]
