@@ -25,8 +25,9 @@ OLDEST_PYTHON, NEWEST_PYTHON = "3.10", "3.13"
 TESTS = {
     "numpy": [
         "tests/numpy/test_members.py",
-        "tests/core/test_spec.py",
-        "tests/core/test_threefry.py",
+        "tests/numpy/test_oracle.py",
+        "tests/core/test_schema.py",
+        "tests/core/test_structures.py",
         "tests/plugins/test_processes.py",
     ],
     "torch": ["tests/torch/test_oracle.py", "tests/torch/test_first_layer.py"],

@@ -1,5 +1,6 @@
 """The files that a stranger meets first: README, citation, workflow, issue templates."""
 
+import ast
 import re
 import tomllib
 
@@ -31,6 +32,17 @@ def test_a_loop_of_ones_own_changes_in_two_lines() -> None:
     (block,) = re.findall(r"^```diff\n(.*?)^```", README, re.M | re.S)
     assert len(re.findall(r"^\+", block, re.M)) == 2
     assert len(re.findall(r"^-", block, re.M)) == 1
+
+
+def test_tests_of_one_framework_at_both_ends_import_no_other() -> None:
+    tree = ast.parse((ROOT / "noxfile.py").read_text())
+    values = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    tests = ast.literal_eval(values["TESTS"])
+    assert set(tests) == set(ast.literal_eval(values["FRAMEWORKS"]))
+    for framework, files in tests.items():
+        others = {"torch", "jax", "tensorflow"} - {framework}
+        imported = re.compile(rf"^\s*(?:import|from) (?:gradreg_)?(?:{'|'.join(sorted(others))})\b", re.M)
+        assert [file for file in files if imported.search((ROOT / file).read_text())] == []
 
 
 def test_the_citation_is_of_this_version() -> None:
