@@ -8,7 +8,7 @@ from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.forward import Call
 from gradreg_core.inputs import Arguments
 from gradreg_core.layout import require_integer_scalar
-from gradreg_core.loss_functions import outputs_first
+from gradreg_core.loss_functions import outputs_first, require_keras_backend
 from gradreg_core.scalars import integer_option
 from gradreg_core.selection import require_selector
 from gradreg_core.spec import Regularizer
@@ -45,6 +45,7 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
                 else "."
             )
         )
+    require_keras_backend(name, ops.name, model)
     if call.outputs is not None:
         require_selector(name, call.outputs)
     options = _checked_options(call)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradreg_core.errors import InputError, InputTypeError
 
-__all__ = ["LabelsFirst", "outputs_first"]
+__all__ = ["LabelsFirst", "outputs_first", "require_keras_backend"]
 
 _LABELS = frozenset({"y_true", "labels", "label", "targets", "target", "truth"})
 _OUTPUTS = frozenset(
@@ -135,11 +135,22 @@ def _require_per_sample(call: str, name: str, options: dict[str, Any]) -> None:
         )
 
 
-def _require_backend(call: str, keras: Any, backend: str) -> None:
+def require_keras_backend(call: str, backend: str, model: Any) -> None:
+    """Refuse a model of Keras where Keras runs on another framework in this process.
+
+    Raises:
+        InputTypeError: it does.
+    """
+    layers = getattr(sys.modules.get("keras"), "layers", None)
+    if layers is not None and isinstance(model, layers.Layer):
+        _require_backend(call, sys.modules["keras"], backend, "the model is one of Keras")
+
+
+def _require_backend(call: str, keras: Any, backend: str, value: str = "loss_fn is a loss of Keras") -> None:
     own = keras.config.backend()
     if own != backend and backend in ("torch", "jax", "tensorflow"):
         raise InputTypeError(
-            f"{call}: loss_fn is a loss of Keras, which runs on {own} in this process, and the arrays are of "
+            f"{call}: {value}, which runs on {own} in this process, and the arrays are of "
             f"{backend}. Set the environment variable KERAS_BACKEND={backend} before Keras is imported."
         )
 

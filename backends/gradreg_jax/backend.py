@@ -58,14 +58,14 @@ class JaxBackend(Backend):
 
     name = "jax"
     default_chunk: int | None = None
+    is_array = staticmethod(is_array)
 
-    def is_array(self, value: Any) -> bool:
-        return is_array(value)
+    def conversion(self, value: Any) -> str:
+        return "Pass x.todense()." if hasattr(value, "todense") else super().conversion(value)
 
     def asarray(self, value: Any, like: Array) -> Array:
-        if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
-            return jnp.asarray(value)
-        return jnp.asarray(np.asarray(value))
+        known = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+        return jnp.asarray(value if known else np.asarray(value))
 
     def shape(self, array: Array) -> tuple[int, ...]:
         return tuple(array.shape)

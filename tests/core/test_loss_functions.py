@@ -1,6 +1,7 @@
 """Losses that take the labels first, of Keras in every framework that it runs on, and of TensorFlow."""
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tensorflow as tf
 import gradreg_tensorflow as gradreg
 import gradreg_torch
 from gradreg_core.errors import InputError, InputTypeError
-from gradreg_core.presets import DataGrad
+from gradreg_core.presets import DataGrad, SpectReg
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -136,6 +137,17 @@ def test_a_loss_of_keras_on_another_backend_is_refused() -> None:
         gradreg_torch.loss(torch.tanh, torch.ones(2, 3), torch.ones(2, 3), None, loss_fn=LOSSES.MeanSquaredError())
 
 
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_a_model_of_keras_on_another_backend_is_refused(name: str) -> None:
+    import torch
+
+    gradreg, x = importlib.import_module(f"gradreg_{name}"), {"torch": torch.ones(2, 3), "jax": np.ones((2, 3))}[name]
+    net, reg = keras.Sequential([keras.layers.Dense(3)]), SpectReg(1.0)
+    for call in (gradreg.loss, gradreg.penalty, gradreg.check):
+        with pytest.raises(InputTypeError, match=rf"model is one of Keras, which runs on tensorflow .*={name} before"):
+            call(net, x, np.zeros(2, int), reg)
+
+
 ELSEWHERE = """
 import functools, importlib, sys
 import numpy as np
@@ -162,6 +174,13 @@ for loss_fn, labels in (
 ):
     value = float(gradreg.loss(model, x, labels, gradreg.DataGrad(1.0), loss_fn=loss_fn)[0])
     assert abs(value - wanted) < 1e-12 * wanted, (loss_fn, value, wanted)
+net = keras.Sequential([keras.layers.Dense(4, "tanh"), keras.layers.Dense(3)])
+net(x)
+first, bias, last, _ = net.get_weights()
+slope = 1 - np.tanh(keras.ops.convert_to_numpy(x) @ first + bias) ** 2
+wanted = (np.einsum("ij,bj,jk->bik", first, slope, last) ** 2).sum() / len(slope)
+value = float(gradreg.penalty(net, x, None, gradreg.FrobReg(1.0)))
+assert abs(value - wanted) < 1e-6 * wanted, (value, wanted)  # Keras computes in float32
 print("right")
 """
 
