@@ -23,7 +23,7 @@ def test_the_page_runs_as_it_stands(gradreg, tmp_path, monkeypatch, capsys):
         exec(compile(blocks[1][1], "page", "exec"), {"__name__": "page"})
         shown = capsys.readouterr().out
         exec(compile(blocks[3][1], "page", "exec"), {"__name__": "page"})
-        lines = [line for line in blocks[4][1].splitlines() if line]
+        lines = [line for line in blocks[4][1].replace("\\\n", " ").splitlines() if line]
         assert lines
         for line in lines:
             program, *arguments = shlex.split(line)
