@@ -53,6 +53,7 @@ def test_inside_transforms_of_pytorch() -> None:
     assert max(comparison.relative for comparison in comparisons.values()) <= FLOAT64 / 0.5
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager() -> None:
     model, x, y = problem("dense")
     module, inputs, labels = Module(model.network, model.params, torch.float64), torch.tensor(x), torch.tensor(y)

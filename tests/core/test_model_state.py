@@ -72,6 +72,7 @@ def test_once_in_pytorch(reg: Regularizer, wrap: Callable[[Any], Any]) -> None:
         torch.testing.assert_close(after, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(4)
 @pytest.mark.parametrize("reg", REGULARIZERS, ids=repr)
 def test_once_in_jax_where_the_step_is_traced(reg: Regularizer) -> None:

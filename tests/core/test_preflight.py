@@ -240,6 +240,7 @@ def test_one_draw_for_the_batch_behind_batch_normalisation_penalises_nothing(nor
         assert (report.disagreement is None) == empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("softmax", [True, False])
 def test_a_model_that_ends_in_a_softmax_is_warned_of(softmax: bool) -> None:
     weight = tf.constant(RANDOM.normal(size=(81, 3)) / 5, tf.float32)

@@ -238,6 +238,7 @@ def test_a_keras_critic_is_judged_without_a_loss() -> None:
     assert not gradreg_tensorflow.check(critic, tf.constant(X.numpy()), None, R1(10.0)).findings
 
 
+@pytest.mark.slow
 def test_penalties_without_gradient_are_errors_in_jax() -> None:
     weight = jnp.asarray(RANDOM.normal(size=(5, 3)), jnp.float32)
     x, y = jnp.asarray(X.numpy()), np.asarray(Y)

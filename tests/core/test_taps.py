@@ -81,6 +81,7 @@ def test_modules_are_places_by_their_names(of: str | None, at: str | None, wrapp
     same(gradreg_torch.penalty(model, X, None, FrobReg(1.0, of=of, at=at)), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of", "at"), TAPS)
 def test_taps_under_compile(of: str | None, at: str | None) -> None:
     torch._dynamo.reset()

@@ -79,6 +79,7 @@ def test_networks_of_another_library() -> None:
     assert outcome["ConvNeXt", "SpectReg"][1] < outcome["ConvNeXt", "plain"][1]
 
 
+@pytest.mark.slow
 def test_a_constrained_policy_is_smoother() -> None:
     outcome = results("policy", iterations=6, seeds=1, noise=0.1)
     assert outcome["constrained"]["norm"] < outcome["plain"]["norm"]

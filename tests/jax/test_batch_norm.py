@@ -67,6 +67,7 @@ def equinox_stateful(training: bool) -> Any:
     return Stateful(lambda x, state: call(x, state), copy.copy(state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [linen_stateful, linen_function, merged, behind_a_function, equinox_stateful],

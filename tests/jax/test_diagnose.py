@@ -40,6 +40,7 @@ def test_check_passes_a_sound_model(reg: Regularizer) -> None:
     assert not report.findings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "level", "problem"),
     [
@@ -82,6 +83,7 @@ def test_check_finds_an_operation_without_a_second_derivative(square: Any) -> No
         report.raise_if_failed()
 
 
+@pytest.mark.slow
 def test_check_takes_a_model_that_looks_at_values() -> None:
     assert gradreg.check(lambda x: network(x) if x[0, 0] > 0 else network(2 * x), POINTS, Y, DataGrad(1.0)).ok
 

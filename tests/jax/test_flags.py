@@ -106,6 +106,7 @@ def test_in_eager_mode(strict: None) -> None:
     assert np.isfinite(single)
 
 
+@pytest.mark.slow
 def test_positions(strict: None) -> None:
     labels = np.stack([Y, np.full(6, -100, np.int32)], 1)
     reg = DataGrad(1.0) + SpectReg(1.0) + JacReg(1.0)

@@ -59,6 +59,7 @@ def conditioned(weights: Any, image: Any, condition: Any) -> Any:
     return jnp.tanh(image @ weights["image"]) * jnp.tanh(condition @ weights["condition"])
 
 
+@pytest.mark.slow
 def test_a_dictionary(transform: Any) -> None:
     def ours(weights: Any) -> Any:
         x = {"image": IMAGES, "condition": CONDITION, "id": np.arange(4)}
@@ -235,6 +236,7 @@ class Masked(linen.Module):
         return linen.Dense(3, **FLOAT)((jnp.tanh(h) * mask[..., None]).sum(1))
 
 
+@pytest.mark.slow
 def test_linen_with_a_mask(transform: Any) -> None:
     net = Masked()
     variables = net.init(jax.random.key(0), SEQUENCES, MASK)
@@ -255,6 +257,7 @@ class Gated(eqx.Module):
         return self.out((h * mask[:, None]).sum(0))
 
 
+@pytest.mark.slow
 def test_equinox_with_a_mask_and_a_place_inside_of_vmap(transform: Any) -> None:
     keys = jax.random.split(jax.random.key(0))
     net = Gated(eqx.nn.Linear(6, 4, key=keys[0], dtype=float), eqx.nn.Linear(4, 3, key=keys[1], dtype=float))

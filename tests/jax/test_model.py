@@ -110,6 +110,7 @@ def test_the_functional_style_of_training() -> None:
         np.testing.assert_allclose(mine, wanted, rtol=1e-5, atol=1e-7)  # float32
 
 
+@pytest.mark.slow
 def test_batch_normalisation_is_noticed() -> None:
     with pytest.warns(BatchNormWarning, match=r"loss: norm \(BatchNorm\) is in training mode") as caught:
         gradreg.loss(Net(), X, Y, SpectReg(0.1))

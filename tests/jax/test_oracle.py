@@ -44,6 +44,7 @@ def test_compiled_with_a_traced_step_equals_the_reference(x64: None, name: str, 
     assert relative(ours, wanted) <= FLOAT64
 
 
+@pytest.mark.slow
 def test_eager_equals_the_reference(x64: None) -> None:
     model, x, y = problem("dense")
     reg = SpectReg(0.3, seed=7)
@@ -53,6 +54,7 @@ def test_eager_equals_the_reference(x64: None) -> None:
     assert relative(ours, wanted) <= FLOAT64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reg"),
     [("dense", DataGrad(2.0)), ("dense", SpectralNormReg(0.4, iterations=3)), ("relu", JacReg(0.5))],

@@ -71,6 +71,7 @@ def test_between_any_two(transform: Any, wanted: Any) -> None:
     assert_equal(transform(ours(lambda model: model))(WEIGHTS), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [jax.jit, jax.vmap, lambda model: jax.jit(jax.vmap(model)), lambda model: jax.vmap(jax.jit(model))],
@@ -88,6 +89,7 @@ def test_a_function_that_was_compiled_before(wanted: Any) -> None:
     np.testing.assert_array_equal(model(X), before)
 
 
+@pytest.mark.slow
 def test_inside_of_a_scan_by_number(x64: None) -> None:
     weight = RNG.normal(size=(5, 5)) / 2
 
@@ -139,6 +141,7 @@ def test_tokens(x64: None) -> None:
     np.testing.assert_allclose(value, squared(head, table[tokens]), rtol=RIGHT)
 
 
+@pytest.mark.slow
 def test_a_model_that_looks_at_values(wanted: Any) -> None:
     model = lambda x: network(WEIGHTS, x) if x[0, 0] > X[0, 0] - 1 else x  # noqa: E731
     np.testing.assert_allclose(gradreg.penalty(model, X, None, ALL), wanted[0], rtol=RIGHT)
@@ -165,6 +168,7 @@ class Net(nnx.Module):
         return self.out(self.drop(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda x: model(x)], ids=["module", "function"])
 def test_parts_of_nnx_modules(wrap: Any, x64: None) -> None:
     model = Net()
@@ -222,6 +226,7 @@ def test_a_leaf_of_what_a_module_returns(x64: None) -> None:
         gradreg.penalty(Outer(), X, None, FrobReg(1.0, at="pair[2]"))
 
 
+@pytest.mark.slow
 def test_threads_have_places_of_their_own(x64: None) -> None:
     model = Net()
     model.eval()

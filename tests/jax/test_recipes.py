@@ -16,6 +16,7 @@ SECTIONS.pop("", None)
 SECTIONS.pop("Flax and Equinox")  # a heading over recipes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", SECTIONS)
 def test_the_documentation_runs(title: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", SECTIONS[title], flags=re.M | re.S)

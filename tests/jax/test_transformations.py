@@ -21,6 +21,7 @@ from gradreg_core.spec import Regularizer
 from jax_cases import STEP, compiled, split, total
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all_steps() -> None:
     model, x, y = problem("dense")
     reg = SpectReg(lambda step: 0.1 / (1 + step), seed=3, every=2) + DataGrad(0.1)
@@ -39,6 +40,7 @@ def test_one_compilation_serves_all_steps() -> None:
     assert len({*values}) == 3  # at steps 1 and 3 only the loss and DataGrad count
 
 
+@pytest.mark.slow
 def test_scan_with_a_traced_step(x64: None) -> None:
     model, x, y = problem("dense")
     reg = SpectReg(0.3, every=2, fraction=0.5)

@@ -133,6 +133,7 @@ def test_reports_are_put_together_into_a_matrix(fakes, tmp_path):
     assert invoke("--from", files[1]).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", ["BraveHarness", "die"])
 def test_several_backends_run_in_processes_of_their_own(second, tmp_path):
     check = next(iter(runner.all_checks()))

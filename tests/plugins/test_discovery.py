@@ -27,6 +27,7 @@ def listing(installed, run):
     return by_name
 
 
+@pytest.mark.slow
 def test_a_working_plugin_is_listed_whatever_else_is_broken(listing):
     row = listing["acme", "gradreg-acme"]
     assert row == {

@@ -4,6 +4,7 @@ import re
 import sys
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from gradreg_core.cli.doctor import probe
@@ -46,6 +47,7 @@ def test_the_doctor_reports_what_crashes(on_path):
     assert re.search(r"^problem: gradreg-acme-broken 1\.2\.0 \(entry point 'acme-none'\): it has no hook", output, re.M)
 
 
+@pytest.mark.slow
 def test_the_doctor_does_not_wait_for_ever(on_path):
     on_path("broken")
     (record,) = [record for record in plugins.backends() if record.name == "acme-hanging"]

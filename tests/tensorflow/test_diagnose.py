@@ -84,6 +84,7 @@ GOOD: dict[str, tuple[Callable[[], Any], tf.Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("name", GOOD)
 def test_the_check_passes(name: str) -> None:

@@ -92,6 +92,7 @@ def test_the_outermost_of_several_replacements_counts() -> None:
         assert float(tf.nn.softsign(one)) == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_function_traced_before_is_traced_anew(compiled: bool) -> None:
     plain = surrounded(layers.LayerNormalization(**DOUBLE), VECTORS)

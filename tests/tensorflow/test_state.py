@@ -160,6 +160,7 @@ def test_state_moves_once_where_the_step_is_traced(kind: str, mode: str) -> None
         np.testing.assert_allclose(mine, wanted, rtol=1e-10)  # roundings of a compiled program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_pass_of_a_call_begins_with_the_same_state(kind: str) -> None:
     alone = [float(gradreg.penalty(made(kind)[0], X, None, term, batch_norm="allow")) for term in SEVERAL[0].terms]
@@ -167,6 +168,7 @@ def test_every_pass_of_a_call_begins_with_the_same_state(kind: str) -> None:
     assert together == pytest.approx(sum(alone), rel=FLOAT64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["spectral normalisation", "a private generator", "written in parts", "nested tf.functions"]
 )

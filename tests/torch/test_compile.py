@@ -93,6 +93,7 @@ def test_labels_out_of_range_that_cannot_be_read_turn_into_nan() -> None:
     assert math.isnan(compiled(x).item())
 
 
+@pytest.mark.slow
 def test_layers_have_no_names_inside_a_compiler_and_taps_have() -> None:
     model, (x, y) = make(), batch()
     reg = gradreg.DataGrad(1.0, at="0")

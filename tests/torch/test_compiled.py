@@ -82,6 +82,7 @@ def test_a_custom_function_is_refused_by_name(function: Any, reg: Any) -> None:
         penalty(net(lambda x: function.apply(x)), reg)
 
 
+@pytest.mark.slow
 def test_a_custom_function_of_the_input_itself_is_refused() -> None:
     """On x and on the outputs, in the loss. Dynamo by itself would leave the backward out."""
     on_x = nn.Sequential(net(Swish.apply)[1], nn.Linear(5, 3)).double()

@@ -168,6 +168,7 @@ def test_ranks_share_the_numbers_of_the_samples(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(sums, wanted, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_counting_compiles_and_vectorizes() -> None:
     model, (x, y) = make(), batch(size=6)
     counted = gradreg.Criterion(reg=REG, accumulate=2, sample_ids="rank")

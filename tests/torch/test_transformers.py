@@ -123,6 +123,7 @@ CASES: dict[str, tuple[str, Callable[[], Any], dict[str, Any], float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sample(4)
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_gradient_is_that_of_a_loop_by_hand(name: str, tmp_path: Path) -> None:
@@ -151,6 +152,7 @@ def parameters(trainer: Any) -> Tensor:
 REG = gradreg.SpectReg(0.2, at="embeddings", seed=3) + gradreg.WeightDecay(0.05)
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_step_and_the_place_in_the_whole_batch(tmp_path: Path) -> None:
     whole = trained("token", tmp_path, REG, max_steps=2)
     parts = trained("token", tmp_path, REG, max_steps=2, per_device_train_batch_size=4, gradient_accumulation_steps=3)
@@ -180,6 +182,7 @@ def test_a_part_of_the_batch_is_penalised_now_and_then(tmp_path: Path) -> None:
     assert logs[0]["loss"] - logs[0]["penalty"] == pytest.approx(plain.state.log_history[0]["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     reg = gradreg.SpectReg(lambda step: 0.1 * (1 + step), at="embeddings")
     chosen = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 4, "save_steps": 2}
@@ -194,6 +197,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         assert (log["loss"], log["penalty"]) == (wanted["loss"], wanted["penalty"])
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_have_no_penalty(tmp_path: Path) -> None:
     trainer = trained("sequence", tmp_path, REG)
     plain = Trainer(trainer.model, settings(tmp_path))
@@ -203,6 +207,7 @@ def test_evaluation_and_prediction_have_no_penalty(tmp_path: Path) -> None:
     assert (trainer.predict(data).predictions == plain.predict(data).predictions).all()
 
 
+@pytest.mark.slow
 def test_losses_that_are_means_count_once_whatever_is_accumulated(tmp_path: Path) -> None:
     examples = [{**example, "labels": example["labels"].double()} for example in texts.sentences("sequence")]
     results = []
@@ -308,6 +313,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sample(5)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_made_right_is_refused(name: str, tmp_path: Path) -> None:
@@ -332,6 +338,7 @@ def test_parallelism_inside_of_a_sample_is_refused(tmp_path: Path) -> None:
         RegularizedTrainer(model, settings(tmp_path), reg=0.1)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_loss_of_another_trainer_is_penalised_with_its_own_loss_function(tmp_path: Path) -> None:
     class Doubled(Trainer):
         def compute_loss(

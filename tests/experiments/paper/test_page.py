@@ -72,6 +72,7 @@ def test_says_what_was_run_and_what_was_not(add, results, tmp_path):
     assert "Baseline/SpectReg: +0.00 points over NoGR at each of 2 seeds." in make_pages(tmp_path, results)["README.md"]
 
 
+@pytest.mark.slow
 def test_a_gain_is_over_the_seeds_that_both_have(add, results, tmp_path):
     plain, spectreg, *_ = find_experiment("table1").all_cells(Settings())
     for cell, seeds in ((plain, range(1, 3)), (spectreg, range(1, 6))):
@@ -80,6 +81,7 @@ def test_a_gain_is_over_the_seeds_that_both_have(add, results, tmp_path):
     assert "NoGR: +0.50 points over 2 seeds, not significant" in make_pages(tmp_path, results)["README.md"]
 
 
+@pytest.mark.slow
 def test_ranks_the_methods_at_each_size(add, results, tmp_path):
     gains = {
         "weight decay": (0.0, 0.0, 0.0),

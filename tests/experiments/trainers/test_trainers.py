@@ -139,6 +139,7 @@ def test_torch_leaves_no_trace(trainer, small_plan):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_jax_keeps_its_setting_of_float64(trainer, small_plan):
     trainer("jax").train(small_plan())
     assert jnp.zeros(1).dtype == jnp.float32

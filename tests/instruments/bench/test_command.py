@@ -114,6 +114,7 @@ def test_other_frameworks(framework):
     assert all(row.ratio is not None for row in result.measurements)
 
 
+@pytest.mark.slow
 def test_a_third_partys_backend_by_its_description_alone(bench, autograd_plugin, tmp_path):
     common = ("--network", "mlp", "--batch", "2", "--repeats", "1", "--out", str(tmp_path))
     bench(

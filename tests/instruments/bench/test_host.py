@@ -19,6 +19,7 @@ from gradreg_core.errors import UnsupportedError
 from gradreg_core.plugins.dispatch import load_backend
 
 
+@pytest.mark.slow
 def test_python_calls_are_counted():
     def inner():
         return [].append(1)

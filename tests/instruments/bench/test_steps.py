@@ -55,6 +55,7 @@ def assert_equal(one, other):
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)  # float32: tens of roundings of order 1
 
 
+@pytest.mark.slow
 def test_baselines_compute_the_same(gradients, request):
     wanted = gradients(Variant("FrobReg", FrobReg(0.01), None))
     plain = gradients(Variant(PLAIN, rows=0))

@@ -43,6 +43,7 @@ def run_alone(finding: Finding, name: str) -> str:
         return run(replace(finding, reproduction=program))
 
 
+@pytest.mark.slow
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("composition", MIXED)
 @pytest.mark.parametrize("name", STOPPED)

@@ -24,6 +24,7 @@ def test_bilinear_resizing_is_silently_none(operation: str) -> None:
     assert run(finding) == "None\n"
 
 
+@pytest.mark.slow
 def test_max_pooling_under_xla_is_wrong_where_values_are_close() -> None:
     finding = examined("tensorflow", "tf.nn.max_pool2d", "xla")
     assert finding.kind == "wrong"
@@ -69,6 +70,7 @@ def test_tensorflow_has_no_second_derivative_and_says_so(operation: str) -> None
         run(finding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "operation",
     [

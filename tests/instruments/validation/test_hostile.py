@@ -47,6 +47,7 @@ def gradreg(folder, monkeypatch):
     return lambda *arguments: child.run("-m", "gradreg_core.cli.main", *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "name"), ENDS)
 def test_what_ends_the_process_is_an_error(gradreg, command, name):
     done = gradreg(command, f"acme:{name}", *MORE[command], "--timeout", "2" if name == "hang" else "60")

@@ -25,6 +25,7 @@ def test_there_are_twenty():
     assert len(PORTS) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.sample(8)
 @pytest.mark.parametrize("name", sorted(set(PORTS) - LONG_TO_COMPILE))
 def test_a_right_port_agrees(name):

@@ -15,6 +15,7 @@ def path(tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_a_port_is_compared_with_the_file_alone(path):
     apply, params, stages = jax_port(Net())
     report = validate(

@@ -1,5 +1,7 @@
 """Figure 1, right: sin(5x)."""
 
+import pytest
+
 from gradreg_core.presets import SpectReg
 from gradreg_experiments.paper.experiments.figure1_right import run_toys, toy_jobs, weight_of
 
@@ -17,6 +19,7 @@ def test_weights_are_relative_to_a_sum():
     assert weight_of(job) == 10.0
 
 
+@pytest.mark.slow
 def test_the_command_draws_it_and_runs_nothing_twice(reproduce, tmp_path):
     arguments = ["figure1-right", "--seeds", 1, "--steps", 3]
     assert "7 of 7 runs done now" in reproduce(*arguments).output
