@@ -106,6 +106,7 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701
     )
+    environment.filters["plain"] = lambda text: text.replace("__", r"\_\_")  # names in messages are no emphasis
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in sorted(_tried(findings), key=lambda finding: list(COMPOSITIONS).index(finding.composition)):
         groups.setdefault((finding.version, finding.composition, finding.mode), []).append(finding)
