@@ -1,8 +1,9 @@
 """A reference model moved by a little wherever a computation rounds: what that changes is the condition of a case.
 
 Moving the weights alone does not show two places that lose digits. The slope of a saturated tanh is 1 - t^2, with t
-near one: a computation that rounds t has it with an absolute error of about a unit roundoff, however small it is. And
-normal draws that are nearly parallel lose as many digits as they agree in when they are made orthogonal.
+near one: a computation that rounds t has it, and its own slope, with an absolute error of about a unit roundoff,
+however small they are. And normal draws that are nearly parallel lose as many digits as they agree in when they are
+made orthogonal.
 """
 
 from dataclasses import dataclass, replace
@@ -34,8 +35,9 @@ def _signs(seed: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
 @linearize.register
 def _(layer: _Moved, weights: Weights, x: np.ndarray) -> Linearized:
     value, tangent = linearize(Activation(layer.kind), weights, x)
-    error = layer.size * _signs(layer.seed, x.shape)
-    return value, lambda dx: tangent(dx) + error * dx
+    # The second term vanishes for a real x. A complex step takes it for an error of the second derivative.
+    error = _signs(layer.seed, x.shape) + _signs((*layer.seed, 1), x.shape) * (x - x.real)
+    return value, lambda dx: tangent(dx) + layer.size * error * dx
 
 
 def moved(values: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
@@ -46,7 +48,7 @@ def moved(values: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarr
 def moved_model(model: gradreg_numpy.Model, size: float, *seed: int) -> gradreg_numpy.Model:
     """The model with weights and normal draws moved by the relative amount `size`, as `seed` says.
 
-    The slopes of smooth activations move by the same absolute amount.
+    The first and the second derivatives of smooth activations move by the same absolute amount.
     """
     rng = np.random.default_rng(seed)
     return replace(
