@@ -23,11 +23,15 @@ __all__ = [
 ]
 
 _MARKS = re.compile(
-    r"[Dd]ouble backward|derivative for .* is not implemented|once_differentiable|differentiate twice"
+    r"[Dd]ouble backward|derivative for .* is not implemented|once_differentiable|differentiate twice|donated buffers"
     r"|checkpoint is incompatible with|selective activation checkpoint"
 )
 """Parts of PyTorch's messages about operations that cannot be differentiated twice."""
 
+_COMPILED = (
+    "Give gradreg the module that torch.compile was given (compiled._orig_mod), and compile the function that calls "
+    "gradreg, or compile with backend='eager', or use side='input' with method='difference'."
+)
 _REMEDIES = (
     (
         "scaled_dot_product",
@@ -35,11 +39,8 @@ _REMEDIES = (
     ),
     ("cudnn_rnn", "Run it inside torch.backends.cudnn.flags(enabled=False)."),
     ("CuDNN RNN", "Run it inside torch.backends.cudnn.flags(enabled=False)."),
-    (
-        "aot_autograd",
-        "Give gradreg the module that torch.compile was given (compiled._orig_mod), and compile the function that "
-        "calls gradreg, or compile with backend='eager', or use side='input' with method='difference'.",
-    ),
+    ("aot_autograd", _COMPILED),
+    ("donated buffers", _COMPILED),
     ("cdist", "Write the distances with broadcasting and sqrt."),
     ("embedding_bag", "Use nn.Embedding and a mean over its output."),
     ("ctc_loss", "Penalise the logits before the loss: SpectReg needs no labels."),

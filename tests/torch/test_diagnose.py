@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 import gradreg_torch as gradreg
 from gradreg_core.errors import DoubleBackwardError, InputError
 from gradreg_core.spec import JacobianPenalty
+from gradreg_torch.diagnose import explain
 
 REG = gradreg.DataGrad(1.0)
 X = torch.linspace(-1, 1, 20).reshape(4, 5)
@@ -160,3 +161,11 @@ def test_a_mask_from_the_zeros_of_the_input() -> None:
     report = gradreg.check(masked, x, None, gradreg.FrobReg(1.0))
     assert report.ok, report
     assert ["jumps where zeros" in finding.problem for finding in report.findings] == [True]
+
+
+def test_a_compiled_model_that_gave_its_buffers_away_has_the_remedy_of_compiled_models():
+    """Which of two errors PyTorch raises depends on what the process compiled before."""
+    message = "This backward function was compiled with non-empty donated buffers which requires create_graph=False"
+    explained = explain("loss", RuntimeError(message))
+    assert isinstance(explained, DoubleBackwardError)
+    assert "Give gradreg the module that torch.compile was given" in str(explained)
