@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gradreg_sweep.compositions import COMPOSITIONS
 from gradreg_sweep.search import UNTRIED, Finding
 from gradreg_sweep.upstream import REPORTS, UNREPORTED, issue
-from gradreg_sweep.verdict import KINDS
-from gradreg_sweep.write_up import SILENT, where, write_up
+from gradreg_sweep.verdict import KINDS, SILENT
+from gradreg_sweep.write_up import where, write_up
 
 __all__ = ["SILENT", "as_pages", "changes", "read", "size", "texts", "write"]
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from gradreg_sweep.search import Finding
+from gradreg_sweep.verdict import SILENT
 
 __all__ = ["REPORTS", "UNREPORTED", "Report", "issue"]
 
 UNREPORTED = "not reported"
 
-_SILENT = ("wrong", "None", "NaN")
 _SECOND = ("reverse-reverse", "forward-reverse", "reverse-forward", "forward-forward", "reverse-forward-forward")
 _ANY = ("*",)
 
@@ -32,7 +32,7 @@ class Report:
     issue: str
     title: str
     operations: tuple[str, ...]
-    kinds: tuple[str, ...] = _SILENT
+    kinds: tuple[str, ...] = SILENT
     detail: str = ""
     compositions: tuple[str, ...] = _ANY
     modes: tuple[str, ...] = _ANY

@@ -18,7 +18,7 @@ from gradreg_sweep.compositions import FORWARD, PENALTY, THIRD
 from gradreg_sweep.differences import Estimate, derivative
 from gradreg_sweep.problem import Problem
 
-__all__ = ["KINDS", "LONGEST", "Reference", "Verdict", "judge", "load"]
+__all__ = ["KINDS", "LONGEST", "SILENT", "Reference", "Verdict", "judge", "load"]
 
 KINDS = {
     "right": "agrees with differences",
@@ -30,6 +30,8 @@ KINDS = {
     "undecided": "differences do not converge at any point that was tried",
 }
 """Kind -> what it means."""
+SILENT = ("wrong", "None", "NaN")
+"""Kinds that a training run does not notice, or notices late."""
 
 RIGHT = 1e-7
 """Relative. Rounding in float64 leaves 1e-12 or so, ill-conditioned linear algebra 1e-9."""

@@ -5,12 +5,9 @@ from collections.abc import Iterable, Sequence
 from gradreg_sweep.compositions import COMPOSITIONS
 from gradreg_sweep.search import Finding
 from gradreg_sweep.upstream import issue
-from gradreg_sweep.verdict import LONGEST
+from gradreg_sweep.verdict import LONGEST, SILENT
 
-__all__ = ["SILENT", "where", "write_up"]
-
-SILENT = ("wrong", "None", "NaN")
-"""Kinds that a training run does not notice, or notices late."""
+__all__ = ["where", "write_up"]
 
 
 def where(findings: Iterable[Finding]) -> str:

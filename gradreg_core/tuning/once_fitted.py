@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradreg_core.errors import InputError, InputTypeError
-from gradreg_core.numerals import of_array, real
+from gradreg_core.numerals import of_array
 from gradreg_core.spec import Regularizer
 
 __all__ = ["OnceFitted"]
@@ -100,9 +100,7 @@ class OnceFitted:
 
 
 def _share(name: str, value: Any) -> float:
-    number = real(value)
-    if number is None:
-        number = of_array(value)
+    number = of_array(value)
     if number is None:
         raise InputTypeError(
             f"OnceFitted: {name} must be a number between 0 and 1 that can be read, got {value!r}. "

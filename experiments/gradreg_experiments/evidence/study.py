@@ -130,8 +130,6 @@ class Study:
     def cell(self, results: Results, condition: Condition, method: Method) -> Mapping[str, Any] | None:
         """The result of a cell, its parts put together, or None if one is missing."""
         parts = self.parts(results, condition, method)
-        if len(parts) < self.count_parts(condition, method):
-            return None
         if any(self.key(condition, *part) not in results for part in parts):
             return None
         return self._joined(results, condition, parts)
