@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gradreg_core
 from gradreg_core.calls import Calls
 from gradreg_core.errors import BackendImportError, BackendNotFoundError, InputTypeError, PluginError, UnsupportedError
 from gradreg_core.plugins import dispatch
@@ -245,32 +244,6 @@ def test_a_call_without_x_or_with_a_misspelt_keyword_is_a_type_error():
         dispatch.loss(model, y=y, reg=None)
     with pytest.raises(TypeError, match="sample_wieght"):
         dispatch.loss(model, x, y, None, sample_wieght=None)
-
-
-@pytest.mark.slow
-def test_a_type_checker_sees_every_keyword(tmp_path, monkeypatch):
-    mypy = pytest.importorskip("mypy.api")
-    script = tmp_path / "train.py"
-    script.write_text(
-        "from gradreg_core import SpectReg, check, loss, measure, penalty\n"
-        "x = y = [0.0]\n"
-        "total, parts = loss(sum, x, y, SpectReg(0.1), step=1, sample_weight=y)\n"
-        "reveal_type(parts.penalty)\n"
-        "reveal_type(check(sum, x, y, SpectReg(0.1)).ok)\n"
-        "penalty(sum, x, y, SpectReg(0.1), sample_wieght=y)\n"
-        "measure(sum, x, projections='two')\n"
-    )
-    monkeypatch.setenv("MYPYPATH", str(Path(gradreg_core.__file__).parents[1]))
-    monkeypatch.chdir(tmp_path)  # a user's script knows nothing of our settings
-    output, errors, _ = mypy.run(["--follow-imports=silent", "train.py"])
-    lines = [line.removeprefix("train.py") for line in output.splitlines()]
-    assert errors == ""
-    assert lines[:-1] == [
-        ':4: note: Revealed type is "tuple[Any, ...]"',
-        ':5: note: Revealed type is "bool"',
-        ':6: error: Unexpected keyword argument "sample_wieght"; did you mean "sample_weight"?  [call-arg]',
-        ':7: error: Argument "projections" has incompatible type "str"; expected "int | None"  [arg-type]',
-    ]
 
 
 # --- dispatch by type ----------------------------------------------------------------------------------------------
