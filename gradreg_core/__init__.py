@@ -1,7 +1,7 @@
 """Gradient regularization of neural networks: one specification for all frameworks.
 
-The words of a specification (`DataGrad`, `SpectReg`, ...), and calls that go to the backend of their input. A backend's
-own package has the same names: ``import gradreg_torch as gradreg``. Importing this package imports no framework.
+The names of a specification (`DataGrad`, `SpectReg`, ...), and calls that dispatch on their input. A backend's own
+package has the same names: ``import gradreg_torch as gradreg``. Importing this package imports no framework.
 """
 
 from gradreg_core.plugins.dispatch import backend_of, check, load_backend, loss, measure, penalty

@@ -1,6 +1,6 @@
-"""What a backend supplies: array operations and autodiff. Never a regularizer.
+"""The base class of backends: array operations and autodiff, never a regularizer.
 
-A backend is a subclass of :class:`Backend`. Methods that a framework may improve on have a default. Arrays are the
+A backend is a subclass of :class:`Backend`. Methods that a framework can improve on have a default. Arrays are the
 framework's own, dtypes are named by strings ("float32"), and every method works on traced arrays too unless it says
 otherwise. No method writes into its arguments.
 
@@ -31,35 +31,35 @@ class Backend(DrawPrimitives):
 
     name: str
     default_chunk: int | None = 1
-    """Rows that `pull_rows` gets at a time unless the caller says otherwise; None for all."""
+    """How many rows `pull_rows` gets at a time by default; None for all."""
 
     def for_call(self) -> "Backend":
-        """The backend for one call from here: itself, the default, or one that knows more of where the call runs."""
+        """The backend for one call: itself (the default), or one that knows more about where the call runs."""
         return self
 
-    # --- what an array is ------------------------------------------------------------------------------------------
+    # --- array properties ------------------------------------------------------------------------------------------
     @abstractmethod
     def is_array(self, value: Any) -> bool:
-        """Whether `value` is an array of this framework, traced or of no axes too; False for lists and numbers."""
+        """Whether `value` is an array of this framework, traced or 0-d ones included; False for lists and numbers."""
 
     def conversion(self, value: Any) -> str:
-        """How a user makes an array of something else, for messages. Default: by hand, or in its own framework."""
+        """How a user turns `value` into an array, for messages. Default: convert it, or import its own backend."""
         return "Convert it, or import the backend of its framework."
 
     @abstractmethod
     def asarray(self, value: Any, like: Array) -> Array:
-        """`value` (array, list or number) as an array on the device of `like`; its dtype stays, 64-bit may narrow."""
+        """`value` (array, list or number) as an array on the device of `like`; its dtype stays, 64 bits may narrow."""
 
     def values_if_free(self, array: Array) -> np.ndarray | None:
-        """`array` as a NumPy array where reading it costs nothing (on the CPU, not traced), else None, the default."""
+        """`array` as a NumPy array if reading it costs nothing (on the CPU, not traced), else None (the default)."""
         return None
 
     def draws_on_host(self, like: Array) -> bool:
-        """Whether the host draws for arrays like this one without being asked to read one. Default: no."""
+        """Whether draws for arrays like this one are made on the host, without reading an array. Default: no."""
         return False
 
     def static_int(self, value: Any) -> int | None:
-        """`value` as a Python int where that costs nothing, else None. Default: Python and NumPy integers."""
+        """`value` as a Python int if that costs nothing, else None. Default: Python and NumPy integers."""
         return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
     # --- moving arrays ---------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class Backend(DrawPrimitives):
 
     @abstractmethod
     def broadcast_to(self, array: Array, shape: Sequence[int]) -> Array:
-        """`array` repeated to `shape`, along axes of length 1 and new ones before the first."""
+        """`array` repeated to `shape`, along axes of length 1 and along new leading axes."""
 
     # --- arithmetic ------------------------------------------------------------------------------------------------
     @abstractmethod
@@ -118,7 +118,7 @@ class Backend(DrawPrimitives):
 
     @abstractmethod
     def eigvalsh(self, array: Array) -> Array:
-        """Eigenvalues, ascending, of symmetric matrices in the last two axes; nothing differentiates them."""
+        """Eigenvalues, ascending, of symmetric matrices in the last two axes; never differentiated."""
 
     @abstractmethod
     def matmul(self, left: Array, right: Array) -> Array:
@@ -141,10 +141,10 @@ class Backend(DrawPrimitives):
     # --- differentiation -------------------------------------------------------------------------------------------
     @abstractmethod
     def vjp(self, fn: Model, x: Array) -> tuple[Array, Pullback]:
-        """(fn(x), pullback): pullback(w) is J^T w, and may be called again and differentiated, in w too.
+        """(fn(x), pullback): pullback(w) is J^T w. It can be called repeatedly and differentiated, also in w.
 
         Gradients flow from both results to the arrays that fn closes over (weights) and to x itself. If fn returns
-        something other than an array, it is returned as it came, and the engine says what is wrong.
+        something other than an array, it is returned unchanged, and the engine raises the error.
 
         Raises:
             InputError: by the pullback, if x does not reach fn(x) and the framework can tell.
@@ -157,7 +157,7 @@ class Backend(DrawPrimitives):
     def vjp_with_aux(self, fn: Callable[[Array], tuple[Array, Any]], x: Array) -> tuple[Array, Any, Pullback]:
         """(outputs, aux, pullback) for fn(x) -> (outputs, aux), as `vjp`.
 
-        Default: aux leaves `fn` on the side. Override it where arrays made inside of a transformed function may not.
+        Default: aux leaves `fn` as a side effect. Override it if arrays must not leave a transformed function that way.
         """
         kept: list[Any] = []
 
@@ -179,29 +179,29 @@ class Backend(DrawPrimitives):
         return outputs, push(v)
 
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
-        """`pullback` of each of rows (c, B, ...), stacked: (c, B, ...). Default: one after the other."""
+        """`pullback` of each row of (c, B, ...), stacked: (c, B, ...). Default: one after another."""
         pulled = [pullback(rows[index]) for index in range(self.shape(rows)[0])]
         return self.concat([self.reshape(array, (1, *self.shape(array))) for array in pulled], 0)
 
     def cond(self, predicate: Array, branch: Callable[[], Array]) -> Array:
-        """branch() where the traced `predicate` holds, else 0 in the same shape and dtype. Default: always computed."""
+        """branch() if the traced `predicate` holds, else 0 in the same shape and dtype. Default: always computed."""
         return self.where(predicate, branch(), 0.0)
 
     # --- the model -------------------------------------------------------------------------------------------------
     def flatten(self, structure: Any) -> tuple[Leaves, Rebuild]:
-        """The leaves of a nested structure with their paths, and a function that puts others in their place.
+        """The leaves of a nested structure with their paths, and a function that rebuilds it from new leaves.
 
-        Default: of dicts, lists, tuples, named tuples and dataclasses.
+        Default: for dicts, lists, tuples, named tuples and dataclasses.
         """
         return structures.flatten(structure, self.is_array)
 
     def enter(self, call: str, model: Any, arrays: Sequence[Array], batch_norm: str) -> AbstractContextManager[None]:
-        """A context for the whole call: gradient mode on, misuse refused. Default: nothing is done.
+        """A context for the whole call: gradient mode on, misuse refused. Default: does nothing.
 
         Args:
             call: the name of the call, for messages.
             model: as the user passed it.
-            arrays: of the input.
+            arrays: the arrays of the input.
             batch_norm: the policy.
 
         Raises:
@@ -211,24 +211,24 @@ class Backend(DrawPrimitives):
         return nullcontext()
 
     def prepared(self, array: Array) -> Array:
-        """An array of the input, ready to be differentiated, inside of `enter`. Default: as it is."""
+        """An array of the input, ready to be differentiated, inside `enter`. Default: unchanged."""
         return array
 
     def model_vjp(self, model: Any, apply: Apply, x: Array | None, pairs: Sequence[Pair]) -> ModelPass:
         """One pass through the model, with a pullback for each pair (of, at): from `of` back to `at`.
 
         A place is a tap, a layer where the framework's models have names, or None: x as `at`, the outputs as `of`.
-        State moves once. Default: by `vjp_with_aux`; a named place is differentiated at by adding zeros to it, for
-        which a first pass finds its shape.
+        The state is updated once. Default: by `vjp_with_aux`; to differentiate at a named place, zeros are added to
+        it, whose shape a first pass finds.
 
         Args:
             model: as the user passed it.
             apply: apply(model, x) -> (outputs, what the model returned). Call it with `model` or a stand-in for it.
             x: the differentiable input, or None if nothing in the input is.
-            pairs: without repetition; empty for a pass that nothing is differentiated in.
+            pairs: without repetition; empty if nothing in the pass is differentiated.
 
         Raises:
-            InputError: a place is not passed, or passed twice.
+            InputError: the model passes a place not at all, or twice.
         """
         if not pairs:
             return ModelPass(*apply(model, x), {}, {})
@@ -238,7 +238,7 @@ class Backend(DrawPrimitives):
         return perturbed_pass(self, self.vjp_with_aux, model, self.without_state_changes(model), apply, x, pairs)
 
     def model_jvp(self, model: Any, apply: Apply, x: Array, v: Array) -> tuple[Array, Any, Array]:
-        """(outputs, what the model returned, J v) of one pass, differentiable. State moves once.
+        """(outputs, what the model returned, J v) of one pass, differentiable. The state is updated once.
 
         Default: two reverse passes, as `jvp`.
         """
@@ -247,11 +247,11 @@ class Backend(DrawPrimitives):
         return outputs, returned, push(v)
 
     def finish(self, value: Array) -> Array:
-        """`value` as it leaves a call: without history where the caller's own mode keeps none. Default: as it is."""
+        """`value` as a call returns it: detached if the caller's own mode records no graph. Default: unchanged."""
         return value
 
     def require_gradient(self, call: str, model: Any, value: Array) -> None:
-        """Refuse a penalty without the gradient that the caller expects, where that costs nothing to find out.
+        """Refuse a penalty without the gradient that the caller expects, if finding that out costs nothing.
 
         Default: nothing is refused.
 
@@ -260,14 +260,14 @@ class Backend(DrawPrimitives):
         """
 
     def repeatable(self, model: Any) -> AbstractContextManager[None]:
-        """Random layers draw the same inside each such context, and the generator is as before afterwards.
+        """A context in which random layers repeat the same draws; the generator is restored afterwards.
 
-        Default: nothing is done, for frameworks whose models hold no generator.
+        Default: does nothing, for frameworks whose models hold no generator.
         """
         return nullcontext()
 
     def call_twice(self, model: Any, apply: Apply, x: Array, moved: Array) -> tuple[Array, Any, Array]:
-        """(outputs, what the model returned, outputs at `moved`) with the same random masks. State moves once.
+        """(outputs, what the model returned, outputs at `moved`) with the same random masks. State updates once.
 
         Default: two passes, for models without a generator.
         """
@@ -277,9 +277,9 @@ class Backend(DrawPrimitives):
     def call_along(
         self, model: Any, apply: Apply, x: Array, move: Callable[[Array, Any, Pullback], Array]
     ) -> tuple[Array, Any, Array]:
-        """Like `call_twice`, where a pass at x before gives the moved input, with the same random masks.
+        """Like `call_twice`, with the moved input computed from an earlier pass at x with the same random masks.
 
-        Nothing of that pass is differentiated again. Default: a pass that changes no state, and `call_twice`.
+        The earlier pass is not differentiated again. Default: a pass that changes no state, then `call_twice`.
 
         Args:
             model: as the user passed it.
@@ -294,37 +294,37 @@ class Backend(DrawPrimitives):
     def without_state_changes(self, model: Any) -> Model:
         """The model as a callable that changes none of its state (moving statistics, counters). Default: the model.
 
-        It takes the model's own arguments. A call passes through it after its first pass: state moves once per call.
+        It takes the model's own arguments. A call uses it for all passes after the first: one state update per call.
         """
         return model  # type: ignore[no-any-return]
 
     def is_parameter(self, value: Any) -> bool:
-        """Whether an array that a model refers to is a parameter or a variable of it, by its type. Default: no."""
+        """Whether an array that a model refers to is one of its parameters or variables, by its type. Default: no."""
         return False
 
     def holds_samples(self, model: Any, batch: int) -> bool:
-        """Whether the model may hold arrays of the batch itself, so that no part of it can be passed alone.
+        """Whether the model may hold arrays of the batch itself, so that a part of it cannot be passed alone.
 
-        Default: whether anything that it refers to has `batch` as its first length and is no parameter.
+        Default: whether anything that it refers to has `batch` as its first length and is not a parameter.
         """
         return closures.holds_samples(model, batch, self.is_array, self.is_parameter)
 
     def draws_numbers(self, run: Callable[[], Array]) -> bool:
-        """Whether run() draws random numbers, inside of `repeatable`. Default: whether two runs differ."""
+        """Whether run() draws random numbers, inside `repeatable`. Default: whether two runs differ."""
         apart = self.astype(self.stop_gradient(run() - run()), "float32")
         return float(self.sum(apart * apart, tuple(range(len(self.shape(apart)))))) > 0
 
     def smoothed(self, model: Any) -> AbstractContextManager[Any]:
-        """A context that gives the model with rectifiers, maxima and absolute values rounded off.
+        """A context that yields the model with rectifiers, maxima and absolute values rounded off.
 
-        `check` compares with finite differences, which do not converge over many kinks. Default: the model as it is.
+        `check` compares with finite differences, which do not converge over many kinks. Default: the model itself.
         """
         return nullcontext(model)
 
     def copied(self, model: Any) -> AbstractContextManager[Any]:
-        """A context that gives the model on copies of its weights, for `check`, which moves them.
+        """A context that yields the model on copies of its weights, for `check`, which moves them.
 
-        Default: the model itself, as where a model cannot be copied; other threads may see its weights move.
+        Default: the model itself, for models that cannot be copied; other threads may then see its weights move.
         """
         return nullcontext(model)
 
@@ -332,16 +332,16 @@ class Backend(DrawPrimitives):
         """`fn` as a function of x and of the weights that the model uses, for `check`. Default: of x alone.
 
         Args:
-            model: as the user passed it; its weights are looked for on it and in what it closes over.
+            model: as the user passed it; its weights are collected from it and from what it closes over.
             fn: the scalar; it calls the model.
             reach: a scalar of the outputs, which tells which weights the outputs depend on.
             x: the packed differentiable input, or None if nothing in the input is.
-            data: further arrays of the call, which are no weights.
+            data: further arrays of the call, which are not weights.
         """
         return OfInput(self, fn)
 
     def blame(self, error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple[str, str]]:
-        """The operations without a derivative or a second one that `error`, raised by differentiating, is about.
+        """The operations without a first or second derivative that caused `error`, raised while differentiating.
 
         Args:
             error: as it was raised.
@@ -349,16 +349,16 @@ class Backend(DrawPrimitives):
             run: run(model) calls the model, or a stand-in, with the input of the call.
 
         Returns:
-            [(problem, remedy)]; none, the default, if the error is about something else.
+            [(problem, remedy)]; empty (the default) if the error has another cause.
         """
         return []
 
     def how_it_runs(self, model: Any, arrays: Sequence[Any]) -> list[str]:
-        """What `check` notes of a model that is compiled, or that devices or processes share. Default: nothing.
+        """Notes for `check` on a model that is compiled, or that devices or processes share. Default: none.
 
         Args:
             model: as the user passed it.
-            arrays: the call's.
+            arrays: the arrays of the call.
         """
         return []
 
@@ -367,7 +367,7 @@ class Backend(DrawPrimitives):
         return None
 
     def tree_leaves(self, params: Any) -> list[Array]:
-        """The arrays in a nested structure of parameters, traced ones too. Default: of lists, tuples and dicts.
+        """The arrays in a nested structure of parameters, traced ones too. Default: for lists, tuples and dicts.
 
         Raises:
             InputTypeError: the structure holds something that is not an array.

@@ -1,4 +1,4 @@
-"""Where a warning points to: the user's own line, past the frames of libraries."""
+"""Makes a warning point to the user's own line, past the frames of libraries."""
 
 import sys
 from collections.abc import Collection
@@ -6,14 +6,14 @@ from collections.abc import Collection
 __all__ = ["levels_to_caller"]
 
 _GENERATED = "__autograph_generated_file"
-"""In the names of files of code that TensorFlow's AutoGraph made."""
+"""Part of the file names of code that TensorFlow's AutoGraph generates."""
 
 
 def levels_to_caller(libraries: Collection[str]) -> int:
     """The number of frames between the function that calls this one and the user's code, for `stacklevel=`.
 
     Args:
-        libraries: packages whose frames are passed over, beside gradreg's core.
+        libraries: packages whose frames are skipped, besides gradreg's core.
     """
     passed = {"contextlib", "gradreg_core", *libraries}
     frame, level = sys._getframe(1), 1

@@ -22,7 +22,7 @@ __all__ = ["Calls"]
 
 
 class Calls:
-    """gradreg's calls in one framework: native arrays in, native scalars out, differentiable by its own means.
+    """gradreg's calls in one framework: native arrays in, native scalars out, which the framework differentiates.
 
     The calls share these arguments:
 
@@ -31,20 +31,20 @@ class Calls:
             outputs are logits, without a softmax behind them, unless `loss_fn` says otherwise.
         x: the input, (B, ...); a nested structure of arrays with a common batch axis, which the model gets as it is; or
             :class:`gradreg_core.inputs.Inputs`, the arguments of ``model(*args, **kwargs)``. The gradient is taken with
-            respect to all floating-point arrays in it: apply augmentation and normalisation before, or the penalty is
-            in the units of what comes before them.
+            respect to all floating-point arrays in it: apply augmentation and normalisation beforehand, or the penalty
+            is in the units of the raw input.
         y: labels; integer class indices (B,), or probabilities of the outputs' shape; any structure that `loss_fn`
-            takes. None where no term needs them.
+            takes. None if no term needs them.
         reg: a regularizer such as ``SpectReg(0.01)``, or a sum.
-        step: of training, an int or a (traced) integer scalar; draws, schedules and `every=` depend on it. Without it
-            each call is step 0, with the draws of step 0; a schedule and `every=` refuse that.
-        seed: of the draws, in place of the terms' own seeds: an integer in [0, 2**64), or a (traced) integer scalar, so
+        step: the training step, an int or a (traced) integer scalar; draws, schedules and `every=` depend on it.
+            Without it each call is step 0, with the draws of step 0; schedules and `every=` require it.
+        seed: replaces the seeds of the terms' draws: an integer in [0, 2**64), or a (traced) integer scalar, so
             that the members of an ensemble train in one program, each with its own draws.
         loss_fn: ``loss_fn(outputs, y)`` -> one loss per sample, (B, ...), averaged over further axes; the default is
             cross-entropy of the logits (of a single logit: binary cross-entropy).
-        outputs: what counts of what the model returns: a path such as "logits" or 0, a function, or a list of these,
-            whose arrays count together (and which `loss_fn` gets as a list). Default: the array that is returned, or
-            its `logits`.
+        outputs: which part of the model's result counts: a path such as "logits" or 0, a function, or a list of these,
+            whose arrays count together (and which `loss_fn` gets as a list). Default: the returned array, or its
+            `logits`.
         sample_ids: integers (B,), the samples' global numbers, which the draws depend on; default 0..B-1. With them a
             batch that is split over devices has the same draws as the whole.
         sample_weight: (B,), >= 0, or a mask. Means become sum_i w_i v_i / sum_i w_i (0 where all weights are 0).
@@ -56,12 +56,12 @@ class Calls:
         normalizer: divide by this instead of sum_i w_i, for parts of a batch of unequal size.
         class_axis: the axis of the outputs that holds the classes; needed only where they have more than two axes.
         directions: for the projection ``direction()``; shape (m,), (B, m) or (k, B, m).
-        target: of SobolevReg: the target Jacobian (B, *outputs, *input), or a teacher model.
-        params: nested parameters for WeightDecay, where the model is a plain function.
-        chunk_size: rows of an exact Jacobian that are pulled back at a time.
+        target: for SobolevReg: the target Jacobian (B, *outputs, *input), or a teacher model.
+        params: nested parameters for WeightDecay, if the model is a plain function.
+        chunk_size: how many rows of an exact Jacobian are pulled back at a time.
         batch_norm: what to do with batch normalisation in training mode, which couples the samples, so that the
-            gradient of a sample's penalty reaches the others: "error", "warn" (default) or "allow". "error" also finds
-            samples that anything else couples, by pulling two of them back, where values can be read without cost.
+            gradient of a sample's penalty reaches the others: "error", "warn" (default) or "allow". "error" also
+            detects any other coupling, by pulling two samples back, if values can be read at no cost.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -209,8 +209,8 @@ class Calls:
 
         Without `projections` the values are exact, from the whole Jacobian: m backward passes. With `projections=k` the
         Frobenius norm is estimated from k orthonormal directions and the spectral norm by power iteration, for models
-        with many outputs; step, seed and sample_ids are of these draws. With labels `y` the norm of the loss's gradient
-        comes too. Other arguments: ``help(gradreg_core.calls.Calls)``.
+        with many outputs; step, seed and sample_ids control these draws. With labels `y` the norm of the loss's
+        gradient is returned too. Other arguments: ``help(gradreg_core.calls.Calls)``.
 
         Raises:
             InputError: as `loss`.
@@ -266,11 +266,11 @@ class Calls:
         params: Any = None,
         chunk_size: int | None = None,
     ) -> CheckReport:
-        """Look before training: values, samples, derivatives. Takes the time of some fifty steps and synchronises.
+        """Check values, samples and derivatives before training. Takes as long as some fifty steps and synchronises.
 
-        Finds by what happens on this batch what :func:`gradreg_core.preflight.run_check` lists: coupled samples,
+        Finds, from what happens on this batch, what :func:`gradreg_core.preflight.run_check` lists: coupled samples,
         missing and wrong derivatives with the parameters' names, underflow, kinks. Without `y` and `loss_fn` the
-        penalty is judged without a loss, as of critics and encoders. Parameters are moved and put back.
+        penalty is judged without a loss, as for critics and encoders. Parameters are moved and restored.
 
         Arguments: ``help(gradreg_core.calls.Calls)``.
 
@@ -318,7 +318,7 @@ class Calls:
 
 
 def _finished(ops: Backend, returned: Any) -> Any:
-    """What the model returned as it leaves the call."""
+    """The model's result, as the call returns it."""
     if ops.is_array(returned):
         return ops.finish(returned)
     leaves, rebuild = ops.flatten(returned)

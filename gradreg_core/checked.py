@@ -1,4 +1,4 @@
-"""The arguments of a call, checked as far as no forward pass is needed."""
+"""Checks of a call's arguments that need no forward pass."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,9 +20,9 @@ BATCH_NORM_POLICIES = ("error", "warn", "allow")
 
 
 def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[Call, Arguments]:
-    """The call with its step and seed as numbers where that costs nothing, checked as far as no forward pass is needed.
+    """The call, with step and seed as numbers if that costs nothing, and the input, taken apart.
 
-    Also the input, taken apart.
+    Does every check that needs no forward pass.
 
     Raises:
         InputError: a value does not fit.
@@ -57,7 +57,7 @@ def checked(call: Call, model: Any, x: Any, reg: Any, batch_norm: str) -> tuple[
 
 
 def _checked_options(call: Call) -> dict[str, Any]:
-    """The options that the caller gave and that have a checked form of their own; the usual call gives none."""
+    """The caller's options that have a checked form; the usual call gives none."""
     name = call.name
     options: dict[str, Any] = {}
     if call.chunk_size is not None:
@@ -86,7 +86,7 @@ def _require_no_step(name: str, reg: Regularizer | None) -> None:
 
 
 def _checked_seed(ops: Backend, name: str, seed: Any) -> Any:
-    """The seed as a Python int where that costs nothing, else as it came."""
+    """The seed as a Python int if that costs nothing, else unchanged."""
     if seed is None:
         return None
     static = ops.static_int(seed)

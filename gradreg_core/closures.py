@@ -15,15 +15,15 @@ import numpy as np
 __all__ = ["holds_samples", "referred"]
 
 _MOST_OBJECTS = 20_000
-"""Objects looked at before a model counts as one that may hold samples."""
+"""Objects inspected before a model counts as one that may hold samples."""
 _PASSED_OVER = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, bool, int, float, complex, type(None))
 
 
 def holds_samples(model: Any, batch: int, is_array: Callable[[Any], bool], is_parameter: Callable[[Any], bool]) -> bool:
-    """Whether anything that `model` refers to has `batch` as its first length and is no parameter.
+    """Whether anything that `model` refers to has `batch` as its first length and is not a parameter.
 
-    Looks into closures, globals that the code names, defaults, partials, bound objects, attributes and containers. True
-    also where the model refers to too much to look at.
+    Looks into closures, globals that the code names, defaults, partials, bound objects, attributes and containers. Also
+    True if the model refers to too much to inspect.
     """
     pending, seen = [model], set[int]()
     while pending:
@@ -44,7 +44,7 @@ def holds_samples(model: Any, batch: int, is_array: Callable[[Any], bool], is_pa
 
 
 def referred(value: Any) -> Iterable[Any]:
-    """What an object refers to."""
+    """The objects that a value refers to."""
     if isinstance(value, types.FunctionType):
         return _of_function(value)
     if isinstance(value, functools.partial):

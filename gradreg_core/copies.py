@@ -1,4 +1,4 @@
-"""A model with copies of what it holds in the place of the live objects, also where a function closes over them."""
+"""Copies a model with everything that it holds, including what its functions close over."""
 
 import functools
 import types
@@ -12,14 +12,14 @@ _DEEPEST = 6
 
 
 def copied(model: Any, is_live: Callable[[Any], bool]) -> Any:
-    """`model` on copies: modules and parameters are copied, and functions, methods and partials made anew over them.
+    """`model` on copies: modules and parameters are copied; functions, methods and partials are rebuilt over them.
 
     Args:
         model: a module, or a function that closes over modules or parameters.
         is_live: whether an object holds weights, so that it is copied; each object is copied once.
 
     Raises:
-        Exception: whatever an object that cannot be copied raises.
+        Exception: the error of an object that cannot be copied.
     """
     return _copied(model, is_live, {}, 0)
 
@@ -43,7 +43,7 @@ def _copied(value: Any, is_live: Callable[[Any], bool], memo: dict[int, Any], de
     if type(value) not in (list, tuple, dict):
         return value
     new = _values(value, below) if type(value) is dict else type(value)(map(below, value))
-    return value if _same(value, new) else new  # the model may write into a list of its own
+    return value if _same(value, new) else new  # the model may write into its own list
 
 
 def _values(named: dict[Any, Any], below: Callable[[Any], Any]) -> dict[Any, Any]:
@@ -51,7 +51,7 @@ def _values(named: dict[Any, Any], below: Callable[[Any], Any]) -> dict[Any, Any
 
 
 def _function(function: types.FunctionType, below: Callable[[Any], Any]) -> Any:
-    """The function over copies; itself where it refers to nothing that is copied."""
+    """The function over copies; itself if it refers to nothing that is copied."""
     closure = function.__closure__ or ()
     contents = [cell.cell_contents for cell in closure]
     names = [name for name in function.__code__.co_names if name in function.__globals__]

@@ -22,8 +22,8 @@ def _parts(doc: str) -> tuple[str, dict[str, str], str]:
 def with_inherited_arguments(cls: type) -> str | None:
     """The docstring of `cls`, with the arguments that only its bases' docstrings explain, those of the bases first.
 
-    Arguments are at the place of the docstring's own, or at its end. None of a class without a docstring, as all are
-    under ``python -OO``.
+    The arguments stand where the docstring's own are, or at its end. None for a class without a docstring, as under
+    ``python -OO``.
     """
     own = cls.__dict__.get("__doc__")
     if own is None:

@@ -2,7 +2,7 @@
 
     penalty = weight * scale * mean_i phi(||J_i^T W_i||),   W_i = projection(z_i, y_i, draw_i)
 
-J^T w is the pullback of w through the model, so a Jacobian is formed only where all its rows are asked for. The
+J^T w is the pullback of w through the model, so a Jacobian is formed only if all its rows are requested. The
 pullback through the output map (softmax, log-softmax, loss) comes first and stays differentiable. Directions in input
 space, ||J_i V_i||, are in :mod:`gradreg_core.input_side`.
 """
@@ -97,7 +97,7 @@ def draws_of(term: JacobianPenalty, call: Call, batch: int, ids: Array | None, l
 
 
 def _given(call: Call, layout: Layout, like: Array) -> Array:
-    """The caller's directions, with the classes last where they have the outputs' own axes."""
+    """The caller's directions, with the classes last if they have the outputs' own axes."""
     given = converted(call.ops, call.name, "directions", call.directions, like)
     own = layout.shape[1:]
     if layout.class_axis not in (None, -1) and call.ops.shape(given)[-len(own) :] == own:

@@ -1,7 +1,7 @@
 """Every error and warning that gradreg raises.
 
 One root, :class:`GradregError`; each subclass is also the builtin that a caller would expect.
-A message names the call, says what was expected and what came, and what to do next.
+A message names the call, what it expected, what it got, and what to do next.
 """
 
 __all__ = [
@@ -42,7 +42,7 @@ class BatchNormError(GradregError, ValueError):
 
 
 class BackendNotFoundError(GradregError, LookupError):
-    """No backend of that name is registered."""
+    """No backend with that name is registered."""
 
 
 class BackendImportError(GradregError, ImportError):
@@ -74,13 +74,13 @@ class BatchNormWarning(UserWarning):
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """What `BaseException.add_note` does from Python 3.11 on; before, pytest alone prints the notes."""
+    """Do what `BaseException.add_note` does from Python 3.11 on; before that, only pytest prints the notes."""
     error.__notes__ = [*getattr(error, "__notes__", ()), note]
 
 
 def batch_norm_message(call: str, layer: str, remedy: str) -> str:
-    """What a :class:`BatchNormError` or a :class:`BatchNormWarning` of the layer says."""
+    """The message of a :class:`BatchNormError` or :class:`BatchNormWarning` about a layer."""
     return (
         f"{call}: {layer} is in training mode and couples the samples of a batch, so each sample's penalty also counts "
-        f"its effect on the others. Use {remedy}, or pass batch_norm='allow' if that is meant."
+        f"its effect on the others. Use {remedy}, or pass batch_norm='allow' if that is intended."
     )

@@ -25,11 +25,11 @@ __all__ = ["Evaluation", "Plan", "evaluate", "make_plan", "samples_of"]
 
 
 class PartKey(NamedTuple):
-    """What terms over the same part of the batch have in common."""
+    """The key that terms over the same part of the batch share."""
 
     fraction: float
     seed: int | None
-    """Of the terms, or None where the call has a seed for all."""
+    """The seed of the terms, or None if the call has one for all."""
 
 
 @dataclass
@@ -125,7 +125,7 @@ class _Passes:
             self._run_part(key, terms, cuts)
 
     def _run_part(self, key: PartKey, terms: tuple[JacobianPenalty, ...], cuts: bool) -> None:
-        """The pass over one part; it moves the model's state only where no other pass does."""
+        """The pass over one part; it updates the model's state only if no other pass does."""
         call, ops, samples = self.call, self.call.ops, self.samples
         ids = ops.arange(samples.batch, samples.like) if samples.ids is None else samples.ids
         chosen = _part_order(call, terms[0], ids)[: _part_size(terms[0], samples.batch)]
@@ -158,7 +158,7 @@ def _pass(call: Call, model: Any, samples: Samples, terms: tuple[JacobianPenalty
     for term in terms:
         if term.pulls:
             pairs[term.of, term.at] = None
-        # Where the step is traced, a term of `every=n` belongs into its branch: the common pass must not become dearer.
+        # If the step is traced, a term of `every=n` belongs in its branch, so that the common pass costs no more.
         elif alone is None and (term.every == 1 or isinstance(call.step, int)):
             alone = term
     if alone is not None and not pairs:
@@ -177,7 +177,7 @@ class _Mean:
 
     @classmethod
     def of(cls, call: Call, batch: int, like: Array, positions: Array | None) -> "_Mean":
-        """The mean for a call; `positions` is the weight of the positions of each sample together, (B,)."""
+        """The mean for a call; `positions` is the total weight of each sample's positions, (B,)."""
         ops, weight = call.ops, positions
         normalizer: Any = float(batch)
         if call.sample_weight is not None:
@@ -207,7 +207,7 @@ class _Mean:
 
 
 class _Batch:
-    """What terms are evaluated on; see :class:`gradreg_core.spec.Batch`."""
+    """The batch that terms are evaluated on; see :class:`gradreg_core.spec.Batch`."""
 
     def __init__(self, passes: _Passes) -> None:
         self.passes, self.ops, self.call = passes, passes.call.ops, passes.call.name
@@ -217,11 +217,11 @@ class _Batch:
         self._of_ids = None if call.sample_ids is None else nan_of_wide_ids(call, passes.samples.like)
 
     def _positions(self) -> Array | None:
-        """The weight of each sample's positions together, (B,), or None where all positions count alike."""
+        """The total weight of each sample's positions, (B,), or None if all positions count alike."""
         call, whole = self.passes.call, self.passes.whole
         if not (whole or self.passes.parts):
             return None
-        # Where every due term is over a part, the whole batch has no pass of its own.
+        # If every due term is over a part, the whole batch has no pass of its own.
         forward = next(part.forward for part in self.passes.parts.values()) if whole is None else whole
         weight = position_weights(call, self.passes.samples, forward.layout, forward.wide)
         return None if weight is None else self.ops.sum(weight, 1)
@@ -255,7 +255,7 @@ class _Batch:
         return self.ops.constant(0.0, self.ops.dtype(like) if is_floating(self.ops.dtype(like)) else "float32", like)
 
     def charged(self, term: Term, plan_knows: bool) -> Array:
-        """The penalty of a term that is due, or, unless `plan_knows`, that may be; with its weight."""
+        """The weighted penalty of a term that is due, or that may be due unless `plan_knows`."""
         ops, step = self.ops, self.passes.call.step
         if plan_knows or term.every == 1:
             value = term.value(self)
@@ -272,12 +272,12 @@ class _Batch:
         return value * (weight * factor)
 
     def _checked_weight(self, term: Term, weight: Array, value: Array) -> Array:
-        """What a schedule computed, in the dtype of `value`: NaN if it is negative or not finite.
+        """The weight that a schedule computed, in the dtype of `value`: NaN if it is negative or not finite.
 
-        It has a dtype of its own, often float32, in which no penalty is meant.
+        The schedule's own dtype, often float32, must not become the penalty's.
 
         Raises:
-            InputError: it is negative or not finite, where reading it is free; or it is no real number.
+            InputError: it is negative or not finite, if reading it is free; or it is not a real number.
         """
         ops, read = self.ops, self.ops.values_if_free(weight)
         right = is_floating(ops.dtype(weight)) or (is_integer(ops.dtype(weight)) and ops.dtype(weight) != "bool")
@@ -296,11 +296,11 @@ class Evaluation:
 
     loss: Array | None
     penalties: tuple[Array, ...]
-    """Of every term, with its weight; 0 where the term is not due."""
+    """The weighted penalty of each term; 0 if the term is not due."""
     due: tuple[Array, ...]
     """The penalties of the terms that are due."""
     outputs: Any
-    """What the model returned, if anything needed the whole batch."""
+    """The model's result, if anything needed the whole batch."""
     passes: tuple[Forward, ...]
     """The forward passes."""
 
@@ -340,7 +340,7 @@ def evaluate(
 
 
 def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:
-    """The whole batch, with what the call says of its samples.
+    """The whole batch, with the call's arguments about its samples.
 
     Raises:
         InputError: the sample ids do not fit.
@@ -355,7 +355,7 @@ def samples_of(call: Call, arguments: Arguments, y: Any) -> Samples:
 
 
 def _checked_step(call: Call, arguments: Arguments) -> Any:
-    """The step as a Python int where that costs nothing, else as it came."""
+    """The step as a Python int if that costs nothing, else unchanged."""
     static = call.ops.static_int(call.step)
     if static is None:
         if isinstance(call.step, int) and not isinstance(call.step, bool):

@@ -27,7 +27,7 @@ class Number:
         return f"a finite number {'greater than' if self.open_minimum else 'at least'} {self.minimum:g}{top}"
 
     def __call__(self, owner: str, name: str, value: Any) -> Any:
-        """`value` as a float; `owner` and `name` say in the message whose it is.
+        """`value` as a float; `owner` and `name` identify it in the message.
 
         Raises:
             SpecError: it is not a real number, is NaN or infinite, or lies outside the range.
@@ -67,7 +67,7 @@ class Integer:
         return f"an integer of at least {self.minimum}{top}"
 
     def __call__(self, owner: str, name: str, value: Any) -> Any:
-        """`value` as an int; `owner` and `name` say in the message whose it is.
+        """`value` as an int; `owner` and `name` identify it in the message.
 
         Raises:
             SpecError: it is not an integer, or lies outside the range.
@@ -114,7 +114,7 @@ def Choice(choices: tuple[str, ...]) -> Instance:  # noqa: N802
 
 
 class _Named(ABCMeta):
-    """Calls of its classes refuse arguments that do not fit with gradreg's own error."""
+    """Makes classes refuse arguments that do not fit, with gradreg's own error."""
 
     def __call__(cls, *args: Any, **options: Any) -> Any:
         try:

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-# None of these is frozen: they are made in every call, and a frozen one takes three times as long. Nobody changes them.
+# These classes are not frozen, though nothing changes them: frozen ones take three times as long to make in every call.
 @dataclass
 class Call:
     """The arguments of one call that do not depend on the term; :class:`gradreg_core.calls.Calls` describes them."""
@@ -63,7 +63,7 @@ class Call:
 
 @dataclass
 class Samples:
-    """The samples of a pass: what the model is called with, and what belongs to each of them."""
+    """The samples of a pass: the model's input, and the data that belongs to each sample."""
 
     arguments: Arguments
     y: Any = None
@@ -120,14 +120,14 @@ class Forward:
     outputs: Array
     """The selected outputs, (B, ...)."""
     returned: Any
-    """What the model returned."""
+    """The model's result."""
     layout: Layout
     dtype: str
-    """Of the outputs."""
+    """The layout of the outputs."""
     wide: Array
     """The outputs in float32 or better."""
     pullbacks: dict[Pair, Pullback]
-    """From outputs or a named place (None, or `of`) to the input or a named place (None, or `at`)."""
+    """The pullback from the outputs or a named place (None, or `of`) to the input or a place (None, or `at`)."""
     values: dict[str, Array] = field(default_factory=dict)
     """The value of each named place."""
     pushed: Any = None
@@ -136,7 +136,7 @@ class Forward:
 
     @property
     def logits(self) -> Array:
-        """(B, positions, classes), in float32 or better; made once, where it is asked for."""
+        """(B, positions, classes), in float32 or better; computed once, on demand."""
         if "logits" not in self._cache:
             self._cache["logits"] = self.layout.to_canonical(self.call.ops, self.wide)
         return self._cache["logits"]
@@ -177,7 +177,7 @@ class Forward:
 
     @property
     def position_weight(self) -> Array | None:
-        """The weight of each position, (B, positions), or None where all count alike.
+        """The weight of each position, (B, positions), or None if all count alike.
 
         Raises:
             InputError: the weights do not fit the outputs, are negative, or `ignore_index` comes without labels.
@@ -187,9 +187,9 @@ class Forward:
         return self._cache["weight"]
 
     def mask(self) -> Array | None:
-        """1 where the outputs count and 0 where their position has weight 0; None where all count.
+        """1 where the outputs count and 0 where their position has weight 0; None if all count.
 
-        The shape is (B, positions, 1), or (B, 1, m) of a place whose positions are among its components.
+        The shape is (B, positions, 1), or (B, 1, m) for a place whose positions are among its components.
         """
         weight = self.position_weight
         if weight is None:
@@ -200,7 +200,7 @@ class Forward:
 
     @property
     def position_share(self) -> Array | None:
-        """The weight of each position as a share of its sample's, (B, positions); 0 where no position counts."""
+        """The weight of each position as a share of its sample's, (B, positions); 0 if no position counts."""
         ops, weight = self.call.ops, self.position_weight
         if weight is None:
             return None
@@ -208,7 +208,7 @@ class Forward:
         return weight / ops.where(total > 0, total, 1.0)
 
     def mean_over_positions(self, values: Array) -> Array:
-        """The weighted mean of values (B, positions) over the positions of each sample; 0 where none counts."""
+        """The weighted mean of values (B, positions) over the positions of each sample; 0 if none counts."""
         ops, share, positions = self.call.ops, self.position_share, self.layout.canonical[1]
         if share is None:
             total = ops.sum(values, 1)
@@ -217,7 +217,7 @@ class Forward:
         return ops.sum(share * ops.where(share > 0, values, 0.0), 1)
 
     def place(self, of: str | None) -> "Forward":
-        """The pass as one whose outputs are the value of the place `of`; None: as it is.
+        """The pass with the value of the place `of` as its outputs; unchanged for None.
 
         Raises:
             InputError: the place has no batch axis.
@@ -244,11 +244,11 @@ class Forward:
 
 
 def position_weights(call: Call, samples: Samples, layout: Layout, like: Array) -> Array | None:
-    """The weight of each position of `samples`, (B, positions), or None where all count alike.
+    """The weight of each position of `samples`, (B, positions), or None if all count alike.
 
     Args:
-        call: its `position_weight` and `ignore_index` count.
-        samples: whose positions have the weights.
+        call: the call, for its `position_weight` and `ignore_index`.
+        samples: the samples.
         layout: of the outputs; its batch may be another.
         like: an array of the dtype and the device of the weights.
 
@@ -339,7 +339,7 @@ def make_forward(call: Call, model: Any, samples: Samples, passed: ModelPass, pu
     """The result of a pass, checked and brought into one layout.
 
     Raises:
-        InputError: the outputs have no batch axis, or are not finite where reading them is free.
+        InputError: the outputs have no batch axis, or are not finite and reading them is free.
     """
     ops, outputs = call.ops, passed.outputs
     layout = Layout.of(call.name, ops.shape(outputs), samples.batch, call.class_axis)
@@ -352,7 +352,7 @@ def make_forward(call: Call, model: Any, samples: Samples, passed: ModelPass, pu
             f"{call.name}: the outputs of sample {sample} are NaN or infinite; the model or its input diverged before "
             f"any penalty was computed. Lower the learning rate or look at the data."
         )
-    # Where all positions count alike, nobody needs to ask again.
+    # If all positions count alike, the weights are known: None.
     known = {"weight": None} if call.position_weight is None and call.ignore_index is None else {}
     forward = Forward(
         call,
@@ -369,7 +369,7 @@ def make_forward(call: Call, model: Any, samples: Samples, passed: ModelPass, pu
         known,
     )
     if not isinstance(call.step, int):
-        _ = forward.logits  # here, because the first to ask may be in the branch of a traced step
+        _ = forward.logits  # here, because its first use may be in the branch of a traced step
     return forward
 
 

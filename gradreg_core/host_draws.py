@@ -19,8 +19,8 @@ Array = np.ndarray[Any, Any]
 class HostPrimitives(DrawPrimitives):
     """See :class:`gradreg_core.backend.DrawPrimitives`.
 
-    NumPy's int32 arithmetic wraps around without a warning on arrays, but warns on scalars, so every method gives an
-    array.
+    NumPy's int32 arithmetic wraps around without a warning on arrays, but warns on scalars, so every method returns
+    an array.
     """
 
     def shape(self, array: Array) -> tuple[int, ...]:

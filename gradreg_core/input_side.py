@@ -27,7 +27,7 @@ __all__ = ["input_pass", "per_sample"]
 
 
 def _refuse(*_: Any) -> NoReturn:
-    raise AssertionError("a projection on the input side looks at nothing but the size of the input")
+    raise AssertionError("a projection on the input side depends on the size of the input alone")
 
 
 def _directions(
@@ -54,7 +54,7 @@ def _directions(
     count = term.projection.count(context.size)
     for index in range(start if count > 1 else 0, count):
         rows = term.projection.directions(context, range(index, index + 1))
-        for offset in range(ops.shape(rows)[0]):  # more than one where the caller gave them
+        for offset in range(ops.shape(rows)[0]):  # more than one if the caller gave them
             if index + offset >= start:
                 yield ops.reshape(ops.astype(rows[offset], ops.dtype(x)), shape)
 
@@ -80,7 +80,7 @@ def _moved_along_the_gradient(term: JacobianPenalty, call: Call, model: Any, sam
 
 
 def _pass(term: JacobianPenalty, call: Call, model: Any, samples: Samples, v: Array | None) -> tuple[ModelPass, Array]:
-    """One pass along v, or along the gradient: its result, and the tangent of the outputs or those of the moved x."""
+    """One pass along v, or along the gradient: its result, and the outputs' tangent or the outputs at the moved x."""
     ops, x = call.ops, samples.arguments.packed()
     apply = application(call, samples.arguments)
     if term.method == "jvp":

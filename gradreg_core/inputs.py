@@ -1,4 +1,4 @@
-"""What a model is called with: one array, a nested structure, or several arguments."""
+"""The input of a model: one array, a nested structure, or several arguments."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _when_made: list[Callable[[], bool]] = []
 
 
 def when_made(prepare: Callable[[], bool]) -> None:
-    """Call `prepare` when :class:`Inputs` are made, until it returns True: to tell a framework of the structure."""
+    """Call `prepare` whenever :class:`Inputs` are made, until it returns True: it registers them with a framework."""
     _when_made.append(prepare)
 
 
@@ -31,14 +31,14 @@ class Inputs:
         total, parts = gradreg.loss(model, x, y, reg)
 
     Args:
-        *args: arrays, nested structures of arrays, or values that are no arrays (True, None, "mean").
+        *args: arrays, nested structures of arrays, or values that are not arrays (True, None, "mean").
         wrt: which arrays the Jacobian is with respect to, by path: the position or the keyword, then keys and positions
             joined by dots ("0", "inputs_embeds", "0.tokens"). A path of a structure stands for all floating-point
             arrays in it. None: all floating-point arrays. The norms run over all of them together.
         **kwargs: as `args`.
 
-    Every array has the batch axis first and is cut with the samples. What belongs to the whole batch (the edges of a
-    graph, a temperature) is closed over: ``lambda x: model(x, edges)``.
+    Every array has the batch axis first and is cut with the samples. Close over data that belongs to the whole batch
+    (the edges of a graph, a temperature): ``lambda x: model(x, edges)``.
     """
 
     __slots__ = ("args", "kwargs", "wrt")
@@ -85,12 +85,12 @@ class Arguments:
     leaves: tuple[Any, ...]
     rebuild: Rebuild
     several: bool
-    """Whether the structure is the arguments of :class:`Inputs`, by name, and not the one argument of the model."""
+    """Whether the structure holds the arguments of :class:`Inputs`, by name, and is not the model's one argument."""
     wrt: tuple[int, ...]
     """The leaves that the Jacobian is with respect to."""
     batch: int
     names: tuple[str, ...] | None
-    """The `wrt` of the user."""
+    """The user's `wrt`."""
 
     @classmethod
     def of(cls, ops: Backend, call: str, x: Any) -> "Arguments":
@@ -138,7 +138,7 @@ class Arguments:
         return [leaf for leaf in self.leaves if self.ops.is_array(leaf)]
 
     def packed(self) -> Array | None:
-        """What is differentiated as one array, or None where nothing is."""
+        """The differentiated leaves as one array, or None if there are none."""
         if len(self.wrt) == 1:
             return self.leaves[self.wrt[0]]
         return pack(self.ops, [self.leaves[index] for index in self.wrt]) if self.wrt else None
@@ -148,7 +148,7 @@ class Arguments:
         return unpack(self.ops, packed, [self.leaves[index] for index in self.wrt])
 
     def as_passed(self, packed: Array | None) -> Any:
-        """The input as the user passes it, with `packed` in the place of what is differentiated."""
+        """The input as the user passes it, with `packed` in place of the differentiated leaves."""
         leaves = list(self.leaves)
         if packed is not None:
             for index, array in zip(self.wrt, self.unpacked(packed), strict=True):
@@ -161,14 +161,14 @@ class Arguments:
         return Inputs(*(structure[str(index)] for index in range(len(positions))), wrt=self.names, **keywords)
 
     def passed_to(self, model: Any, packed: Array | None) -> Any:
-        """What the model returns when `packed` takes the place of what is differentiated."""
+        """The model's result for `packed` in place of the differentiated leaves."""
         if self.rebuild is alone:
             return model(self.leaves[0] if packed is None else packed)
         x = self.as_passed(packed)
         return model(*x.args, **x.kwargs) if self.several else model(x)
 
     def prepared(self) -> "Arguments":
-        """Every array ready to be differentiated; inside of `Backend.enter`."""
+        """The arguments with every array ready to be differentiated; inside `Backend.enter`."""
         ops = self.ops
         if self.rebuild is alone:
             array = ops.prepared(self.leaves[0])
@@ -201,7 +201,7 @@ def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, 
 
 
 def _is_like_an_array(value: Any) -> bool:
-    """Whether a value is an array of another library, or holds samples one behind the other."""
+    """Whether a value is an array of another library, or holds samples one after another."""
     try:
         return (hasattr(value, "shape") and hasattr(value, "dtype")) or hasattr(value, "batch_sizes")
     except RuntimeError:  # a nested tensor has none, and says so

@@ -21,25 +21,25 @@ _UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 
 @dataclass
 class Target:
-    """Labels that fit the outputs, as they came and as a distribution over the classes at each position."""
+    """Labels that fit the outputs, as given and as a distribution over the classes at each position."""
 
     ops: Backend
     call: str
     labels: Array
-    """(B, positions...) class indices where there are several classes and `hard`, else (B, positions, classes)."""
+    """(B, positions...) class indices if there are several classes and `hard`, else (B, positions, classes)."""
     canonical: tuple[int, int, int]
     """(B, positions, classes)."""
     hard: bool
-    """Whether they came as integers."""
+    """Whether they were given as integers."""
     checked: bool
-    """Whether their values were read, and are in range."""
+    """Whether their values were read and are in range."""
     dtype: str
-    """Of the distribution."""
+    """The dtype of the distribution."""
     _made: list[Array] = field(default_factory=list, init=False, repr=False)
 
     @property
     def distribution(self) -> Array:
-        """(B, positions, classes), NaN where a label is out of range; made once, where it is asked for."""
+        """(B, positions, classes), NaN where a label is out of range; computed once, on demand."""
         if not self._made:  # functools.cached_property has a lock, which torch.compile does not take
             self._made.append(self._distribution())
         return self._made[0]
@@ -55,7 +55,7 @@ class Target:
         return basis if self.checked else ops.where(ops.sum(basis, -1, keepdims=True) > 0, basis, math.nan)
 
     def _soft(self, p: Array) -> Array:
-        """Soft labels, NaN where they are no distribution and could not be read."""
+        """Soft labels, NaN where they are not a distribution and could not be read."""
         ops = self.ops
         if self.checked:
             return p
@@ -66,7 +66,7 @@ class Target:
         return ops.where(right, p, math.nan)
 
     def basis(self, asker: str) -> Array:
-        """The basis vector of the true class; ones where there is a single logit.
+        """The basis vector of the true class; ones if there is a single logit.
 
         Raises:
             InputError: the labels are soft.
@@ -79,7 +79,7 @@ class Target:
 
 
 def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: int) -> bool:
-    """Refuse label values out of range where reading them is free; elsewhere (False) they turn into NaN."""
+    """Refuse label values out of range if reading them is free; otherwise (False) they turn into NaN."""
     values = ops.values_if_free(labels)
     if values is None:
         return False
@@ -107,7 +107,7 @@ def _check_values(ops: Backend, call: str, labels: Array, hard: bool, classes: i
 def _in_range(values: np.ndarray, top: int) -> bool:
     """Whether all integers are in 0..top."""
     bits = 8 * values.dtype.itemsize
-    if top < 2 ** (bits - 1):  # then a negative one is among the largest without its sign
+    if top < 2 ** (bits - 1):  # then a negative one, read without its sign, is among the largest
         return 0 <= int(values.item(values.view(_UNSIGNED[bits]).argmax())) <= top
     return bool(values.min() >= 0 and values.max() <= top)
 
@@ -149,7 +149,7 @@ def prepare_target(
     Integers name a class at each position: shape (B,) or the outputs' shape without its class axis (a single logit
     takes 0 and 1, with or without the axis of length 1). Floats are distributions of the outputs' own shape, or
     probabilities of shape (B,) for a single logit. An integer label of `ignore_index` counts as class 0; its position
-    has weight 0, see `ignored`. Where values cannot be read without synchronising a device, a label out of range makes
+    has weight 0, see `ignored`. If values cannot be read without synchronising a device, a label out of range makes
     the result NaN: never a silently masked sample.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Notices calls of libraries' layers that normalise over the batch, however a model comes to call them."""
+"""Detects calls of libraries' layers that normalise over the batch, however a model calls them."""
 
 import functools
 import inspect
@@ -17,15 +17,15 @@ _seen: "ContextVar[Callable[[Any], None] | None]" = ContextVar("gradreg_layer_ca
 
 @dataclass(frozen=True)
 class WatchedLayer:
-    """A class of layers, and how one says that it is in training mode.
+    """A class of layers, and how to tell that one is in training mode.
 
     Args:
-        module, name: where the class is. A module that nobody has imported is not looked for.
-        method: the one that is called.
-        mode: the argument of the method that says the mode.
+        module, name: where the class is. A module that is not imported yet is skipped.
+        method: the method that calls the layer.
+        mode: the argument of the method that gives the mode.
         training: the value of `mode` in training.
-        attribute: whether the layer's attribute of that name says the mode where the argument does not.
-        trained: the attribute that is False where a layer is frozen, and keeps to its running averages; "" for none.
+        attribute: whether the layer's attribute of that name gives the mode if the argument does not.
+        trained: the attribute that is False if a layer is frozen and uses its running averages; "" for none.
     """
 
     module: str
@@ -37,7 +37,7 @@ class WatchedLayer:
     trained: str = ""
 
     def watch(self) -> None:
-        """Let the layers tell when they are called; done once for each class."""
+        """Make the layers report their calls; done once per class."""
         layer = getattr(sys.modules.get(self.module), self.name, None)
         original = getattr(layer, self.method, None)
         if original is not None and not hasattr(original, "gradreg_watched"):
@@ -63,7 +63,7 @@ class WatchedLayer:
 KERAS = WatchedLayer(
     "keras.layers", "BatchNormalization", "call", "training", True, attribute=False, trained="trainable"
 )
-"""Keras', on whichever framework it runs."""
+"""The layers of Keras, on whichever framework it runs."""
 
 
 @contextmanager

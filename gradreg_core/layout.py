@@ -30,7 +30,7 @@ def is_integer(dtype: str) -> bool:
 
 
 def require_integer_scalar(ops: Backend, call: str, argument: str, value: Any) -> None:
-    """Refuse a value that is not an array of one integer without axes.
+    """Refuse a value that is not a 0-d array of integers.
 
     Raises:
         InputTypeError: it is not an array, not of integers, or has axes.
@@ -39,13 +39,13 @@ def require_integer_scalar(ops: Backend, call: str, argument: str, value: Any) -
         raise InputTypeError(f"{call}: {argument} must be an integer, got {value!r}.")
     if not is_integer(ops.dtype(value)) or ops.shape(value):
         raise InputTypeError(
-            f"{call}: {argument} must be an integer or an array of one integer without axes, got {ops.dtype(value)} of "
+            f"{call}: {argument} must be an integer or a 0-d array of integers, got {ops.dtype(value)} of "
             f"shape {ops.shape(value)}."
         )
 
 
 def is_floating(dtype: str) -> bool:
-    """Whether a dtype name is a real floating-point type of 16 bits or more: nothing can be computed in fewer."""
+    """Whether a dtype name is a real floating-point type of 16 bits or more: frameworks do not compute in fewer."""
     return dtype in FLOATING
 
 
@@ -66,7 +66,7 @@ def one_hot(ops: Backend, indices: Array, size: int, dtype: str) -> Array:
         spread, numbers = ops.reshape(indices, (*shape, 1)), ops.astype(ops.arange(size, indices), wide)
     else:
         spread, numbers = ops.reshape(ops.int32(indices, indices), (*shape, 1)), ops.arange(size, indices)
-    # Equal ranks, for settings that forbid to promote them.
+    # Equal ranks, for settings that forbid rank promotion.
     return ops.astype(spread == ops.reshape(numbers, (*[1] * len(shape), size)), dtype)
 
 
@@ -79,7 +79,7 @@ class Layout:
 
     Args:
         shape: of the outputs.
-        class_axis: below 0, counted from the last axis; None where nobody said which one it is.
+        class_axis: counted from the last axis if below 0; None if it is not known.
     """
 
     def __init__(self, shape: tuple[int, ...], class_axis: int | None) -> None:
@@ -116,10 +116,10 @@ class Layout:
         return cls(shape, axis - len(shape))
 
     def position_shape(self, call: str, asker: str) -> tuple[int, ...]:
-        """The shape of the outputs without their class axis: (B, positions...), and (B,) where there is one position.
+        """The shape of the outputs without their class axis: (B, positions...), and (B,) for one position.
 
         Raises:
-            InputError: nobody said which axis holds the classes.
+            InputError: the axis that holds the classes is not known.
         """
         if self.class_axis is None:
             self.require_classes(call, asker)
@@ -133,10 +133,10 @@ class Layout:
         return Layout(self.shape, None)
 
     def require_classes(self, call: str, asker: str) -> None:
-        """Refuse `asker`, which needs classes, if nobody said which axis holds them.
+        """Refuse `asker`, which needs classes, if the axis that holds them is not known.
 
         Raises:
-            InputError: the outputs have more than two axes and no class axis was given, or are several.
+            InputError: the outputs have more than two axes and no class axis was given, or there are several outputs.
         """
         if self.class_axis is None and len(self.shape) <= 2:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Loss functions that take the labels first, as those of Keras and TensorFlow do, in gradreg's order."""
+"""Loss functions that take the labels first, as in Keras and TensorFlow, converted to gradreg's order."""
 
 import functools
 import inspect
@@ -27,7 +27,7 @@ class LabelsFirst:
     Args:
         loss: the loss.
         ignore_index: the label that it leaves out.
-        refuse_mask: refuse outputs that carry a mask of Keras, which this loss would count.
+        refuse_mask: refuse outputs that carry a Keras mask, which this loss would ignore.
     """
 
     def __init__(self, loss: Callable[..., Any], ignore_index: int | None = None, refuse_mask: bool = False) -> None:
@@ -48,9 +48,9 @@ class LabelsFirst:
 def outputs_first(call: str, backend: str, loss_fn: Any, weighs_positions: bool) -> Any:
     """`loss_fn` as a function of (outputs, labels) that gives one loss for each sample.
 
-    Recognised are the losses of Keras, as objects and as functions, and any function whose first two parameters are
-    named as labels and outputs, such as (y_true, y_pred) or (labels, logits); also inside of functools.partial. Of a
-    loss object the losses before its reduction are taken: gradreg means over the samples itself.
+    It recognises the losses of Keras, as objects and as functions, and any function whose first two parameters are
+    named as labels and outputs, such as (y_true, y_pred) or (labels, logits); also inside functools.partial. For a
+    loss object it takes the losses before the reduction, since gradreg averages over the samples itself.
 
     Args:
         call: the name of the call, for messages.
@@ -59,8 +59,8 @@ def outputs_first(call: str, backend: str, loss_fn: Any, weighs_positions: bool)
         weighs_positions: whether the call gives weights to the positions.
 
     Raises:
-        InputTypeError: a class instead of an object of it, a metric, or a loss of Keras on another backend.
-        InputError: a loss that is not one of each sample, or whose arguments are taken.
+        InputTypeError: a class instead of its instance, a metric, or a loss of Keras on another backend.
+        InputError: a loss that is not per sample, or whose arguments are taken.
     """
     inner, taken = loss_fn, 0
     while isinstance(inner, functools.partial):

@@ -21,7 +21,7 @@ def norm(forward: Forward, **chosen: Any) -> Array:
 
 
 def norms(forward: Forward, projections: int | None) -> tuple[Array, Array]:
-    """(||J||_F, sigma_max) of each sample: exact by way of J J^T, or estimated from so many projections."""
+    """(||J||_F, sigma_max) of each sample: exact, from J J^T, or estimated from this many projections."""
     ops = forward.call.ops
     batch, size = forward.layout.shape[0], math.prod(forward.layout.canonical[1:])
     if projections is not None:

@@ -23,12 +23,12 @@ def _maximum(ops: Backend, array: Array) -> Array:
     size = ops.shape(array)[-1]
     constant = ops.stop_gradient(array)
     first = one_hot(ops, ops.argmax(constant), size, ops.dtype(array))
-    # argmax may pass over a NaN; 0 times the sum is 0 or NaN.
+    # argmax may skip a NaN; 0 times the sum is 0 or NaN.
     return ops.sum(ops.where(first > 0, array, 0.0), -1) + ops.sum(constant * 0, -1)
 
 
 def safe_sqrt(ops: Backend, array: Array) -> Array:
-    """Square root with value 0 and derivative 0 at 0, where the plain one has an infinite derivative, hence NaN."""
+    """Square root with value 0 and derivative 0 at 0, where the plain root has an infinite derivative, hence NaN."""
     nothing = array <= 0  # not for a NaN, which stays one
     return ops.where(nothing, 0.0, ops.sqrt(ops.where(nothing, 1.0, array)))
 
@@ -38,7 +38,7 @@ class Norm(ABC):
 
     @abstractmethod
     def partial(self, ops: Backend, rows: Array) -> Array:
-        """What `combine` needs of a chunk of rows (c, B, size), shape (B,)."""
+        """The partial value of a chunk of rows (c, B, size), shape (B,), for `combine`."""
 
     def combine(self, ops: Backend, first: Array, second: Array) -> Array:
         """The partial value of two chunks together. Default: their sum."""

@@ -1,4 +1,4 @@
-"""Python's own numbers from numbers of any type: NumPy's, fractions, decimals, arrays without axes."""
+"""Python's own numbers from numbers of any type: NumPy's, fractions, decimals, 0-d arrays."""
 
 import math
 import numbers
@@ -12,11 +12,11 @@ __all__ = ["integer", "of_array", "real"]
 _REAL = (numbers.Real, np.integer, np.floating, Decimal)
 _BOOLEAN = (bool, np.bool_)
 _NOT_REAL = (*_BOOLEAN, np.timedelta64)
-"""What registers as a number and is none: NumPy's durations are a subclass of its integers."""
+"""Types that register as numbers but are not: NumPy's durations are a subclass of its integers."""
 
 
 def real(value: Any) -> float | None:
-    """`value` as a float, infinite where it overflows; None if it is no real number: bool, complex, text, an array.
+    """`value` as a float, infinite if it overflows; None if it is not a real number: bool, complex, text, array.
 
     Arrays of a framework are None too; see :func:`of_array`.
     """
@@ -28,29 +28,29 @@ def real(value: Any) -> float | None:
 
 
 def of_array(value: Any) -> float | None:
-    """Like :func:`real`, of arrays of any framework without axes too, whose value is read."""
+    """Like :func:`real`, but also reads the value of 0-d arrays of any framework."""
     if not _is_scalar_array(value):
         return real(value)
     try:
         return float(value)
-    except Exception:  # whatever a framework says of a traced array
+    except Exception:  # the error of a framework for a traced array
         return None
 
 
 def integer(value: Any) -> int | None:
-    """`value` as an int; None if it is no integer, such as a bool or 1.0. Arrays without axes are read."""
+    """`value` as an int; None if it is not an integer, such as a bool or 1.0. 0-d arrays are read."""
     if type(value) is int:
         return value
     if isinstance(value, _BOOLEAN) or (hasattr(value, "dtype") and not _is_scalar_array(value)):
         return None
     try:
         return int(value.__index__())
-    except Exception:  # whatever a framework says of an array that is no integer, or traced
+    except Exception:  # the error of a framework for an array that is not an integer, or is traced
         return None
 
 
 def _is_scalar_array(value: Any) -> bool:
-    """Whether `value` is an array of one real number, without axes, of any framework."""
+    """Whether `value` is a 0-d array of a real number, of any framework."""
     if isinstance(value, type) or not hasattr(value, "dtype") or not _has_no_axes(value):
         return False
     name = str(getattr(value.dtype, "name", value.dtype)).rpartition(".")[2]
@@ -60,7 +60,7 @@ def _is_scalar_array(value: Any) -> bool:
 def _has_no_axes(value: Any) -> bool:
     try:
         return tuple(getattr(value, "shape", (0,))) == ()
-    except Exception:  # whatever nested and sparse arrays say, which have no shape
+    except Exception:  # the error of nested and sparse arrays, which have no shape
         return False
 
 

@@ -1,4 +1,4 @@
-"""A scalar function of the input that can be differentiated and moved along the weights of its model too."""
+"""A scalar function of the input that can also be differentiated and moved along the weights of its model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -10,35 +10,35 @@ from gradreg_core.primitives import Array
 __all__ = ["Gradients", "Objective", "OfInput", "Repeatable", "Scalar"]
 
 Scalar = Callable[[Array | None], Array]
-"""A function of the packed differentiable input (None if nothing in the input is) to an array without axes."""
+"""A function of the packed differentiable input (None if nothing in the input is) to a 0-d array."""
 Gradients = tuple[Array, Sequence[Array | None], Array | None]
 """(value, gradient for each weight, gradient for the input); None where there is no path."""
 
 
 class Objective(ABC):
-    """What the pre-flight check differentiates, and compares with differences along its input and its weights."""
+    """A function that the pre-flight check differentiates, and compares with differences along input and weights."""
 
     names: Sequence[str] = ()
-    """Of the weights, for messages."""
+    """The names of the weights, for messages."""
     weights: Sequence[Array] = ()
     """The trainable floating-point arrays that the model uses, as they are now."""
     finds_weights: bool = True
-    """Whether there are no others, as far as the framework can tell."""
+    """Whether `weights` is complete, as far as the framework can tell."""
 
     @abstractmethod
     def gradients(self, x: Array | None, scale: float = 1.0) -> Gradients:
-        """The value, and the gradients of `scale` times the value, at the weights as they are."""
+        """The value, and the gradients of `scale` times the value, at the current weights."""
 
     def gradients_once(self, x: Array | None) -> Gradients:
-        """`gradients`, without what pays off from a second call on, such as compiling. Default: `gradients`."""
+        """`gradients`, without work that pays off only from a second call on, as compiling. Default: `gradients`."""
         return self.gradients(x)
 
     @abstractmethod
     def at(self, weights: Sequence[Array], x: Array | None) -> Array:
-        """The value at other weights. The model has its own again afterwards, even after an error."""
+        """The value at other weights. The model's own weights are restored afterwards, even after an error."""
 
     def reached(self) -> Sequence[bool]:
-        """For each weight, whether the outputs have a derivative with respect to it; not if the model stops it."""
+        """For each weight, whether the outputs have a derivative with respect to it, which the model may stop."""
         return [True] * len(self.weights)
 
 
@@ -69,7 +69,7 @@ class OfInput(Objective):
 
 
 class Repeatable(Objective):
-    """An objective, each evaluation of which is in a context of its own, with the same random numbers."""
+    """An objective whose evaluations each run in their own context, with the same random numbers."""
 
     def __init__(self, inner: Objective, context: Callable[[], AbstractContextManager[None]]) -> None:
         self.inner, self.context = inner, context

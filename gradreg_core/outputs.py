@@ -1,4 +1,4 @@
-"""The outputs that a penalty may be on: values that know how directions pass through the output map.
+"""The outputs that a penalty can be on: values that know how directions pass through the output map.
 
 For logits z of one sample and an output u(z), the Jacobian of u with respect to x is du/dz J. A direction w in the
 space of u is pulled back to the logits, (du/dz)^T w; a tangent t of the logits is pushed forward, du/dz t. Both stay
@@ -55,7 +55,7 @@ class _Logits(Output):
 
 
 class _Probabilities(Output):
-    """u = f, the softmax of z: du/dz = diag(f) - f f^T; of a single logit f (1 - f)."""
+    """u = f, the softmax of z: du/dz = diag(f) - f f^T; for a single logit f (1 - f)."""
 
     def value(self, forward: Forward) -> Array:
         return forward.probabilities("a penalty on the probabilities")
@@ -71,7 +71,7 @@ class _Probabilities(Output):
 
 
 class _LogProbabilities(Output):
-    """u = log f: du/dz = I - 1 f^T; of a single logit 1 - f."""
+    """u = log f: du/dz = I - 1 f^T; for a single logit 1 - f."""
 
     def _probabilities(self, forward: Forward) -> Array:
         return forward.probabilities("a penalty on the log_probabilities")
@@ -200,7 +200,7 @@ def _require_no_ignored_labels(forward: Forward) -> None:
     """Refuse labels that `loss_fn` leaves out by itself: the mean would count their zeros.
 
     Raises:
-        InputError: there are such labels, as far as reading them is free.
+        InputError: there are such labels, and reading them is free.
     """
     call, ops = forward.call, forward.call.ops
     values = ops.values_if_free(forward.y) if ops.is_array(forward.y) else forward.y

@@ -12,7 +12,7 @@ from gradreg_core.taps import Place, Places
 __all__ = ["Apply", "ModelPass", "Pair", "perturbed_pass", "places_in", "require_order"]
 
 Pair = tuple[Place, Place]
-"""(of, at): what is differentiated, and with respect to what. None: the outputs, and the input."""
+"""(of, at): the place that is differentiated, and with respect to which. None: the outputs, and the input."""
 Apply = Callable[[Any, Array | None], tuple[Array, Any]]
 """apply(model, x) -> (outputs, what the model returned)."""
 VjpWithAux = Callable[[Callable[[Array], tuple[Array, Any]], Array], tuple[Array, Any, Pullback]]
@@ -25,7 +25,7 @@ class ModelPass:
     outputs: Array
     """The outputs that are scored and regularized."""
     returned: Any
-    """What the model returned."""
+    """The model's result."""
     pullbacks: dict[Pair, Pullback]
     """w -> J^T w for each pair (of, at)."""
     values: dict[str, Array]
@@ -65,7 +65,7 @@ class _Part:
 
 
 class _Flat:
-    """Arrays by name, packed into one without axes of their own."""
+    """Arrays by name, packed into one flat array."""
 
     def __init__(self, ops: DrawPrimitives, arrays: dict[Place, Array]) -> None:
         self.ops = ops
@@ -95,9 +95,9 @@ def perturbed_pass(
     x: Array | None,
     pairs: Sequence[Pair],
 ) -> ModelPass:
-    """See :meth:`gradreg_core.backend.Backend.model_vjp`: named places are differentiated at by adding zeros to them.
+    """See :meth:`gradreg_core.backend.Backend.model_vjp`: zeros are added to the named places, and differentiated.
 
-    J with respect to an activation h is J with respect to d at d = 0 where h + d takes the place of h. A first pass
+    J with respect to an activation h is J with respect to d at d = 0 if h + d replaces h. A first pass
     through `stateless` finds the shapes; a compiler drops its arithmetic.
     """
     names = places_in(pairs)

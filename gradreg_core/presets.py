@@ -1,8 +1,8 @@
-"""The named regularizers, each with the conventions of its paper pinned.
+"""The named regularizers, each with the conventions of its paper.
 
 Notation: z logits (m of them), f = softmax(z), y one-hot label, M the loss, J = dz/dx of one sample. All means are over
 the samples of the batch, all norms over the components of one sample's gradient; nothing is divided by the number of
-components. Where a preset takes ``norm=`` and ``squared=``, ||.|| is that norm, squared unless ``squared=False``.
+components. If a preset takes ``norm=`` and ``squared=``, ||.|| is that norm, squared unless ``squared=False``.
 Inputs in other units scale J: dividing x by s multiplies every gradient by s.
 """
 
@@ -67,9 +67,9 @@ class DataGrad(NormedTerm, SidedTerm):
 
     For cross-entropy that is ||J^T (f - y)||^2. The loss is per sample: no 1/B enters the gradient.
     ``norm="l1"`` is weight * mean_i ||dM_i/dx_i||_1^2, the square of the sum of absolute values; ``squared=False``
-    takes the norm itself. With ``side="input"`` it is estimated without a bias by the loss's slope along v ~ N(0, I_d):
-    (dM_i/dx_i . v_i)^2, of which every norm is the absolute value. With ``method="difference"`` the norm is the slope
-    (M(x + h d) - M(x)) / h along the gradient's own direction d, a constant: no second derivative is needed.
+    takes the norm itself. ``side="input"`` estimates it without bias by the loss's slope along v ~ N(0, I_d):
+    (dM_i/dx_i . v_i)^2; every norm of that slope is its absolute value. With ``method="difference"`` the norm is the
+    slope (M(x + h d) - M(x)) / h along the gradient's own direction d, a constant: it needs no second derivative.
     Double backpropagation (Drucker, LeCun 1991), DataGrad (Ororbia et al. 2017); Varga et al. 2017, section 2.
     """
 
@@ -81,7 +81,7 @@ class DataGrad(NormedTerm, SidedTerm):
 class SpectReg(NormedTerm, SidedTerm):
     """weight * mean_i ||J_i^T r||^2 with r ~ N(0, I_m), unnormalised; expectation weight * mean_i ||J_i||_F^2.
 
-    With ``side="input"`` weight * mean_i ||J_i v||^2 with v ~ N(0, I_d), of the same expectation and variance.
+    With ``side="input"`` weight * mean_i ||J_i v||^2 with v ~ N(0, I_d), with the same expectation and variance.
     The expectations are those of the squared L2 norm.
 
     Args:
@@ -116,7 +116,7 @@ class JacReg(NormedTerm):
     """weight * mean_i ||df_i/dx_i||_F^2, the exact Jacobian of the probabilities; no one half. m backward passes.
 
     ``norm=`` is over all entries of the Jacobian, as in FrobReg.
-    Sokolic et al. 2017, as compared with in Varga et al. 2017, section 3.
+    Sokolic et al. 2017, the baseline in Varga et al. 2017, section 3.
     """
 
     def _lower(self) -> JacobianPenalty:
@@ -149,8 +149,8 @@ class GradientPenalty(MethodTerm):
     Args:
         target: t, 1 in the paper.
         one_sided: penalise max(0, ||dD/dx_i||_2 - t)^2 instead.
-        projection: ``exact()``: of a critic with several outputs the Frobenius norm of its Jacobian. ``ones()``: the
-            gradient of the sum of its outputs, as of PatchGAN's.
+        projection: ``exact()``: for a critic with several outputs the Frobenius norm of its Jacobian. ``ones()``: the
+            gradient of the sum of its outputs, as for PatchGAN's.
 
     WGAN-GP (Gulrajani et al. 2017, equation 3; weight 10 there, x on segments between real and generated samples).
     The norm's gradient at 0 is taken as 0.
@@ -171,8 +171,8 @@ class R1(NormedTerm, MethodTerm):
     """weight * 1/2 * mean_i ||dD/dx_i||^2 for a critic D, at real samples x; the paper's gamma/2.
 
     Args:
-        projection: ``exact()``: of a critic with several outputs the Frobenius norm of its Jacobian. ``ones()``: the
-            gradient of the sum of its outputs, as of PatchGAN's.
+        projection: ``exact()``: for a critic with several outputs the Frobenius norm of its Jacobian. ``ones()``: the
+            gradient of the sum of its outputs, as for PatchGAN's.
 
     Mescheder, Geiger, Nowozin 2018, equation 9. Their released code leaves the one half out: halve the weight there.
     """
@@ -221,7 +221,7 @@ class SpectralNormReg(JacobianTerm):
 
     Args:
         iterations: of the power method; each costs one product with J^T and one with J. The value is a lower bound
-            that approaches sigma_max^2 like (s_2 / s_1)^(2 * iterations).
+            that approaches sigma_max^2 at the rate (s_2 / s_1)^(2 * iterations).
         squared: False for weight * mean_i sigma_max(J_i).
 
     The quantity that SpectReg bounds from below (Varga et al. 2017, section 2); as in Johansson et al. 2022.
@@ -240,13 +240,13 @@ class SobolevReg(NormedTerm):
     """weight * mean_i ||J_i^T W_i - T_i^T W_i||^2: the Jacobian is drawn towards a target T along directions W.
 
     T is the call's ``target=``, a constant: an array (B, *outputs, *input), or a teacher, a model that is called on the
-    same input and pulled back along the same directions. W is that of the model itself. Where x holds several arrays,
-    an array T has their components, flattened and one after the other, in place of the input's axes.
+    same input and pulled back along the same directions. W is drawn from the model itself. If x holds several arrays,
+    an array T has their components, flattened and one after another, in place of the input's axes.
 
     Args:
-        projection: ``gaussian(k)``: expectation ||J_i - T_i||_F^2; ``exact()``: that itself, at m backward passes.
-        output: what T is the Jacobian of: "logits", "probabilities", "log_probabilities", or "loss", where the
-            projection is ``exact()`` and an array T has the shape of x.
+        projection: ``gaussian(k)``: expectation ||J_i - T_i||_F^2; ``exact()``: that value, by m backward passes.
+        output: the output that T is the Jacobian of: "logits", "probabilities", "log_probabilities", or "loss", for
+            which the projection is ``exact()`` and an array T has the shape of x.
 
     Sobolev training (Czarnecki et al. 2017); Jacobian matching for distillation (Srinivas, Fleuret 2018).
     """
@@ -267,13 +267,13 @@ class LayerwiseReg(Weighted):
     term for each pair of neighbours, from one forward pass; W has as many components as the later place.
 
     Args:
-        layers: names such as ``("conv1", "conv2")``, of layers where the framework has names, or of taps.
-        projection: ``gaussian(k)``: expectation ||J_ij||_F^2 for each pair; ``exact()``: that itself.
+        layers: names such as ``("conv1", "conv2")``, of layers if the framework has names, or of taps.
+        projection: ``gaussian(k)``: expectation ||J_ij||_F^2 for each pair; ``exact()``: that value.
         from_input: whether the first pair is the first layer with respect to the input.
         to_outputs: whether the last pair is the outputs with respect to the last layer.
-        norm: ``"l2"``, ``"l1"`` or ``"linf"``, of every pair, over all components of one sample's rows J^T w together.
+        norm: ``"l2"``, ``"l1"`` or ``"linf"``, for every pair, over all components of one sample's rows J^T w together.
         squared: whether the norm is squared.
-        fraction: penalise a random part of the batch of this share, drawn anew at each step; unbiased.
+        fraction: penalise this share of the batch, a random part drawn anew at each step; unbiased.
         seed: of the draws, in [0, 2**64); equal seeds give equal draws in all frameworks.
         draw: ``"per_sample"``, or ``"per_batch"``: one draw shared by all samples.
 

@@ -1,4 +1,4 @@
-"""The array operations that random draws are made of, and the types of a backend's values."""
+"""The array operations that random draws use, and the types of a backend's values."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ from gradreg_core import threefry
 __all__ = ["Array", "DrawPrimitives", "Model", "Pullback"]
 
 Array = Any
-"""An array of whichever framework the backend belongs to."""
+"""An array of the framework that the backend belongs to."""
 Model = Callable[[Array], Array]
 Pullback = Callable[[Array], Array]
 
 
 class DrawPrimitives(ABC):
-    """The operations that random draws are made of; see :mod:`gradreg_core.random`."""
+    """The operations that random draws use; see :mod:`gradreg_core.random`."""
 
     @abstractmethod
     def shape(self, array: Array) -> tuple[int, ...]:
@@ -63,12 +63,12 @@ class DrawPrimitives(ABC):
 
     @abstractmethod
     def bitwise_right_shift(self, array: Array, bits: Any) -> Array:
-        """Integers >> bits, arithmetic for signed ones: the sign bit is copied in. For int32, and int64 where it is."""
+        """Integers >> bits, arithmetic if signed: copies the sign bit in. For int32, and int64 if available."""
 
     def threefry2x32(self, key: threefry.Pair, counter: threefry.Pair) -> threefry.Pair:
         """Two random words from int32 arrays that broadcast; see :func:`gradreg_core.threefry.rounds`.
 
-        Override it where a primitive of the framework gives the same bits sooner.
+        Override it if a primitive of the framework gives the same bits faster.
         """
 
         def rotate_left(words: Array, bits: int) -> Array:

@@ -1,8 +1,8 @@
-"""Projections: which directions W_i of the output space the Jacobian is multiplied with.
+"""Projections: the directions W_i in output space that the Jacobian is multiplied by.
 
-Every projection is a small frozen value. `directions` gives its rows for a batch; random rows are scaled by
+Every projection is a small frozen value. `directions` returns its rows for a batch; random rows are scaled by
 1 / sqrt(k), so that the sum of squares over k rows is a mean, and k only lowers the variance.
-Notation: m is the number of logits of one sample (all positions together where the output has more axes).
+Notation: m is the number of logits of one sample (all positions together if the output has more axes).
 
 References: Varga, Csiszarik, Zombori 2017, section 2 (gaussian, sphere, exact); their experiments (onehot,
 random_onehot, top_k); Hoffman, Roberts, Yaida 2019 (sphere and its factor m); Hutchinson 1990 (rademacher).
@@ -39,28 +39,28 @@ __all__ = [
 
 @dataclass
 class DirectionContext:
-    """A projection sees shapes, probabilities, labels, draws and the pullback of the projected output."""
+    """The inputs of a projection: shapes, probabilities, labels, draws and the pullback of the projected output."""
 
     ops: Backend
     shape: tuple[int, int, int]
     """(B, positions, classes) of the output that is projected."""
     logits: Array
-    """(B, positions, classes), in the dtype that W is wanted in."""
+    """(B, positions, classes), in the dtype that W must have."""
     probabilities: Callable[[], Array]
     target: Callable[[], Target]
     make_draws: Callable[[], Draws]
     pullback: Pullback
     given: Any = None
     mask: Array | None = None
-    """(B, m), 1 where a component counts and 0 where its position is left out; None where all count."""
+    """(B, m), 1 where a component counts and 0 where its position is left out; None if all count."""
     position_share: Array | None = None
-    """(B, positions), the share of each position in its sample's loss; None where all have the same."""
+    """(B, positions), the share of each position in its sample's loss; None if all have the same."""
     components: str = "outputs"
     """The word for the components in messages: "outputs" or "input components"."""
 
     @property
     def draws(self) -> Draws:
-        """The term's draws; only projections that ask for them pay for them."""
+        """The term's draws; only projections that use them pay for them."""
         return self.make_draws()
 
     @property
@@ -93,11 +93,11 @@ class Projection(ABC):
     """A choice of directions in output space."""
 
     needs_classes: ClassVar[bool] = False
-    """Whether it must know which axis of the output holds the classes."""
+    """Whether it needs to know which axis of the output holds the classes."""
     on_input_side: ClassVar[bool] = False
     """Whether its rows make sense in input space, because they depend on its size alone."""
     constant: ClassVar[bool] = True
-    """Whether its rows are constants to differentiation."""
+    """Whether its rows count as constants in differentiation."""
 
     def count(self, size: int) -> int:
         """The number of rows k for m = size."""
@@ -146,7 +146,7 @@ def unit(ops: Backend, rows: Array) -> Array:
     """Rows divided by their length over the last axis; a row of zeros stays zero, one that overflows is NaN."""
     square = ops.sum(rows * rows, -1, keepdims=True)
     length = ops.sqrt(ops.where(square == 0, 1.0, square))
-    return rows / ops.where(length < math.inf, length, math.nan)  # a length that overflows is none
+    return rows / ops.where(length < math.inf, length, math.nan)  # an overflowed length is not a length
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class orthonormal(_UnitRandom):  # noqa: N801
         frame = unit(ops, drawn[:, :1])
         for index in range(1, rows.stop):
             row = drawn[:, index : index + 1]
-            if context.mask is not None:  # no direction is left for more rows than components that count
+            if context.mask is not None:  # no direction is left for rows beyond the number of components that count
                 left = ops.astype(context.counted > index, ops.dtype(row))
                 row = row * ops.reshape(left, (batch, 1, 1))
             for _ in range(2):  # Gram-Schmidt twice is orthogonal to roundoff (Giraud, Langou, Rozloznik 2005)
@@ -239,14 +239,14 @@ class random_onehot(_UnitRandom):  # noqa: N801
         uniform = ops.astype(context.draws.uniforms(STREAM_DIRECTION, rows, 1), dtype)  # (k, B, 1)
         places = ops.cumulative_sum(context.mask)  # 1, 2, ... at the components that count
         below = ops.astype(places <= context.counted * uniform, dtype)
-        pick = ops.sum(below, -1)  # the first component whose place is above; the last one where rounding passed it
+        pick = ops.sum(below, -1)  # the first component whose place is above; the last one if rounding passed it
         basis = one_hot(ops, pick, context.size, dtype)
         return self._scaled(context, context.rows(context.kept(basis)))
 
 
 @dataclass(frozen=True)
 class onehot(Projection):  # noqa: N801
-    """The basis vector of the true class (at every position); the logit itself where there is only one."""
+    """The basis vector of the true class (at every position); the logit itself if there is only one."""
 
     needs_classes: ClassVar[bool] = True
 
@@ -258,7 +258,7 @@ class onehot(Projection):  # noqa: N801
 class ones(Projection):  # noqa: N801
     """One row (1, ..., 1): J^T W is the gradient of the sum of all outputs of a sample. One backward pass.
 
-    Of a critic with an output per patch it is what PatchGAN's R1 and gradient penalty differentiate. The probabilities
+    For a critic with an output per patch, it is what PatchGAN's R1 and gradient penalty differentiate. Probabilities
     sum to 1, so with output="probabilities" it is zero.
     """
 
@@ -290,7 +290,7 @@ class top_k(Checked, Projection):  # noqa: N801
 class fisher(Projection):  # noqa: N801
     """f - e_c with the class c drawn from f: DataGrad with labels sampled from the model, E W W^T = diag(f) - f f^T.
 
-    The draw of c is a constant, f itself is differentiated, as in DataGrad.
+    The draw of c is a constant; f itself is differentiated, as in DataGrad.
     """
 
     needs_classes: ClassVar[bool] = True
@@ -359,7 +359,7 @@ class direction(Projection):  # noqa: N801
     def _given(self, context: DirectionContext) -> Array:
         ops, (batch, *_), size = context.ops, context.shape, context.size
         if context.given is None:
-            raise InputError("direction(): no directions came; pass directions= in the call, or v in direction(v).")
+            raise InputError("direction(): no directions were given; pass directions= in the call, or direction(v).")
         given = context.given
         shape = ops.shape(given)
         total = math.prod(shape)
@@ -380,7 +380,7 @@ class top_singular(Checked, Projection):  # noqa: N801
     """The left singular vector of the largest singular value, by power iteration on J J^T from a random start.
 
     The vector is a constant, so the gradient of ||J^T W|| is that of the singular value (Danskin). The error of the
-    value falls like (s_2 / s_1)^(2 * iterations). Each iteration costs one product with J^T and one with J.
+    value falls at the rate (s_2 / s_1)^(2 * iterations). Each iteration costs one product with J^T and one with J.
     """
 
     iterations: Annotated[int, Integer(minimum=1)] = 10

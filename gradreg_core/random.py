@@ -42,7 +42,7 @@ _FRACTION_BITS = 12
 
 
 def _logical_right_shift(ops: DrawPrimitives, array: Array, bits: Any) -> Array:
-    """Shift right with zeros coming in; int32 has only the arithmetic shift in some frameworks. 0 < bits < 32."""
+    """Shift right and fill with zeros; int32 has only the arithmetic shift in some frameworks. 0 < bits < 32."""
     return ops.bitwise_right_shift(array, bits) & ((1 << (32 - bits)) - 1)
 
 
@@ -88,16 +88,16 @@ _HOST_LINES = np.asarray(_OFFSETS, np.float32), np.asarray(_SLOPES, np.float32)
 _HOST = HostPrimitives()
 _NOTHING = np.empty(0)
 _AHEAD: dict[Any, tuple[int, np.ndarray]] = {}
-"""What was asked for -> (a step, its draws and those of the steps that follow)."""
+"""Arguments of a request -> (a step, its draws and those of the following steps)."""
 _STEPS_AHEAD, _KEYS_AHEAD, _MOST_OF_STEP = 16, 16, 2**14
-"""The rounds on a few hundred numbers take half as long as on sixteen times as many: an eighth for each step."""
+"""The rounds on a few hundred numbers take half as long as on sixteen times as many: an eighth per step."""
 
 
 @dataclass
 class Draws:
     """The draws of one call: bound to a backend's primitives, a seed, a step and the sample ids.
 
-    `seed` is an int in [0, 2**64) or a (traced) integer scalar. So is `step`, of which the low 32 bits count.
+    `seed` is an int in [0, 2**64) or a (traced) integer scalar. So is `step`; its low 32 bits count.
     `sample_ids` is an int32 array (B,). Results are float32 unless a method says otherwise; projections index the first
     axis.
     """
@@ -229,9 +229,9 @@ class _HostDraws(Draws):
         return _HOST_LINES
 
     def _of_step(self, kind: Callable[..., Array], stream: int, projections: Sequence[int], size: int) -> np.ndarray:
-        """The draws of this step. Where the step before asked for the same, those of the next steps are made with it.
+        """The draws of this step. If the step before requested the same, the next steps' draws are made at once.
 
-        A draw is a pure function of its key, so what is kept cannot be out of date.
+        A draw is a pure function of its key, so kept draws cannot be out of date.
         """
         key = (kind, self.seed, stream, tuple(projections), size, self.sample_ids.tobytes())
         first, kept = _AHEAD.get(key, (self.step, _NOTHING))
@@ -260,14 +260,14 @@ def numbered(batch: int) -> np.ndarray:
 
 
 def make_draws(ops: Backend, seed: Any, step: Any, sample_ids: Array, like: Array | None = None) -> Draws:
-    """The draws of a term, computed by NumPy where the host has all that they depend on.
+    """The draws of a term, computed by NumPy if the host has everything that they depend on.
 
     Args:
         ops: the backend.
         seed: see :class:`Draws`.
         step: see :class:`Draws`.
         sample_ids: see :class:`Draws`; also on the host, see :func:`numbered`.
-        like: an array on the device of the draws; `sample_ids` unless it is given.
+        like: an array on the device of the draws; default: `sample_ids`.
     """
     like = sample_ids if like is None else like
     if isinstance(seed, int) and isinstance(step, int):

@@ -1,4 +1,4 @@
-"""What the calls give back, the same in every backend."""
+"""The results of the calls, the same in every backend."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ __all__ = ["Measures", "Parts", "term_names"]
 
 
 class Parts(NamedTuple):
-    """What the total of ``loss(model, x, y, reg)`` is made of: total = loss + sum(penalty).
+    """The parts of the total of ``loss(model, x, y, reg)``: total = loss + sum(penalty).
 
-    All of them can be differentiated, as the total can: ``(parts.loss + 2 * sum(parts.penalty)).backward()`` in
-    PyTorch. To log them take :meth:`log`, or ``parts.penalty[0].item()``; of ``float(parts.penalty[0])`` PyTorch warns.
+    All of them can be differentiated, like the total: ``(parts.loss + 2 * sum(parts.penalty)).backward()`` in
+    PyTorch. To log them use :meth:`log`, or ``parts.penalty[0].item()``; PyTorch warns of ``float(parts.penalty[0])``.
     """
 
     loss: Any
@@ -31,12 +31,12 @@ class Parts(NamedTuple):
 
         Returns:
             ``"loss"``, ``"penalty"``, the sum over the terms, and ``"total"``, the sum of both; with `reg` also
-            ``"penalty/SpectReg"`` and so on, one for each term, numbered where several are of one type
+            ``"penalty/SpectReg"`` and so on, one per term, numbered if several have one type
             (``"penalty/SpectReg 2"``). Scalars of the framework: nothing is read from a device. In PyTorch they are
-            detached, so that ``float()`` takes them without a warning, and a list of them keeps no graph alive.
+            detached, so that ``float()`` accepts them without a warning, and a list of them keeps no graph alive.
 
         Raises:
-            InputError: `reg` has another number of terms.
+            InputError: `reg` has a different number of terms.
         """
         names = () if reg is None else term_names(reg.terms)
         if names and len(names) != len(self.penalty):
@@ -62,7 +62,7 @@ class Measures(NamedTuple):
 
 
 def term_names(terms: Sequence[Any]) -> list[str]:
-    """A short name of each term of a regularizer: its type, numbered where several are of one type."""
+    """A short name of each term of a regularizer: its type, numbered if several have one type."""
     kinds = [type(term).__name__ for term in terms]
     counts, seen = Counter(kinds), Counter[str]()
     names = []

@@ -1,4 +1,4 @@
-"""The samples' global numbers, which the draws depend on."""
+"""The global numbers of the samples, which the draws depend on."""
 
 import math
 
@@ -16,7 +16,7 @@ def checked_ids(call: Call, arguments: Arguments) -> Array:
     """The sample ids of the call as int32 (B,).
 
     Raises:
-        InputError: they are no integers, not one for each sample, or need more than 32 bits.
+        InputError: they are not integers, not one per sample, or need more than 32 bits.
     """
     ops, batch, like = call.ops, arguments.batch, arguments.like
     ids = converted(ops, call.name, "sample_ids", call.sample_ids, like)
@@ -32,14 +32,14 @@ def checked_ids(call: Call, arguments: Arguments) -> Array:
 
 
 def nan_of_wide_ids(call: Call, like: Array) -> Array | None:
-    """0, or NaN where a sample id needs more than 32 bits and could not be read; None where all were read."""
+    """0, or NaN where a sample id needs more than 32 bits and could not be read; None if all were read."""
     ops, ids = call.ops, call.sample_ids
     dtype = ops.dtype(ids) if ids is not None and ops.is_array(ids) else ""
     if dtype not in ("int64", "uint32", "uint64") or ops.values_if_free(ids) is not None:
         return None
     zero = ops.constant(0.0, "float32", like)
     if dtype == "uint32":
-        fits = ops.int32(ids, like) >= 0  # what does not fit turns negative
+        fits = ops.int32(ids, like) >= 0  # an id that does not fit turns negative
     else:
         number = ops.astype(ids, "int64")  # PyTorch does not compare uint64
         fits = (number >= (0 if dtype == "uint64" else -(2**31))) & (number < 2**31)

@@ -1,4 +1,4 @@
-"""Numbers and arrays of any type that a call gets, checked by name."""
+"""Checks of the numbers and arrays that a call gets, of any type, by name."""
 
 import math
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ _NARROW = range(-(2**31), 2**31)
 def positive_scalar(ops: Backend, call: str, name: str, value: Any, like: Array) -> Any:
     """A finite number above 0, checked: a Python number, or an array, through which gradients flow.
 
-    It has the dtype of `like`, or float32. Where its value cannot be read without cost, a wrong one becomes NaN.
+    It has the dtype of `like`, or float32. If its value cannot be read at no cost, a wrong one becomes NaN.
 
     Raises:
-        InputTypeError: it is no real number and no array without axes.
+        InputTypeError: it is neither a real number nor a 0-d array.
         InputError: it is not above 0, not finite, or NaN.
     """
     number, array = real(value), None
@@ -57,7 +57,7 @@ def converted(ops: Backend, call: str, name: str, value: Any, like: Array) -> Ar
 
 
 def require_narrow(call: str, name: str, value: Any) -> None:
-    """Refuse integers of Python and NumPy that some frameworks narrow to 32 bits without a word.
+    """Refuse integers of Python and NumPy that some frameworks silently narrow to 32 bits.
 
     Raises:
         InputError: they need more than 32 bits.
@@ -87,10 +87,10 @@ def _short(number: int) -> str:
 
 
 def weights(ops: Backend, call: str, name: str, array: Array, dtype: str) -> Array:
-    """Weights in `dtype`: finite and at least 0. Where they cannot be read without cost, a wrong one becomes NaN.
+    """Weights in `dtype`: finite and at least 0. If they cannot be read at no cost, a wrong one becomes NaN.
 
     Raises:
-        InputTypeError: they are no real numbers.
+        InputTypeError: they are not real numbers.
         InputError: one is negative, infinite or NaN.
     """
     if not ops.dtype(array).startswith(("float", "bfloat", "int", "uint", "bool")):
@@ -109,7 +109,7 @@ def integer_option(call: str, name: str, value: Any, minimum: int | None = None)
     """An integer or None, converted to an int.
 
     Raises:
-        InputTypeError: it is no integer.
+        InputTypeError: it is not an integer.
         InputError: it is below the minimum, or needs more than 32 bits.
     """
     if value is None:

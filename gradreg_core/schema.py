@@ -1,4 +1,4 @@
-"""Specifications to and from plain dicts of JSON values, with a schema version."""
+"""Converts specifications to and from plain dicts of JSON values, with a schema version."""
 
 from dataclasses import MISSING, fields
 from typing import Any
@@ -54,7 +54,7 @@ def _fields(value: Any) -> dict[str, Any]:
 def to_dict(regularizer: spec.Regularizer) -> dict[str, Any]:
     """`regularizer` as a dict of JSON values: ``{"schema": 1, "kind": "DataGrad", "weight": 50.0}``.
 
-    Fields that have their defaults are left out; the schema version stands for the defaults.
+    Fields that have their defaults are left out; the schema version determines the defaults.
 
     Raises:
         SpecError: a weight is a function, or the regularizer is not one of gradreg's.

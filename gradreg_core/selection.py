@@ -1,4 +1,4 @@
-"""Which of a model's outputs are scored and regularized."""
+"""Selects the outputs of a model that are scored and regularized."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from gradreg_core.structures import follow
 __all__ = ["Selector", "require_selector", "select", "selected_arrays"]
 
 Selector = Callable[[Any], Any] | str | int | list[Any] | tuple[Any, ...] | None
-"""A function of what the model returned, a path in it, or several of these."""
+"""A function of the model's result, a path in it, or several of these."""
 
 
 def require_selector(call: str, selector: Any) -> None:
-    """Refuse what is no selector.
+    """Refuse anything that is not a selector.
 
     Raises:
         InputTypeError: it is neither a callable, a path, None, nor a list of those.
@@ -32,10 +32,10 @@ def require_selector(call: str, selector: Any) -> None:
 
 
 def select(ops: Backend, call: str, selector: Selector, returned: Any) -> Array:
-    """The outputs (B, ...) that `selector` takes of what the model returned; several are packed as (B, components).
+    """The outputs (B, ...) that `selector` takes from the model's result; several are packed as (B, components).
 
     Raises:
-        InputTypeError: what is selected is not one array of floating-point outputs.
+        InputTypeError: the selection is not one array of floating-point outputs.
         InputError: a path leads nowhere, or several outputs have no common batch axis.
     """
     if selector is None and ops.is_array(returned) and ops.dtype(returned) in FLOATING:
@@ -87,7 +87,7 @@ def _taken(ops: Backend, call: str, selector: Any, returned: Any) -> Any:
 
 
 def _choices(ops: Backend, returned: Any) -> str:
-    """The paths of the arrays in what the model returned."""
+    """The paths of the arrays in the model's result."""
     leaves, _ = ops.flatten(returned)
     paths = [f"{path!r} {ops.shape(leaf)}" for path, leaf in leaves if path and ops.is_array(leaf)]
     return ", ".join(paths[:12]) or f"no named arrays, but {type(returned).__name__}. {ops.conversion(returned)}"

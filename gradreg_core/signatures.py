@@ -1,4 +1,4 @@
-"""Calls whose arguments do not fit their signature, refused with gradreg's own error and the nearest right keyword."""
+"""Refuses arguments that do not fit a call's signature, with gradreg's own error and the nearest right keyword."""
 
 import difflib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def with_named_errors(
 
     Args:
         bound: whether the first parameter is `self`.
-        name: of the call, for messages; the function's own unless it is given.
+        name: of the call, for messages; default: the function's own.
         options: further keywords that the function takes as a dict.
         per_sample: keywords of other calls that have no meaning here, because each sample has a result of its own.
     """
@@ -36,7 +36,7 @@ def with_named_errors(
         most, named_places = len(places) + int(bound), tuple(parameter.name for parameter in places)
         further = known.difference(named_places)
 
-        # Cheap, and such that torch.compile traces it: loops, because a generator costs a call for each of its values.
+        # Cheap, and traceable by torch.compile: loops, because a generator costs a call for each of its values.
         @wraps(function)
         def call(*args: _Parameters.args, **keywords: _Parameters.kwargs) -> _Result:
             if len(args) == most and further.issuperset(keywords):
@@ -66,12 +66,12 @@ def refuse_misfit(
     Args:
         name: of the call, for messages.
         parameters: of the call.
-        args: what came by position.
-        options: what came by keyword.
+        args: the positional arguments.
+        options: the keyword arguments.
         per_sample: see :func:`with_named_errors`.
 
     Raises:
-        InputTypeError: an argument is unknown or missing, or too many came.
+        InputTypeError: an argument is unknown or missing, or there are too many.
     """
     known = [parameter.name for parameter in parameters]
     for option in options:
@@ -96,7 +96,7 @@ def refuse_misfit(
         p.name for p in parameters if p.default is Parameter.empty and p.name not in taken and p.name not in options
     ]
     if lacking:
-        raise InputTypeError(f"{name}: needs {', '.join(f'{one}=' for one in lacking)}, which did not come.")
+        raise InputTypeError(f"{name}: needs {', '.join(f'{one}=' for one in lacking)}, which is missing.")
     repeated = sorted(taken & set(options))
     if repeated:
         raise InputTypeError(f"{name}: got {repeated[0]} by position and by keyword. Leave one of them out.")

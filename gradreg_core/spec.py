@@ -61,13 +61,13 @@ class JacobianTerm(Term, abstract=True):
     """A member of the gradient regularization family.
 
     Args:
-        fraction: penalise a random part of the batch of this share, drawn anew at each step; unbiased. The model is
+        fraction: penalise this share of the batch, a random part drawn anew at each step; unbiased. The model is
             called on the part and on the rest, so batch normalisation in training sees two smaller batches.
         seed: of the draws, in [0, 2**64); equal seeds give equal draws in all frameworks.
         draw: ``"per_sample"``, or ``"per_batch"``: one draw shared by all samples, as in the paper's own code.
-        at: differentiate with respect to this named activation instead of the input, where the framework has names.
-        of: differentiate this named activation instead of the outputs; W has as many components as its values, taken as
-            they are. With ``at`` the Jacobian of one place of the network with respect to an earlier one.
+        at: differentiate with respect to this named activation instead of the input, if the framework has names.
+        of: differentiate this named activation instead of the outputs; W has as many components as its values, which
+            are used as they are. With ``at`` the Jacobian of one place of the network with respect to an earlier one.
     """
 
     _: KW_ONLY
@@ -103,7 +103,7 @@ class NormedTerm(JacobianTerm, abstract=True):
 
     Args:
         norm: ``"l2"``, ``"l1"`` or ``"linf"``, over all components of one sample's rows J^T w together.
-        squared: whether the norm is squared, as in the paper (its footnote 2), whichever norm it is.
+        squared: whether the norm, whichever it is, is squared, as in the paper (its footnote 2).
     """
 
     _: KW_ONLY
@@ -120,9 +120,9 @@ class MethodTerm(JacobianTerm, abstract=True):
 
     The difference takes two forward passes with the same random masks, for models that can be differentiated only once.
     On the output side u is the loss of the sample, or the sum of its outputs, and d its own input gradient divided by
-    its length, taken as a constant: the slope along d is ||du/dx||, but for a bias of h/2 times the curvature of u
+    its length, taken as a constant: the slope along d is ||du/dx||, up to a bias of h/2 times the curvature of u
     along d. At a kink (ReLU, max pooling) within h of x the slope is a mean of the slopes on both sides. On the input
-    side d is the direction v, random as a rule. Use it on smooth models. It is a penalty of its own: at kinks it feels
+    side d is the direction v, usually random. Use it on smooth models. It is a different penalty: at kinks it sees
     the change of slope over the distance h ||d||, and through ReLU and max pooling its gradient along random directions
     is several times as large as the product's, and mostly noise. `check` warns of that.
 
@@ -156,7 +156,7 @@ class SidedTerm(MethodTerm, abstract=True):
 
     Args:
         side: ``"output"``: ||J_i^T w_i||, by a backward pass. ``"input"``: ||J_i v_i||, without one, so that no layer
-            needs a second derivative by way of its backward pass. For v ~ N(0, I_d) the expectation is the same squared
+            needs a second derivative through its backward pass. For v ~ N(0, I_d) the expectation is the same squared
             Frobenius norm, and so is the variance, since tr((J J^T)^2) = tr((J^T J)^2).
     """
 
@@ -173,8 +173,8 @@ class JacobianPenalty(NormedTerm, SidedTerm):
 
     Args:
         projection: the rows of W, such as ``gaussian(k)`` or ``exact()``; see :mod:`gradreg_core.projections`.
-        output: what is differentiated: the logits, the probabilities f = softmax(z), log f, or the loss. The loss is
-            one output, so on the output side its projection is ``exact()``; W is dM/dz, f - y for cross-entropy.
+        output: the function that is differentiated: the logits, the probabilities f = softmax(z), log f, or the loss.
+            The loss is one output, so on the output side its projection is ``exact()`` and W is dM/dz.
         phi: ``identity()``, ``target(t)`` or ``hinge(t)``.
         scale: a convention's constant, such as one half.
         to_target: penalise ||J_i^T W_i - T_i^T W_i|| with the target Jacobian T of the call's ``target=``, a constant.
@@ -204,13 +204,13 @@ class JacobianPenalty(NormedTerm, SidedTerm):
 
     @property
     def asker(self) -> str:
-        """Who needs labels or probabilities, for messages: the projection."""
+        """The part that needs labels or probabilities, for messages: the projection."""
         asker: str = self.__dict__["_asker"]
         return asker
 
     @property
     def pulls(self) -> bool:
-        """Whether its value is of pullbacks to the input, and not of a product or a difference along it."""
+        """Whether its value is computed from pullbacks to the input, not from a product or a difference along it."""
         return self.side == "output" and self.method != "difference"
 
 
@@ -257,10 +257,10 @@ def _check_general(
 
 
 def _check_input_side(owner: str, projection: Projection, at: str | None, of: str | None) -> None:
-    """Directions in the space of the input.
+    """Refuse terms that do not go with directions in the space of the input.
 
     Raises:
-        SpecError: the projection is of outputs, or the place is not the input and the outputs.
+        SpecError: the projection is for outputs, or the term has places besides the input and the outputs.
     """
     if not projection.on_input_side:
         raise SpecError(
@@ -279,7 +279,7 @@ def _check_input_side(owner: str, projection: Projection, at: str | None, of: st
 def _check_along_the_gradient(
     owner: str, projection: Projection, output: str, norm: str, at: str | None, of: str | None
 ) -> None:
-    """A difference along the gradient of one number per sample.
+    """Refuse terms that do not go with a difference along the gradient of one number per sample.
 
     Raises:
         SpecError: there is no such number, or its gradient's length is not that of the norm.

@@ -1,4 +1,4 @@
-"""Nested structures: their leaves with dotted paths, a structure from new leaves, and what a path leads to."""
+"""Nested structures: their leaves with dotted paths, rebuilding them from new leaves, and following a path."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -13,15 +13,15 @@ Rebuild = Callable[[Sequence[Any]], Any]
 
 
 def alone(leaves: Sequence[Any]) -> Any:
-    """The structure that is its only leaf."""
+    """The structure that consists of its only leaf."""
     return leaves[0]
 
 
 def flatten(structure: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Rebuild]:
-    """The leaves of dicts, lists, tuples, named tuples and dataclasses, and a function that puts others in their place.
+    """The leaves of dicts, lists, tuples, named tuples and dataclasses, and a function that rebuilds from new leaves.
 
     Args:
-        structure: any value. What is none of these containers is a leaf.
+        structure: any value. A value that is not one of these containers is a leaf.
         is_leaf: whether a container counts as one leaf.
     """
     parts = None if is_leaf(structure) else _children(structure)
@@ -44,7 +44,7 @@ def flatten(structure: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Reb
 
 
 def restricted(leaves: Leaves, rebuild: Rebuild, keep: Callable[[Any], bool]) -> tuple[Leaves, Rebuild]:
-    """The leaves that `keep` holds for, and a function that puts others in their place and leaves the rest."""
+    """The leaves that `keep` holds for, and a function that replaces them and leaves the rest."""
     chosen = [index for index, (_, leaf) in enumerate(leaves) if keep(leaf)]
 
     def rebuild_all(new: Sequence[Any]) -> Any:
@@ -62,10 +62,10 @@ def joined(first: str, rest: str) -> str:
 
 
 def follow(structure: Any, path: str | int) -> Any:
-    """What `path` leads to: keys, attributes and positions, joined by dots.
+    """Follow `path`: keys, attributes and positions, joined by dots.
 
     Raises:
-        KeyError: there is nothing; the error holds the part that failed.
+        KeyError: the path leads nowhere; the error holds the part that failed.
     """
     for key in str(path).split("."):
         structure = _step(structure, key)
@@ -73,7 +73,7 @@ def follow(structure: Any, path: str | int) -> Any:
 
 
 def read_once(structure: Any) -> Any:
-    """The structure's leaves in plain containers, with tuples for iterators, which could be read but once."""
+    """The structure's leaves in plain containers, with tuples for iterators, which can be read only once."""
     if isinstance(structure, Iterator | list | tuple):
         return tuple(map(read_once, structure))
     if isinstance(structure, Mapping):
@@ -103,7 +103,7 @@ def _children(structure: Any) -> tuple[list[Any], list[Any], Callable[[list[Any]
     """(keys, children, function from children to the container), or None for a leaf."""
     if isinstance(structure, Mapping):
         named = all(isinstance(key, str) for key in structure)
-        keys = sorted(structure) if named else list(structure)  # not as they were put in, which jit forgets
+        keys = sorted(structure) if named else list(structure)  # sorted, since jit forgets the order of insertion
 
         def assembled(values: list[Any]) -> Any:
             given = dict(zip(keys, values, strict=True))

@@ -1,7 +1,7 @@
-"""Places inside of a model: `tap` marks an activation, and a forward pass keeps those that it is asked for.
+"""Places inside a model: `tap` marks an activation, and a forward pass keeps the requested ones.
 
-A name may be followed by the number of the call where a place is passed several times, and by the path of a leaf where
-a module returns a structure: ``"block"``, ``"block#1"``, ``"lstm[0]"``, ``"encoder#0[last_hidden_state]"``.
+A name may be followed by the number of the call if a place is passed several times, and by the path of a leaf if a
+module returns a structure: ``"block"``, ``"block#1"``, ``"lstm[0]"``, ``"encoder#0[last_hidden_state]"``.
 """
 
 import re
@@ -20,15 +20,15 @@ __all__ = ["Place", "Places", "active_places", "tap"]
 Place = str | None
 """The name of a place; None is the input of the model, or its outputs."""
 Mark = Callable[[str, Any], Any]
-"""(place, value) -> the value that the model goes on with."""
+"""(place, value) -> the value that the model continues with."""
 _PATTERN = re.compile(r"(?P<name>.*?)(#(?P<call>\d+))?(\[(?P<leaf>[^\[\]]+)\])?", re.DOTALL)
 _here = threading.local()  # a ContextVar cannot be set inside torch.compile
 
 
 def tap(name: str, value: Any) -> Any:
-    """Mark an activation: `value` itself, under a name that `at=` and `of=` of a regularizer can say.
+    """Mark an activation: return `value` itself, under a name that `at=` and `of=` of a regularizer can use.
 
-    Outside of a gradreg call it is the identity. Inside, it lets the Jacobian start or end at this place::
+    Outside a gradreg call it is the identity. Inside, it lets the Jacobian start or end at this place::
 
         code = gradreg.tap("code", encoder(x))
         return decoder(code)
@@ -41,7 +41,7 @@ def tap(name: str, value: Any) -> Any:
         value: an array with the batch axis first.
 
     Raises:
-        InputError: inside of a call, the name has one of these signs; or a regularizer names the place without a
+        InputError: inside a call, the name has one of these characters; or a regularizer names the place without a
             number, and it is passed a second time.
     """
     places = active_places()
@@ -53,7 +53,7 @@ def tap(name: str, value: Any) -> Any:
 
 
 def active_places() -> "Places | None":
-    """The places of the forward pass that this thread is in, if it is in one that is asked for some."""
+    """The places of the forward pass that this thread is in, if it runs one that needs some."""
     places: Places | None = getattr(_here, "places", None)
     return places
 
@@ -76,11 +76,11 @@ class _Wanted:
 
 
 class Places:
-    """A context for one forward pass: the values of the places that are asked for, as the model passes them.
+    """A context for one forward pass: keeps the values of the requested places as the model passes them.
 
     Args:
         keys: the places.
-        mark: called with each of them and its value; gives the value that the model goes on with.
+        mark: called with each place and its value; returns the value that the model continues with.
     """
 
     def __init__(self, keys: Iterable[str], mark: Mark) -> None:
@@ -104,7 +104,7 @@ class Places:
         return any(wanted.name == name for wanted in self._wanted)
 
     def visit(self, name: str, value: Any, flatten: Callable[[Any], tuple[Leaves, Rebuild]] | None = None) -> Any:
-        """The value to go on with, at a place that is being passed.
+        """The value to continue with, at a place that is being passed.
 
         Args:
             name: of the place.
@@ -112,7 +112,7 @@ class Places:
             flatten: the structure's leaves that are floating-point arrays, and a function that puts others there.
 
         Raises:
-            InputError: the place is passed a second time and asked for without a number; or it has no such leaf.
+            InputError: the place is passed a second time and requested without a number; or it has no such leaf.
         """
         call = self.passed.count(name)
         self.passed.append(name)
@@ -149,7 +149,7 @@ class Places:
         """Refuse a forward pass that did not pass every place.
 
         Args:
-            also: further names that the model has, for the message.
+            also: further names in the model, for the message.
 
         Raises:
             InputError: a place was not passed.

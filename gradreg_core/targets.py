@@ -1,4 +1,4 @@
-"""The target Jacobian T that a term draws the model's own to: an array, or a teacher that is pulled back."""
+"""The target Jacobian T that a term draws the model's own towards: an array, or a teacher that is pulled back."""
 
 import math
 
@@ -14,7 +14,7 @@ def require_target(call: Call, reg: Regularizer | None) -> None:
     """Refuse a target that no term uses, and a term without its target.
 
     Raises:
-        InputError: there is one.
+        InputError: a target is unused or missing.
     """
     users = []
     for term in () if reg is None else reg.terms:
@@ -28,7 +28,7 @@ def require_target(call: Call, reg: Regularizer | None) -> None:
         )
     if call.target is not None and not users:
         raise InputError(
-            f"{call.name}: target= came, and no term of {reg!r} uses it. Add SobolevReg(weight), or leave target= out."
+            f"{call.name}: target= was given, but no term of {reg!r} uses it. Add SobolevReg(weight), or leave it out."
         )
 
 
@@ -56,10 +56,10 @@ def target_array(term: JacobianPenalty, forward: Forward, rows: Array, pulled: A
 
 
 def teacher_pass(term: JacobianPenalty, forward: Forward) -> Forward:
-    """A pass of the teacher at the same samples, once per forward pass; nothing flows into it.
+    """A pass of the teacher at the same samples, once per forward pass; no gradient flows into it.
 
     Raises:
-        InputError: the term is about places of the model, or the teacher has other outputs.
+        InputError: the term uses places of the model, or the teacher has other outputs.
     """
     call, ops, teacher = forward.call, forward.call.ops, forward.samples.target
     if term.at is not None or term.of is not None:

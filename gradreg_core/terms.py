@@ -16,14 +16,14 @@ from gradreg_core.numerals import real
 
 __all__ = ["LAZY_EVERY", "LAZY_EVERY_OF_LOSS", "Batch", "Regularizer", "Sum", "Term", "Weight", "Weighted"]
 
-_OF_NUMPY = np.generic | np.ndarray  # a union that is formed inside of a function cannot be traced by torch.compile
+_OF_NUMPY = np.generic | np.ndarray  # torch.compile cannot trace a union that is formed inside a function
 
 Weight = float | Callable[[Any], Any]
 """A number >= 0, or a schedule step -> weight. A schedule may be given a traced step and return a traced weight."""
 
 LAZY_EVERY = 8
 LAZY_EVERY_OF_LOSS = 2
-"""Of :meth:`Regularizer.lazy`: what kept the whole gain of SpectReg, and of DataGrad (docs/performance.md)."""
+"""Of :meth:`Regularizer.lazy`: values that kept the whole gain of SpectReg and DataGrad (docs/performance.md)."""
 _MAX_EVERY = 2**31 - 1
 
 
@@ -44,7 +44,7 @@ class Batch(Protocol):
         """mean_i phi(||J_i^T W_i||), over the part of the batch that the term penalises."""
 
     def parameters(self, owner: str) -> list[Array]:
-        """The parameters of the model, or those of the call; `owner` is the term, for messages."""
+        """The parameters of the model, or the call's `params`; `owner` is the term, for messages."""
 
     def zero(self) -> Array:
         """0 in the dtype of the penalties."""
@@ -68,12 +68,12 @@ class Regularizer:
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def lazy(self, every: int | None = None) -> "Regularizer":
-        """The same regularizer, its Jacobian terms charged at every `every`-th step, `every` times as much.
+        """The same regularizer with its Jacobian terms charged at every `every`-th step, `every` times as much.
 
         Weight decay and confidence penalties cost nothing and stay as they are.
 
         Args:
-            every: steps from one charge to the next. None takes what kept the whole gain in accuracy in the paper's
+            every: steps from one charge to the next. None takes the values that kept the whole gain in the paper's
                 protocol (docs/performance.md): 8 for penalties on logits or probabilities (1.14 times a plain step on
                 average), 2 for those on the loss, whose larger weights upset the optimizer if charged more rarely.
 
@@ -95,9 +95,9 @@ class Regularizer:
     def due(self, step: int) -> "Regularizer":
         """The regularizer of one step: terms that are due with `every` times their weight, the others with weight 0.
 
-        The penalties at this step are those of the regularizer itself. A training step that is compiled by JAX or
-        TensorFlow is one program for all steps, in which skipping is dear. Given ``reg.due(step)`` as a static argument
-        it is one program per set of due terms: equal sets give the same object.
+        The penalties at this step equal those of the regularizer itself. A training step that JAX or TensorFlow
+        compiles is one program for all steps, in which skipping is expensive. With ``reg.due(step)`` as a static
+        argument it is one program per set of due terms: equal sets give the same object.
 
         Args:
             step: the number of the step, a Python or NumPy integer.
@@ -159,7 +159,7 @@ class Sum(Regularizer):
 
 @dataclass(frozen=True, repr=False)
 class Weighted(Checked, Regularizer):
-    """A regularizer with a weight. A class's docstring gets the arguments that its bases' explain, for ``help()``.
+    """A regularizer with a weight. For ``help()``, a class's docstring also gets the arguments of its bases.
 
     Args:
         weight: a number >= 0, or a schedule `step -> weight`.
@@ -181,7 +181,7 @@ class Weighted(Checked, Regularizer):
         return f"{type(self).__name__}({', '.join([repr(self.weight), *chosen])})"
 
     def chosen(self) -> dict[str, Any]:
-        """The fields, but for the weight, that differ from their defaults."""
+        """The fields other than the weight that differ from their defaults."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {name: value for name, (value, default) in values.items() if name != "weight" and value != default}
 
@@ -193,7 +193,7 @@ class Term(Weighted):
     abstract: ClassVar[bool] = True
     """Whether the class is a common base and cannot be constructed itself."""
     needs_outputs: ClassVar[bool] = False
-    """Whether its value is of the outputs of the whole batch."""
+    """Whether its value needs the outputs of the whole batch."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         super().__init_subclass__()
@@ -229,7 +229,7 @@ class Term(Weighted):
         return None
 
     def value(self, batch: Batch) -> Array:
-        """The penalty without weight and the convention's constant, a scalar."""
+        """The penalty without the weight and the convention's constant, a scalar."""
         raise NotImplementedError
 
     @property
@@ -238,7 +238,7 @@ class Term(Weighted):
         return 1.0
 
     def weight_at(self, step: Any) -> Any:
-        """The weight at `step`: a checked float, or what a schedule returned that is no number, such as an array.
+        """The weight at `step`: a checked float, or the value of a schedule that is not a number, such as an array.
 
         Raises:
             SpecError: the schedule returned a number that is negative, NaN or infinite, or nothing like a number.
@@ -256,7 +256,7 @@ class Term(Weighted):
         return value if number is None else number
 
     def is_due(self, step: Any) -> bool:
-        """Whether the term may cost anything at `step`; of a traced step it always may."""
+        """Whether the term may cost anything at `step`; at a traced step it always may."""
         weight = self.weight_at(step)
         if isinstance(weight, int | float) and weight == 0:
             return False

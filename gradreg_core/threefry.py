@@ -1,7 +1,7 @@
 """Threefry-2x32-20: the generator behind every draw.
 
-Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011). The rounds stand here once; how words
-are added and rotated depends on what holds them: int32 arrays of a framework, uint32 arrays of NumPy, Python ints.
+Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011). The rounds are written once, here.
+Words are added and rotated according to their type: int32 arrays of a framework, uint32 arrays of NumPy, Python ints.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def int_rounds(key: Pair, counter: Pair) -> Pair:
 
 
 def _host_rounds(key: Pair, counter: Pair, grow: bool) -> Pair:
-    """`rounds` without a call for each rotation; `grow` says that words have no end, and are cut before they turn."""
+    """`rounds` without a call for each rotation; `grow`: words have no fixed width and are cut before rotation."""
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     x0, x1 = counter[0] + schedule[0], counter[1] + schedule[1]
     for group in range(5):

@@ -1,4 +1,4 @@
-"""The names that users write alike in all frameworks: specifications, results and errors. None needs a framework."""
+"""The names that are the same in all frameworks: specifications, results and errors. None needs a framework."""
 
 from typing import TYPE_CHECKING
 
@@ -17,5 +17,5 @@ from gradreg_core.taps import tap as tap
 WORDS: list[str] = ["Inputs", "Measures", "Parts", "tap", *errors.__all__]
 WORDS += [*norms.__all__, *outputs.__all__, *presets.__all__, *projections.__all__, *spec.__all__]
 
-if not TYPE_CHECKING:  # type checkers cannot add up lists; without the name they take all that the imports bring
+if not TYPE_CHECKING:  # type checkers cannot add up lists; without the name they take everything that is imported
     __all__ = WORDS

@@ -223,7 +223,7 @@ def require_target_used(batch: Batch, reg: Regularizer | None) -> None:
     """
     terms = () if reg is None else reg.terms
     if batch.target is not None and not any(isinstance(one, JacobianTerm) and one.lower().to_target for one in terms):
-        raise InputError(f"{batch.call}: target= came, and no term uses it; add SobolevReg, or leave it out.")
+        raise InputError(f"{batch.call}: target= was given, but no term uses it; add SobolevReg, or leave it out.")
 
 
 def term_values(batch: Batch, reg: Regularizer) -> list[Any]:

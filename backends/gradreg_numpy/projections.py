@@ -183,7 +183,7 @@ def _directions_of_the_call(setting: Setting) -> Array:
     """`directions=` as (k, B or 1, m): shape (m,), (B, m) or (k, B, m), or the outputs' own axes for m."""
     directions: Any = setting.batch.directions
     if directions is None:
-        raise InputError("direction(): no directions came; pass directions= in the call, or v in direction(v).")
+        raise InputError("direction(): no directions were given; pass directions= in the call, or v in direction(v).")
     array, view, batch = np.asarray(directions, dtype=np.float64), setting.view, len(setting.z)
     for own, order in ((view.own, view.order), ((view.size,), np.arange(view.size))):
         rank = array.ndim - len(own)

@@ -1,1 +1,1 @@
-"""The command line ``gradreg``, and what its commands share."""
+"""The command line ``gradreg``, and the helpers that its commands share."""

@@ -23,7 +23,7 @@ def resolve(target: str, command: str = "validate", seconds: float = TIMEOUT) ->
 
     Args:
         target: such as ``"models:network"``.
-        command: that asks, for messages.
+        command: the command that asks, for messages.
         seconds: that importing may take.
 
     Raises:
@@ -63,7 +63,7 @@ def made(target: str, command: str, seconds: float = TIMEOUT) -> Any:
 
     Args:
         target: "module:name".
-        command: that asks, for messages.
+        command: the command that asks, for messages.
         seconds: that importing and calling may take each.
 
     Raises:
@@ -82,7 +82,7 @@ def parse_regularizer(text: str, command: str = "validate") -> Regularizer:
 
     Args:
         text: the short form, or a path that ends in ``.json``.
-        command: that asks, for messages.
+        command: the command that asks, for messages.
 
     Raises:
         InputError: it is neither.

@@ -1,4 +1,4 @@
-"""Reads arrays and JSON from files that may be damaged or hostile: by what they declare, against stated limits."""
+"""Reads arrays and JSON from files that may be damaged or hostile, within limits on what they declare."""
 
 import io
 import json
@@ -25,13 +25,13 @@ def read_json_file(path: "str | os.PathLike[str]", purpose: str = "JSON") -> Any
     """The value in a JSON file.
 
     Raises:
-        DataFileError: it cannot be read, is no JSON, is longer than MAX_JSON_BYTES, or is nested too deeply.
+        DataFileError: it cannot be read, is not JSON, is longer than MAX_JSON_BYTES, or is nested too deeply.
     """
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_JSON_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise DataFileError(f"{path}: cannot be read as {purpose}: {error}. Check the path and its rights.") from error
+        raise DataFileError(f"{path}: cannot be read as {purpose}: {error}. Check its permissions.") from error
     if len(content) > MAX_JSON_BYTES:
         raise DataFileError(f"{path}: cannot be read as {purpose}: it has more than {MAX_JSON_BYTES} bytes.")
     return parse_json(content, str(path), purpose)
@@ -41,7 +41,7 @@ def parse_json(text: "str | bytes", place: str, purpose: str = "JSON") -> Any:
     """The value of a JSON text.
 
     Raises:
-        DataFileError: it is no JSON, or nested too deeply.
+        DataFileError: it is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -52,11 +52,11 @@ def parse_json(text: "str | bytes", place: str, purpose: str = "JSON") -> Any:
 
 
 def read_arrays(path: "str | os.PathLike[str]", names: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays of an .npz file by name, and the names of all that are in it. Nothing is unpickled.
+    """Arrays of an .npz file by name, and the names of all arrays in it. Nothing is unpickled.
 
     Args:
         path: the file.
-        names: of the arrays to read; those that are not there are left out.
+        names: of the arrays to read; missing ones are left out.
 
     Raises:
         DataFileError: the file is missing, damaged, of another kind, or an array declares more than MAX_ARRAY_BYTES.

@@ -1,4 +1,4 @@
-"""Describes the commands of the core: those that look after the installation, and the search for a weight."""
+"""Describes the commands of the core: those that inspect the installation, and the search for a weight."""
 
 from gradreg_core.plugins.hookspecs import CommandDescription, hookimpl
 
@@ -12,7 +12,7 @@ def gradreg_commands() -> list[CommandDescription]:
         CommandDescription(
             name="backends",
             target="gradreg_core.cli.listing:backends",
-            summary="List the backends, and why those that cannot be used cannot.",
+            summary="List the backends, and why any of them cannot be used.",
             install="pip install gradreg",
         ),
         CommandDescription(

@@ -35,7 +35,7 @@ print(); print(mark + json.dumps({"versions": versions, "devices": devices}))
 
 @dataclass(frozen=True)
 class Probe:
-    """What importing a backend in a process of its own gave."""
+    """The result of importing a backend in a process of its own."""
 
     versions: dict[str, str | None]
     devices: tuple[str, ...]
@@ -55,12 +55,12 @@ def doctor(names: tuple[str, ...], timeout: float) -> None:
     """Import the backends, each in a process of its own, and report versions, devices and problems.
 
     Without names all installed backends are imported. The exit status is 1 if a plugin is broken, or if a backend that
-    was named, here or by GRADREG_BACKEND, cannot be used; 2 if there is none of a name given here.
+    was named, here or by GRADREG_BACKEND, cannot be used; 2 if a name given here is unknown.
     """
     known = {record.name for record in backends()}
     for name in names:
         if name not in known:
-            find_backend(name)  # raises the error that names the nearest
+            find_backend(name)  # raises the error that names the nearest match
     click.echo(f"python {platform.python_version()} ({platform.platform()})")
     click.echo(f"gradreg {module_version('gradreg') or '(not installed)'}")
     click.echo(f"numpy {module_version('numpy') or '(not installed)'}")
@@ -91,7 +91,7 @@ def probe(record: BackendRecord, timeout: float) -> Probe:
     """Import what `record` needs, and load it, in another process: a crash or a hang there is a result here.
 
     Args:
-        record: of a backend whose modules are installed.
+        record: a backend whose modules are installed.
         timeout: seconds.
     """
     assert record.description is not None
@@ -107,7 +107,7 @@ def probe(record: BackendRecord, timeout: float) -> Probe:
 
 
 def _broken() -> Iterator[str]:
-    """What is wrong with the plugins, whether or not they are asked for."""
+    """The problems of all plugins, requested or not."""
     records: list[BackendRecord | CommandRecord] = [*backends(), *commands()]
     for record in records:
         if record.status == "broken":
@@ -115,7 +115,7 @@ def _broken() -> Iterator[str]:
 
 
 def _unusable(name: str, chosen: str) -> str:
-    """Why the backend that was asked for cannot be used, as far as that is known without importing it."""
+    """Why the requested backend cannot be used, as far as is known without importing it."""
     try:
         find_backend(None if name == chosen else name)
     except GradregError as error:

@@ -21,13 +21,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def call(command: str, target: str, function: Callable[[], _Result], seconds: float = TIMEOUT) -> _Result:
-    """function(), whatever it raises becomes an error of one line.
+    """Return function(); anything it raises becomes an error of one line.
 
     Args:
-        command: that asks, for messages.
+        command: the command that asks, for messages.
         target: the function's name, for messages.
         function: called without arguments.
-        seconds: after which the process is ended with status 2 and a line on stderr.
+        seconds: the limit, after which the process ends with status 2 and a line on stderr.
 
     Raises:
         InputError: it raised something, or called `sys.exit`.
@@ -45,11 +45,11 @@ def call(command: str, target: str, function: Callable[[], _Result], seconds: fl
 
 @contextmanager
 def within(seconds: float, subject: str) -> Iterator[None]:
-    """End the process with status 2 if the block takes longer, as no exception reaches code that hangs.
+    """End the process with status 2 if the block takes longer, since no exception reaches code that hangs.
 
     Args:
         seconds: the limit.
-        subject: what takes so long, for the message.
+        subject: what the block does, for the message.
     """
     message = (
         f"{subject} did not return within {seconds:g} seconds. Look for an endless loop or a wait in it, or give it "
@@ -77,7 +77,7 @@ def timeout_option(command: _Command) -> _Command:
 
 @contextmanager
 def no_silent_exit() -> Iterator[None]:
-    """While a command runs, `os._exit` of this process gives an error, and never the status 0 of a success."""
+    """While a command runs, turn `os._exit` of this process into an error, whatever status it asks for."""
     process, before = os.getpid(), os._exit
 
     def guarded(status: int) -> NoReturn:
@@ -93,7 +93,7 @@ def no_silent_exit() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Type and message of an exception."""
+    """Type and message of an exception, on one line."""
     try:
         text = str(error)
     except BaseException as second:

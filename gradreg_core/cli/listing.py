@@ -18,7 +18,7 @@ _STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 @click.command(epilog="\b\nExample:\n  gradreg backends --json")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 def backends(as_json: bool) -> None:
-    """List the backends, and why those that cannot be used cannot."""
+    """List the backends, and why any of them cannot be used."""
     with prints_to_stderr(as_json, for_good=True) as stdout:
         _list(as_json, stdout)
 

@@ -20,7 +20,7 @@ from gradreg_core.plugins.discovery import CommandRecord
 __all__ = ["LazyGroup", "main"]
 
 _WRONG = 2
-"""The exit status of wrong usage, and of whatever keeps a command from its answer."""
+"""The exit status of wrong usage, and of any other failure."""
 
 
 class _Failure(click.ClickException):
@@ -37,14 +37,14 @@ class _Failure(click.ClickException):
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, so that its help is quick.
 
-    Whatever a command raises becomes ``error: message``, one line on stderr, and exit status 2: a
+    Any exception of a command becomes ``error: message``, one line on stderr, and exit status 2: a
     :class:`GradregError`, wrong usage, a `sys.exit` of code that the command runs. Notes of the exception follow its
-    message. Other exceptions have their traceback first. An interrupt has the exit status of its signal.
+    message. Other exceptions print their traceback first. An interrupt has the exit status of its signal.
 
-    What plugins print as they load goes to stderr.
+    Output of plugins while they load goes to stderr.
 
     Args:
-        records: called for the commands; those that are broken are listed with their reasons.
+        records: returns the commands; broken ones are listed with their reasons.
         options: as `click.Group` takes them.
     """
 
@@ -109,7 +109,7 @@ class LazyGroup(click.Group):
 
 @contextmanager
 def _one_line_errors(name: Callable[[], str]) -> Iterator[None]:
-    """Exceptions become failures; `name` gives the command, for messages."""
+    """Turn exceptions into failures; `name` returns the command, for messages."""
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, _Failure):

@@ -21,17 +21,17 @@ if option == "-m":
 else:
     exec(compile(target, "<string>", "exec"), {"__name__": "__main__"})
 """
-"""What -P does before ``-m MODULE`` or ``-c CODE``; Python 3.10 does not have it."""
+"""Does what -P does before ``-m MODULE`` or ``-c CODE``; Python 3.10 does not have it."""
 
 
 @dataclass(frozen=True)
 class ChildResult:
-    """How a child process ended, and what it printed."""
+    """The end of a child process, and its output."""
 
     status: int | None
     """The exit status, minus the number of the signal that ended it, or None if it was stopped at the timeout."""
     stdout: str
-    """Empty if the output was not captured, as `stderr`."""
+    """Empty if the output was not captured; so is `stderr`."""
     stderr: str
     ending: str
     """The end of a sentence such as "the process ...": "ended with exit status 1: ValueError: no such file"."""
@@ -44,14 +44,14 @@ def run_python(
     environment: Mapping[str, str] | None = None,
     capture: bool = True,
 ) -> ChildResult:
-    """Run this interpreter with other arguments. The child finds the modules that this process finds.
+    """Run this interpreter with other arguments. The child can import every module that this process can.
 
     Args:
-        arguments: ``"-m", "package.module"`` or ``"-c", code``, and then those of the program.
+        arguments: ``"-m", "package.module"`` or ``"-c", code``, followed by the program's own.
         stdin: the text that the child can read.
         timeout: seconds after which the child is killed; None for no limit.
         environment: variables to set besides those of this process.
-        capture: whether to keep the child's output; otherwise it prints where this process does.
+        capture: whether to keep the child's output; otherwise the child prints where this process does.
     """
     path = [entry or str(Path.cwd()) for entry in sys.path]
     variables = {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(path)}

@@ -1,4 +1,4 @@
-"""How a command is stopped, and the line that goes on with it."""
+"""Stops a command cleanly, and gives the command line that resumes it."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ _PATIENCE = 5.0
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came. As after Ctrl-C the files are closed and the workers end."""
+    """SIGTERM came. As after Ctrl-C, files are closed and workers end."""
 
     status = 128 + signal.SIGTERM
     ending = "stopped by SIGTERM"
@@ -32,11 +32,11 @@ class Terminated(KeyboardInterrupt):
 
 _ENDINGS = {signal.SIGTERM: (Terminated.status, Terminated.ending), signal.SIGINT: (130, "interrupted")}
 _handlers: dict[int, Any] = {}
-"""Those from before, while this process is terminable."""
+"""The earlier handlers, while this process is terminable."""
 
 
 def command_line() -> str:
-    """The running command as it would be typed again."""
+    """The running command as a user would type it again."""
     context = click.get_current_context(silent=True)
     arguments = None if context is None else context.meta.get(ARGUMENTS)
     if context is None or arguments is None:
@@ -50,11 +50,11 @@ def terminable(note: str = "", seconds: float = _PATIENCE) -> Iterator[None]:
 
     Python hands a signal over between two instructions of the main thread, which may be in a call of compiled code for
     minutes. If it has noticed neither SIGTERM nor Ctrl-C after `seconds`, the process is ended from another thread,
-    unless a training has put a handler of its own in the place of this one.
+    unless the training has replaced this handler with its own.
 
     Args:
-        note: what is printed then, behind the command's name.
-        seconds: that the main thread has.
+        note: printed then, after the command's name.
+        seconds: how long the main thread has.
     """
     if threading.current_thread() is not threading.main_thread() or _handlers:
         yield

@@ -1,4 +1,4 @@
-"""Keeps standard output for what a command says, whatever the code that it runs prints."""
+"""Keeps standard output for a command's own output, whatever the code that it runs prints."""
 
 import io
 import os
@@ -12,11 +12,11 @@ __all__ = ["bytes_that_print", "prints_to_stderr"]
 
 @contextmanager
 def prints_to_stderr(active: bool = True, *, for_good: bool = False) -> Iterator[TextIO]:
-    """What is printed inside goes to stderr, that of libraries and child processes too; yields standard output.
+    """Send everything printed inside to stderr, also by libraries and child processes; yields standard output.
 
     Args:
         active: whether to do it at all.
-        for_good: do not go back at the end, so that nothing follows, even from another thread or at the exit.
+        for_good: do not switch back at the end, so that nothing follows, even from another thread or at the exit.
     """
     stdout = sys.stdout
     if not active:
@@ -42,7 +42,7 @@ def prints_to_stderr(active: bool = True, *, for_good: bool = False) -> Iterator
 
 
 def bytes_that_print() -> None:
-    """Characters that a stream cannot encode, such as those of odd file names, are written as escapes."""
+    """Make the streams write characters that they cannot encode, as in odd file names, as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

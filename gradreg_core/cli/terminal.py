@@ -1,4 +1,4 @@
-"""What the commands share in a terminal: console, tables, progress bar, and the option ``--out``."""
+"""Terminal helpers that the commands share: console, tables, progress bar, and the option ``--out``."""
 
 import errno
 import os
@@ -20,14 +20,14 @@ __all__ = ["Bar", "OutputPath", "get_console", "make_table", "out_option", "prog
 _PIPED_WIDTH = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LEAST_ROOM = 2**16
-"""Bytes that a place must take before work is done for it."""
+"""Bytes that must fit at a path before any work is done for it."""
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def get_console(*, stderr: bool = False) -> Console:
     """A console that prints text as it is: no markup, no highlighting, and long lines are left to the terminal to wrap.
 
-    Where the output is piped, or NO_COLOR is set, it is plain: no colours, nothing bold. Piped tables are 200
+    If the output is piped, or NO_COLOR is set, it is plain: no colours, nothing bold. Piped tables are 200
     characters wide at most.
     """
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
@@ -42,8 +42,8 @@ def make_table(headings: Sequence[str], *, right: Collection[str] = (), title: s
 
     Args:
         headings: of the columns.
-        right: those of `headings` whose columns hold numbers: aligned to the right. Where there is little room longer
-            columns are wrapped first, and nothing is cut.
+        right: the `headings` whose columns hold numbers, aligned to the right. If there is little room, longer columns
+            wrap first, and nothing is cut.
         title: a line above the table.
     """
     table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
@@ -72,7 +72,7 @@ class Bar:
 def progress_bar(description: str, total: float) -> Iterator[Bar]:
     """A progress bar on stderr with the time taken and the time left. It is erased at the end.
 
-    Nothing is shown where stderr is not a terminal.
+    Nothing is shown if stderr is not a terminal.
 
     Args:
         description: the words beside the bar, which may change as it moves.
@@ -91,7 +91,7 @@ def progress_bar(description: str, total: float) -> Iterator[Bar]:
 
 
 class OutputPath(click.Path):
-    """A file or a folder to write to. A place that cannot be written is refused before any work is done.
+    """A file or a folder to write to. A path that cannot be written is refused before any work is done.
 
     Args:
         folder: whether it is a folder, which need not exist. The folder of a file must exist.
@@ -123,11 +123,11 @@ class OutputPath(click.Path):
         elif path.is_dir():
             return "expected a file, and this is a folder. Choose another name."
         elif not path.absolute().parent.exists():
-            return f"there is no folder {path.parent}. Make it first."
+            return f"there is no folder {path.parent}. Create it first."
         else:
             nearest = path.absolute().parent
         if not nearest.is_dir():
-            return f"{nearest} is a file, not a folder. Choose another place."
+            return f"{nearest} is a file, not a folder. Choose another path."
         try:
             with tempfile.TemporaryFile(dir=nearest) as file:
                 file.write(bytes(_LEAST_ROOM))
@@ -135,13 +135,13 @@ class OutputPath(click.Path):
                 return ""
         except OSError as error:
             remedy = "Make room, or choose" if error.errno in _FULL else "Choose"
-            return f"{nearest} cannot be written: {error.strerror}. {remedy} another place."
+            return f"{nearest} cannot be written: {error.strerror}. {remedy} another path."
 
 
 def out_option(
     *names: str, folder: bool = True, suffixes: Sequence[str] = (), **options: Any
 ) -> Callable[[_Command], _Command]:
-    """A click option for the place of results, ``--out FOLDER`` unless said otherwise.
+    """A click option for the path of results, ``--out FOLDER`` by default.
 
         @out_option(default=Path("out/bench"))
         @out_option("--report", "files", folder=False, suffixes=(".json", ".html"), multiple=True, help="...")

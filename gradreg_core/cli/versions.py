@@ -1,4 +1,4 @@
-"""The versions of what is installed."""
+"""Versions of installed modules."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,7 +8,7 @@ __all__ = ["module_version"]
 
 
 def module_version(module: str) -> str | None:
-    """The version of the distribution that brings `module`, without importing it; None if there is none."""
+    """The version of the distribution that provides `module`, without importing it; None if there is none."""
     version = _version(module)
     if version is None:
         version = next(filter(None, map(_version, _providers().get(module, ()))), None)

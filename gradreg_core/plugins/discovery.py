@@ -1,4 +1,4 @@
-"""Lists the backends and the commands of all plugins, with what is wrong with each."""
+"""Lists the backends and the commands of all plugins, each with its problem, if it has one."""
 
 import importlib
 import os
@@ -28,7 +28,7 @@ Status = Literal["ok", "missing", "broken"]
 """``missing``: modules that it needs are not installed. ``broken``: it cannot be used, whatever is installed."""
 
 _FIRST = ("numpy", "torch", "jax", "tensorflow")
-"""The entry points that lead the list of backends; entry points themselves have no order."""
+"""The entry points at the head of the list of backends; entry points themselves have no order."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ CommandRecord = Record[CommandDescription]
 def backends(*, refresh: bool = False) -> list[BackendRecord]:
     """The backends of all plugins: gradreg's own, then the others by distribution and entry point.
 
-    A name that several plugins claim is broken for each of them: none may shadow another. Never raises for what a
-    plugin does.
+    A name that several plugins claim is broken for each of them: none may shadow another. Never raises because of
+    a plugin.
 
     Args:
-        refresh: look again, after something was installed; otherwise the first answer is kept.
+        refresh: search again, after something was installed; otherwise the first answer is kept.
     """
     if refresh:
         _refresh()
@@ -65,7 +65,7 @@ def commands(*, refresh: bool = False) -> list[CommandRecord]:
     """The commands of all plugins, in the same order.
 
     A name that several plugins claim belongs to the first of them, and is broken for the others: no plugin can take a
-    command of gradreg away. Never raises for what a plugin does.
+    command of gradreg away. Never raises because of a plugin.
 
     Args:
         refresh: see :func:`backends`.

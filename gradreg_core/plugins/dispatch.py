@@ -1,4 +1,4 @@
-"""Which backend a call goes to: by name, by GRADREG_BACKEND, or by the type of the input."""
+"""Chooses the backend of a call: by name, by GRADREG_BACKEND, or by the type of the input."""
 
 import difflib
 import os
@@ -51,11 +51,11 @@ def load_backend(name: str | None = None) -> Calls:
         name: such as ``"torch"``; None takes the environment variable GRADREG_BACKEND.
 
     Returns:
-        A :class:`gradreg_core.calls.Calls`, or what the backend brings in its place, with the same four calls.
+        A :class:`gradreg_core.calls.Calls`, or the backend's own object with the same four calls.
 
     Raises:
-        BackendNotFoundError: no backend of that name is registered, or none was named.
-        BackendImportError: what the backend needs is not installed.
+        BackendNotFoundError: no backend with that name is registered, or none was named.
+        BackendImportError: a module that the backend needs is not installed.
         PluginError: its plugin is broken, or several plugins claim the name.
     """
     record = find_backend(name)
@@ -95,7 +95,7 @@ def find_backend(name: str | None = None) -> BackendRecord:
 
 
 def load_component(name: str, component: Component) -> Any:
-    """What a backend brings besides its calls, such as its harness; its module is imported.
+    """Import a component that a backend has besides its calls, such as its harness.
 
     Args:
         name: of the backend.
@@ -104,7 +104,7 @@ def load_component(name: str, component: Component) -> Any:
     Raises:
         UnsupportedError: the backend declares no such component.
         BackendImportError: something that the component imports is not installed.
-        BackendNotFoundError, PluginError: as :func:`load_backend`; also if the component is not where it should be.
+        BackendNotFoundError, PluginError: as :func:`load_backend`; also if the component is not where it is declared.
     """
     call = f"load_component({name!r}, {component!r})"
     record = find_backend(name)
@@ -122,7 +122,7 @@ def load_component(name: str, component: Component) -> Any:
 def backend_of(array: Any) -> str:
     """The name of the backend that `array` belongs to, by its type; no framework is imported to find out.
 
-    Of a structure, or of :class:`gradreg_core.inputs.Inputs`, the first array counts.
+    In a structure, or in :class:`gradreg_core.inputs.Inputs`, the first array counts.
 
     Tracers and other stand-ins for arrays count as arrays of their framework. NumPy arrays, numbers and lists of them
     belong to ``"numpy"``, unless the environment variable GRADREG_BACKEND names another.
@@ -201,7 +201,7 @@ def _call(name: str | None, wanted: str) -> str:
 
 
 def _known(wanted: str) -> str:
-    """The names that can be asked for, the nearest first."""
+    """The available names, the nearest first."""
     states: dict[str, str] = {}
     for record in backends():
         if states.get(record.name, "broken") == "broken":
@@ -214,13 +214,13 @@ def _known(wanted: str) -> str:
 
 
 def _make(record: BackendRecord, factory: str, call: str) -> Calls:
-    """What the factory makes, wrapped unless it has the calls itself."""
+    """The factory's result, wrapped unless it has the calls itself."""
     owner = f"{call}: the backend of {record.plugin}"
     try:
         backend = _attribute(call, record, factory)()
     except (GradregError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # sys.exit() too: a backend ends no training
+    except BaseException as error:  # sys.exit() too: a backend must not end a training
         raise PluginError(f"{owner} cannot be made: {factory} raised {type(error).__name__}: {error}") from error
     if all(callable(getattr(backend, name, None)) for name in _CALLS):
         return cast("Calls", backend)

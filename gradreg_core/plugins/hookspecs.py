@@ -1,4 +1,4 @@
-"""What a plugin implements: two pluggy hooks that describe backends and commands without importing what they need.
+"""The two pluggy hooks of a plugin, which describe backends and commands without importing what they need.
 
 A plugin is a light module, named by an entry point of the group ``gradreg.backends``:
 
@@ -51,7 +51,7 @@ COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Marks a function of a plugin as the implementation of the hook of its name."""
+"""Marks a function of a plugin as the implementation of the hook with its name."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _NAME_RULE = "lower-case letters, digits, '-' and '_', starting with a letter"
@@ -85,11 +85,11 @@ class _Description:
 class BackendDescription(_Description):
     """A backend, described in plain values, so that listing backends imports no framework.
 
-    The last six fields name what else the backend brings, each as ``"module:attribute"``, or are empty. A backend with
-    a harness alone can be tested, validated, timed and trained: what it lacks is made from the harness, and slower.
+    The last six fields name the backend's other components, each as ``"module:attribute"``, or are empty. A backend
+    with only a harness can be tested, validated, timed and trained: the rest is built from the harness, but is slower.
 
     Args:
-        name: by which it is asked for: lower-case letters, digits, ``-`` and ``_``.
+        name: the backend's name: lower-case letters, digits, ``-`` and ``_``.
         title: the framework's name as pages write it, such as ``"PyTorch"``; without one, `name`.
         factory: ``"module:callable"``; called without arguments it returns a :class:`gradreg_core.backend.Backend`,
             or an object that has `loss`, `penalty`, `measure` and `check` itself.
@@ -103,15 +103,15 @@ class BackendDescription(_Description):
             skips the branch that is not taken).
         spec_version: the version of the backend protocol that it was written for; one of `SPEC_VERSIONS`.
         install: the command that installs what it needs, such as ``pip install "gradreg[torch]"``.
-        harness: what the conformance kit drives the backend by, a :class:`gradreg_conformance.harness.Harness`.
+        harness: drives the backend for the conformance kit, a :class:`gradreg_conformance.harness.Harness`.
         devices: a function without arguments that lists the devices as strings, for ``gradreg doctor``.
-        trainer: what the experiments train with, a :class:`gradreg_experiments.trainers.Trainer`.
-        validation: how ``gradreg validate`` looks into a model, a :class:`gradreg_validation.models.Side`.
+        trainer: trains the experiments, a :class:`gradreg_experiments.trainers.Trainer`.
+        validation: inspects a model for ``gradreg validate``, a :class:`gradreg_validation.models.Side`.
         benchmark: the steps that ``gradreg bench`` times, a :class:`gradreg_bench.steps.Steps`.
         sweep: an instance of :class:`gradreg_sweep.framework.Framework`, for ``gradreg sweep``; the others are classes.
 
     Raises:
-        PluginError: a field has another form than described here.
+        PluginError: a field does not have the form described here.
     """
 
     name: str
@@ -159,7 +159,7 @@ class CommandDescription(_Description):
         install: the command that installs what the module needs, such as ``pip install "gradreg[demo,torch]"``.
 
     Raises:
-        PluginError: a field has another form than described here.
+        PluginError: a field does not have the form described here.
     """
 
     name: str
@@ -176,9 +176,9 @@ class CommandDescription(_Description):
 
 @hookspec
 def gradreg_backends() -> list[BackendDescription]:  # type: ignore[empty-body]
-    """Describe the backends that this plugin brings. Called once; must not import a framework."""
+    """Describe the backends of this plugin. Called once; must not import a framework."""
 
 
 @hookspec
 def gradreg_commands() -> list[CommandDescription]:  # type: ignore[empty-body]
-    """Describe the commands that this plugin brings. Called once; must not import what the commands need."""
+    """Describe the commands of this plugin. Called once; must not import what the commands need."""

@@ -31,7 +31,7 @@ def attach(
 
     Args:
         package: the package's `__name__`.
-        names: what `source` defines and the package shows.
+        names: the public names that `source` defines and the package exports.
         source: the heavy module.
         install: the command that installs what `source` needs, for the error.
         submodules: modules of the package that load as attributes too; not in `__all__`.
@@ -62,7 +62,7 @@ def import_heavy(call: str, module: str, install: str) -> ModuleType:
     """Import `module`, on behalf of `call`.
 
     Raises:
-        BackendImportError: something that it imports is not there; the message says how to install it.
+        BackendImportError: something that it imports is missing; the message says how to install it.
     """
     try:
         return import_module(module)

@@ -1,4 +1,4 @@
-"""Calls code of others within a limited time."""
+"""Calls third-party code within a limited time."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ _Result = TypeVar("_Result")
 
 
 class LateError(Exception):
-    """The call did not come to an end."""
+    """The call did not finish in time."""
 
 
 def seconds_allowed() -> float:
@@ -26,12 +26,12 @@ def seconds_allowed() -> float:
 
 
 def limited(function: Callable[[], _Result], seconds: float) -> _Result:
-    """function(), in a thread that is left alone after `seconds`.
+    """Return function(), run in a thread that is abandoned after `seconds`.
 
-    What it raises is raised here, a KeyboardInterrupt of its own too.
+    Its exceptions are raised here, including a KeyboardInterrupt that it raises itself.
 
     Raises:
-        LateError: it has not come to an end.
+        LateError: it has not finished.
     """
     outcome: list[Any] = []
 

@@ -1,7 +1,7 @@
 """Loads the plugins of one hook, and keeps a record of each entry point, broken or not.
 
-pluggy's own loader stops at the first broken plugin and drops a second plugin of the same name without a word, so the
-loop is written out here, with a plugin manager for each entry point: what one plugin does wrong stays with it.
+pluggy's own loader stops at the first broken plugin and silently drops a second plugin of the same name, so the loop
+is written out here, with a plugin manager per entry point: the errors of one plugin do not affect the others.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,14 +23,14 @@ Description = TypeVar("Description", BackendDescription, CommandDescription)
 
 
 around: Callable[[], AbstractContextManager[Any]] = nullcontext
-"""What a third party's plugin is loaded in; a command sets it, to keep what plugins print apart."""
+"""The context in which a third party's plugin is loaded; a command sets it, to redirect the output of plugins."""
 HANGING: set[str] = set()
-"""The targets of entry points, such as "acme.plugin", that did not come to an end: they are not tried again."""
+"""The targets of entry points, such as "acme.plugin", that did not finish loading: they are not tried again."""
 
 
 @dataclass(frozen=True)
 class Hook(Generic[Description]):
-    """A hook, the group of entry points that lead to its implementations, and what they return a list of."""
+    """A hook, the group of entry points of its implementations, and the type that they return a list of."""
 
     name: str
     group: str
@@ -43,14 +43,14 @@ COMMANDS = Hook("gradreg_commands", "gradreg.commands", CommandDescription)
 
 @dataclass(frozen=True)
 class PluginRecord(Generic[Description]):
-    """One entry point, and what became of it."""
+    """One entry point, and the result of loading it."""
 
     entry_point: str
     distribution: str
     version: str | None
     builtin: bool
     descriptions: tuple[Description, ...] = ()
-    """Of what it brings; empty if it is broken."""
+    """The backends or commands that it describes; empty if it is broken."""
     reason: str = ""
     """Why it is broken; empty if it is not."""
     error: BaseException | None = field(default=None, repr=False, compare=False)
@@ -63,11 +63,11 @@ class PluginRecord(Generic[Description]):
 def load_plugins(hook: Hook[Description], *, builtin_only: bool = False) -> list[PluginRecord[Description]]:
     """The plugins of a hook: gradreg's own, then the others by distribution and entry point.
 
-    Never raises for what a plugin does.
+    Never raises because of a plugin.
 
     Args:
         hook: such as `BACKENDS`.
-        builtin_only: leave out those of other distributions.
+        builtin_only: leave out the plugins of other distributions.
     """
     both: tuple[list[Source], list[Source]] = sources(hook.group)
     chosen = both[0] if builtin_only else both[0] + both[1]
@@ -75,7 +75,7 @@ def load_plugins(hook: Hook[Description], *, builtin_only: bool = False) -> list
 
 
 def _load(source: Source, hook: Hook[Description]) -> PluginRecord[Description]:
-    """Import, register, ask: the record of one entry point. A third party's has a limited time for that."""
+    """Import, register and ask one entry point; return its record. A third party's has a limited time."""
     target, name = source.entry_point.value, source.entry_point.name
     reason = ""
     error: BaseException | None = None
@@ -127,7 +127,7 @@ def _described(source: Source, hook: Hook[Description]) -> tuple[Description, ..
 
 
 def _ask(plugin: object, name: str, hook: Hook[Description]) -> tuple[Description, ...]:
-    """The descriptions that the plugin's hooks return, in the order that they are defined in."""
+    """The descriptions that the plugin's hooks return, in the order of their definition."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin, name=name)

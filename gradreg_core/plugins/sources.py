@@ -1,4 +1,4 @@
-"""Where plugins come from: the entry points of gradreg itself, and those of other distributions."""
+"""The sources of plugins: the entry points of gradreg itself, and those of other distributions."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Source:
-    """An entry point and the distribution that brought it."""
+    """An entry point and the distribution that declares it."""
 
     entry_point: metadata.EntryPoint
     distribution: str
@@ -51,7 +51,7 @@ def sources(group: str) -> tuple[list[Source], list[Source]]:
 
 
 def installed(module: str) -> bool:
-    """Whether a top-level module is there, found without importing it."""
+    """Whether a top-level module is installed, found without importing it."""
     if sys.modules.get(module) is not None:
         return True
     try:
@@ -61,7 +61,7 @@ def installed(module: str) -> bool:
 
 
 def _entry_points(group: str) -> list[metadata.EntryPoint]:
-    """Those of all distributions whose metadata can be read."""
+    """The entry points of all distributions whose metadata can be read."""
     try:
         return list(metadata.entry_points(group=group))
     except Exception:  # one distribution is damaged
@@ -75,7 +75,7 @@ def _entry_points(group: str) -> list[metadata.EntryPoint]:
 def _own() -> Iterator[metadata.Distribution]:
     """The distributions named gradreg that hold this very package: installed, or editable."""
     for dist in metadata.distributions(name=PROJECT):
-        with suppress(Exception):  # metadata that cannot be read belong to nobody
+        with suppress(Exception):  # metadata that cannot be read are skipped
             if Path(str(dist.locate_file("gradreg_core"))).resolve() == _ROOT / "gradreg_core":
                 yield dist
             elif (text := dist.read_text("direct_url.json")) is not None:

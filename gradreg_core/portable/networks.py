@@ -2,7 +2,7 @@
 
 A description is a value: layers over channels-last arrays, weights in a flat dict of arrays named by path ("2.weight").
 Each backend has an interpreter (``gradreg_torch.networks``, ...): :func:`interpret` with a rule for each layer. NumPy's
-is its own, with analytic Jacobians. They serve the tests, the conformance kit, the demo and the reproduction, wherever
+is its own, with analytic Jacobians. The tests, the conformance kit, the demo and the reproduction use them wherever
 two frameworks must compute the same thing.
 
 Conventions, the same in all frameworks: kernels are (height, width, in, out), dense weights (in, out). Pooling windows
@@ -42,10 +42,10 @@ __all__ = [
 
 Shape = tuple[int, ...]
 Array = Any
-"""An array of whichever framework interprets the network."""
+"""An array of the framework that interprets the network."""
 Arrays = Mapping[str, Array]
 Rules = Mapping[type["Layer"], Callable[[Any, Arrays, Array], Array]]
-"""How a framework computes each layer: rule(layer, the layer's own arrays by name, x) -> the layer's output."""
+"""A framework's rule for each layer: rule(layer, the layer's own arrays by name, x) -> the layer's output."""
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "gelu_tanh")
 LEAKY_SLOPE = 0.2
 
@@ -120,7 +120,7 @@ class AvgPool(_Pool):
 
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """All axes of a sample in one, in row-major order."""
+    """Flattens all axes of a sample into one, in row-major order."""
 
     def output_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
@@ -161,7 +161,7 @@ class BatchNorm(LayerNorm):
 class GroupNorm(Layer):
     """The same per sample, with moments over all positions and the channels of one of `groups` equal groups.
 
-    Groups are of neighbouring channels, and the channels are the last axis; weight and bias are per channel.
+    Groups consist of neighbouring channels, the channels are the last axis, and weight and bias are per channel.
     """
 
     groups: int

@@ -1,4 +1,4 @@
-"""The pre-flight check: finds on one batch, before training, what would go wrong in it."""
+"""The pre-flight check: finds problems of a training on one batch, before it starts."""
 
 from gradreg_core.preflight.differences import AGREEMENT, compare
 from gradreg_core.preflight.report import CheckReport, Finding

@@ -1,7 +1,7 @@
-"""Samples that are coupled: whether the outputs of one depend on the input of another, by pulling one sample back.
+"""Detects coupled samples, whose outputs depend on the inputs of others, by pulling one sample back.
 
-Batch statistics, the edges of a graph, a leading time axis and losses over pairs all show in the same way, so nothing
-is known here of layers or of their names.
+Batch statistics, the edges of a graph, a leading time axis and losses over pairs all show in the same way, so this
+module knows nothing of layers or their names.
 """
 
 import math
@@ -18,12 +18,12 @@ from gradreg_core.outputs import OUTPUTS
 __all__ = ["Coupling", "axis_of_samples", "coupling", "coupling_of_losses", "describe", "refuse_coupling"]
 
 _NEGLIGIBLE = 1e-6
-"""Of the share of a sample's own gradient that reaches another. Uncoupled samples have exactly 0."""
+"""The least share of a sample's own gradient that counts as reaching another. Uncoupled samples have exactly 0."""
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """What pulling back single samples has shown."""
+    """The result of pulling back single samples."""
 
     batch: int
     probed: tuple[int, ...]
@@ -40,7 +40,7 @@ class Coupling:
 
     @property
     def is_causal(self) -> bool:
-        """Whether samples reach all those before them, and none behind."""
+        """Whether samples reach all samples before them, and none after."""
         return all(others == tuple(range(sample)) for sample, others in zip(self.probed, self.reached, strict=True))
 
 
@@ -53,11 +53,11 @@ def coupling(ops: Backend, value: Array, pullback: Pullback, most: int = 3) -> C
         ops: the backend.
         value: the value of the later place, (B, ...), such as the outputs.
         pullback: from the later place to the earlier one.
-        most: samples to probe: the first, the last and the middle one. A call that only wants to know whether batch
-            statistics are in use can do with 1.
+        most: samples to probe: the first, the last and the middle one. 1 is enough to find whether batch statistics
+            are in use.
 
     Returns:
-        What was found, or None if each probed sample keeps to itself (or one of the places has no batch axis).
+        The coupling, or None if each probed sample reaches itself alone (or one of the places has no batch axis).
     """
     batch = ops.shape(value)[0] if ops.shape(value) else 1
     random = np.random.default_rng(0).standard_normal(ops.shape(value)).astype(np.float32)
@@ -108,7 +108,7 @@ def _lengths(ops: Backend, gradient: Array) -> list[float]:
 
 
 def refuse_coupling(call: str, passes: Sequence[Forward]) -> None:
-    """Refuse coupled samples, whatever couples them, where reading values is free. Two backward passes for each pair.
+    """Refuse coupled samples, whatever couples them, if reading values is free. Two backward passes per pair.
 
     Raises:
         BatchNormError: the outputs of one sample depend on the input of another.
@@ -122,7 +122,7 @@ def refuse_coupling(call: str, passes: Sequence[Forward]) -> None:
             seen = coupling(ops, value, pullback, most=2)
             if seen is not None:
                 problem, remedy = describe(seen, (of, at), second_axis=False)
-                raise BatchNormError(f"{call}: {problem} {remedy} Or pass batch_norm='allow' if that is meant.")
+                raise BatchNormError(f"{call}: {problem} {remedy} Or pass batch_norm='allow' if that is intended.")
 
 
 def axis_of_samples(ops: Backend, value: Array, x_shape: Sequence[int], pullback: Pullback) -> bool:
@@ -161,10 +161,10 @@ def describe(seen: Coupling, pair: Pair, second_axis: bool) -> tuple[str, str]:
             "All depend on all, as through batch normalisation in training mode, a softmax or a standard deviation "
             "over the batch, or attention between samples."
         )
-        remedy = "Use GroupNorm or LayerNorm, or running averages, unless that is meant."
+        remedy = "Use GroupNorm or LayerNorm, or running averages, unless that is intended."
     elif seen.is_causal:
-        cause = "Each depends on those before it, as where the first axis is time, or through a cumulative sum."
-        remedy = "Put the samples first, and time behind them."
+        cause = "Each depends on those before it, as if the first axis is time, or through a cumulative sum."
+        remedy = "Put the samples first, and time after them."
     else:
         cause = "Some depend on some, as along the edges of a graph, or in a window that runs over the batch."
         remedy = (

@@ -13,19 +13,19 @@ from gradreg_core.preflight.subject import Subject
 __all__ = ["AGREEMENT", "Comparison", "Differences", "compare"]
 
 _RELATIVE_STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
-"""Relative steps of the central differences: some step suits the curvature and the roundoff of any usual model."""
+"""Relative steps of the central differences: one of them suits the curvature and roundoff of any usual model."""
 AGREEMENT = 5e-3
-"""A right gradient agrees with the best of these differences to about 1e-3 in float32; the errors that frameworks make
-in second derivatives are of 1e-2 and more."""
+"""A right gradient agrees with the best of these differences to about 1e-3 in float32; frameworks' errors in second
+derivatives are 1e-2 or larger."""
 _SETTLED = 0.1
 _FLOOR_OF_INPUT, _FLOOR_OF_WEIGHTS = 1e-3, 1e-2
 """A derivative below this share of the penalty (steps are relative) counts as this share: roundoff hides it."""
 _BLURRED = 0.1
-"""A resolution that says little. In float32 it is 1e-5."""
+"""A resolution too coarse to judge by. In float32 it is 1e-5."""
 _NOISE = 5
 """How far the rounding of one step may exceed that of another."""
 _TRIALS, _CANDIDATES = 2, 3
-"""Directions that are compared, and random directions of which each is the steepest."""
+"""Directions that are compared, and random directions from which each is chosen as the steepest."""
 _NAMED = 3
 """Weights that a message names."""
 
@@ -37,17 +37,17 @@ def compare(slope: float, differences: Sequence[float], distances: Sequence[floa
         slope: the derivative.
         differences: (f(h) - f(-h)) / (2 h) for each h.
         distances: the h, from the largest to the smallest.
-        floor: values below it count as it.
+        floor: smaller values count as this.
 
     Returns:
-        The relative difference from the nearest, and whether they settle on a value, right or wrong, as those of a
-        smooth function do.
+        The relative difference from the nearest, and whether they settle on a value, right or wrong, as they do for
+        a smooth function.
     """
 
     def apart(first: float, second: float) -> float:
         return abs(first - second) / max(abs(first), abs(second), floor, 1e-30)
 
-    # Richardson: the error of a central difference goes like the square of its step.
+    # Richardson: the error of a central difference is proportional to the square of its step.
     better = [
         near + (near - far) / ((h / closer) ** 2 - 1)
         for (far, near), (h, closer) in zip(pairwise(differences), pairwise(distances), strict=True)
@@ -58,17 +58,17 @@ def compare(slope: float, differences: Sequence[float], distances: Sequence[floa
 
 @dataclass(frozen=True)
 class Comparison:
-    """A derivative beside differences."""
+    """A derivative compared with differences."""
 
     nearest: float
     """Its relative difference from the nearest."""
     settled: bool
-    """Whether the differences settle on a value, so that a disagreement is the derivative's."""
+    """Whether the differences settle on a value, so that a disagreement is the derivative's fault."""
     resolution: float = 0.0
-    """What rounding leaves of the largest step, relative to the derivative; half precision leaves little."""
+    """The rounding error of the largest step, relative to the derivative; large in half precision."""
 
     zeros_held: bool = False
-    """Whether it agrees only where the zeros of the input stay zeros."""
+    """Whether it agrees only if the zeros of the input stay zeros."""
 
     @property
     def is_blurred(self) -> bool:
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether it is wrong for sure."""
+        """Whether it is certainly wrong."""
         return self.settled and not self.agrees
 
 
@@ -92,7 +92,7 @@ class Differences:
     Args:
         subject: the call.
         objective: the penalty with its kinks rounded off.
-        scale: of the gradients, a power of two by which float16 keeps them above its smallest numbers.
+        scale: of the gradients, a power of two that keeps them above float16's smallest numbers.
     """
 
     def __init__(self, subject: Subject, objective: Objective, scale: float = 1.0) -> None:
@@ -104,7 +104,7 @@ class Differences:
     def along_input(self) -> Comparison | None:
         """The derivative along a random direction of the input; None if nothing in the input is differentiable.
 
-        Where it disagrees, a second direction leaves zeros as they are: a model may compute a mask from them.
+        If it disagrees, a second direction leaves zeros as they are: a model may compute a mask from them.
         """
         if self.x is None:
             return None
@@ -141,7 +141,7 @@ class Differences:
         return [index for index in lacking if reached[index]]
 
     def along_weights(self, indices: Sequence[int]) -> Comparison:
-        """The derivative along random directions of some weights together, the worst of a few."""
+        """The derivative along random directions in some weights together, the worst of a few."""
         worst = Comparison(0.0, True)
         for trial in range(_TRIALS if indices else 0):
             comparison = self._along(indices, trial)
@@ -205,7 +205,7 @@ class Differences:
         if not math.isfinite(slope) or not all(map(math.isfinite, differences)):
             return Comparison(math.inf, False)
         least = floor * abs(self.value)
-        # A smooth function has equal differences at the two smallest steps, but for its rounding divided by the step.
+        # A smooth function has equal differences at the two smallest steps, up to its rounding divided by the step.
         rounding = abs(differences[-1] - differences[-2]) * _RELATIVE_STEPS[-1]
         resolution = _NOISE * rounding / _RELATIVE_STEPS[0] / max(abs(slope), least, 1e-30)
         return Comparison(*compare(slope, differences, _RELATIVE_STEPS, least), resolution)

@@ -15,7 +15,7 @@ _WRONG = "some operation of the model has a wrong second derivative in this fram
 _SETTLING = 100
 """Passes after which power iterations have converged."""
 _REMEDY = (
-    "Look at how that layer is differentiated: a backward pass of its own (autograd.Function, custom_vjp, "
+    "Check how that layer is differentiated: a backward pass of its own (autograd.Function, custom_vjp, "
     "custom_gradient) must compute with the tensors themselves, without detach, stop_gradient or numbers kept from the "
     "forward pass. Otherwise replace normalisation and pooling layers one by one to find which it is."
 )
@@ -51,7 +51,7 @@ def not_finite(subject: Subject, objective: Objective, gradients: Gradients) -> 
 
 
 def lost(subject: Subject, objective: Objective, gradients: Gradients) -> list[Finding]:
-    """A penalty that is not 0 and that no parameter can change."""
+    """A penalty that is not 0 but that no parameter can change."""
     value, of_weights, _ = gradients
     if subject.number(value) == 0 or not objective.finds_weights:
         return []
@@ -75,12 +75,12 @@ def lost(subject: Subject, objective: Objective, gradients: Gradients) -> list[F
 
 
 def against_differences(subject: Subject, scale: float, weights: bool) -> tuple[float | None, list[Finding]]:
-    """The penalty's derivative along its input, and along its weights, beside differences, with kinks rounded off.
+    """Compare the penalty's derivatives along input and weights with differences, with kinks rounded off.
 
     Args:
         subject: the call.
         scale: the loss scale that suits the gradients.
-        weights: whether to look along the weights.
+        weights: whether to compare along the weights too.
 
     Returns:
         (relative difference along the input or None, findings).
@@ -92,7 +92,7 @@ def against_differences(subject: Subject, scale: float, weights: bool) -> tuple[
     try:
         with subject.ops.smoothed(subject.model) as rounded:
             return _settled(subject, smooth, rounded, scale, weights)
-    except Exception as error:  # what stands in for the kinks does not go with every model
+    except Exception as error:  # the smooth stand-ins for the kinks do not fit every model
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
     nearest, findings = _settled(subject, smooth, subject.model, scale, weights)
     if findings:
@@ -104,7 +104,7 @@ def against_differences(subject: Subject, scale: float, weights: bool) -> tuple[
 def _settled(
     subject: Subject, smooth: Regularizer, model: Any, scale: float, weights: bool
 ) -> tuple[float | None, list[Finding]]:
-    """The comparison; a wrong one again when the model's state has settled.
+    """The comparison; a wrong one is repeated once the model's state has settled.
 
     The vectors of spectral normalisation are state that a pass improves, and constants to the gradient. Once they are
     singular vectors, they do not move to first order.
@@ -141,7 +141,7 @@ def _of_input(comparison: Comparison) -> list[Finding]:
 
 
 def _of_weights(differences: Differences, before: list[Finding]) -> list[Finding]:
-    """What the differences say of the gradient with respect to the weights; `before` is what they said of the input."""
+    """Findings about the gradient with respect to the weights; `before` holds those about the input."""
     findings = []
     comparison = differences.along_weights(differences.given)
     if comparison.is_blurred:

@@ -16,7 +16,7 @@ _SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4)
 
 
 def underflow(subject: Subject, objective: Objective, plain: Gradients) -> tuple[float, Gradients, list[Finding]]:
-    """The largest loss scale that does not overflow, the gradients with it, and a finding if they are others.
+    """The largest loss scale that does not overflow, the gradients with it, and a finding if they differ.
 
     A power of two changes nothing but the exponents, so in float32 and bfloat16 the gradient stays the same to the last
     place.
@@ -38,7 +38,7 @@ def underflow(subject: Subject, objective: Objective, plain: Gradients) -> tuple
     if not change > AGREEMENT:
         return scale, scaled, []
     if _change(subject, _present(objective.gradients(subject.packed)), before, 1.0) > AGREEMENT:
-        return scale, scaled, []  # the model draws numbers of its own: no two gradients are equal
+        return scale, scaled, []  # the model draws random numbers itself: no two gradients are equal
     problem = (
         f"the penalty's gradient underflows in half precision: {change:.0%} of it is lost, as the same gradient of "
         f"{scale:g} times the penalty shows."

@@ -1,4 +1,4 @@
-"""Probes of one batch: each looks for one thing that would go wrong."""
+"""Probes of one batch: each looks for one problem."""
 
 import math
 from dataclasses import replace
@@ -18,18 +18,18 @@ _SMALLER_H = 4
 _STEADY = 0.25
 """How much the gradient by difference may change with h. On a smooth model the change is of order h: 0.01."""
 _SUM_TOLERANCE = 1e-2
-"""Of a sum of probabilities: two units in the last place of bfloat16."""
+"""The tolerance of a sum of probabilities: two units in the last place of bfloat16."""
 _NEGLIGIBLE_NORM = 1e-5
 """A hundred times the rounding of float32. A Gaussian is as small as that once in 100,000 draws."""
 _ROUNDING = {"float64": 1e-11, "float32": 1e-4}
-"""How far equal passes may lie apart, relative to the outputs; half precision is the rest."""
+"""How far equal passes may differ, relative to the outputs; half precision may add to it."""
 _ROUNDING_OF_HALF = 5e-2
 _PASSES = 4
-"""Pairs of passes looked at: a mask that drops little is often the same twice."""
+"""Pairs of passes compared: a mask that drops little is often the same twice."""
 
 
 def probabilities(subject: Subject, forward: Forward) -> list[Finding]:
-    """Outputs that are distributions already, where logits are expected."""
+    """Outputs that are already distributions, although logits are expected."""
     ops, values = subject.ops, subject.ops.stop_gradient(forward.logits)
     if forward.layout.canonical[2] < 2 or not is_floating(ops.dtype(values)):
         return []
@@ -83,7 +83,7 @@ def _apart(subject: Subject, first: Array, second: Array) -> bool:
 
 
 def is_random(subject: Subject) -> bool:
-    """Whether the model draws random numbers that the backend cannot set back, so that no difference can be taken."""
+    """Whether the model draws random numbers that the backend cannot reset, so that differences are meaningless."""
 
     def outputs() -> Array:
         with subject.ops.repeatable(subject.model):
@@ -118,7 +118,7 @@ def random_pairs(subject: Subject) -> list[Finding]:
 
 
 def kinks(subject: Subject) -> list[Finding]:
-    """Whether a penalty by difference has a gradient that depends on h, as it has on networks with kinks alone."""
+    """Whether a penalty by difference has a gradient that depends on h, as it does on networks with kinks alone."""
     terms = [term for term in jacobian_terms(subject.reg) if term.method == "difference"]
     if not terms:
         return []
@@ -145,7 +145,7 @@ def kinks(subject: Subject) -> list[Finding]:
 
 
 def cut_samples(subject: Subject, whole: Forward, is_coupled: bool) -> list[Finding]:
-    """Whether the outputs of a part of the batch are those that its samples have in the whole, for `fraction=`.
+    """Whether samples have the same outputs in a part of the batch as in the whole batch, for `fraction=`.
 
     A model that closes over an array with a row for each sample pairs the samples of a part with the rows of others.
     """
@@ -169,7 +169,7 @@ def cut_samples(subject: Subject, whole: Forward, is_coupled: bool) -> list[Find
             Finding(
                 "warning",
                 f"with fraction={size / batch:g} the penalised part passes through the model alone, and its outputs "
-                f"are others than in the whole batch, because the samples are coupled.",
+                f"differ from those in the whole batch, because the samples are coupled.",
                 "Leave fraction= out, or use every= instead.",
             )
         ]
@@ -177,7 +177,7 @@ def cut_samples(subject: Subject, whole: Forward, is_coupled: bool) -> list[Find
         Finding(
             "error",
             f"with fraction={size / batch:g} a part of the batch passes through the model alone, and its outputs are "
-            f"others than in the whole batch: the model holds arrays with a row for each sample (masks, conditions, "
+            f"different in the whole batch: the model holds arrays with a row for each sample (masks, conditions, "
             f"edges), which are not cut with it.",
             "Pass them as inputs, x = gradreg.Inputs(x, mask), or leave fraction= out and use every=.",
         )

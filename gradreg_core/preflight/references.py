@@ -1,4 +1,4 @@
-"""What a model refers to, by name: it is often a function that closes over a module or over parameters."""
+"""The objects that a model refers to, by name: it is often a function that closes over a module or parameters."""
 
 import functools
 import inspect
@@ -8,14 +8,14 @@ from typing import Any
 __all__ = ["references"]
 
 _DEEPEST = 4
-"""Functions inside functions that are looked into."""
+"""How many levels of functions inside functions are inspected."""
 
 
 def references(model: Any) -> Iterator[tuple[str, Any]]:
-    """(name, object) of the model and of what functions in it close over, each object once, the outer ones first.
+    """(name, object) of the model and of what its functions close over, each object once, the outer ones first.
 
     Looks into closures, globals that the code names, defaults, partials, bound objects and attributes of objects that
-    are called. Containers and modules come as they are.
+    are called. Containers and modules are not taken apart.
     """
     seen: set[int] = set()
     pending = [("", model, 0)]

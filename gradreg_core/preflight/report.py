@@ -12,7 +12,7 @@ class Finding:
     """One result of the check."""
 
     level: str
-    """"error" (training would fail or be wrong) or "warning" (training may not do what is meant)."""
+    """"error" (training would fail or be wrong) or "warning" (training may not do what is intended)."""
     problem: str
     remedy: str
 
@@ -29,7 +29,7 @@ class CheckReport:
     """Relative difference between the directional derivative of the penalty along a random input direction and the
     best central difference; None where it could not be formed."""
     notes: tuple[str, ...] = ()
-    """What was seen of how the model runs: that it is compiled, that devices or processes share it."""
+    """Notes on how the model runs: that it is compiled, that devices or processes share it."""
 
     @property
     def ok(self) -> bool:

@@ -1,4 +1,4 @@
-"""The check itself."""
+"""Runs the pre-flight check: all probes in order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ def run_check(
 ) -> CheckReport:
     """See :meth:`gradreg_core.calls.Calls.check`.
 
-    Everything is found by what happens on the batch, not by the names of layers:
+    The check judges what happens on the batch, not the names of layers:
 
     - labels out of range, outputs that are not finite, outputs behind a softmax;
     - samples that are coupled: one sample's outputs pulled back reach the inputs of others, as through batch
@@ -36,16 +36,16 @@ def run_check(
     - operations without a second derivative (named, with what to use instead), and penalties without gradient;
     - a gradient that disagrees with finite differences, along the input and along the parameters, which are named;
       rectifiers and maxima are rounded off for these;
-    - gradients that underflow in half precision, and what a loss scale does for them;
-    - a penalty by difference over kinks, or of a model that draws random numbers of its own;
+    - gradients that underflow in half precision, and how a loss scale helps them;
+    - a penalty by difference over kinks, or of a model that draws its own random numbers;
     - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
 
-    What is compiled, or shared by devices or processes, is noted.
+    The report notes if the model is compiled, or shared by devices or processes.
 
-    Parameters are moved on copies. Where a model of PyTorch cannot be copied (it is distributed, compiled, or has what
-    Python cannot copy), they are moved on the model itself and put back, also after an error: then no other thread may
-    use the model meanwhile. Generators of random numbers that a process has but once are set, and put back.
-    What a framework raises is a finding, by its name.
+    Parameters are moved on copies. If a PyTorch model cannot be copied (it is distributed, compiled, or holds objects
+    that Python cannot copy), they are moved on the model itself and restored, also after an error: no other thread may
+    use the model meanwhile. Random generators that are global to the process are set, and restored.
+    A framework's exception becomes a finding, by its name.
 
     Raises:
         InputTypeError: there is no regularizer.
@@ -70,11 +70,11 @@ def _require_values(subject: Subject) -> None:
     ops = subject.ops
     try:
         float(ops.sum(ops.arange(2, subject.arguments.like), 0))
-        if not ops.dtype(subject.arguments.like).startswith("complex"):  # which has no cast, and is refused by the call
+        if not ops.dtype(subject.arguments.like).startswith("complex"):  # which has no cast, and which the call refuses
             float(ops.sum(ops.astype(ops.reshape(subject.arguments.like, (-1,))[:1], "float32"), 0))
     except Exception as error:
         raise InputError(
-            f"check: it reads values, which this input does not give ({_named(error)}). Call it in eager mode, outside "
+            f"check: it reads values, which this input does not have ({_named(error)}). Call it in eager mode, outside "
             f"tf.function, jax.jit and torch.compile, with dense arrays in memory."
         ) from error
 
@@ -89,7 +89,7 @@ class _Run:
         self.is_coupled = self.is_lost = False
 
     def report(self) -> CheckReport:
-        """The findings of all probes that the call gets to."""
+        """The findings of all probes that the call reaches."""
         layer = self._first_call()
         if layer is not None:
             self._look(layer)
@@ -119,7 +119,7 @@ class _Run:
         self.findings += self._guarded("parts", lambda: cut_samples(self.subject, forward, self.is_coupled)) or []
 
     def _first_call(self) -> str | None:
-        """Call as training does; the message on batch normalisation or "", or None where that fails."""
+        """Call as training does; the message on batch normalisation or "", or None if the call fails."""
         subject, layer = self.subject, ""
         for policy in ("error", "allow"):
             try:
@@ -136,13 +136,13 @@ class _Run:
     def _call(self, policy: str) -> None:
         subject = self.subject
         x = subject.arguments.as_passed(subject.packed)
-        if subject.y is None and subject.call.loss_fn is None:  # as of critics and encoders
+        if subject.y is None and subject.call.loss_fn is None:  # as for critics and encoders
             subject.calls.penalty(subject.model, x, None, subject.reg, batch_norm=policy, **subject.options)
         else:
             subject.calls.loss(subject.model, x, subject.y, subject.reg, batch_norm=policy, **subject.options)
 
     def _blame(self, owner: str, error: Exception) -> None:
-        """The finding for an exception: the operations that it is about, its own message, or its name."""
+        """Add the finding for an exception: the operations that it is about, its own message, or its name."""
         subject = self.subject
 
         def run(model: Any) -> Any:
@@ -161,11 +161,11 @@ class _Run:
             self.findings.append(Finding("error", f"{owner} raises {_named(error)}.", remedy))
 
     def _guarded(self, owner: str, probe: Callable[[], Result]) -> Result | None:
-        """What a probe gives; None and a finding if it raises."""
+        """The result of a probe; if it raises, None and a finding."""
         try:
             return probe()
         except Exception as error:
-            problem = f"{owner} could not be looked at: {_named(error)}."
+            problem = f"{owner} could not be checked: {_named(error)}."
             self.findings.append(Finding("warning", problem, ""))
             return None
 
@@ -203,7 +203,7 @@ class _Run:
         return any(term.output == "loss" for term in jacobian_terms(self.subject.reg))
 
     def _coupling(self, forward: Forward, pairs: Sequence[Pair], layer: str) -> None:
-        """Findings where a sample depends on others; `layer` is what the call says of batch normalisation."""
+        """Findings if a sample depends on others; `layer` is the call's message on batch normalisation."""
         ops = self.ops
         for of, at in pairs:
             value, pullback = forward.outputs if of is None else forward.values[of], forward.pullbacks[of, at]
@@ -226,11 +226,11 @@ class _Run:
                 )
                 self.is_coupled = True
                 self.findings.append(
-                    Finding("warning", problem, "Penalise the outputs, with SpectReg, if that is not meant.")
+                    Finding("warning", problem, "Penalise the outputs, with SpectReg, if that is not intended.")
                 )
 
     def _gradient(self) -> float | None:
-        """Differentiate the penalty once; the loss scale that suits it, or None where there is nothing to compare."""
+        """Differentiate the penalty once; the loss scale that suits it, or None if there is nothing to compare."""
         subject = self.subject
         charged = charged_terms(subject.reg, subject.call.step)
         assert charged is not None

@@ -1,4 +1,4 @@
-"""The call that is checked: its arguments, and its terms in the form that the check looks at."""
+"""The call that is checked: its arguments, and its terms in the form that the check uses."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ class Subject:
         return self.call.options()
 
     def penalty(self, packed: Array | None, reg: Regularizer, model: Any = None) -> Array:
-        """The penalty of `reg` where `packed` takes the place of what is differentiated; as it is inside the check."""
+        """The penalty of `reg` with `packed` in place of the differentiated input."""
         uses_target = any(term.to_target for term in jacobian_terms(reg))
         options = self.options if uses_target else {**self.options, "target": None}
         model = self.model if model is None else model
@@ -64,7 +64,7 @@ class Subject:
         return self.calls.penalty(model, x, self.y, reg, batch_norm="allow", **options)
 
     def samples(self, packed: Array | None) -> Samples:
-        """The batch where `packed` takes the place of what is differentiated."""
+        """The batch with `packed` in place of the differentiated input."""
         arguments = Arguments.of(self.ops, "check", self.arguments.as_passed(packed))
         return samples_of(self.call, arguments, self.y)
 
@@ -100,13 +100,13 @@ class Subject:
         return Repeatable(objective, lambda: ops.repeatable(self.model))
 
     def _data(self) -> list[Array]:
-        """The arrays of the call that are no input."""
+        """The arrays of the call that are not inputs."""
         given = [self.y, *(value for name, value in self.options.items() if name != "params")]
         leaves = [leaf for value in given for _, leaf in self.ops.flatten(value)[0]]
         return [leaf for leaf in leaves if self.ops.is_array(leaf)]
 
     def projected(self, array: Array) -> Array:
-        """A fixed linear function of an array, in float32 or better, without arrays that could be taken for weights."""
+        """A fixed linear function of an array, in float32 or better, without arrays that might pass for weights."""
         ops, size = self.ops, math.prod(self.ops.shape(array))
         numbers = ops.astype((ops.arange(size, array) * 7919) % 1009, ops.dtype(array)) * (2 / 1009) - 1
         return self.total(array * ops.reshape(numbers, ops.shape(array)))
@@ -118,7 +118,7 @@ class Subject:
         return ops.sum(wide, tuple(range(len(ops.shape(wide)))))
 
     def random(self, array: Array, seed: int = 0) -> Array:
-        """Standard Gaussians in the shape, dtype and place of an array."""
+        """Standard Gaussians with the shape, dtype and device of an array."""
         ops = self.ops
         values = np.random.default_rng(seed).standard_normal(ops.shape(array), dtype=np.float32)
         return ops.astype(ops.asarray(values, array), ops.dtype(array))
@@ -134,7 +134,7 @@ class Subject:
 
 
 def pairs_of(terms: Sequence[JacobianPenalty]) -> tuple[Pair, ...]:
-    """The pairs (of, at) of named places that terms are about; no pair for the input and the outputs alone."""
+    """The pairs (of, at) of named places that the terms use; no pair for the input and the outputs alone."""
     pairs = dict.fromkeys((term.of, term.at) for term in terms if term.pulls)
     return tuple(pair for pair in pairs if pair != (None, None))
 
@@ -158,7 +158,7 @@ def charged_terms(reg: Regularizer, step: Any) -> Regularizer | None:
 def smooth_terms(reg: Regularizer) -> Regularizer | None:
     """The Jacobian terms with directions and targets that do not themselves depend on the input or the weights.
 
-    Those are constants to the gradient, and not to a difference.
+    Such directions are constants to the gradient, but not to a difference.
     """
 
     def smooth(term: JacobianPenalty) -> JacobianPenalty:

@@ -1,1 +1,1 @@
-"""Finding the weight of a regularizer by training a few times."""
+"""Finds the weight of a regularizer by training a few times."""

@@ -24,9 +24,9 @@ _TRAININGS, _TABLE, _CHOICE, _PICTURE = "trainings.jsonl", "table.txt", "regular
 @click.argument("target", metavar="MODULE:FIT")
 @click.option("--reg", required=True, metavar="SPEC", help="Where to start: 'SpectReg(0.01)', or a to_dict() file.")
 @click.option("--trainings", default=8, show_default=True, help="The largest number of trainings.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Trainings of each weight.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Trainings per weight.")
 @click.option("--validation-size", type=click.IntRange(1), help="Validation samples, for the error of an accuracy.")
-@out_option(help="Folder of the trainings, the table, the choice and the picture; what is in it is not done again.")
+@out_option(help="Folder of trainings, table, choice and picture; trainings that are in it are not repeated.")
 @click.option("--plot/--no-plot", default=True, show_default=True, help="Draw the picture, which needs Matplotlib.")
 @click.option(
     "--timeout",
@@ -51,7 +51,7 @@ def tune(
     without) and returns a score on validation data, higher is better, or (score, norm of the Jacobian). The exit status
     is 0, or 2 with a line on stderr if the search cannot be done.
 
-    With --out a search that was stopped goes on when it is called again.
+    With --out, a search that was stopped resumes when it is called again.
     """
     start = parse_regularizer(reg, "tune")
     fit = _guarded(target, resolve(target, "tune", timeout))
@@ -84,10 +84,10 @@ def tune(
 
 
 def _guarded(target: str, fit: Any) -> Any:
-    """`fit`, whose errors become one line.
+    """`fit` with its errors turned into one line.
 
     Raises:
-        InputError: it is no function of (reg, seed).
+        InputError: it is not a function of (reg, seed).
     """
     try:
         inspect.signature(fit).bind(None, 0)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 _SCORE, _NORM, _BEST = "#0072b2", "#e69f00", "#d55e00"
-"""Of Okabe and Ito, told apart without colour by their markers too."""
+"""From Okabe and Ito; their markers distinguish them without colour too."""
 
 
 def draw(result: Any, advised: tuple[float, float]) -> "Figure":
@@ -17,7 +17,7 @@ def draw(result: Any, advised: tuple[float, float]) -> "Figure":
 
     Args:
         result: a :class:`gradreg_core.tuning.trials.SearchResult`.
-        advised: the range of norms to mark, as shares of that without a regularizer.
+        advised: the range of norms to mark, as shares of the norm without a regularizer.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Finished trainings of a search in a file, a JSON line each, so that a search can go on where it stopped."""
+"""Keeps finished trainings of a search in a file, one JSON line each, so that a search can resume."""
 
 import json
 import math
@@ -18,13 +18,13 @@ _FIELDS = {"regularizer", "seed", "score", "norm"}
 class Journal:
     """The trainings in a file, by regularizer and seed.
 
-    A line that was cut off by a crash at the end of the file counts as no training.
+    A line at the end of the file that a crash cut off does not count as a training.
 
     Args:
         path: of the file, which need not exist; its folder must.
 
     Raises:
-        DataFileError: a line is no training.
+        DataFileError: a line is not a training.
         InputError: the folder does not exist.
     """
 
@@ -32,7 +32,7 @@ class Journal:
         self.path = Path(path)
         self._known: dict[str, tuple[float, float | None]] = {}
         if not self.path.absolute().parent.is_dir():
-            raise InputError(f"search: journal={str(path)!r}: there is no folder {self.path.parent}. Make it first.")
+            raise InputError(f"search: journal={str(path)!r}: there is no folder {self.path.parent}. Create it first.")
         if self.path.exists():
             self._read()
 
@@ -41,7 +41,7 @@ class Journal:
         return self._known.get(_key(regularizer, seed))
 
     def add(self, regularizer: Regularizer | None, seed: int, score: float, norm: float | None) -> None:
-        """Keep a training, at once. A score that is not finite is written as null."""
+        """Write a training at once. A score that is not finite is written as null."""
         self._known[_key(regularizer, seed)] = score, norm
         finite = score if math.isfinite(score) else None
         line = {"regularizer": _plain(regularizer), "seed": seed, "score": finite, "norm": norm}
@@ -54,14 +54,14 @@ class Journal:
         except (OSError, ValueError) as error:
             raise DataFileError(f"{self.path}: cannot be read as a search's trainings: {error}") from error
         whole, last = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
-        if last:  # a stop came between the training and the end of its line, or within the line
+        if last:  # the search was stopped before the end of this line was written
             whole += f"{last}\n" if _parsed(last) is not None else ""
             self.path.write_text(whole, encoding="utf-8")
         for number, line in enumerate(whole.splitlines(), 1):
             trial = _parsed(line)
             if trial is None:
                 raise DataFileError(
-                    f"{self.path}: line {number} is no training of a search. Give journal= another file."
+                    f"{self.path}: line {number} is not a training of a search. Give journal= another file."
                 )
             score = -math.inf if trial["score"] is None else float(trial["score"])
             self._known[json.dumps([trial["regularizer"], trial["seed"]], sort_keys=True)] = score, trial["norm"]

@@ -1,4 +1,4 @@
-"""Which weight to try next: outwards until the best one is inside of the range, then between it and its neighbours."""
+"""Chooses the next weight to try: outwards until the best one is inside the range, then between its neighbours."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ _COARSE, _FINE = 10.0, math.sqrt(10.0)
 _NOTHING_LEFT, _NOTHING_DONE = 0.1, 0.9
 """Shares beyond which no larger, or no smaller, weight is worth a training."""
 _CLEAR = 2.0
-"""A score that is so many standard errors below another is worse."""
+"""A score that is this many standard errors below another is worse."""
 
 
 def next_factor(candidates: Mapping[float, Candidate], result: SearchResult) -> float | None:
-    """The factor to try next; None where nothing more can be told.
+    """The factor to try next; None if no further training can tell more.
 
     Args:
         candidates: by factor, 0 for training without a regularizer; at least one has a regularizer.
@@ -33,7 +33,7 @@ class _Moves:
         self.best = max(self.factors, key=lambda factor: candidates[factor].rank())
 
     def share(self, factor: float) -> float | None:
-        """The norm with a factor as a share of that without a regularizer."""
+        """The norm with a factor, as a share of the norm without a regularizer."""
         norm, none = self.candidates[factor].norm, self.candidates[0.0].norm
         return norm / none if norm is not None and none else None
 

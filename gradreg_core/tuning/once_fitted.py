@@ -13,12 +13,12 @@ __all__ = ["OnceFitted"]
 class OnceFitted:
     """A regularizer that is left out until the training set is fitted, and stays from then on.
 
-    A penalty pays from the time when the network fits its training samples; before that it can only slow the fit down,
+    A penalty pays off once the network fits its training samples; before that it can only slow the fit down,
     and its steps cost twice as much. The training set counts as fitted when the moving average of the batches' accuracy
 
         a <- decay * a + (1 - decay) * accuracy,    a = 0 at first
 
-    reaches `accuracy`. In the experiments this kept the gain of :class:`SpectReg` and lost nothing before.
+    reaches `accuracy`. In the experiments this kept the gain of :class:`SpectReg` and lost nothing.
 
     ::
 
@@ -32,8 +32,8 @@ class OnceFitted:
     at most twice. Where processes share a training, give all of them the accuracy of the whole batch.
 
     Args:
-        reg: what is used once the training set is fitted.
-        accuracy: the moving average of the batches' accuracy at which it is, above 0 and at most 1.
+        reg: the regularizer to use once the training set is fitted.
+        accuracy: the moving average of the batches' accuracy that counts as fitted, above 0 and at most 1.
         decay: of the moving average, at least 0 and below 1.
 
     Raises:
@@ -66,11 +66,11 @@ class OnceFitted:
         return self._fitted
 
     def update(self, accuracy: Any) -> None:
-        """Take in the accuracy of a batch, a share between 0 and 1.
+        """Add the accuracy of a batch, a share between 0 and 1.
 
         Args:
-            accuracy: a number, or an array without axes of any framework, whose value is read. On an accelerator that
-                waits for the step; update at every tenth step, say, if that matters.
+            accuracy: a number, or a 0-d array of any framework, whose value is read. On an accelerator reading waits
+                for the step; update at every tenth step, say, if that matters.
 
         Raises:
             InputTypeError: it is not a number, or an array whose value cannot be read, as in a compiled step.
@@ -80,11 +80,11 @@ class OnceFitted:
         self._fitted = self._fitted or self._average >= self._accuracy
 
     def state_dict(self) -> dict[str, float | bool]:
-        """What a checkpoint needs: the moving average, and whether the training set has been fitted."""
+        """The state for a checkpoint: the moving average, and whether the training set has been fitted."""
         return {"average": self._average, "fitted": self._fitted}
 
     def load_state_dict(self, state: Mapping[str, float | bool]) -> None:
-        """Go on from what `state_dict` gave.
+        """Restore the result of `state_dict`.
 
         Raises:
             InputError: it has other entries.

@@ -32,12 +32,12 @@ def search(
     journal: "str | os.PathLike[str] | None" = None,
     progress: bool = True,
 ) -> SearchResult:
-    """Find the weight of `reg` by training with some weights, and without.
+    """Find the weight of `reg` by training with some weights, and without a regularizer.
 
     The search trains without a regularizer, then with the weight of `reg`, then ten times more or less, until the range
     holds norms of the Jacobian between 17 and 67 % of the unregularized one, where the best weights were in the
     experiments, and the score falls on both sides: the range widens while the best weight is at its edge. The other
-    trainings go between the best and its neighbours. It ends early where half a decade is resolved, or where the
+    trainings go between the best and its neighbours. It ends early once half a decade is resolved, or if the
     neighbours of the best are within its standard error.
 
     ::
@@ -52,23 +52,23 @@ def search(
 
     Args:
         fit: ``fit(reg, seed)`` trains with a regularizer (None: without) and returns a score on validation data, higher
-            is better; or (score, norm), where a norm such as the mean of ``measure(...).frobenius`` guides the search.
-        reg: where to start. Of a sum all weights are multiplied alike.
+            is better; or (score, norm): a norm such as the mean of ``measure(...).frobenius`` guides the search.
+        reg: the regularizer to start from. In a sum all weights are multiplied alike.
         trainings: the largest number of calls of `fit`.
-        seeds: each weight is tried with each of them. Several make the choice more certain, and cost as many trainings.
+        seeds: each weight is tried with each seed. Several make the choice more certain, and cost as many trainings.
             With few labels let the seed choose the fold of a cross-validation.
         validation_size: the number of samples that a score is a mean over, for the standard error of an accuracy; with
             folds, of all of them together.
-        journal: a file where finished trainings are kept, a JSON line each. Those that are in it are not done again, so
-            a search that was stopped goes on, and one with more trainings starts from there. The file knows the
-            regularizer and the seed, and nothing of `fit`: take another file for another `fit`.
-        progress: show a progress bar on stderr where that is a terminal.
+        journal: a file that keeps finished trainings, one JSON line each. They are not repeated, so a search that was
+            stopped resumes, and one with more trainings starts from there. The file records the regularizer and the
+            seed, but not `fit`: use another file for another `fit`.
+        progress: show a progress bar on stderr if that is a terminal.
 
     Returns:
         The candidates, the best regularizer, a table (``print(result)``) and a picture (``result.plot(path)``).
 
     Raises:
-        InputTypeError: fit is not callable, reg is no regularizer, or fit returned no score.
+        InputTypeError: fit is not callable, reg is not a regularizer, or fit did not return a score.
         InputError: there are too few trainings, no seeds, the same seed twice, or a weight is 0 or a schedule.
         DataFileError: the journal holds something else.
     """
@@ -113,7 +113,7 @@ class _State:
     validation_size: int | None
     journal: Journal | None
     candidates: dict[float, Candidate] = field(default_factory=dict)
-    """By the factor that the weights of `reg` are multiplied with; 0 without a regularizer."""
+    """By the factor that the weights of `reg` are multiplied by; 0 without a regularizer."""
 
     def scaled(self, factor: float) -> Regularizer | None:
         """The regularizer with its weights times a factor, rounded."""
@@ -148,12 +148,12 @@ class _State:
         return score, norm
 
     def result(self) -> SearchResult:
-        """What there is so far."""
+        """The result so far."""
         return SearchResult(sorted_candidates(list(self.candidates.values())), self.validation_size)
 
 
 def _times(term: Any, factor: float) -> float:
-    """The weight times a factor, to a few digits. That of the user stays as it is."""
+    """The weight times a factor, to a few digits. The user's own weight stays as it is."""
     assert not callable(term.weight)
     return float(term.weight) if factor == 1 else float(f"{term.weight * factor:.{_DIGITS}g}")
 

@@ -1,4 +1,4 @@
-"""What a search for the weight has seen: trainings, candidates, and the choice among them."""
+"""The state of a search for the weight: trainings, candidates, and the choice among them."""
 
 import math
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ADVISED_NORMS", "Candidate", "SearchResult", "Trial"]
 
 ADVISED_NORMS = (0.17, 0.67)
-"""The norm of the Jacobian that the best weights left, as a share of the one without a regularizer."""
+"""The norm of the Jacobian with the best weights, as a share of the norm without a regularizer."""
 
 _DIGITS = 6
 """Significant digits of a score that count: a mean in float32 has no more."""
@@ -55,7 +55,7 @@ class Candidate:
         return statistics.fmean(trial.score for trial in self.trials) if self.is_finite else -math.inf
 
     def rank(self) -> tuple[float, float]:
-        """The greater the better: the score but for rounding, and of equal ones the lower weight."""
+        """Higher is better: the rounded score, then, among equal ones, the lower weight."""
         return float(f"{self.score:.{_DIGITS}g}"), -self.weight
 
     @property
@@ -75,7 +75,7 @@ class SearchResult:
 
     @property
     def best(self) -> Candidate:
-        """The candidate with the highest mean score; of equal ones that with the lowest weight."""
+        """The candidate with the highest mean score; among equals the one with the lowest weight."""
         return max(self.candidates, key=Candidate.rank)
 
     @property
@@ -97,7 +97,7 @@ class SearchResult:
     def standard_error(self, candidate: Candidate) -> float | None:
         """The standard error of a candidate's mean score.
 
-        From its seeds if there are several; of an accuracy p on n validation samples it is at least
+        From its seeds if there are several; for an accuracy p on n validation samples it is at least
         sqrt(p (1 - p) / n). None if neither is known.
         """
         errors = []
@@ -109,22 +109,22 @@ class SearchResult:
         return max(errors) if errors else None
 
     def _sampling_error(self, candidate: Candidate) -> float | None:
-        """The standard error of an accuracy on the validation samples; None if it is none, or their number unknown."""
+        """The standard error of an accuracy on the validation samples; None for another score, or an unknown number."""
         if self.validation_size is None or not 0 <= candidate.score <= 1:
             return None
         return math.sqrt(candidate.score * (1 - candidate.score) / self.validation_size)
 
     @property
     def gain(self) -> float:
-        """The best score less that without a regularizer."""
+        """The best score minus the score without a regularizer."""
         return self.best.score - self.none.score
 
     @property
     def gain_error(self) -> float | None:
         """The standard error of the gain; None if it is not known.
 
-        From the differences seed by seed if there are several seeds; of accuracies it is at least that of both scores
-        together.
+        From the differences seed by seed if there are several seeds; for accuracies it is at least the standard error
+        of both scores together.
         """
         errors = []
         pairs = list(zip(self.best.trials, self.none.trials, strict=True))
@@ -144,7 +144,7 @@ class SearchResult:
 
     @property
     def equally_good(self) -> tuple[Candidate, ...]:
-        """The candidates whose scores are within one standard error of the best one, which is among them."""
+        """The candidates with scores within one standard error of the best one, itself included."""
         error = self.standard_error(self.best) or 0.0
         return tuple(candidate for candidate in self.candidates if candidate.score >= self.best.score - error)
 
@@ -162,7 +162,7 @@ class SearchResult:
         ]
 
     def __str__(self) -> str:
-        """The table, the choice, and what to think of it."""
+        """The table, the choice, and how certain it is."""
         head = ("weight", "trainings", "score", "std. error", "norm")
         rows = [head, *self.rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -181,13 +181,13 @@ class SearchResult:
                 " The difference is within the standard error: more seeds, or a larger validation set, would tell."
             )
         if self.is_gain_clear is None:
-            verdict += " How sure that is cannot be told from one seed: pass several, or validation_size=."
+            verdict += " One seed does not tell how certain that is: pass several, or validation_size=."
         if self.at_edge:
             verdict += " It is at the edge of the weights that were tried; search on with more trainings."
         return verdict + self._beside()
 
     def _beside(self) -> str:
-        """The other candidates that are as good."""
+        """The other candidates that are equally good."""
         others = [candidate for candidate in self.equally_good if candidate is not self.best]
         if not others:
             return ""
@@ -212,10 +212,10 @@ class SearchResult:
 
 
 def sorted_candidates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """In the order of their weights.
+    """The candidates in the order of their weights.
 
     Raises:
-        InputError: there is none without a regularizer.
+        InputError: no candidate is without a regularizer.
     """
     ordered = tuple(sorted(candidates, key=lambda candidate: candidate.weight))
     if not ordered or ordered[0].regularizer is not None:

@@ -165,7 +165,7 @@ def test_measures_of_a_jacobian_of_zeros_are_zero() -> None:
         ({"seed": 2**64}, InputError, r"{}: seed must be in \[0, 2\*\*64\)"),
         ({"seed": 1.5}, InputTypeError, "{}: seed must be an integer, got 1.5"),
         ({"seed": True}, InputTypeError, "{}: seed must be an integer, got True"),
-        ({"seed": torch.tensor([1])}, InputTypeError, "{}: seed must be an integer or an array of one integer"),
+        ({"seed": torch.tensor([1])}, InputTypeError, "{}: seed must be an integer or a 0-d array of integers"),
     ],
 )
 @pytest.mark.parametrize("call", CALLS)

@@ -237,7 +237,7 @@ def test_a_schedule_in_another_dtype_does_not_change_that_of_the_penalty() -> No
         (-1, InputError, "loss: step must be at least 0, got -1"),
         (2.0, InputTypeError, "loss: step must be an integer, got 2.0"),
         (True, InputTypeError, "loss: step must be an integer, got True"),
-        (torch.tensor(2.0), InputTypeError, "integer without axes, got float32"),
+        (torch.tensor(2.0), InputTypeError, "a 0-d array of integers, got float32"),
         (torch.tensor([2]), InputTypeError, r"got int64 of shape \(1,\)"),
     ],
 )

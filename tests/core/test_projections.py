@@ -224,7 +224,7 @@ def test_directions_of_the_call_are_broadcast(shape: tuple[int, ...]) -> None:
     ("projection", "given", "message"),
     [
         (direction((1.0, 2.0)), None, "direction: v has 2 components, but a sample has 3 outputs"),
-        (direction(), None, r"direction\(\): no directions came; pass directions= in the call"),
+        (direction(), None, r"direction\(\): no directions were given; pass directions= in the call"),
         (direction(), (2, 2), r"shape \(3,\), \(2, 3\) or \(k, 2, 3\) for 2 samples with 3 outputs each, got \(2, 2\)"),
         (direction(), (4, 3, 3), r"for 2 samples with 3 outputs each, got \(4, 3, 3\)"),
         (top_k(4), None, r"top_k\(k=4\): the output has only 3 classes; use k of at most 3"),

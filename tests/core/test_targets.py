@@ -109,8 +109,8 @@ def test_a_target_for_a_hidden_layer_has_its_shape() -> None:
     ("reg", "target", "message"),
     [
         (SobolevReg(1.0), None, r"penalty: SobolevReg\(1.0\) needs a target Jacobian; pass target="),
-        (SpectReg(1.0), torch.ones(3, 2, 4), r"target= came, and no term of SpectReg\(1.0\) uses it"),
-        (SpectReg(1.0), small(), "target= came, and no term"),
+        (SpectReg(1.0), torch.ones(3, 2, 4), r"target= was given, but no term of SpectReg\(1.0\) uses it"),
+        (SpectReg(1.0), small(), "target= was given, but no term"),
         (SobolevReg(1.0), torch.ones(3, 2, 5), r"target= must have shape \(3, 2, 4\), .* got \(3, 2, 5\)"),
         (SobolevReg(1.0), torch.ones(2, 4), r"must have shape \(3, 2, 4\), .* got \(2, 4\)"),
         (SobolevReg(1.0), small(outputs=3), r"the teacher of target= must have the outputs of the model, \(3, 2\)"),
@@ -129,7 +129,7 @@ def test_a_teacher_without_gradient_is_named() -> None:
 
 
 def test_a_target_needs_the_calls_that_have_a_regularizer() -> None:
-    with pytest.raises(InputError, match="loss: target= came, and no term of None uses it"):
+    with pytest.raises(InputError, match="loss: target= was given, but no term of None uses it"):
         gradreg_torch.loss(small(), X, torch.zeros(3, dtype=torch.long), None, target=torch.ones(3, 2, 4))
 
 

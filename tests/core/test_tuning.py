@@ -156,7 +156,7 @@ def test_a_search_goes_on_from_its_journal(tmp_path: Any) -> None:
     assert len(calls) == count
     assert any(candidate.score == -math.inf for candidate in result.candidates)
     path.write_text('{"loss": 1}\n')
-    with pytest.raises(DataFileError, match="line 1 is no training of a search"):
+    with pytest.raises(DataFileError, match="line 1 is not a training of a search"):
         quiet(fit, SpectReg(0.1), journal=path)
     with pytest.raises(InputError, match="there is no folder"):
         quiet(fit, SpectReg(0.1), journal=tmp_path / "none" / "trainings.jsonl")
@@ -205,7 +205,7 @@ def test_a_gain_within_the_standard_error_is_called_so() -> None:
     assert result.is_gain_clear is False
     assert result.standard_error(result.none) == pytest.approx(math.sqrt(0.9 * 0.1 / 1500))
     assert "within the standard error" in str(result)
-    assert "How sure that is cannot be told" in str(quiet(lambda reg, seed: curve(weight_of(reg)), SpectReg(BEST)))
+    assert "One seed does not tell how certain" in str(quiet(lambda reg, seed: curve(weight_of(reg)), SpectReg(BEST)))
 
 
 def test_a_run_that_diverged_is_the_worst() -> None:

@@ -91,7 +91,7 @@ def test_reports_are_written_whole(fakes, tmp_path):
         (["conformance_fakes:absent"], "cannot be made"),
         ([BRAVE, "--check", "god"], "there is no check 'god'. Did you mean 'good'? 'gradreg conformance --list'"),
         ([BRAVE, "--device", "tpu"], "no device 'tpu' here; available: cpu, npu"),
-        ([BRAVE, "--report", "absent/report.json"], "there is no folder absent. Make it first"),
+        ([BRAVE, "--report", "absent/report.json"], "there is no folder absent. Create it first"),
         ([BRAVE, "--report", "report.txt"], "expected a name that ends in .json or .html"),
         (["--from", "absent.json"], "absent.json: cannot be read as JSON"),
         ([BRAVE, "torch", "tohrc"], "Did you mean 'torch'"),

@@ -54,7 +54,7 @@ def test_labels_of_one_logit_are_zero_or_one_or_between():
         (general(gradreg.onehot()), {"y": np.full((B, M), 1 / 3)}, InputError, "onehot.. needs integer class labels"),
         (general(gradreg.top_k(4)), {}, InputError, "the output has only 3 classes"),
         (general(gradreg.orthonormal(4)), {}, InputError, "only 3 orthonormal directions"),
-        (general(gradreg.direction()), {}, InputError, "no directions came; pass directions="),
+        (general(gradreg.direction()), {}, InputError, "no directions were given; pass directions="),
         (general(gradreg.direction((1.0, 2.0))), {}, InputError, "v has 2 components, but the model has 3 outputs"),
         (
             general(gradreg.direction()),

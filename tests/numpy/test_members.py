@@ -136,9 +136,9 @@ def test_targets_that_do_not_fit(hand):
     with pytest.raises(InputError, match=r"shape \(4, 3, 3\) or a teacher, got shape \(4, 3\)"):
         gradreg.penalty(hand.model, hand.x, None, sobolev, target=T[..., 0])
     for call in (gradreg.penalty, gradreg.loss):
-        with pytest.raises(InputError, match="target= came, and no term uses it"):
+        with pytest.raises(InputError, match="target= was given, but no term uses it"):
             call(hand.model, hand.x, hand.y, gradreg.SpectReg(1.0), target=T)
-    with pytest.raises(InputError, match="target= came, and no term uses it"):
+    with pytest.raises(InputError, match="target= was given, but no term uses it"):
         gradreg.loss(hand.model, hand.x, hand.y, None, target=T)
     with pytest.raises(InputError, match="the teacher must map"):
         gradreg.penalty(hand.model, hand.x, None, sobolev, target=Hand(classes=2).model)

@@ -127,16 +127,16 @@ def test_the_help_names_place_and_default():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "file.json"], r"--out file\.json: .*file\.json is a file, not a folder\. Choose another place\."),
+        (["--out", "file.json"], r"--out file\.json: .*file\.json is a file, not a folder\. Choose another path\."),
         (
             ["--out", "file.json/a"],
-            r"--out file\.json/a: .*file\.json is a file, not a folder\. Choose another place\.",
+            r"--out file\.json/a: .*file\.json is a file, not a folder\. Choose another path\.",
         ),
-        (["--out", "/proc/acme"], r"--out /proc/acme: /proc cannot be written: .*\. Choose another place\."),
+        (["--out", "/proc/acme"], r"--out /proc/acme: /proc cannot be written: .*\. Choose another path\."),
         (["--report", "a.txt"], r"--report a\.txt: expected a name that ends in \.json or \.html\."),
-        (["--report", "no/a.json"], r"--report no/a\.json: there is no folder no\. Make it first\."),
+        (["--report", "no/a.json"], r"--report no/a\.json: there is no folder no\. Create it first\."),
         (["--report", "folder.json"], r"--report folder\.json: expected a file, and this is a folder\. Choose another"),
-        (["--report", "/proc/a.json"], r"--report /proc/a\.json: /proc cannot be written: .*\. Choose another place\."),
+        (["--report", "/proc/a.json"], r"--report /proc/a\.json: /proc cannot be written: .*\. Choose another path\."),
     ],
 )
 def test_places_that_cannot_be_written_are_refused_at_once(tmp_path, monkeypatch, arguments, message):
@@ -155,5 +155,5 @@ def test_an_unwritable_folder_is_refused(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(terminal.tempfile, "TemporaryFile", refuse)
-    message = f"acme: --out {tmp_path}: {tmp_path} cannot be written: Permission denied. Choose another place."
+    message = f"acme: --out {tmp_path}: {tmp_path} cannot be written: Permission denied. Choose another path."
     assert str(invoke("--out", tmp_path).exception) == message
