@@ -84,7 +84,7 @@ def _block_math(self: HTML5Translator, node: nodes.Node) -> None:
 
 
 class _Translator(HTML5Translator):
-    """A cell of a table's head that is empty is no heading: screen readers announce headings."""
+    """An empty cell of a table's head is not a heading: screen readers announce headings."""
 
     def visit_entry(self, node: nodes.Element) -> None:
         super().visit_entry(node)

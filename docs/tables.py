@@ -1,4 +1,4 @@
-"""The tables of the page on regularizers, made from the specifications; as a script it writes them into the page."""
+"""Makes the tables of the page on regularizers from the specifications; as a script, writes them into the page."""
 
 import re
 from dataclasses import MISSING, fields
@@ -46,9 +46,9 @@ MEANING = {
     "weight": "a number of at least 0, or a schedule `step -> weight`",
     "every": "charge it at every n-th step, n times as much",
     "fraction": "penalise a random part of the batch; unbiased",
-    "seed": "of the draws",
+    "seed": "the seed of the draws",
     "draw": '`"per_sample"`, or `"per_batch"`: one draw for all samples, as in the paper\'s code',
-    "at": "with respect to this place instead of the input",
+    "at": "differentiate with respect to this place instead of the input",
     "of": "differentiate this place instead of the outputs",
     "norm": '`"l2"`, `"l1"` or `"linf"`, over all components of a sample',
     "squared": "square the norm",
@@ -57,11 +57,11 @@ MEANING = {
     "h": "the step of the difference",
     "spherical": "directions on the unit sphere",
     "projections": "the number of directions, averaged; None: all (HoffmanReg)",
-    "target": "the norm that is wanted (GradientPenalty)",
+    "target": "the target norm t (GradientPenalty)",
     "one_sided": "penalise norms above the target only",
     "projection": "the directions: `gaussian(k)`, `exact()`, `ones()`, ...",
     "output": 'what is differentiated: `"logits"`, `"probabilities"`, `"log_probabilities"`, `"loss"`',
-    "iterations": "of the power method",
+    "iterations": "the number of power iterations",
     "layers": "the places, in the order of the forward pass",
     "from_input": "the first pair starts from the input",
     "to_outputs": "the last pair ends at the outputs",
@@ -69,7 +69,7 @@ MEANING = {
     "scale": "a convention's constant, such as one half",
     "to_target": "the distance to the call's `target=` instead of the size",
 }
-"""Every argument of every regularizer."""
+"""The meaning of every argument of every regularizer."""
 
 
 def example(name: str) -> Regularizer:
