@@ -1,4 +1,4 @@
-"""What a release needs beyond the tests: both ends of the ranges of versions, the wheel by itself, the supply chain.
+"""The checks of a release beyond the tests: both ends of the ranges of versions, the wheel, the supply chain.
 
     nox -s lowest latest     the kit and tests at the oldest and the newest versions, for all frameworks
     nox -s "lowest(torch)"   for one
@@ -34,7 +34,7 @@ TESTS = {
     "jax": ["tests/jax/test_oracle.py", "tests/jax/test_trees.py"],
     "tensorflow": ["tests/tensorflow/test_oracle.py", "tests/tensorflow/test_second_order.py"],
 }
-"""Those that need no other framework."""
+"""The tests that need no other framework."""
 EXTRAS = {
     "none": "numpy",
     "torch": "torch",
@@ -46,11 +46,11 @@ EXTRAS = {
     "monitor": "numpy",
     "conformance": "numpy",
 }
-"""The extras for users, and the backend that is there with each alone."""
+"""The extras for users, each with the backend that it installs."""
 LICENCES = """gradreg's own licence is MIT. These are the licences of everything that `make venv` installs, with the
 tools for development, as the packages' metadata say. `nox -s licences` writes this page."""
 NOT_IN_METADATA = {"namex": "Apache License 2.0", "tomli": "MIT"}
-"""One says its licence in a file alone; the other is installed on Python 3.10 alone."""
+"""One states its licence only in a file; the other is installed only on Python 3.10."""
 
 
 @nox.session(python=OLDEST_PYTHON)
@@ -77,12 +77,12 @@ def _measure(session: nox.Session, framework: str, resolution: str) -> None:
     kit = ["gradreg", "conformance", framework, "--keep-going", "--report", report]
     session.run(*kit, success_codes=[0, 1])
     session.run("pytest", "-q", f"--junitxml={tests}", *TESTS[framework], success_codes=[0, 1])
-    session.run("python", "docs/versions.py", report, "--tests", tests)  # fails where a check or a test failed
+    session.run("python", "docs/versions.py", report, "--tests", tests)  # fails if a check or a test failed
 
 
 @nox.session(python="3.11")
 def wheel(session: nox.Session) -> None:
-    """The wheel with each extra alone in an empty environment: the quick start and a check of the kit, elsewhere."""
+    """The wheel with each extra alone in an empty environment, elsewhere: the quick start and a check of the kit."""
     session.install("build", "hatchling")
     folder = session.create_tmp()
     session.run("python", "-m", "build", "--outdir", folder, ".", silent=True)

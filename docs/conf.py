@@ -65,7 +65,7 @@ def _named_anchors(app: Sphinx, document: str, source: list[str]) -> None:
 
 
 def _plain_docstrings(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text: a star is a star, and what is indented behind an empty line is code."""
+    """Docstrings are plain text: a star is a star, and an indented block after an empty line is code."""
     text = "\n".join(lines)
     text = re.sub(r"^(\S.*)(?<!::)\n\n(?= {4}\S)", r"\1\n\n::\n\n", text, flags=re.M)
     parts = re.split(r"(``.*?``|::\n\n(?: .*\n|\n)*)", text, flags=re.S)
@@ -97,7 +97,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Formulas are MathML, which browsers draw by themselves."""
     app.set_translator("html", _Translator)
     app.connect("source-read", _named_anchors)
-    app.connect("autodoc-process-docstring", _plain_docstrings, priority=400)  # before that of Google's sections
+    app.connect("autodoc-process-docstring", _plain_docstrings, priority=400)  # before Google's sections are processed
     app.add_html_math_renderer("mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 

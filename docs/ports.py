@@ -1,4 +1,4 @@
-"""The table of the page on ports, from a run of all of them; as a script it writes it into the page."""
+"""Makes the table of the page on ports by running all of them; as a script, writes it into the page."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ START, END = "<!-- table -->", "<!-- end -->"
 
 
 def rows() -> list[str]:
-    """The table, one port a line; a port that is not told right from wrong says so in its place."""
+    """The table, one port per line; a port whose mistake is not detected is marked."""
     sys.path.insert(0, str(PAGE.parents[1] / "tests"))
     from instruments.validation import real_ports, real_ports_more  # noqa: F401
     from instruments.validation.test_real_ports import report_on

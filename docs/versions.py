@@ -21,7 +21,7 @@ HEADER = """| backend | Python | versions | kit: passed | failed | not applicabl
 
 
 def rows(report: dict[str, Any], tests: str | None = None) -> list[dict[str, Any]]:
-    """A result of each backend in a report of the kit, with the numbers of pytest's JUnit file."""
+    """One result per backend in a report of the kit, with the numbers of pytest's JUnit file."""
     counts = None
     if tests is not None:
         suite = next(iter(ElementTree.fromstring(tests).iter("testsuite"))).attrib  # noqa: S314 - pytest's own file
@@ -40,7 +40,7 @@ def rows(report: dict[str, Any], tests: str | None = None) -> list[dict[str, Any
 
 
 def merged(known: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All results, one of each combination of versions, the oldest framework first."""
+    """All results, one per combination of versions, the oldest framework first."""
     by_versions = {(row["backend"], *sorted(row["versions"].items())): row for row in known + new}
 
     def place(row: dict[str, Any]) -> tuple[int, list[list[int]]]:
@@ -64,13 +64,13 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def page(text: str, results: list[dict[str, Any]]) -> str:
-    """The page with its table written anew."""
+    """The page with a new table."""
     start, end = text.index(HEADER.splitlines()[0]), text.index("\n\n", text.index(HEADER.splitlines()[0]))
     return text[:start] + table(results).rstrip("\n") + text[end:]
 
 
 def failures(results: list[dict[str, Any]]) -> list[str]:
-    """What failed, or did not run at all, of each result."""
+    """The failures, and the missing runs, of each result."""
     lines = []
     for row in results:
         for kind, counts in (("checks", row["kit"]), ("tests", row["tests"] or {"failed": 0, "passed": 1})):

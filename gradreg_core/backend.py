@@ -77,7 +77,7 @@ class Backend(DrawPrimitives):
         """Sum over axes, in the array's dtype, for int32 too."""
 
     def mean(self, array: Array) -> Array:
-        """Mean over the first axis. Override it where the framework has it as one operation with the same bits."""
+        """Mean over the first axis. Override it if the framework has it as one operation with the same bits."""
         return self.sum(array, 0) / float(self.shape(array)[0])
 
     @abstractmethod
@@ -127,7 +127,7 @@ class Backend(DrawPrimitives):
     def cross_entropy(self, logits: Array, labels: Array) -> Array:
         """The cross-entropy of each row of logits, (...), twice differentiable.
 
-        Override it where the framework has it as one operation.
+        Override it if the framework has it as one operation.
 
         Args:
             logits: (..., classes).
@@ -217,7 +217,7 @@ class Backend(DrawPrimitives):
     def model_vjp(self, model: Any, apply: Apply, x: Array | None, pairs: Sequence[Pair]) -> ModelPass:
         """One pass through the model, with a pullback for each pair (of, at): from `of` back to `at`.
 
-        A place is a tap, a layer where the framework's models have names, or None: x as `at`, the outputs as `of`.
+        A place is a tap, a layer if the framework's models have names, or None: x as `at`, the outputs as `of`.
         The state is updated once. Default: by `vjp_with_aux`; to differentiate at a named place, zeros are added to
         it, whose shape a first pass finds.
 

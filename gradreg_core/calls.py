@@ -28,7 +28,7 @@ class Calls:
 
     Args:
         model: any callable x -> outputs of shape (B, ...): a module, or a function that closes over parameters. The
-            outputs are logits, without a softmax behind them, unless `loss_fn` says otherwise.
+            outputs are logits, without a softmax at the end, unless `loss_fn` says otherwise.
         x: the input, (B, ...); a nested structure of arrays with a common batch axis, which the model gets as it is; or
             :class:`gradreg_core.inputs.Inputs`, the arguments of ``model(*args, **kwargs)``. The gradient is taken with
             respect to all floating-point arrays in it: apply augmentation and normalisation beforehand, or the penalty
@@ -47,14 +47,14 @@ class Calls:
             `logits`.
         sample_ids: integers (B,), the samples' global numbers, which the draws depend on; default 0..B-1. With them a
             batch that is split over devices has the same draws as the whole.
-        sample_weight: (B,), >= 0, or a mask. Means become sum_i w_i v_i / sum_i w_i (0 where all weights are 0).
+        sample_weight: (B,), >= 0, or a mask. Means become sum_i w_i v_i / sum_i w_i (0 if all weights are 0).
         position_weight: (B, positions...), the outputs' shape without its class axis, >= 0; of tokens or pixels. A
             sample's loss is the weighted mean over its positions; in every mean over samples a sample counts with the
             sum of its positions' weights, times its `sample_weight`. Positions of weight 0 are left out of every
             penalty.
         ignore_index: the label of positions to leave out: as `position_weight` with 0 there and 1 elsewhere.
         normalizer: divide by this instead of sum_i w_i, for parts of a batch of unequal size.
-        class_axis: the axis of the outputs that holds the classes; needed only where they have more than two axes.
+        class_axis: the axis of the outputs that holds the classes; needed only if they have more than two axes.
         directions: for the projection ``direction()``; shape (m,), (B, m) or (k, B, m).
         target: for SobolevReg: the target Jacobian (B, *outputs, *input), or a teacher model.
         params: nested parameters for WeightDecay, if the model is a plain function.

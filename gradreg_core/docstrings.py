@@ -20,7 +20,7 @@ def _parts(doc: str) -> tuple[str, dict[str, str], str]:
 
 
 def with_inherited_arguments(cls: type) -> str | None:
-    """The docstring of `cls`, with the arguments that only its bases' docstrings explain, those of the bases first.
+    """The docstring of `cls`, with the arguments that only its bases' docstrings explain, which come first.
 
     The arguments stand where the docstring's own are, or at its end. None for a class without a docstring, as under
     ``python -OO``.

@@ -311,7 +311,7 @@ def evaluate(
     """The loss (if asked for) and the penalty of every term, with as few passes as the terms allow.
 
     Terms over the whole batch share one forward pass with the loss. Terms over a part of the batch have a pass of their
-    own over that part, so that the loss, the outputs and the model's state are those of a plain step. A model that may
+    own over that part, so that the loss, the outputs and the model's state are as in a plain step. A model that may
     hold arrays of the batch itself cannot be cut; the part is then taken from the pass over the whole.
     """
     step = _checked_step(call, arguments)

@@ -101,7 +101,7 @@ class Instance:
         return value
 
 
-def Boolean() -> Instance:  # noqa: N802 - a check, as the classes beside it
+def Boolean() -> Instance:  # noqa: N802 - a check, like the classes next to it
     """True or False."""
     return Instance(lambda value: isinstance(value, bool), "True or False")
 

@@ -136,7 +136,7 @@ def _require_per_sample(call: str, name: str, options: dict[str, Any]) -> None:
 
 
 def require_keras_backend(call: str, backend: str, model: Any) -> None:
-    """Refuse a model of Keras where Keras runs on another framework in this process.
+    """Refuse a Keras model if Keras runs on another framework in this process.
 
     Raises:
         InputTypeError: it does.

@@ -30,6 +30,6 @@ def norms(forward: Forward, projections: int | None) -> tuple[Array, Array]:
     rows = engine.jacobian_rows(forward)
     jacobian = ops.moveaxis(ops.reshape(rows, (size, batch, -1)), 0, 1)
     gram = ops.matmul(jacobian, ops.moveaxis(jacobian, 1, 2))
-    nothing = gram * 0  # 0, or NaN where an entry is not finite, for which no eigenvalues are defined
+    nothing = gram * 0  # 0, or NaN if an entry is not finite, for which no eigenvalues are defined
     top = ops.eigvalsh(ops.where(nothing == 0, gram, 0.0))[:, -1] + ops.sum(nothing, (1, 2))
     return safe_sqrt(ops, ops.sum(jacobian * jacobian, (1, 2))), safe_sqrt(ops, top)

@@ -12,7 +12,7 @@ __all__ = ["Gradients", "Objective", "OfInput", "Repeatable", "Scalar"]
 Scalar = Callable[[Array | None], Array]
 """A function of the packed differentiable input (None if nothing in the input is) to a 0-d array."""
 Gradients = tuple[Array, Sequence[Array | None], Array | None]
-"""(value, gradient for each weight, gradient for the input); None where there is no path."""
+"""(value, gradient for each weight, gradient for the input); None if there is no path."""
 
 
 class Objective(ABC):

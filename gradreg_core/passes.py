@@ -53,7 +53,7 @@ def require_order(places: Places, pairs: Sequence[Pair]) -> None:
 
 @dataclass(frozen=True)
 class _Part:
-    """Where an array lies in a flat one."""
+    """The position of an array in a flat one."""
 
     shape: tuple[int, ...]
     dtype: str

@@ -82,7 +82,7 @@ class SpectReg(NormedTerm, SidedTerm):
     """weight * mean_i ||J_i^T r||^2 with r ~ N(0, I_m), unnormalised; expectation weight * mean_i ||J_i||_F^2.
 
     With ``side="input"`` weight * mean_i ||J_i v||^2 with v ~ N(0, I_d), with the same expectation and variance.
-    The expectations are those of the squared L2 norm.
+    The expectations are for the squared L2 norm.
 
     Args:
         spherical: project r onto the unit sphere; the expectation is then divided by m (by d on the input side), and

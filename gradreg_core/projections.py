@@ -379,7 +379,7 @@ class direction(Projection):  # noqa: N801
 class top_singular(Checked, Projection):  # noqa: N801
     """The left singular vector of the largest singular value, by power iteration on J J^T from a random start.
 
-    The vector is a constant, so the gradient of ||J^T W|| is that of the singular value (Danskin). The error of the
+    The vector is a constant, so the gradient of ||J^T W|| equals the singular value's (Danskin). The error of the
     value falls at the rate (s_2 / s_1)^(2 * iterations). Each iteration costs one product with J^T and one with J.
     """
 

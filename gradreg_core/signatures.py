@@ -23,7 +23,7 @@ def with_named_errors(
         bound: whether the first parameter is `self`.
         name: of the call, for messages; default: the function's own.
         options: further keywords that the function takes as a dict.
-        per_sample: keywords of other calls that have no meaning here, because each sample has a result of its own.
+        per_sample: keywords of other calls that have no meaning here, because each sample has its own result.
     """
 
     def decorate(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:

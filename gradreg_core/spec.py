@@ -282,7 +282,7 @@ def _check_along_the_gradient(
     """Refuse terms that do not go with a difference along the gradient of one number per sample.
 
     Raises:
-        SpecError: there is no such number, or its gradient's length is not that of the norm.
+        SpecError: there is no such number, or its gradient's length is not the norm.
     """
     if output not in ("loss", "logits") or projection not in (_EXACT, ones()):
         raise SpecError(

@@ -43,8 +43,8 @@ def target_array(term: JacobianPenalty, forward: Forward, rows: Array, pulled: A
     T, wanted = forward.samples.target, (layout.shape[0], *own, *inputs)
     if ops.shape(T) != wanted:
         raise InputError(
-            f"{call.name}: target= must have shape {wanted}, the samples, the outputs' own axes and those of what they "
-            f"are differentiated with respect to, got {ops.shape(T)}."
+            f"{call.name}: target= must have shape {wanted}, the samples, the outputs' own axes and the axes of the "
+            f"input or place that they are differentiated with respect to, got {ops.shape(T)}."
         )
     T = ops.reshape(ops.astype(T, ops.dtype(pulled)), (layout.shape[0], *own, -1))
     if own and layout.class_axis not in (None, -1):

@@ -1,4 +1,4 @@
-"""``gradreg doctor``: what is installed, what really imports, and what is wrong."""
+"""``gradreg doctor``: imports the installed backends, and reports versions, devices and problems."""
 
 import json
 import os
@@ -35,7 +35,7 @@ print(); print(mark + json.dumps({"versions": versions, "devices": devices}))
 
 @dataclass(frozen=True)
 class Probe:
-    """The result of importing a backend in a process of its own."""
+    """The result of importing a backend in its own process."""
 
     versions: dict[str, str | None]
     devices: tuple[str, ...]
@@ -52,7 +52,7 @@ class Probe:
     help="Seconds that one backend may take to import.",
 )
 def doctor(names: tuple[str, ...], timeout: float) -> None:
-    """Import the backends, each in a process of its own, and report versions, devices and problems.
+    """Import the backends, each in its own process, and report versions, devices and problems.
 
     Without names all installed backends are imported. The exit status is 1 if a plugin is broken, or if a backend that
     was named, here or by GRADREG_BACKEND, cannot be used; 2 if a name given here is unknown.

@@ -13,7 +13,7 @@ __all__ = ["replacing", "write_json", "write_text"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place at the end, unless there was an error."""
+    """Yield a temporary path next to `path`, which replaces it at the end, unless there was an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)

@@ -55,7 +55,7 @@ def run_python(
     """
     path = [entry or str(Path.cwd()) for entry in sys.path]
     variables = {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(path)}
-    # -P: modules are not looked for in the working directory as well.
+    # -P: Python does not search for modules in the working directory too.
     safely = ("-P",) if sys.version_info >= (3, 11) else ("-c", _WITHOUT_WORKING_DIRECTORY)
     command = [sys.executable, *safely, *arguments]
     try:

@@ -110,7 +110,7 @@ def _ended_if_unnoticed(noticed: threading.Event, handler: Any, note: str, secon
 
 
 def _in_child() -> None:
-    """A forked process has signals of its own, and must not write of them to its parent."""
+    """A forked process has its own signals, and must not report them to its parent."""
     if _handlers:
         with suppress(ValueError):  # not the main thread
             signal.set_wakeup_fd(-1)

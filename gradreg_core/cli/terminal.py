@@ -64,7 +64,7 @@ class Bar:
         self._progress.advance(self._task, amount)
 
     def describe(self, description: str) -> None:
-        """Replace the words beside the bar."""
+        """Replace the words next to the bar."""
         self._progress.update(self._task, description=description)
 
 
@@ -75,8 +75,8 @@ def progress_bar(description: str, total: float) -> Iterator[Bar]:
     Nothing is shown if stderr is not a terminal.
 
     Args:
-        description: the words beside the bar, which may change as it moves.
-        total: how much there is to do: tasks, or steps where tasks take unequal time.
+        description: the words next to the bar, which may change as it moves.
+        total: the amount of work: tasks, or steps if tasks take unequal time.
     """
     console = get_console(stderr=True)
     columns = (

@@ -22,16 +22,16 @@ _REMEDY = (
 
 _BLURRED = Finding(
     "warning",
-    "rounding hides the penalty's derivative from finite differences, as that of half precision and of casts to "
-    "integers does: it could not be verified.",
+    "rounding hides the penalty's derivative from finite differences, as in half precision or with casts to "
+    "integers: it could not be verified.",
     "Check a copy of the model in float32 too.",
 )
 
 
 _MASKED = Finding(
     "warning",
-    "the penalty jumps where zeros of the input change, as where the model computes a mask from them, so its gradient "
-    "was compared along the other components alone.",
+    "the penalty jumps where zeros of the input change, as if the model computes a mask from them, so its gradient "
+    "was compared only along the other components.",
     "",
 )
 

@@ -12,7 +12,7 @@ from gradreg_core.preflight.subject import Subject
 __all__ = ["are_finite", "underflow"]
 
 _SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4)
-"""Loss scales, the largest first, which is where torch.amp.GradScaler starts."""
+"""Loss scales, the largest first, from which torch.amp.GradScaler starts."""
 
 
 def underflow(subject: Subject, objective: Objective, plain: Gradients) -> tuple[float, Gradients, list[Finding]]:
@@ -46,7 +46,7 @@ def underflow(subject: Subject, objective: Objective, plain: Gradients) -> tuple
     remedy = (
         f"Use a loss scale: multiply the total by {scale:g} before the backward pass and divide the gradients by it in "
         f"float32 (torch.amp.GradScaler and keras.optimizers.LossScaleOptimizer do that), or compute in bfloat16. If "
-        f"the training has one, this is what it is for."
+        f"the training has one, it handles this."
     )
     return scale, scaled, [Finding("warning", problem, remedy)]
 

@@ -40,7 +40,7 @@ def probabilities(subject: Subject, forward: Forward) -> list[Finding]:
     return [
         Finding(
             "warning",
-            "the outputs of each sample are positive with sum 1, as behind a softmax. The loss applies a softmax of "
+            "the outputs of each sample are positive with sum 1, as after a softmax. The loss applies a softmax of "
             "its own, and the penalties are of the logits' Jacobian.",
             "Return the logits, or pass the loss as loss_fn=.",
         )
@@ -66,7 +66,7 @@ def empty_terms(subject: Subject) -> list[Finding]:
                 Finding(
                     "warning",
                     f"{given!r} penalises nothing but rounding: with one direction for the whole batch the norm is "
-                    f"{shared:.1e}, with one for each sample {own:.1e}. This is expected behind batch normalisation "
+                    f"{shared:.1e}, with one for each sample {own:.1e}. This is expected after batch normalisation "
                     f"in training mode: the sum of the projected outputs does not depend on x.",
                     "Leave draw='per_batch' out, or use GroupNorm or LayerNorm.",
                 )

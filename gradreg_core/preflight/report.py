@@ -27,7 +27,7 @@ class CheckReport:
     findings: tuple[Finding, ...]
     disagreement: float | None
     """Relative difference between the directional derivative of the penalty along a random input direction and the
-    best central difference; None where it could not be formed."""
+    best central difference; None if it could not be formed."""
     notes: tuple[str, ...] = ()
     """Notes on how the model runs: that it is compiled, that devices or processes share it."""
 

@@ -30,7 +30,7 @@ def run_check(
 
     The check judges what happens on the batch, not the names of layers:
 
-    - labels out of range, outputs that are not finite, outputs behind a softmax;
+    - labels out of range, outputs that are not finite, outputs after a softmax;
     - samples that are coupled: one sample's outputs pulled back reach the inputs of others, as through batch
       statistics, the edges of a graph, a leading time axis; or a loss over pairs;
     - operations without a second derivative (named, with what to use instead), and penalties without gradient;
@@ -38,7 +38,7 @@ def run_check(
       rectifiers and maxima are rounded off for these;
     - gradients that underflow in half precision, and how a loss scale helps them;
     - a penalty by difference over kinks, or of a model that draws its own random numbers;
-    - a model that holds arrays of the batch, with `fraction=`; one draw for the batch behind batch statistics.
+    - a model that holds arrays of the batch, with `fraction=`; one draw for the batch after batch statistics.
 
     The report notes if the model is compiled, or shared by devices or processes.
 
@@ -80,7 +80,7 @@ def _require_values(subject: Subject) -> None:
 
 
 class _Run:
-    """One check: the probes in order, and what they found."""
+    """One check: the probes in order, and their findings."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject, self.ops = subject, subject.ops

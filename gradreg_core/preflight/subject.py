@@ -146,7 +146,7 @@ def jacobian_terms(reg: Regularizer) -> list[JacobianPenalty]:
 
 
 def charged_terms(reg: Regularizer, step: Any) -> Regularizer | None:
-    """The Jacobian terms with their weight at this step (1 where it is 0), charged now and for all samples."""
+    """The Jacobian terms with their weight at this step (1 if it is 0), charged now and for all samples."""
     terms = [
         replace(lowered, weight=float(term.weight_at(step)) or 1.0, every=1, fraction=1.0)
         for term in reg.terms

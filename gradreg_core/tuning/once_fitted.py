@@ -29,7 +29,7 @@ class OnceFitted:
             once.update((parts.outputs.argmax(1) == y).float().mean())
 
     `reg` is None or the regularizer itself, so that a compiled step, which takes it as a static argument, is compiled
-    at most twice. Where processes share a training, give all of them the accuracy of the whole batch.
+    at most twice. If processes share a training, give all of them the accuracy of the whole batch.
 
     Args:
         reg: the regularizer to use once the training set is fitted.
