@@ -56,17 +56,17 @@ def _dtype(name: str) -> torch.dtype:
 
 
 class TorchBackend(Backend):
-    """See :class:`gradreg_core.backend.Backend`, whose methods these are.
+    """See :class:`gradreg_core.backend.Backend`, which documents the methods.
 
     Args:
-        eager: makes, of this backend, the primitives for calls in eager mode. Default: these serve them too.
+        eager: makes the primitives for calls in eager mode from this backend. Default: this backend serves them too.
     """
 
     name = "torch"
 
     def __init__(self, eager: Callable[["TorchBackend"], Backend] | None = None) -> None:
         self._caller = threading.local()
-        """Whether the caller of the current call differentiates its result."""
+        """Whether the caller of the current call may differentiate its result."""
         self._eager: Backend = self if eager is None else eager(self)
 
     def for_call(self) -> Backend:
@@ -86,7 +86,7 @@ class TorchBackend(Backend):
 
     def asarray(self, value: Any, like: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() and isinstance(value, np.ndarray) and not value.flags.writeable:
-            value = value.copy()  # PyTorch warns of a tensor that shares read-only memory
+            value = value.copy()  # PyTorch warns about a tensor that shares read-only memory
         tensor = torch.as_tensor(value, device=like.device)
         return tensor if torch.compiler.is_compiling() else self.prepared(tensor)
 
@@ -102,14 +102,14 @@ class TorchBackend(Backend):
         return values_of(array)
 
     def constant(self, values: Any, dtype: str, like: Tensor) -> Tensor:
-        if isinstance(values, float):  # filled where it is needed: a copy would wait for the device
+        if isinstance(values, float):  # filled on the device: a copy would wait for it
             return torch.full((), values, dtype=_dtype(dtype), device=like.device)
         return torch.tensor(values, dtype=_dtype(dtype), device=like.device)
 
     def int32(self, value: Any, like: Tensor) -> Tensor:
         if isinstance(value, Tensor):
             return value.to(device=like.device, dtype=torch.int32)
-        if torch.compiler.is_compiling():  # where an int may be a symbol, which takes more than 32 bits
+        if torch.compiler.is_compiling():  # an int may be a symbol, which takes more than 32 bits
             return torch.full((), value, dtype=torch.int64, device=like.device).to(torch.int32)
         return torch.full((), value, dtype=torch.int32, device=like.device)
 

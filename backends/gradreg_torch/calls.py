@@ -11,5 +11,5 @@ calls = outside_of_compiled(Calls, "loss", "penalty", "measure", "check")(TorchB
 
 
 def shared() -> Calls:
-    """`calls`: those that the plugin gives are the same."""
+    """The calls of this backend; the plugin returns the same object."""
     return calls

@@ -14,13 +14,13 @@ class JacobianReg(nn.Module):
     """``JacobianReg(n)(x, y)`` with the signature of facebookresearch/jacobian_regularizer.
 
     1/2 * mean_i ||dy_i/dx_i||_F^2 without a weight, from outputs y that were computed from x (Hoffman, Roberts, Yaida
-    2019): exact for n = -1, otherwise estimated from n random directions. For n = -1 value and gradient equal that
+    2019): exact for n = -1, otherwise estimated from n random directions. For n = -1, value and gradient equal that
     package's. For n > 0 their expectations are equal; the draws are gradreg's own and depend on `seed` and the number
     of calls in training mode, not on PyTorch's generator.
 
     Args:
         n: the number of random directions, or -1 for the exact norm.
-        seed: of the draws.
+        seed: the seed of the draws.
     """
 
     calls: Tensor
@@ -29,7 +29,7 @@ class JacobianReg(nn.Module):
         super().__init__()
         self.n = n
         self.reg = HoffmanReg(1.0, projections=None if n == -1 else n, seed=seed)
-        # Not in the state_dict, which is empty in the other package too.
+        # Kept out of the state_dict, which is empty in the other package too.
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

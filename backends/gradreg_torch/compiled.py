@@ -1,8 +1,8 @@
-"""What has no second derivative inside torch.compile, though it has one outside.
+"""Refuses functions that have a second derivative outside torch.compile but none inside.
 
 Dynamo traces the backward of a custom autograd.Function with gradients switched off. Behind torch.func.vjp the
-cotangent then has no history, and a penalty's gradient would be wrong without a word. Such functions are looked for in
-the graph that Dynamo has recorded, and refused.
+cotangent then has no history, and the penalty's gradient would be silently wrong. gradreg looks for such functions in
+the graph that Dynamo has recorded, and refuses them.
 """
 
 import re
@@ -24,21 +24,21 @@ _DEEPEST = 6
 
 _FUNCTION, _CHECKPOINT = "autograd_function_apply", "tag_activation_checkpoint"
 _INPUT = "_wrap_for_grad"
-"""What torch.func.vjp does to its input first."""
+"""The first function that torch.func.vjp applies to its input."""
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
 
 
 def seen_to_require_grad(point: Tensor) -> Tensor:
-    """The input of a torch.func.vjp in a form whose derivative is asked for, as Dynamo sees it.
+    """The input of a torch.func.vjp, in a form that Dynamo treats as differentiated.
 
-    Dynamo takes a custom function that is applied to the input itself for one of a constant, and leaves its backward
-    out, which for a straight-through estimator, say, is another function's.
+    Dynamo treats a custom function that is applied to the input itself as a function of a constant, and leaves out its
+    backward, which may belong to another function, as in a straight-through estimator.
     """
     return point.view_as(point) if torch.compiler.is_compiling() else point
 
 
 def require_second_derivatives() -> None:
-    """Refuse what has none, behind the input of a torch.func.vjp, in a function that torch.compile traces.
+    """Refuse functions without one behind the input of a torch.func.vjp, in a function that torch.compile traces.
 
     Raises:
         DoubleBackwardError: x passes through a custom autograd.Function or a checkpoint, as Dynamo traces them.
@@ -50,18 +50,18 @@ def require_second_derivatives() -> None:
 
 
 def _refuse_once_differentiable(context: Any) -> None:
-    """Called by Dynamo while it traces, with the graph so far."""
+    """Dynamo calls this while it traces, with the graph so far."""
     root = context._i_will_not_complain_if_bc_breaks_InstructionTranslator().output.nn_modules
     for node in _behind_the_input(context.graph()):
         if node.target.__name__ == _CHECKPOINT:  # type: ignore[union-attr]
             raise DoubleBackwardError(
                 f"torch.compile: the checkpoint {_place(node)} has no second derivative inside a compiled function. "
-                f"Leave checkpointing out there, or call gradreg outside of the compiled function."
+                f"Switch checkpointing off there, or call gradreg outside the compiled function."
             )
         raise DoubleBackwardError(
             f"torch.compile: {_function(node, root)}, applied {_place(node)}, has no second derivative inside a "
             f"compiled function: torch.compile traces its backward as a constant. Write it with ordinary operations, "
-            f"or call gradreg outside of the compiled function, or take side='input' with method='difference', or "
+            f"or call gradreg outside the compiled function, or take side='input' with method='difference', or "
             f"give it a setup_context and call its apply from a function decorated with torch._dynamo.allow_in_graph."
         )
 
@@ -69,7 +69,7 @@ def _refuse_once_differentiable(context: Any) -> None:
 def require_no_hidden_statistics(model: Any) -> None:
     """Refuse batch normalisation in training mode behind a plain function that torch.compile traces.
 
-    torch.func.vjp refuses writes into what is outside of it, with a message that names neither the layer nor a remedy.
+    torch.func.vjp refuses writes to anything outside it, with a message that names neither the layer nor a remedy.
 
     Raises:
         UnsupportedError: there is such a layer.
@@ -80,7 +80,7 @@ def require_no_hidden_statistics(model: Any) -> None:
 
 
 def _refuse_hidden_statistics(context: Any) -> None:
-    """Called by Dynamo while it traces `require_no_hidden_statistics`."""
+    """Dynamo calls this while it traces `require_no_hidden_statistics`."""
     model = context.get_local("model")._i_will_not_complain_if_bc_breaks_VariableTracker()
     translator = context._i_will_not_complain_if_bc_breaks_InstructionTranslator()
     try:
@@ -99,11 +99,11 @@ def _refuse_hidden_statistics(context: Any) -> None:
 
 
 def _owners(tracker: Any, translator: Any, depth: int) -> Iterator[Any]:
-    """What a value that Dynamo traces refers to: the objects themselves."""
+    """The objects that a value traced by Dynamo refers to."""
     tracker = tracker.realize()
     if hasattr(tracker, "module_key"):
         yield translator.output.get_submodule(tracker.module_key)
-    elif hasattr(tracker, "closure"):  # a function that was made inside of the compiled one
+    elif hasattr(tracker, "closure"):  # a function made inside the compiled one
         code = tracker.code.as_python_constant()
         yield from (tracker.f_globals[name] for name in code.co_names if name in tracker.f_globals)
         for cell in tracker.closure.items if tracker.closure is not None and depth < _DEEPEST else ():
@@ -127,7 +127,7 @@ def _behind_the_input(graph: Graph) -> Iterator[Node]:
 
 
 def _frame(node: Node) -> tuple[str, int]:
-    """File and line of the innermost call that recorded the node, but for those of this package."""
+    """File and line of the innermost call that recorded the node, calls of this package left out."""
     frames = _FRAME.findall(str(node.meta.get("stack_trace", "")))
     outside = [(file, int(line)) for file, line in frames if Path(file).parent != Path(__file__).parent]
     return outside[-1] if outside else ("unknown", 0)
@@ -140,7 +140,7 @@ def _place(node: Node) -> str:
 
 
 def _function(node: Node, root: dict[str, Any]) -> str:
-    """The name of the class whose forward the node runs: the one that was defined where its lines are."""
+    """The name of the class whose forward the node runs: the class defined around those lines."""
     bodies = [root.get(str(argument.target)) for argument in node.all_input_nodes if argument.op == "get_attr"]
     frames = {_frame(inner) for body in bodies if isinstance(body, GraphModule) for inner in body.graph.nodes}
     for kind in _subclasses(Function):

@@ -1,4 +1,4 @@
-"""The transpose of a convolution, with derivatives made of the kernels of an ordinary backward pass.
+"""The transpose of a convolution, with derivatives that use the kernels of an ordinary backward pass.
 
     y = conv(x, w)                   the layer
     dx = conv^T(g, w)                its transpose, for the cotangent g of y
@@ -31,7 +31,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> "Geometry":
-        """From the arguments of `torch.nn.functional.conv2d` and its siblings, with padding in numbers."""
+        """From the arguments of `torch.nn.functional.conv2d` and its siblings, with numeric padding."""
         axes = weight.dim() - 2
 
         def per_axis(value: Any) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ def _backward_kernel(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, o
 
 
 def _folds(g: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether a matrix product and a sum over windows beats PyTorch's kernel, which wants many input channels."""
+    """Whether a matrix product and a sum over windows beats PyTorch's kernel, fast for many input channels only."""
     outputs, channels = weight.shape[:2]
     few = channels == 1 or (channels <= _FEW_CHANNELS and outputs >= 16 * channels)
     return few and geometry.groups == 1 and weight.dim() == 4 and g.device.type == "cpu"

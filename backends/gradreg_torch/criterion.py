@@ -28,45 +28,45 @@ if TYPE_CHECKING:
 class Criterion(nn.Module):
     """`loss` with the step kept inside: ``total, parts = criterion(model, x, y)``.
 
-    The step is a buffer. It counts the calls in training mode, `accumulate` of them as one step, is saved in the
+    The step is a buffer. It counts the calls in training mode (`accumulate` calls are one step), is saved in the
     state_dict, and moves with ``.to``. A run that resumes from its state_dict therefore continues with the draws of an
     uninterrupted run.
 
-    Samples are numbered over the calls of one step: 0, 1, ... in the first, on from there in the second. A batch that
-    is split in order has the draws of the whole batch, if each call's total is divided by `accumulate`, as loops that
-    accumulate gradients do, and the parts are equal. With ``sample_ids="rank"`` the ranks of torch.distributed share
-    the numbers: of each call rank 0 has the first samples, rank 1 those after them, and so on. The ranks' batches have
-    one size, as a DistributedSampler makes them. A sample's number depends on nothing but the rank, the sizes of the
+    Samples are numbered over the calls of one step: the first call starts at 0, the second continues from there. A
+    batch split in order has the draws of the whole batch if the parts are equal and each call's total is divided by
+    `accumulate`, as in loops that accumulate gradients. With ``sample_ids="rank"`` the ranks of torch.distributed share
+    the numbers: in each call rank 0 has the first samples, rank 1 those after them, and so on. The ranks' batches have
+    the same size, as a DistributedSampler makes them. A sample's number depends only on the rank, the sizes of the
     batches and its position.
 
-    In eval mode the total is the loss alone, for validation, and ``parts.penalty`` holds a zero per term. It works in
-    ``torch.inference_mode()``. `loss` and `penalty` give the penalties of a model in eval mode.
+    In eval mode the total is the loss alone, for validation, and ``parts.penalty`` holds a zero per term. This works in
+    ``torch.inference_mode()``. For the penalties of a model in eval mode call `loss` or `penalty`.
 
     Args:
         loss_fn: ``loss_fn(outputs, y)`` -> one loss per sample, or None for cross-entropy.
         reg: a regularizer, or None.
         accumulate: how many calls make one step of the optimizer.
-        sample_ids: None, or ``"rank"``: where each process has a part of the batch.
-        seed: see `loss`, as for all other arguments; they are the defaults of each call.
-        outputs: which of the model's outputs count.
-        ignore_index: the label of positions that count for nothing.
+        sample_ids: None, or ``"rank"`` if each process has a part of the batch.
+        seed: see `loss`, as for all other arguments; they are the defaults of every call.
+        outputs: selects the outputs to penalise from what the model returns.
+        ignore_index: the label of positions to ignore.
         normalizer: a divisor in place of the batch's size.
         class_axis: the axis of the outputs that holds the classes.
-        target: the Jacobian that SobolevReg compares with: a teacher, or an array.
-        params: parameters for WeightDecay, where the model is a plain function.
+        target: a teacher or an array: the Jacobian that SobolevReg compares with.
+        params: parameters for WeightDecay, if the model is a plain function.
         chunk_size: rows of an exact Jacobian that are pulled back at a time.
         batch_norm: "error", "warn" or "allow".
 
     Raises:
-        InputTypeError: loss_fn is a regularizer, or `accumulate` is no integer.
+        InputTypeError: loss_fn is a regularizer, or `accumulate` is not an integer.
         InputError: `accumulate` is less than 1, or `sample_ids` is anything else.
     """
 
     step: Tensor
     calls_of_step: Tensor
-    """How many calls the current step has had."""
+    """The number of calls so far in the current step."""
     samples_of_step: Tensor
-    """How many samples the current step has had in this process."""
+    """The number of samples so far in the current step, in this process."""
 
     @with_named_errors(name="Criterion")
     def __init__(
@@ -94,7 +94,7 @@ class Criterion(nn.Module):
             )
         if not (sample_ids is None or (isinstance(sample_ids, str) and sample_ids == "rank")):
             raise InputError(
-                f"Criterion: sample_ids must be None or 'rank', got {sample_ids!r}. The numbers of one batch are an "
+                f"Criterion: sample_ids must be None or 'rank', got {sample_ids!r}. Pass one batch's numbers as an "
                 f"argument of the call: criterion(model, x, y, sample_ids=ids)."
             )
         self.loss_fn = loss_fn
@@ -138,10 +138,10 @@ class Criterion(nn.Module):
         chunk_size: int | None = None,
         batch_norm: str | None = None,
     ) -> tuple[Tensor, Parts]:
-        """(total, parts) at the current step, which is then counted in training mode. In eval mode the loss.
+        """Return (total, parts) at the current step. Training mode counts the call; eval mode has the loss alone.
 
-        `step` is that of the optimizer, where the loop counts it, as Lightning's ``global_step``: it takes the place of
-        the count of calls, and all calls at one step are parts of one batch. Other arguments: see `loss`; those that
+        `step` is the optimizer's step, from loops that count it, such as Lightning's ``global_step``. It replaces the
+        count of calls, and all calls with the same step are parts of one batch. Other arguments: see `loss`; those that
         are not None replace the criterion's own.
 
         Raises:
@@ -173,7 +173,7 @@ class Criterion(nn.Module):
             result = calls.loss(model, x, y, self.reg, step=now, loss_fn=self.loss_fn, **options)
             self._count(size, self.accumulate if step is None else None)
             return result
-        options["target"] = None  # of a penalty, as directions are
+        options["target"] = None  # an argument of penalties, as directions are
         total, parts = calls.loss(model, x, y, None, step=now, loss_fn=self.loss_fn, **options)
         terms = () if self.reg is None else self.reg.terms
         return total, parts._replace(penalty=tuple(torch.zeros_like(parts.loss) for _ in terms))
@@ -184,14 +184,14 @@ class Criterion(nn.Module):
         return self.samples_of_step * ranks + rank * size + torch.arange(size, device=self.step.device)
 
     def _go_to(self, step: int) -> None:
-        """Begin the step, or go on with it."""
+        """Start the step, or continue it."""
         goes_on = self.step == step
         self.step.fill_(step)
         self.calls_of_step.mul_(goes_on)
         self.samples_of_step.mul_(goes_on)
 
     def _count(self, size: int, accumulate: int | None) -> None:
-        """One call more, of `size` samples; `accumulate` calls end the step, unless the loop says when it ends."""
+        """Count one call of `size` samples; `accumulate` calls end the step, unless the loop passes its own step."""
         self.calls_of_step.add_(1)
         self.samples_of_step.add_(size)
         if accumulate is not None:
@@ -210,7 +210,7 @@ class Criterion(nn.Module):
 
 
 def _batch_size(x: Any) -> int:
-    """The length of the batch axis; 0 where `loss` will refuse the input."""
+    """The length of the batch axis; 0 if `loss` will refuse the input."""
     if isinstance(x, Tensor):
         return x.shape[0] if x.dim() else 0
     structure = [*x.args, *x.kwargs.values()] if isinstance(x, Inputs) else x
@@ -219,14 +219,14 @@ def _batch_size(x: Any) -> int:
 
 
 def _place() -> tuple[int, int]:
-    """The rank of this process, and how many there are."""
+    """The rank of this process and the number of processes."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def _of_one_counter(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A state_dict that was saved when the step was the only count stands for a step that begins."""
+    """Load a state_dict from before the other counts existed as the start of a step."""
     if f"{prefix}step" in state:
         for name in ("calls_of_step", "samples_of_step"):
             state.setdefault(f"{prefix}{name}", torch.zeros_like(state[f"{prefix}step"]))

@@ -48,24 +48,24 @@ _REMEDIES = (
     ("checkpoint", "Use torch.utils.checkpoint with use_reentrant=False."),
     (
         "once_differentiable",
-        "Leave out @once_differentiable, and compute its backward pass by differentiable operations.",
+        "Remove @once_differentiable, and compute the backward pass with differentiable operations.",
     ),
 )
 WRITES = (
-    "the model writes into its input, so the derivative would be with respect to other values. Use inplace=False in "
+    "the model writes into its input, so the derivative would be taken at other values. Use inplace=False in "
     "its first layer, or copy the input: lambda x: model(x.clone())."
 )
 NESTED = (
-    "It is a nested tensor, whose samples have shapes of their own. Pad it, torch.nested.to_padded_tensor(x, 0.0), and "
-    "leave the padding out by position_weight=."
+    "It is a nested tensor, whose samples differ in shape. Pad it, torch.nested.to_padded_tensor(x, 0.0), and "
+    "mask the padding with position_weight=."
 )
 PACKED = (
-    "Its samples lie one behind the other, without a batch axis. As input, pass the padded sequences and their "
+    "Its samples are concatenated, without a batch axis. As input, pass the padded sequences and their "
     "lengths, x = gradreg.Inputs(padded, lengths), and call pack_padded_sequence(padded, lengths, batch_first=True, "
-    "enforce_sorted=False) inside of the model; as output, take outputs=lambda packed: pad_packed_sequence(packed, "
+    "enforce_sorted=False) inside the model; as output, take outputs=lambda packed: pad_packed_sequence(packed, "
     "batch_first=True)[0]."
 )
-_GENERAL_REMEDY = "Replace it by differentiable operations, or penalise an activation behind it with at=."
+_GENERAL_REMEDY = "Replace it with differentiable operations, or penalise an activation after it with at=."
 
 
 def _remedy(message: str) -> str:
@@ -77,7 +77,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def double_backward(call: str, error: RuntimeError) -> DoubleBackwardError:
-    """The error that an operation of the model cannot be differentiated twice, as `error` says, with a remedy."""
+    """The error for an operation that, as `error` says, cannot be differentiated twice, with a remedy."""
     return DoubleBackwardError(
         f"{call}: an operation of the model has no second derivative ({_first_line(error)}). {_remedy(str(error))} "
         f"check(model, x, y, reg) names the module. For the value alone call it under torch.no_grad()."
@@ -85,7 +85,7 @@ def double_backward(call: str, error: RuntimeError) -> DoubleBackwardError:
 
 
 def explain(call: str, error: RuntimeError) -> GradregError | None:
-    """PyTorch's error as gradreg's, with a remedy; None where gradreg has nothing to add."""
+    """PyTorch's error as gradreg's, with a remedy; None if gradreg has nothing to add."""
     message = str(error)
     if is_about_double_backward(error):
         return double_backward(call, error)
@@ -93,13 +93,13 @@ def explain(call: str, error: RuntimeError) -> GradregError | None:
         return InputError(f"{call}: {WRITES}")
     if "Inference tensors" in message:
         return InputError(
-            f"{call}: a parameter, label or other tensor was made in torch.inference_mode(), and has no gradient "
-            f"({_first_line(error)}). Make it outside, or pass tensor.clone(), called outside."
+            f"{call}: a parameter, label or other tensor was created in torch.inference_mode() and has no gradient "
+            f"({_first_line(error)}). Create it outside, or pass tensor.clone(), called outside."
         )
     if "sparse" in message.lower():
         return InputTypeError(
             f"{call}: sparse tensors have no second derivative in PyTorch ({_first_line(error)}). Pass x.to_dense(); "
-            f"a model may take it apart again with x.to_sparse()."
+            f"the model may convert it back with x.to_sparse()."
         )
     return None
 
@@ -117,7 +117,7 @@ def _double_backward_error(module: nn.Module, inputs: tuple[Any, ...], keywords:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         sources.append(value.detach().requires_grad_())
-        return sources[-1].clone()  # which a module may write into
+        return sources[-1].clone()  # because a module may write into it
 
     try:
         output = module(*map(leaf, inputs), **{name: leaf(value) for name, value in keywords.items()})
@@ -136,7 +136,7 @@ def _double_backward_error(module: nn.Module, inputs: tuple[Any, ...], keywords:
 
 @contextmanager
 def _recorded_calls(model: Any) -> Iterator[dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]]:
-    """The arguments of the first call inside of every module of the model, or of what it closes over, by name."""
+    """The arguments of each module's first call, by name: modules of the model or of what it closes over."""
     calls: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
     hooks = []
     owners = [(prefix, owner) for prefix, owner in references(model) if isinstance(owner, nn.Module)]
@@ -186,7 +186,7 @@ def blame(error: Exception, model: Any, run: Callable[[Any], Any]) -> list[tuple
 
 
 def how_it_runs(model: Any) -> list[str]:
-    """What is compiled or replicated; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
+    """Notes on what is compiled or replicated; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
     notes: list[str] = []
     owners = list(references(model))
     functions = [] if isinstance(model, nn.Module) else owners
@@ -198,10 +198,10 @@ def how_it_runs(model: Any) -> list[str]:
             if isinstance(module, nn.parallel.DistributedDataParallel):
                 static = " with a static graph" if module.static_graph else ""
                 size = torch.distributed.get_world_size(module.process_group)
-                notes.append(f"DistributedDataParallel{static} over {size} processes, of which this one was checked.")
+                notes.append(f"DistributedDataParallel{static} over {size} processes; only this one was checked.")
     if compiled:
         names = ", ".join(dict.fromkeys(compiled))
         notes.append(
-            f"torch.compile compiles {names}. To have gradreg's call compiled as well, compile the function around it."
+            f"torch.compile compiles {names}. To compile gradreg's call as well, compile the function around it."
         )
     return notes

@@ -1,4 +1,4 @@
-"""The primitives for one call in eager mode: PyTorch's own functions, and no look for compilers and transforms."""
+"""The primitives for one call in eager mode: PyTorch's own functions, without checks for compilers and transforms."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -21,17 +21,17 @@ __all__ = ["EagerBackend"]
 _NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _WHOLE = ((None, None),)
 _MOST_FROM_HOST = 2**14
-"""Up to so many logits the host draws for a device too, in one copy. The device itself takes 160 operations."""
+"""Up to this many logits the host draws for a device too, in one copy. The device would take 160 operations."""
 
 
 class EagerBackend(TorchBackend):
-    """The primitives for a call in eager mode, where nobody needs to look for a compiler or a transform again.
+    """The primitives for a call in eager mode, which need not check for a compiler or a transform again.
 
-    Most are PyTorch's own functions, without a call of Python around them: on small models the host's time for calls is
-    the time of a step.
+    Most are PyTorch's own functions, without a Python call around them: on small models the calls on the host decide
+    how long a step takes.
 
     Args:
-        whole: the backend that it stands for.
+        whole: the backend that it replaces.
     """
 
     def __init__(self, whole: TorchBackend) -> None:
@@ -71,7 +71,7 @@ class EagerBackend(TorchBackend):
     def draws_on_host(self, like: Tensor) -> bool:
         if like.is_cpu or like.numel() > _MOST_FROM_HOST:
             return like.is_cpu
-        return not (like.is_cuda and torch.cuda.is_current_stream_capturing())  # a graph would keep the draws
+        return not (like.is_cuda and torch.cuda.is_current_stream_capturing())  # a CUDA graph would keep the draws
 
     def astype(self, array: Tensor, dtype: str) -> Tensor:
         return array.to(getattr(torch, dtype))
@@ -98,7 +98,7 @@ class EagerBackend(TorchBackend):
     def model_vjp(self, model: Any, apply: Apply, x: Tensor | None, pairs: Sequence[Pair]) -> ModelPass:
         if not pairs and self._caller.differentiates:
             return ModelPass(*apply(model, x), {}, {})
-        # Where a caller's function has compiled parts, this one may be traced for itself, so that is asked again.
+        # If the caller's function has compiled parts, Dynamo may trace this one separately, so it checks again.
         if pairs != _WHOLE or x is None or x.requires_grad or torch.compiler.is_compiling():
             return super().model_vjp(model, apply, x, pairs)
         (outputs, returned), point, layer = on_graph(x, partial(apply, model))

@@ -1,4 +1,4 @@
-"""The context of a call in eager mode: gradients are on, what couples samples is reported, errors get a remedy."""
+"""The context of a call in eager mode: gradients are on, coupled samples are reported, errors get a remedy."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,13 +25,13 @@ def entered(
     """The context of one call, outside of compilers and transforms.
 
     Args:
-        caller: thread-local; it holds `differentiates`, whether the caller of the current call differentiates it.
-        call: its name, for messages.
+        caller: thread-local; it holds `differentiates`, whether the caller may differentiate the result.
+        call: the call's name, for messages.
         model: as the user passed it.
-        arrays: of the input.
-        batch_norm: the policy.
+        arrays: the arrays of the input.
+        batch_norm: the policy for batch normalisation.
     """
-    keras = sys.modules.get("keras")  # its layers are asked for their mode when they are called
+    keras = sys.modules.get("keras")  # its layers know their mode only when they are called
     plain = isinstance(model, nn.Module) and (keras is None or not isinstance(model, getattr(keras, "Layer", ())))
     plain = plain and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     if not plain or (_DISTRIBUTED and dist.GroupMember.WORLD is not None):
@@ -40,7 +40,7 @@ def entered(
 
 
 class _Plain(AbstractContextManager[None]):
-    """The same as `_entered` for a module in one process where gradients are on: there is no mode to change."""
+    """The same as `_entered` for a module in one process with gradients on: there is no mode to change."""
 
     __slots__ = ("batch_norm", "before", "call", "caller", "model")
 
@@ -75,7 +75,7 @@ def _entered(caller: Any, call: str, model: Any, arrays: Sequence[Tensor], batch
 
 
 def _explain(call: str, error: RuntimeError) -> None:
-    """Raise gradreg's error in place of PyTorch's, where it has something to add."""
+    """Raise gradreg's error in place of PyTorch's, if gradreg has something to add."""
     explained = explain(call, error)
     if explained is not None:
         raise explained from error

@@ -1,15 +1,15 @@
-"""Saves the input's gradient in the caller's `backward()`, where nobody asked for it.
+"""Saves the computation of the input's gradient in the caller's `backward()`, which does not need it.
 
 A penalty needs the input's gradient once, in the inner pass, so the input is a leaf that requires a gradient. The
 caller's `backward()` would then compute the loss's gradient with respect to it too, through the whole first layer, and
-throw it away: f of the 6 - f units of a step, where f is the first layer's share of a forward pass.
+throw it away: f of the 6 - f units of work per step, where f is the first layer's share of a forward pass.
 
-Here the first linear or convolutional layer is applied to the input as a constant, followed by a gate that knows the
+Here the first linear or convolutional layer treats the input as a constant, and is followed by a gate that knows the
 layer's transpose. The gate is open during the forward pass (a model may differentiate itself) and the inner pass:
 
     y = W x + b           forward, x a constant
     gate open:            g -> g, W^T g        differentiable in g and W, as the stock layer is
-    gate closed:          g -> g, nothing
+    gate closed:          g -> g, no gradient for x
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ from gradreg_torch.versions import innermost_hooks
 __all__ = ["GATED_FROM", "FirstLayer"]
 
 GATED_FROM = 2**14
-"""The size of x from which on the gate saves more than the calls of Python that the mode costs.
+"""The size of x from which the gate saves more than the mode's Python calls cost.
 
-Measured on the CPU, forward and backward: a step of 8192 numbers and a first layer of 512 is 8 % slower with the gate,
-one of 50176 is 5 % faster.
+Measured on the CPU, forward and backward: a step on 8192 numbers with a first layer of 512 is 8 % slower with the
+gate, one on 50176 numbers is 5 % faster.
 """
 
 _VIEWS = frozenset(
@@ -64,7 +64,7 @@ class FirstLayer(TorchFunctionMode):
     """A mode for the forward pass that gates the layers applied to x or to views of x.
 
     Args:
-        x: a leaf that requires a gradient for the inner pass alone.
+        x: a leaf that requires a gradient only for the inner pass.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -84,7 +84,7 @@ class FirstLayer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # A compiler would take the gate's state for a constant. (`is_compiling` makes two calls, at each operation.)
+        # A compiler would treat the gate's state as a constant. (`is_compiling` makes two calls per operation.)
         if torch.compiler.is_dynamo_compiling():
             return func(*args, **kwargs)
         is_input = False
@@ -105,7 +105,7 @@ class FirstLayer(TorchFunctionMode):
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether no checkpoint, autocast, transform or tensor subclass changes what is saved, or what a function is."""
+    """Whether no checkpoint, autocast, transform or tensor subclass changes what is saved or which function runs."""
     kind = x.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     transform = torch._C._functorch.peek_interpreter_stack() is not None
@@ -137,7 +137,7 @@ class _Gate(Function):
     def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, transpose: _Transpose, layer: FirstLayer) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.transpose, ctx.layer = transpose, layer
-        ctx.mark_dirty(y)  # no view of it: the next layer may work in place
+        ctx.mark_dirty(y)  # not a view: the next layer may work in place
         return y
 
     @staticmethod

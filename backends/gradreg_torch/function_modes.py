@@ -1,4 +1,4 @@
-"""Function modes that replace operations: how they meet other modes, checkpoints and tensor subclasses."""
+"""Function modes that replace operations: how they work with other modes, checkpoints and tensor subclasses."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,24 +17,24 @@ __all__ = ["ReplacingMode", "beneath", "overriding"]
 
 
 class ReplacingMode(TorchFunctionMode):
-    """A mode that calls other functions in place of some, also where a checkpoint computes them a second time."""
+    """A mode that replaces some functions, also when a checkpoint computes them a second time."""
 
     def __init__(self) -> None:
         super().__init__()
         self._checkpoints: WeakSet[Any] = WeakSet()
 
     def hold_in_recomputation(self) -> None:
-        """While checkpoints record: their recomputation, in whichever backward pass and thread, is in the mode too.
+        """Extend the mode to the recomputation of checkpoints recorded inside, in any backward pass and thread.
 
         Raises:
-            UnsupportedError: hooks of saved tensors are on, and this version of PyTorch does not show which.
+            UnsupportedError: hooks of saved tensors are on, and this version of PyTorch does not show whose.
         """
         innermost = innermost_hooks()
         if innermost == HIDDEN_HOOKS:
             raise UnsupportedError(
-                f"PyTorch {torch.__version__} does not show whether hooks of saved tensors are a checkpoint's, which "
-                f"would compute other functions in the backward pass. Switch checkpoints and save_on_cpu off for this "
-                f"call, or install PyTorch 2.8 or newer."
+                f"PyTorch {torch.__version__} does not show whether hooks of saved tensors are a checkpoint's, whose "
+                f"recomputation would take other functions in the backward pass. Switch checkpoints and save_on_cpu "
+                f"off for this call, or install PyTorch 2.8 or newer."
             )
         if innermost is None or _checkpoint(innermost) in self._checkpoints:
             return
@@ -52,13 +52,13 @@ class ReplacingMode(TorchFunctionMode):
 
 
 def _checkpoint(hooks: tuple[Any, Any]) -> Any:
-    """The checkpoint that the hooks of saved tensors belong to; of others, such as save_on_cpu, the hook itself."""
+    """The checkpoint that the hooks of saved tensors belong to; for others, such as save_on_cpu, the hook itself."""
     names = getattr(getattr(hooks[0], "__code__", None), "co_freevars", ())
     return hooks[0].__closure__[names.index("frame")].cell_contents if "frame" in names else hooks[0]
 
 
 def _saved_tensors_hooks() -> list[tuple[Any, Any]]:
-    """All that are on, of checkpoints within checkpoints; PyTorch shows the innermost alone."""
+    """All hooks that are on, for nested checkpoints; PyTorch shows only the innermost."""
     autograd, taken = torch._C._autograd, []
     while (hooks := autograd._top_saved_tensors_default_hooks(True)) is not None:
         taken.append(hooks)
@@ -69,20 +69,20 @@ def _saved_tensors_hooks() -> list[tuple[Any, Any]]:
 
 
 def overriding(types: Any) -> list[str]:
-    """The names of those of the tensor subclasses that have functions of their own."""
+    """The names of the tensor subclasses that override functions."""
     plain = Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
     return [kind.__name__ for kind in types if kind.__torch_function__.__func__ is not plain]
 
 
 def beneath(mode: TorchFunctionMode) -> AbstractContextManager[Any]:
-    """A context with `mode` below the modes that are on already, which see the model's functions first, as they would.
+    """A context with `mode` below the modes that are already on, so they see the model's functions first, as usual.
 
-    PyTorch places its own default device so.
+    PyTorch places its mode for the default device in the same way.
     """
     if torch.compiler.is_compiling():
         return mode
     if "torch._dynamo" in sys.modules:
-        # Where a model has compiled parts, frames of gradreg that run inside of them are not compiled for themselves.
+        # If a model has compiled parts, frames of gradreg that run inside them are not compiled separately.
         keep_from_compiling(type(mode).__torch_function__)
     return _beneath(mode) if torch._C._len_torch_function_stack() else mode
 
@@ -101,7 +101,7 @@ def _beneath(mode: TorchFunctionMode) -> Iterator[Any]:
 
 
 def _lifted(keep: int) -> list[Any]:
-    """All modes but the lowest `keep`, taken off, the highest first."""
+    """Remove all modes but the lowest `keep`, and return them, the highest first."""
     return [torch.overrides._pop_mode() for _ in range(torch._C._len_torch_function_stack() - keep)]
 
 

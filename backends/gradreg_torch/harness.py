@@ -22,7 +22,7 @@ Function = Callable[[Arrays], torch.Tensor]
 
 
 class _Layer(nn.Module):
-    """One layer of a portable network, with arrays that are not its own."""
+    """One layer of a portable network, with arrays that belong to the network."""
 
     def __init__(self, network: nets.Network, index: int, arrays: Arrays) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Own(nn.Module):
 
 
 class TorchHarness(Harness):
-    """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
+    """See :class:`gradreg_conformance.harness.Harness`, which documents the methods.
 
     Modes: "eager"; "func", inside torch.func transforms; "compile", torch.compile(fullgraph=True) to ATen operations,
     from PyTorch 2.11 on.
@@ -123,11 +123,11 @@ class TorchHarness(Harness):
         return OwnModel(model, lambda: int(model.passes))
 
     def traces(self, array: torch.Tensor) -> tuple[bool, bool, bool]:
-        """Whether it needs a gradient, has one, and was computed from others that do."""
+        """Whether it requires a gradient, has one, and was computed from others that do."""
         return array.requires_grad, array.is_leaf and array.grad is not None, array.grad_fn is not None
 
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
-        """`function` compiled for many calls, and how often it has been compiled."""
+        """`function` compiled for many calls, and a count of its compilations."""
         if mode != "compile":
             return None
         torch._dynamo.reset()
@@ -135,7 +135,7 @@ class TorchHarness(Harness):
         return torch.compile(function, fullgraph=True, backend=counter), lambda: counter.frame_count
 
     def no_gradient(self) -> AbstractContextManager[Any]:
-        """The values alone."""
+        """The values, detached."""
         return torch.no_grad()
 
     def release(self) -> None:

@@ -1,7 +1,7 @@
 """Smooth stand-ins for piecewise linear functions, used by `check` alone.
 
 A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge
-to its derivative, even if that is right. With the switches rounded off they converge, and everything else in the model
+to its derivative, however correct it is. With the switches rounded off they converge, and everything else in the model
 is tested as it is.
 """
 # ruff: noqa: A001, A002 - the arguments have PyTorch's own names
@@ -78,7 +78,7 @@ def _relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _maximum(input: Tensor, other: Any) -> Tensor:
-    """The larger one, rounded off over the spread of their difference: a bound that is far away changes nothing."""
+    """The larger of two, rounded off over the spread of their difference: a distant bound changes nothing."""
     apart = input - other
     wide = apart.float() if apart.dtype in (torch.float16, torch.bfloat16) else apart
     spread = (wide - wide.mean()).square().mean() + 1e-30
@@ -102,7 +102,7 @@ def _amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
 
 
 def _max(input: Tensor, *args: Any, **keywords: Any) -> Any:
-    """The maximum of all components, of two arrays, or over an axis with its indices."""
+    """The maximum of all components, of two arrays, or over an axis together with the indices."""
     if not args and not keywords:
         return _amax(input)
     if isinstance(args[0] if args else keywords.get("other"), Tensor):
@@ -111,7 +111,7 @@ def _max(input: Tensor, *args: Any, **keywords: Any) -> Any:
 
 
 def _max_pool(axes: int) -> Callable[..., Tensor | None]:
-    """Max pooling over the last `axes` axes; None where the layer is left as it is."""
+    """Max pooling over the last `axes` axes; None if the layer stays as it is."""
 
     def max_pool(
         input: Tensor,
@@ -200,7 +200,7 @@ _MAY_WRITE = frozenset({_relu, _relu6, _leaky_relu, _elu, _celu, _selu, _hardtan
 class Smoothed(ReplacingMode):
     """A context in which rectifiers, maxima and absolute values are smooth, in this thread.
 
-    Functions of tensor subclasses that have their own are left alone.
+    Functions that a tensor subclass overrides stay as they are.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

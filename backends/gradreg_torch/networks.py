@@ -93,7 +93,7 @@ class Module(nn.Module):
     Args:
         network: the description.
         params: weights and statistics by path, any array type; they are copied.
-        dtype: of the parameters.
+        dtype: the parameters' type.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A scalar of a model as a function of its parameters too, for `check`: on the tensors themselves, put back at once."""
+"""A scalar of a model as a function of its parameters too, for `check`: tensors change in place and are restored."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,14 +15,14 @@ from gradreg_torch.model.module_calls import module_calls
 __all__ = ["TorchObjective", "copied_weights", "leaves_of"]
 
 _MODULE_OF = ("torch.nn.parallel", "torch.distributed", "torch._dynamo", "torch.jit")
-"""Modules of PyTorch that share or compile what they hold, so that a copy would be another thing."""
+"""Modules of PyTorch that share or compile what they hold, so that a copy would behave differently."""
 
 
 def copied_weights(model: Any) -> Any:
-    """The model on copies of its modules and parameters; itself where one of them cannot be copied."""
+    """The model on copies of its modules and parameters; the model itself if one of them cannot be copied."""
     try:
         return copied(model, _holds_weights)
-    except Exception:  # whatever deepcopy raises
+    except Exception:  # deepcopy may raise anything
         return model
 
 
@@ -30,7 +30,7 @@ def _holds_weights(value: Any) -> bool:
     """Whether a value is a module, or a tensor that is trained.
 
     Raises:
-        TypeError: a module inside of it is distributed or compiled.
+        TypeError: a module inside it is distributed or compiled.
     """
     if isinstance(value, nn.Module):
         for module in value.modules():
@@ -42,11 +42,11 @@ def _holds_weights(value: Any) -> bool:
 class TorchObjective(Objective):
     """See :class:`gradreg_core.objective.Objective`. The weights are the leaf tensors that require a gradient.
 
-    A tensor that the model closes over is a weight too if it was computed from others, as an inner step of training
-    does; those others are not moved then, since nothing that the model computes would change with them.
+    A tensor that the model closes over counts as a weight even if it was computed from others, as in an inner training
+    step; the others are then not moved, since nothing that the model computes would change with them.
 
-    They are looked for on the model, on the modules that it calls, in what it closes over, and in the graph of the
-    outputs: in the graph alone, those behind a detach would be missed. `at` writes through ``.data``, which leaves the
+    The search covers the model, the modules that it calls, what it closes over, and the graph of the
+    outputs: the graph alone would miss weights behind a detach. `at` writes through ``.data``, which leaves the
     version counters of live graphs as they are.
     """
 
@@ -55,13 +55,13 @@ class TorchObjective(Objective):
         called: list[nn.Module] = []
         x = None if x is None else x.detach().requires_grad_()
         before = {weight: weight._version for _, weight in _named(model, (), ())}
-        # PyTorch warns where hooks on all modules meet one that is compiled, and the modules inside are known.
+        # PyTorch warns if global hooks meet a compiled module; the modules inside it are known already.
         with nullcontext() if _compiles(model) else module_calls(called.append):
             outputs = reach(x)
         in_graph = leaves_of(outputs)
         computed = [value for _, value in _named(model, (), ()) if not value.is_leaf]
         behind = {id(leaf) for leaf in in_graph} - {id(leaf) for leaf in leaves_of(outputs, computed)}
-        # A weight that the pass itself rewrites has a gradient at its new value, and none that differences could show.
+        # A weight that the pass itself rewrites has its gradient at the new value, which differences cannot show.
         named = [
             (name, weight)
             for name, weight in _named(model, called, in_graph)
@@ -89,7 +89,7 @@ class TorchObjective(Objective):
             return self.fn(x).detach()
 
     def _with_padding(self, own: Tensor, value: Tensor) -> Tensor:
-        """`value`, but for the row of padding, which has no gradient on purpose."""
+        """`value` without the row of padding, which has no gradient on purpose."""
         row = self._padding.get(id(own))
         if row is None or value is own:
             return value
@@ -102,7 +102,7 @@ class TorchObjective(Objective):
 
 
 def _compiles(model: Any) -> bool:
-    """Whether a module that torch.compile has wrapped is among what the model holds."""
+    """Whether the model holds a module wrapped by torch.compile."""
     owners = [owner for _, owner in references(model) if isinstance(owner, nn.Module)]
     return any("_orig_mod" in module._modules for owner in owners for module in owner.modules())
 
@@ -116,7 +116,7 @@ def _padding_rows(owners: Sequence[Any]) -> dict[int, int]:
 
 @contextmanager
 def _moved(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
-    """The tensors hold other values inside."""
+    """A context in which the tensors hold other values."""
     changed = [(tensor, value) for tensor, value in zip(tensors, values, strict=True) if tensor is not value]
     before = [tensor.detach().clone() for tensor, _ in changed]
     try:
@@ -131,7 +131,7 @@ def _moved(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None
 
 
 def _named(model: Any, called: Sequence[nn.Module], in_graph: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    """The tensors that require a gradient, each once, under the first name that is found."""
+    """The tensors that require a gradient, each once, under its first name."""
     named: dict[int, tuple[str, Tensor]] = {}
 
     def add(name: str, value: Any) -> None:
@@ -156,7 +156,7 @@ def _named(model: Any, called: Sequence[nn.Module], in_graph: Sequence[Tensor]) 
 
 
 def leaves_of(value: Tensor, without: Sequence[Tensor] = ()) -> list[Tensor]:
-    """The leaf tensors that require a gradient in the graph of `value`, but for the graphs of `without`."""
+    """The leaf tensors that require a gradient in the graph of `value`, the graphs of `without` left out."""
     seen: set[Any] = {tensor.grad_fn for tensor in without}
     todo, leaves = [value.grad_fn], []
     while todo:

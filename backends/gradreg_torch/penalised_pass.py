@@ -1,4 +1,4 @@
-"""A model in a loop that is not ours: its one call gives the loop the outputs, and the penalties on the side."""
+"""Wraps the model for another library's loop: one call returns the outputs and computes the penalties."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,24 +17,24 @@ __all__ = ["PenalisedPass", "differentiates_twice", "resolved"]
 
 @dataclass
 class PenalisedPass:
-    """Called once, as the model is. Anything else is looked up on the model."""
+    """Is called once, in place of the model. All other attributes are the model's."""
 
     model: nn.Module
     name: str
-    """The class of the model inside of all wrappers."""
+    """The class of the model inside all wrappers."""
     terms: tuple[Term, ...]
     step: int
     batch: int
     y: Any
-    """Labels, or None."""
+    """The labels, or None."""
     wrt: tuple[str, ...] | None
     """The names of the differentiated inputs; None for all floating-point ones."""
     loss_fn: Callable[[Any, Any], Tensor] | None
-    """Of the terms on the loss."""
+    """The loss function of the terms on the loss."""
     options: dict[str, Any]
     """Further keyword arguments of the calls."""
     penalties: list[Tensor] = field(default_factory=list)
-    """Of each term; zeros where it is not due."""
+    """The penalty of each term; zero if the term is not due."""
     returned: Any = None
     called: bool = False
 
@@ -46,12 +46,12 @@ class PenalisedPass:
 
     @property
     def on_loss(self) -> bool:
-        """Whether a term that is due is on the loss."""
+        """Whether a term that is due differentiates the loss."""
         lowered = [term.lower() for term in self.terms if term.is_due(self.step)]
         return any(term is not None and term.output == "loss" for term in lowered)
 
     def __call__(self, /, *args: Any, **inputs: Any) -> Any:
-        """What the model returns.
+        """Call the model, and return its result.
 
         Raises:
             UnsupportedError: it was called before.
@@ -59,8 +59,8 @@ class PenalisedPass:
         """
         if self.called:
             raise UnsupportedError(
-                f"compute_loss calls {self.name} twice, and a penalty is of one pass. Leave the regularizer to one of "
-                f"them: override compute_loss, and add gradreg_torch.penalty to the total."
+                f"compute_loss calls {self.name} twice, and a penalty belongs to one pass. Give one of them the "
+                f"regularizer: override compute_loss, and add gradreg_torch.penalty to the total."
             )
         self.called = True
         due = [term for term in self.terms if term.is_due(self.step)]
@@ -76,25 +76,25 @@ class PenalisedPass:
         return self.returned
 
     def require_called(self, owner: str) -> None:
-        """Refuse a loss that was made without the pass.
+        """Refuse a loss that was computed without the pass.
 
         Raises:
-            UnsupportedError: it was.
+            UnsupportedError: the model was not called.
         """
         if not self.called:
             raise UnsupportedError(
-                f"{owner}: the loss was computed without a call of the model that compute_loss is given, so there is "
-                f"no penalty. Call it: model(**inputs)."
+                f"{owner}: the loss was computed without calling the model passed to compute_loss, so there is "
+                f"no penalty. Call model(**inputs)."
             )
 
     def data_loss(self) -> Tensor:
-        """The loss that terms on the loss differentiate, of the outputs of the pass."""
+        """The loss that terms on the loss differentiate, from the outputs of the pass."""
         inputs = torch.zeros(self.batch, 1, device=self.penalties[0].device)
         options = {name: value for name, value in self.options.items() if name != "params"}
         return calls.loss(lambda _: self.returned, inputs, self.y, None, loss_fn=self.loss_fn, **options)[0]
 
     def _whole(self, due: Sequence[Term], args: Any, inputs: dict[str, Any]) -> dict[int, Tensor]:
-        """The penalties over the whole batch, from the pass whose outputs the loop gets."""
+        """The penalties over the whole batch, from the pass that gives the loop its outputs."""
         x, shared = self._arguments(due, args, inputs)
 
         def run(*args: Any, **inputs: Any) -> Any:
@@ -106,7 +106,7 @@ class PenalisedPass:
         return dict(zip(self._places(due), parts.penalty, strict=True))
 
     def _parts(self, due: Sequence[Term], args: Any, inputs: dict[str, Any]) -> dict[int, Tensor]:
-        """The penalties over parts of the batch, each from a pass of its own."""
+        """The penalties over parts of the batch, each from a separate pass."""
         values = {}
         for place, term in zip(self._places(due), due, strict=True):
             x, shared = self._arguments((term,), args, inputs)
@@ -121,15 +121,15 @@ class PenalisedPass:
         return [index for index, term in enumerate(self.terms) if any(term is other for other in chosen)]
 
     def _arguments(self, due: Sequence[Term], args: Any, inputs: dict[str, Any]) -> tuple[Inputs, dict[str, Any]]:
-        """What is cut with the samples, and what belongs to the whole batch."""
+        """Split the arguments into those cut with the samples and those of the whole batch."""
         shared = {name: value for name, value in inputs.items() if not self._is_of_samples(value)}
         cut = {name: value for name, value in inputs.items() if name not in shared}
         wrt = None if self.wrt is None else tuple(name for name in self.wrt if _is_floating(cut.get(name)))
         if wrt == () and any(isinstance(term, JacobianTerm) and term.at is None for term in due):
             raise InputTypeError(
-                f"{self.name} is called with {', '.join(inputs)}, and no floating-point input that a penalty is with "
-                f"respect to: tokens have no gradient. Name the layer that embeds them: "
-                f"{type(due[0]).__name__}({due[0].weight!r}, at='embeddings'). Or name an input by wrt=."
+                f"{self.name} is called with {', '.join(inputs)}, and has no floating-point input to penalise: "
+                f"tokens have no gradient. Name the embedding layer: "
+                f"{type(due[0]).__name__}({due[0].weight!r}, at='embeddings'). Or name an input with wrt=."
             )
         return Inputs(*args, wrt=wrt or None, **cut), shared
 
@@ -138,21 +138,21 @@ class PenalisedPass:
 
 
 def differentiates_twice(term: Term) -> bool:
-    """Whether its penalty needs the model's second derivatives by way of a backward pass or a product."""
+    """Whether the term's penalty needs the model's second derivatives, from a backward pass or a jvp."""
     lowered = term.lower()
     return lowered is not None and lowered.method != "difference"
 
 
 def resolved(reg: Regularizer, model: nn.Module, name: str) -> tuple[Term, ...]:
-    """The terms with the full names of their places: a name that no module has stands for the one that ends so.
+    """The terms with full place names: a name that no module has stands for the one module whose name ends with it.
 
     Args:
         reg: the regularizer.
-        model: as it is called.
-        name: of its class, for messages.
+        model: the model as called.
+        name: the name of its class, for messages.
 
     Raises:
-        InputError: several modules' names end so.
+        InputError: several modules' names end with a place's name.
     """
     modules = [other.removeprefix("module.") for other, _ in model.named_modules() if other]
 
@@ -178,6 +178,6 @@ def _is_floating(value: Any) -> bool:
 
 
 def _first_output(outputs: Any, y: Any) -> Tensor:
-    """A number per sample or position that costs nothing, where the loop has a loss of its own."""
+    """A free number per sample or position, for loops that compute their own loss."""
     first = outputs[0].flatten(1) if isinstance(outputs, list) else outputs
     return first[..., 0] if first.dim() > 1 else first

@@ -1,4 +1,4 @@
-"""Describes the PyTorch backend, without importing PyTorch."""
+"""Describes the PyTorch backend without importing PyTorch."""
 
 from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
@@ -7,7 +7,7 @@ __all__ = ["gradreg_backends"]
 
 @hookimpl
 def gradreg_backends() -> list[BackendDescription]:
-    """The PyTorch backend."""
+    """The description of the PyTorch backend."""
     return [
         BackendDescription(
             name="torch",

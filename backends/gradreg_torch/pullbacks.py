@@ -1,4 +1,4 @@
-"""Pullbacks: on the graph of an eager forward pass, and by torch.func inside of compilers and transforms."""
+"""Pullbacks: on the graph of an eager forward pass, and by torch.func inside compilers and transforms."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ __all__ = [
 def transformed(
     flatten: Callable[[Any], tuple[Any, Any]], fn: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor
 ) -> tuple[Tensor, Any, Pullback]:
-    """`vjp_with_aux` where torch.func has to make the pullback: tensors beside the outputs leave it by its own way."""
+    """`vjp_with_aux` by torch.func. Tensors that the model returns beside the outputs leave through `aux`."""
     rebuilt: list[Callable[[Sequence[Any]], Any]] = []
 
     def with_tensors(point: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -52,7 +52,7 @@ def transformed(
 
 
 def in_transform() -> bool:
-    """Whether a torch.func transform is running, or forward mode: autograd.grad does not work inside one."""
+    """Whether a torch.func transform is running, or forward mode: autograd.grad does not work inside either."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
@@ -68,7 +68,7 @@ def unchanged(x: Tensor, fn: Callable[[Tensor], Any]) -> Any:
 
 
 def on_graph(x: Tensor, fn: Callable[[Tensor], Any]) -> tuple[Any, Tensor, FirstLayer | None]:
-    """(fn(point), point, gate) for a point of the values of x that requires a gradient for the inner pass alone."""
+    """(fn(point), point, gate) for a point of the values of x that requires a gradient only for the inner pass."""
     point = x.detach().requires_grad_()
     if x.numel() < first_layer.GATED_FROM:
         return unchanged(point, fn), point, None
@@ -104,7 +104,7 @@ def pullback_of(outputs: Any, x: Any, name: str, layer: FirstLayer | None = None
 
 
 def values_of(array: Tensor) -> np.ndarray | None:
-    """The values of a tensor in memory; None of what only stands for one, as fake tensors do."""
+    """The values of a tensor in memory; None for a placeholder such as a fake tensor."""
     array = array.detach() if array.requires_grad else array
     try:
         return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
@@ -113,5 +113,5 @@ def values_of(array: Tensor) -> np.ndarray | None:
 
 
 def joined_pullback(pullback: Pullback, returned: Callable[[], Any]) -> Pullback:
-    """`pullback`, its results joined to what the model returned where processes share the model."""
+    """`pullback`; if processes share the model, its results are joined to what the model returned."""
     return lambda w: joined(pullback(w), returned)

@@ -1,9 +1,9 @@
-"""Names operations without a second derivative at gradreg's call: PyTorch raises in the caller's backward pass only.
+"""Names operations without a second derivative in gradreg's call; PyTorch raises only in the caller's backward pass.
 
-A checkpoint that saves some results can give them back once, and is refused here too.
+A selective checkpoint returns its saved results only once, and is refused here too.
 
-The graph of a penalty is looked at once for each model, which costs about a microsecond per node, and in every call
-where torch.compile may have compiled a part of the model.
+gradreg checks the graph of a penalty once per model, which costs about a microsecond per node, and in every call
+if torch.compile may have compiled a part of the model.
 """
 
 import functools
@@ -26,27 +26,27 @@ __all__ = ["require_differentiable", "require_trainable"]
 _COMPILED = "CompiledFunctionBackwardBackward"
 _ONCE = "torch::autograd::Error"
 _FAILING = ("torch::autograd::NotImplemented", "CdistBackwardBackward0", "PdistBackwardBackward0", _COMPILED)
-"""Nodes that raise when a backward pass comes to them."""
+"""Nodes that raise when a backward pass reaches them."""
 _COMPILER = "torch._functorch.aot_autograd"
-"""The module without which nothing has been compiled so. An optimizer imports torch._dynamo, but not this."""
+"""The module that is loaded if anything was compiled this way. An optimizer imports torch._dynamo, but not this."""
 _FORWARD = re.compile(r"(ScaledDot\w+|Cudnn\w+|Miopen\w+|CtcLoss\w*|EmbeddingBag\w*|_?C?dist|_?P?dist)Backward\d")
-"""The nodes of operations whose backward pass has none itself, and for which there is a remedy."""
+"""The nodes of operations whose backward pass has no derivative, and for which there is a remedy."""
 
 _models: WeakSet[Any] = WeakSet()
-"""Those whose graph has been looked at: modules, and the code of functions."""
+"""Models whose graph has been checked: modules, and the code of functions."""
 
 
 def require_differentiable(call: str, model: Any, value: Tensor) -> None:
     """Refuse a penalty that a backward pass could not differentiate.
 
     Args:
-        call: its name, for messages.
+        call: the call's name, for messages.
         model: the model.
         value: the penalty.
 
     Raises:
-        DoubleBackwardError: the graph of `value` has an operation without a second derivative behind which there are
-            parameters, a compiled backward pass, or a selective checkpoint.
+        DoubleBackwardError: the graph of `value` has an operation without a second derivative and with parameters
+            behind it, a compiled backward pass, or a selective checkpoint.
     """
     key = model if isinstance(model, nn.Module) else getattr(model, "__code__", None)
     known = key is not None and key in _models
@@ -55,7 +55,7 @@ def require_differentiable(call: str, model: Any, value: Tensor) -> None:
     forward = ""
     for node in (nodes := list(_behind(value.grad_fn))):
         name = node.name()
-        if name == _ONCE:  # it raises in total.backward(), but autograd.grad(total, weights) passes it by
+        if name == _ONCE:  # it raises in total.backward(), but autograd.grad(total, weights) skips it
             _refuse(call, "trying to differentiate twice a function that was marked with @once_differentiable")
         if name == _COMPILED:
             _refuse(call, "torch.compile with aot_autograd does not support double backward")
@@ -64,7 +64,7 @@ def require_differentiable(call: str, model: Any, value: Tensor) -> None:
         if node.name() in _FAILING and any(map(_is_parameter, _behind(node))):
             _refuse(call, f"the derivative of {_snake(forward) or 'a backward pass'} is not implemented")
     if any(map(_is_used_up, nodes)):
-        _refuse(call, "a region under selective activation checkpoint goes back once only")
+        _refuse(call, "a region under selective activation checkpoint can be differentiated only once")
     if key is not None:
         _models.add(key)
 
@@ -92,7 +92,7 @@ def _refuse(call: str, cause: str) -> None:
 
 
 def _behind(node: Any) -> Iterator[Any]:
-    """The node, and all that a backward pass comes to from it, each once."""
+    """The node and all nodes that a backward pass reaches from it, each once."""
     seen: set[Any] = {node}
     todo: list[Any] = [node]
     while todo:
@@ -105,12 +105,12 @@ def _behind(node: Any) -> Iterator[Any]:
 
 @functools.cache
 def _names_of_saved(kind: type) -> list[str]:
-    """The attributes in which nodes of a type keep what they have saved."""
+    """The attributes in which nodes of a type keep saved tensors."""
     return [name for name in dir(kind) if name.startswith("_raw_saved_")]
 
 
 def _is_used_up(node: Any) -> bool:
-    """Whether a selective checkpoint has given back already what the node needs in the caller's backward pass.
+    """Whether a selective checkpoint has already returned what the node needs in the caller's backward pass.
 
     Older versions of PyTorch do not show it.
     """
@@ -125,14 +125,14 @@ def _is_used_up(node: Any) -> bool:
 
 
 def _of_recomputation(hook: Any) -> list[Any]:
-    """What the function refers to by which a checkpoint computes anew."""
+    """The values that a checkpoint's recomputing function refers to."""
     recomputed = [getattr(frame, "recompute_fn", None) for frame in _closed_over(hook)]
     values = [value for function in recomputed for value in _closed_over(function)]
-    return [*values, *(inner for value in values for inner in _closed_over(value))]  # where a mode is around it
+    return [*values, *(inner for value in values for inner in _closed_over(value))]  # if a mode wraps it
 
 
 def _has_given(context: Any) -> bool:
-    """Whether a value is the context of a selective checkpoint that has given back a result."""
+    """Whether a value is the context of a selective checkpoint that has returned a result."""
     consumed, storage = getattr(checkpoint, "_CONSUMED", None), getattr(context, "storage", None)
     if (
         consumed is None
@@ -144,10 +144,10 @@ def _has_given(context: Any) -> bool:
 
 
 def _closed_over(function: Any) -> list[Any]:
-    """What a function refers to from the functions around it; nothing of other values."""
+    """The variables that a function closes over; empty for other values."""
     values = []
     for cell in (function.__closure__ or ()) if isinstance(function, FunctionType) else ():
-        with suppress(ValueError):  # a cell that is empty still, or again
+        with suppress(ValueError):  # an empty cell
             values.append(cell.cell_contents)
     return values
 

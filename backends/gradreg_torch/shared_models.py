@@ -1,14 +1,14 @@
 """Models that processes share: what their wrappers need in order to synchronise and gather in a double backward pass.
 
-* DistributedDataParallel averages gradients once every parameter that the outputs depend on is reached, fully_shard
-  once a backward pass comes to the inputs of each module. A penalty alone may do neither (it does not depend on the
+* DistributedDataParallel averages gradients once a backward pass reaches every parameter of the outputs, fully_shard
+  once it reaches the inputs of each module. A penalty alone may do neither (it does not depend on the
   last bias, say), so it is joined to the outputs with a gradient of zero.
-* fully_shard frees the gathered parameters after the inner pass and gathers them again when the backward pass comes to
-  the outputs of a module. The second derivatives come before that, so all are gathered where they begin.
-* DistributedDataParallel(static_graph=True) and FullyShardedDataParallel take the inner pass for the whole backward
-  pass. They are refused.
-* Layers that are split between processes (parallelize_module) lose the input's gradient. They are refused.
-* `check` moves single weights, which the storage of fully_shard does not stand. It is refused.
+* fully_shard frees the gathered parameters after the inner pass and gathers them again when the backward pass reaches
+  the outputs of a module. The second derivatives come first, so all parameters are gathered where they begin.
+* DistributedDataParallel(static_graph=True) and FullyShardedDataParallel treat the inner pass as the whole backward
+  pass. gradreg refuses them.
+* Layers that are split between processes (parallelize_module) lose the input's gradient. gradreg refuses them.
+* `check` changes single weights, which the storage of fully_shard does not allow. gradreg refuses it.
 """
 
 import sys
@@ -40,14 +40,14 @@ _here = threading.local()
 
 @dataclass
 class _Shared:
-    """The wrappers of one call."""
+    """The wrappers around the models of one call."""
 
     call: str
     differentiable: bool
     """Whether the caller may differentiate the result."""
     replicated: list[DistributedDataParallel] = field(default_factory=list)
     sharded: list[Any] = field(default_factory=list)
-    """Modules of fully_shard."""
+    """Modules with fully_shard."""
     flattened: list[nn.Module] = field(default_factory=list)
     """FullyShardedDataParallel."""
     split: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class _Shared:
             self.flattened.append(module)
 
     def add_split(self, module: nn.Module) -> None:
-        """Called when a module has run: fully_shard has gathered its parameters then, and others are parts still."""
+        """Called after a module: fully_shard has gathered its parameters by then, other DTensors are still split."""
         if not self.split and any(map(_is_distributed, module._parameters.values())):
             self.split.append(type(module).__name__)
 
@@ -77,8 +77,8 @@ class _Shared:
         if self.call == "check" and (self.sharded or self.flattened):
             name = "fully_shard" if self.sharded else "FullyShardedDataParallel"
             raise UnsupportedError(
-                f"check: it moves weights one way and back, and {name} holds parts of them. Check the model before "
-                f"{name} is applied to it, in one process: the same penalty is trained then."
+                f"check: it changes weights and restores them, and {name} holds shards of them. Check the model before "
+                f"{name} is applied to it, in one process: training then uses the same penalty."
             )
 
 
@@ -97,13 +97,13 @@ def require_checkable(model: Any) -> None:
 
 @contextmanager
 def shared_models(call: str, model: Any, differentiable: bool, arrays: Sequence[Tensor] = ()) -> Iterator[None]:
-    """A call, in which the wrappers of the model, or of what a plain function calls, are known to the functions below.
+    """The context of a call, in which the functions below know the wrappers of the models that it runs.
 
     Args:
-        call: its name, for messages.
+        call: the call's name, for messages.
         model: a module or a function.
         differentiable: whether the caller may differentiate the result.
-        arrays: the call's.
+        arrays: the call's arrays.
 
     Raises:
         InputTypeError: one of the arrays is a DTensor.
@@ -114,8 +114,8 @@ def shared_models(call: str, model: Any, differentiable: bool, arrays: Sequence[
         return
     if any(map(_is_distributed, arrays)):
         raise InputTypeError(
-            f"{call}: expected tensors of this process, got a DTensor. Pass x.to_local() and y.to_local(), and "
-            f"sample_ids= the numbers of these samples in the whole batch."
+            f"{call}: expected local tensors, got a DTensor. Pass x.to_local() and y.to_local(), and "
+            f"the numbers of these samples in the whole batch as sample_ids=."
         )
     before, _here.shared = getattr(_here, "shared", None), (shared := _Shared(call, differentiable))
     try:
@@ -140,7 +140,7 @@ def is_shared() -> bool:
 
 
 def require_double_backward() -> None:
-    """Refuse wrappers that would be wrong, before an inner pass whose result may be differentiated.
+    """Refuse wrappers that would give a wrong result, before an inner pass whose result may be differentiated.
 
     Raises:
         UnsupportedError: DistributedDataParallel with a static graph, FullyShardedDataParallel, or a layer that is
@@ -153,7 +153,7 @@ def require_double_backward() -> None:
     if shared.split:
         raise UnsupportedError(
             f"{shared.call}: the parameters of a {shared.split[0]} are DTensors that are split between processes "
-            f"(parallelize_module), whose layers lose the gradient of their input. Split the batch: "
+            f"(parallelize_module); such layers lose the gradient of their input. Split the batch: "
             f"DistributedDataParallel or fully_shard; or use side='input' with method='difference', which needs no "
             f"gradient."
         )
@@ -162,18 +162,18 @@ def require_double_backward() -> None:
     if any(wrapper.static_graph for wrapper in shared.replicated):
         raise UnsupportedError(
             f"{shared.call}: DistributedDataParallel(static_graph=True) does not average gradients after an inner "
-            f"backward pass. Leave static_graph out, or use side='input' with method='difference', which makes none."
+            f"backward pass. Leave static_graph out, or use side='input' with method='difference', without one."
         )
     if shared.flattened:
         raise UnsupportedError(
-            f"{shared.call}: FullyShardedDataParallel takes an inner backward pass for the whole, and frees parameters "
+            f"{shared.call}: FullyShardedDataParallel treats an inner backward pass as the whole, and frees parameters "
             f"that the second derivative needs. Use torch.distributed.fsdp.fully_shard or DistributedDataParallel, or "
             f"side='input' with method='difference', which makes no inner pass."
         )
 
 
 def before_backward(gradient: Tensor) -> Tensor:
-    """The result of an inner pass. Where a backward pass reaches it, sharded parameters are gathered first."""
+    """The result of an inner pass. A backward pass that reaches it gathers sharded parameters first."""
     shared: _Shared | None = getattr(_here, "shared", None)
     if shared is not None and shared.sharded and gradient.requires_grad:
         gradient.register_hook(lambda _: _gather(shared.sharded))
@@ -186,11 +186,11 @@ def _gather(modules: Iterable[Any]) -> None:
 
 
 def joined(value: Tensor, leaves: Callable[[], tuple[Any, Any]]) -> Tensor:
-    """`value` plus an empty sum of what the model returned: all parameters are reached, with zeros where need be.
+    """`value` plus an empty sum of what the model returned: so every parameter gets a gradient, zero if need be.
 
     Args:
         value: a result of an inner pass.
-        leaves: gives the leaves of what the model returned, with their paths, and something more.
+        leaves: returns the leaves of what the model returned, with their paths, and an auxiliary value.
     """
     shared: _Shared | None = getattr(_here, "shared", None)
     if shared is None or not (shared.differentiable and (shared.replicated or shared.sharded)):
@@ -202,7 +202,7 @@ def joined(value: Tensor, leaves: Callable[[], tuple[Any, Any]]) -> Tensor:
 
 
 def on_this_process(parameters: Iterable[Any]) -> list[Any]:
-    """The parameters, and in place of each DTensor its whole value, through which gradients go back to the parts."""
+    """The parameters, and in place of each DTensor its whole value, through which gradients flow back to the shards."""
     return [parameter.full_tensor() if _is_distributed(parameter) else parameter for parameter in parameters]
 
 
@@ -211,10 +211,10 @@ def _has_parts(model: nn.Module) -> bool:
 
 
 def _is_distributed(value: Any) -> bool:
-    """Whether the value is a DTensor. The module that defines it is loaded where there are any."""
+    """Whether the value is a DTensor. The module that defines DTensor is loaded if there are any."""
     tensors = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and isinstance(value, tensors.DTensor)
 
 
 def _pass_by(module: nn.Module) -> None:
-    """What nothing is done before."""
+    """Do nothing before the module runs."""

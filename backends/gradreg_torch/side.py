@@ -19,7 +19,7 @@ class TorchSide(Side):
     """An nn.Module, called functionally with copies of its arrays, or a plain function."""
 
     def _open(self) -> None:
-        model = getattr(self.model, "_orig_mod", self.model)  # what torch.compile wraps
+        model = getattr(self.model, "_orig_mod", self.model)  # the module inside torch.compile
         self.module = model if isinstance(model, torch.nn.Module) else None
         self.device: torch.device | str = "cpu"
         if self.module is None:
@@ -52,7 +52,7 @@ class TorchSide(Side):
     @contextmanager
     def kept(self) -> Iterator[None]:
         fused = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # it leaves out layers, whose activations would be missed
+        torch.backends.mha.set_fastpath_enabled(False)  # it skips layers, whose activations would be missed
         try:
             with (
                 torch.random.fork_rng(),

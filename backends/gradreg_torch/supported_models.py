@@ -1,4 +1,4 @@
-"""What a Trainer of transformers may do to a model whose second derivatives are wanted."""
+"""Refuses settings of a transformers Trainer under which a model has no second derivative or a wrong penalty."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +14,14 @@ _ATTENTION = (None, "eager", "sdpa")
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that torch.compile, or accelerate's compilation of regions, was given."""
+    """The module passed to torch.compile or to accelerate's compilation of regions."""
     while (original := model.__dict__.get("_orig_mod", model._modules.get("_orig_mod"))) is not None:
         model = original
     return model
 
 
 def innermost(model: nn.Module) -> Any:
-    """The model inside of the wrappers of compilation, of processes and of peft."""
+    """The model inside the wrappers of compilation, of processes and of peft."""
     from torch.nn.parallel import DistributedDataParallel
 
     model = uncompiled(model)
@@ -32,11 +32,11 @@ def innermost(model: nn.Module) -> Any:
 
 
 def require_supported(trainer: Any, model: nn.Module, exact: bool) -> None:
-    """Refuse what would make a penalty wrong, or fail without saying why.
+    """Refuse settings under which a penalty would be wrong, or fail without a clear message.
 
     Args:
         trainer: the Trainer.
-        model: as it is called.
+        model: the model as called.
         exact: whether a second derivative is needed.
 
     Raises:
@@ -50,24 +50,24 @@ def require_supported(trainer: Any, model: nn.Module, exact: bool) -> None:
 def _of_processes(trainer: Any) -> Iterator[str]:
     if trainer.args.n_gpu > 1:
         yield (
-            f"DataParallel over {trainer.args.n_gpu} GPUs cuts a batch in threads. Start one process per GPU: torchrun "
-            f"--nproc-per-node {trainer.args.n_gpu}; or make one GPU visible: CUDA_VISIBLE_DEVICES=0."
+            f"DataParallel over {trainer.args.n_gpu} GPUs splits a batch over threads. Start one process per GPU: "
+            f"torchrun --nproc-per-node {trainer.args.n_gpu}; or make one GPU visible: CUDA_VISIBLE_DEVICES=0."
         )
     if getattr(trainer, "is_deepspeed_enabled", False):
-        yield "DeepSpeed takes the inner backward pass for the whole. Use DistributedDataParallel."
+        yield "DeepSpeed treats the inner backward pass as the whole. Use DistributedDataParallel."
     sizes = {kind: getattr(trainer, f"get_{kind}_size", lambda: 1)() for kind in ("tp", "cp", "sp")}
     if any(size > 1 for size in sizes.values()):
         yield (
-            f"tensor, context and sequence parallelism ({sizes}) split a sample over processes. Split the batch: "
+            f"tensor, context and sequence parallelism ({sizes}) split a sample between processes. Split the batch: "
             f"DistributedDataParallel."
         )
 
 
 def _of_model(trainer: Any, model: nn.Module) -> Iterator[str]:
     if getattr(trainer.args, "use_liger_kernel", False):
-        yield "Liger kernels have no second derivative. Leave use_liger_kernel out."
+        yield "Liger kernels have no second derivative. Set use_liger_kernel=False."
     if getattr(innermost(model), "use_kernels", False):
-        yield "kernels from the Hub have no second derivative. Leave use_kernels out."
+        yield "kernels from the Hub have no second derivative. Set use_kernels=False."
     modules = dict(model.named_modules())
     attention = {
         getattr(getattr(module, "config", None), "_attn_implementation", None) for module in modules.values()
@@ -91,7 +91,7 @@ def _of_model(trainer: Any, model: nn.Module) -> Iterator[str]:
     if compiled:
         yield (
             f"{compiled[0] or 'the model'} is compiled, and compiled modules have no second derivative. Pass the model "
-            f"as it was, and let TrainingArguments(torch_compile=True) compile it: steps with a penalty run uncompiled."
+            f"uncompiled, and set TrainingArguments(torch_compile=True): steps with a penalty then run uncompiled."
         )
 
 

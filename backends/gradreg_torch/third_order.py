@@ -1,4 +1,4 @@
-"""Normalisations in plain arithmetic, for the products J v, which are differentiated three times in total.
+"""Normalisations in plain arithmetic, for the products J v, which take three derivatives in total.
 
 PyTorch 2.13 silently treats the statistics of layer, instance and (training) batch normalisation as constants in the
 third derivative: the gradient of ||J v||^2 is then wrong by 10 to 90 %. Its second derivatives, which every other
@@ -122,7 +122,7 @@ class ArithmeticNorms(ReplacingMode):
     """A context in which these normalisations are computed from mean and variance by arithmetic, in this thread.
 
     Raises:
-        UnsupportedError: by a normalisation of a tensor subclass with functions of its own, which would be passed by.
+        UnsupportedError: a normalisation of a tensor subclass that overrides its functions; the mode cannot replace it.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,7 +132,7 @@ class ArithmeticNorms(ReplacingMode):
         if not torch.compiler.is_compiling():
             if own := overriding(types):
                 raise UnsupportedError(
-                    f"side='input': {func.__name__} of the tensor subclass {own[0]}, which has functions of its own, "
+                    f"side='input': {func.__name__} of the tensor subclass {own[0]}, which overrides its functions, "
                     f"may have a wrong derivative of third order. Use method='difference', or normalise a plain "
                     f"tensor: x.as_subclass(torch.Tensor)."
                 )

@@ -1,4 +1,4 @@
-"""The generator's rounds on a CPU, by NumPy on the tensors' own memory: one opaque operation to a compiler.
+"""The generator's rounds on a CPU, by NumPy on the tensors' own memory: a single opaque operation for a compiler.
 
 A compiler for CPUs takes a minute to turn hundreds of small integer operations into code.
 """

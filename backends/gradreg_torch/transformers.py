@@ -20,7 +20,7 @@ from gradreg_torch.supported_models import innermost, require_supported, uncompi
 __all__ = ["RegularizedTrainer", "RegularizedTrainerMixin"]
 
 IGNORED = -100
-"""The label of positions that count for nothing, everywhere in transformers."""
+"""The label of ignored positions, everywhere in transformers."""
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -29,12 +29,12 @@ else:
 
 
 class _Share(NamedTuple):
-    """What the means over one micro-batch count in the sum over micro-batches and the mean over processes."""
+    """The weights of one micro-batch's means in the sum over micro-batches and in the mean over processes."""
 
     loss: Any
     penalty: Any
     num_items: Any
-    """What compute_loss gets, so that its loss is a mean over the micro-batch, where it may be asked for that."""
+    """The argument of compute_loss that makes its loss a mean over the micro-batch, if it has one."""
 
 
 class RegularizedTrainerMixin(_Base):
@@ -44,38 +44,38 @@ class RegularizedTrainerMixin(_Base):
 
         trainer = RegularizedTrainer(model, args, train_dataset=data, reg=SpectReg(0.1, at="embeddings"))
 
-    Outputs, loss and penalties come from one forward pass; a term with ``fraction < 1`` takes one over its part more.
+    Outputs, loss and penalties come from one forward pass; a term with ``fraction < 1`` adds one over its part.
     The model is called with all its inputs, and its loss, label smoothing and `compute_loss_func` stay as they are. The
-    total is the mean over all labelled positions of the accumulated batch and of all processes. That holds too for
-    models that ignore ``num_items_in_batch`` (BERT's), whose losses the Trainer alone would add up.
+    total is the mean over all labelled positions of the accumulated batch and of all processes. This also holds for
+    models that ignore ``num_items_in_batch`` (BERT's), whose losses the Trainer alone would sum.
 
-    * `at=` names a module, or the one module whose name ends so: ``"embeddings"`` is ``"bert.embeddings"``, and finds
-      it inside of peft's models as well. A module goes before a tap of the same name.
+    * `at=` names a module, or the only module whose name ends so: ``"embeddings"`` is ``"bert.embeddings"``, and finds
+      it inside peft's models as well. A module takes precedence over a tap of the same name.
     * Positions with the label -100 are left out of every penalty. The labels of causal language models are shifted, as
-      in their loss. A sample counts with the number of its labelled positions.
+      in their loss. A sample's weight is the number of its labelled positions.
     * The step is ``state.global_step``. Samples are numbered over micro-batches and processes as by
       :class:`gradreg_torch.Criterion` with ``sample_ids="rank"``.
-    * Evaluation and prediction have the loss alone.
-    * In steps with a penalty, attention takes PyTorch's math kernel, which has a second derivative, and a model that
+    * Evaluation and prediction use the loss alone.
+    * In steps with a penalty, attention uses PyTorch's math kernel, which has a second derivative, and a model that
       ``torch_compile=True`` compiles runs uncompiled.
-    * The logs have ``"penalty"`` and, per term, ``"penalty/SpectReg"``: means per step, as of ``"loss"``, the total.
+    * The logs have ``"penalty"`` and, per term, ``"penalty/SpectReg"``: means per step, as for ``"loss"``, the total.
 
     Args:
-        *args: of the Trainer.
+        *args: arguments of the Trainer.
         reg: a regularizer, or None.
         loss_fn: ``loss_fn(outputs, labels)`` -> one loss per sample or position, for terms on the loss such as
             DataGrad. Default: cross-entropy, with the Trainer's label smoothing; the first step compares it with the
-            loss that is trained.
-        seed: of the draws, in place of the terms' own seeds.
-        outputs: which of the model's outputs count; default ``"logits"``.
+            training loss.
+        seed: the seed of the draws, in place of the terms' own seeds.
+        outputs: selects the outputs to penalise from what the model returns; default ``"logits"``.
         wrt: the names of the inputs that terms without `at=` differentiate with respect to. Default: the model's main
             input and ``"inputs_embeds"``, whichever is floating-point.
         batch_norm: "error", "warn" or "allow".
-        **kwargs: of the Trainer.
+        **kwargs: keyword arguments of the Trainer.
 
     Raises:
-        InputTypeError: `reg` is no regularizer; in training, a term without `at=` meets tokens.
-        InputError: in training, `at=` fits several modules, or the loss of DataGrad is not the one that is trained.
+        InputTypeError: `reg` is not a regularizer; in training, a term without `at=` meets tokens.
+        InputError: in training, `at=` fits several modules, or the loss of DataGrad is not the training loss.
         UnsupportedError: in the first step with a penalty: DataParallel, DeepSpeed, tensor, context or sequence
             parallelism, attention without second derivative, checkpointing with ``use_reentrant=True``, Liger kernels,
             compiled submodules; or a `compute_loss` that calls the model twice or not at all.
@@ -101,9 +101,9 @@ class RegularizedTrainerMixin(_Base):
         self._loss_fn, self._wrt = loss_fn, (wrt,) if isinstance(wrt, str) else wrt
         self._options = {"seed": seed, "outputs": outputs, "batch_norm": batch_norm, "class_axis": -1}
         self._supported: nn.Module | None = None
-        """The model that the first step was found right for."""
+        """The model that passed the checks of the first step."""
         self._same_loss = False
-        """Whether the loss of the terms on it was compared with the one that is trained."""
+        """Whether the loss of the terms on it was compared with the training loss."""
         self._terms: tuple[Term, ...] = () if reg is None else reg.terms
         self._step_of_samples, self._samples = -1, 0
         self._charged: Tensor | None = None
@@ -112,12 +112,12 @@ class RegularizedTrainerMixin(_Base):
         super().__init__(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Begin the batch of a step; see the Trainer."""
+        """Start the batch of a step; see the Trainer."""
         self._step_of_samples = -1
         return super().get_batch_samples(*args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """See the Trainer. In the backward pass, layers that are recomputed take the kernels of the forward pass."""
+        """See the Trainer. In the backward pass, recomputed layers use the kernels of the forward pass."""
         with self._attention():
             return super().training_step(model, inputs, *args, **kwargs)
 
@@ -147,7 +147,7 @@ class RegularizedTrainerMixin(_Base):
         return (total, outputs) if return_outputs else total
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, a training loss with the mean penalties since the last time; see the Trainer."""
+        """Log; a training loss comes with the mean penalties since the last log; see the Trainer."""
         if "loss" in logs and self._charged is not None:
             steps = max(self.state.global_step - self._charged_from, 1)
             means = self.accelerator.gather(self._charged[None]).mean(0) / steps
@@ -162,7 +162,7 @@ class RegularizedTrainerMixin(_Base):
         return model
 
     def _due(self) -> list[Term]:
-        """The terms that are charged at this step."""
+        """The terms that are due at this step."""
         return [term for term in self._terms if term.is_due(self.state.global_step)]
 
     def _attention(self) -> AbstractContextManager[None]:
@@ -170,12 +170,12 @@ class RegularizedTrainerMixin(_Base):
         return sdpa_kernel(SDPBackend.MATH) if any(map(differentiates_twice, self._due())) else nullcontext()
 
     def _labels(self, inputs: Mapping[str, Any]) -> Tensor | None:
-        """The labels, each at the position whose outputs it belongs to."""
+        """The labels, each at the position of its outputs."""
         labels = inputs.get("shift_labels", inputs.get("labels"))
         if not isinstance(labels, Tensor) or "shift_labels" in inputs:
             return labels if isinstance(labels, Tensor) else None
         shifts: bool | None = getattr(self, "_loss_shifts_labels", None)
-        if shifts is None:  # before transformers counted the positions of such models
+        if shifts is None:  # versions before transformers counted these positions
             shifts = innermost(self._own_model())._get_name() in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         return nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:] if shifts else labels
 
@@ -257,15 +257,15 @@ class RegularizedTrainerMixin(_Base):
         return nn.functional.cross_entropy(classes, labels.clamp(min=0), reduction="none", label_smoothing=epsilon)
 
     def _require_same_loss(self, trained: Tensor, ours: Tensor) -> None:
-        """Refuse to penalise the gradient of another loss than the one that is trained, in the first step.
+        """In the first step, refuse to penalise the gradient of a loss that differs from the training loss.
 
         Raises:
-            InputError: they differ.
+            InputError: the two losses differ.
         """
         close = 1e-6 if trained.dtype == torch.float64 else 1e-3 if not self.args.bf16 and not self.args.fp16 else 3e-2
         if not torch.isclose(trained.detach().double(), ours.detach().double(), rtol=close, atol=1e-6):
             raise InputError(
-                f"{type(self).__name__}: the loss that is trained is {trained.item():.6g}, and the cross-entropy of "
+                f"{type(self).__name__}: the training loss is {trained.item():.6g}, and the cross-entropy of "
                 f"the logits, which a term on the loss such as DataGrad differentiates, is {ours.item():.6g}. Pass the "
                 f"loss per sample: loss_fn=lambda outputs, labels: ..."
             )

@@ -1,4 +1,4 @@
-"""What PyTorch's versions do in different ways, for the oldest version that gradreg takes and for those after it."""
+"""Differences between PyTorch's versions, from the oldest version that gradreg supports."""
 
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
 Kind = TypeVar("Kind")
 
 HIDDEN_HOOKS = (None, None)
-"""Stands for hooks that are on, but which this version of PyTorch does not show."""
+"""Stands for hooks that are on but that this version of PyTorch does not show."""
 
 
 def innermost_hooks() -> tuple[Any, Any] | None:
@@ -21,7 +21,7 @@ def innermost_hooks() -> tuple[Any, Any] | None:
     if hasattr(autograd, "_top_saved_tensors_default_hooks"):
         hooks: tuple[Any, Any] | None = autograd._top_saved_tensors_default_hooks(True)
         return hooks
-    # Before PyTorch 2.8. Hooks cannot be switched off while some are on, and are not while they are switched off.
+    # Before PyTorch 2.8. Hooks cannot be switched off while some are on; while they are switched off, none are on.
     if autograd._saved_tensors_hooks_get_disabled_error_message() is not None:
         return None
     try:
@@ -34,18 +34,18 @@ def innermost_hooks() -> tuple[Any, Any] | None:
 
 
 def keep_from_compiling(function: Any) -> None:
-    """Frames of this function, and what they call, run as they are where torch.compile meets them."""
+    """Make torch.compile run this function, and what it calls, uncompiled."""
     from torch._C._dynamo import eval_frame
 
     if hasattr(eval_frame, "_FrameAction"):
         skip = eval_frame._FrameAction.SKIP
         eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
-    else:  # PyTorch 2.6, which goes on to compile what the frame calls
+    else:  # PyTorch 2.6, which still compiles what the frame calls
         eval_frame.skip_code(function.__code__)  # type: ignore[attr-defined]
 
 
 def outside_of_compiled(kind: type[Kind], *methods: str) -> type[Kind]:
-    """A class whose methods torch.compile traces from PyTorch 2.11 on, and calls as they are before: graph breaks."""
+    """A class whose methods torch.compile traces from PyTorch 2.11 on; before, it breaks the graph and calls them."""
     if COMPILES:
         return kind
     return type(kind.__name__, (kind,), {name: torch.compiler.disable(getattr(kind, name)) for name in methods})

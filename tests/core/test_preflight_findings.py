@@ -121,12 +121,12 @@ CASES: dict[str, tuple[str, Check, Check]] = {
         lambda: check(lambda x: NET(x) + ((0 * x).square().sum(1, keepdim=True) + 1).sqrt(), X, Y, SpectReg(1.0)),
     ),
     "no second derivative": (
-        r"error: 1 \(Hardsigmoid\) has no second derivative.*Replace it by differentiable operations",
+        r"error: 1 \(Hardsigmoid\) has no second derivative.*Replace it with differentiable operations",
         lambda: check(network(nn.Hardsigmoid()), X, Y, SpectReg(1.0)),
         lambda: check(network(nn.Sigmoid()), X, Y, SpectReg(1.0)),
     ),
     "no second derivative, behind": (
-        r"error: 1 \(Hardsigmoid\) has no second derivative.*penalise an activation behind it with at=",
+        r"error: 1 \(Hardsigmoid\) has no second derivative.*penalise an activation after it with at=",
         lambda: check(network(nn.Hardsigmoid(), nn.Linear(8, 8), nn.Tanh()), X, Y, SpectReg(1.0)),
         lambda: check(network(nn.Hardsigmoid(), nn.Linear(8, 8), nn.Tanh()), X, Y, SpectReg(1.0, at="2")),
     ),

@@ -18,7 +18,7 @@ from gradreg_core.presets import SpectReg
 W, X = (np.random.default_rng(0).normal(size=shape).astype("float32") for shape in ((5, 3), (6, 5)))
 Y = np.arange(6) % 3
 WEIGHT, VARIABLE = torch.tensor(W, requires_grad=True), tf.Variable(W)
-AROUND = "To have gradreg's call compiled as well, compile the function around it."
+AROUND = "To compile gradreg's call as well, compile the function around it."
 
 
 def network(compiled_part: bool = False) -> nn.Module:

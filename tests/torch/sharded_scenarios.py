@@ -245,7 +245,7 @@ def refused(cases: Scenarios) -> None:
     except UnsupportedError as error:
         cases.results["checked, sharded"] = str(error)
     report = gradreg.check(DistributedDataParallel(Nested()), cases.x, cases.y, gradreg.SpectReg(1.0))
-    seen = "DistributedDataParallel over 4 processes, of which this one was checked."
+    seen = "DistributedDataParallel over 4 processes; only this one was checked."
     as_seen = report.notes == (seen,) and not report.findings
     cases.results["checked, replicated"] = (torch.tensor(as_seen), torch.tensor(True))
     static = DistributedDataParallel(Nested(), static_graph=True)

@@ -110,7 +110,7 @@ def test_a_checkpoint_is_refused() -> None:
     recomputed = net(lambda x: checkpoint(torch.tanh, x, use_reentrant=False))
     for reg in (OUTPUT_SIDE, INPUT_SIDE):
         with pytest.raises(
-            Exception, match=r"the checkpoint at .*test_compiled\.py:\d+ .* Leave checkpointing out there"
+            Exception, match=r"the checkpoint at .*test_compiled\.py:\d+ .* Switch checkpointing off there"
         ):
             penalty(recomputed, reg)
         torch.testing.assert_close(

@@ -10,8 +10,8 @@ import ranks
 
 REFUSED = {
     "static": "DistributedDataParallel(static_graph=True) does not average",
-    "flattened": "FullyShardedDataParallel takes an inner backward pass for the whole",
-    "flattened, whole": "FullyShardedDataParallel takes an inner backward pass for the whole",
+    "flattened": "FullyShardedDataParallel treats an inner backward pass as the whole",
+    "flattened, whole": "FullyShardedDataParallel treats an inner backward pass as the whole",
     "split layers": "parallelize_module",
     "checked, sharded": "Check the model before fully_shard",
     "checked, static": "DistributedDataParallel(static_graph=True) does not average",

@@ -195,9 +195,7 @@ def test_named_activations(model: nn.Module) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_layers_of_traced_and_scripted_modules(model: nn.Module) -> None:
     for made in (torch.jit.trace(model, X), torch.jit.script(model)):
-        refuse(
-            InputError, "layers inside of a traced or scripted module cannot be seen", made, reg=gradreg.R1(1, at="0")
-        )
+        refuse(InputError, "layers inside a traced or scripted module cannot be seen", made, reg=gradreg.R1(1, at="0"))
     wanted = gradreg.penalty(model, X, Y, gradreg.DataGrad(1.0, at="0"))  # the module that it was made from
     head = gradreg.penalty(torch.jit.script(model[1:]), model[0](X), Y, gradreg.DataGrad(1.0))  # the head
     torch.testing.assert_close(head, wanted)

@@ -64,7 +64,7 @@ def test_parameters_made_in_inference_mode_are_refused_with_a_remedy() -> None:
     with torch.inference_mode():
         model = make()
     with pytest.raises(
-        InputError, match=r"made in torch\.inference_mode\(\).* Make it outside, or pass tensor\.clone\(\)"
+        InputError, match=r"created in torch\.inference_mode\(\).* Create it outside, or pass tensor\.clone\(\)"
     ):
         gradreg.loss(model, x, y, REG)
     for module in model.modules():

@@ -75,7 +75,7 @@ def saved_products(x: Tensor, points: Tensor) -> Tensor:
 
 
 REFUSED = {
-    "Leave out @once_differentiable": lambda x, points: Once.apply(x),
+    "Remove @once_differentiable": lambda x, points: Once.apply(x),
     "use_reentrant=False": lambda x, points: checkpoint.checkpoint(torch.tanh, x, use_reentrant=True),
     "without context_fn": saved_products,
 }

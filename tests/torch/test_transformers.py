@@ -332,7 +332,7 @@ def test_parallelism_inside_of_a_sample_is_refused(tmp_path: Path) -> None:
     trainer = SimpleNamespace(args=SimpleNamespace(**chosen), is_deepspeed_enabled=True, get_tp_size=lambda: 2)
     with pytest.raises(UnsupportedError) as caught:
         require_supported(trainer, model, exact=True)
-    for obstacle in ("DataParallel over 2", "DeepSpeed", "'tp': 2", "Leave use_liger_kernel out"):
+    for obstacle in ("DataParallel over 2", "DeepSpeed", "'tp': 2", "Set use_liger_kernel=False"):
         assert obstacle in str(caught.value)
     with pytest.raises(InputTypeError, match="reg must be a regularizer such as"):
         RegularizedTrainer(model, settings(tmp_path), reg=0.1)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""What a PyTorch model has besides its function: named layers, buffers, random masks, batch normalisation."""
+"""The state of a PyTorch model: named layers, buffers, random masks, batch normalisation."""

@@ -1,4 +1,4 @@
-"""What modules keep outside of their buffers: counters, arrays, containers and generators in plain attributes."""
+"""State that modules keep outside their buffers: counters, arrays, containers and generators in plain attributes."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -12,10 +12,10 @@ from torch import nn
 __all__ = ["Kept", "attributes_kept"]
 
 _LONGEST = 1000
-"""Containers of more elements hold data, and are left alone."""
+"""Larger containers hold data, and stay as they are."""
 _OF_MODULES = frozenset(nn.Module().__dict__)
 _Undo = tuple[Any, Any]
-"""(what holds something, what it held)."""
+"""(the holder, its contents)."""
 
 
 class Kept:
@@ -26,7 +26,7 @@ class Kept:
         self._before: list[_Undo] = []
 
     def see(self, module: nn.Module) -> None:
-        """Keep what a module holds, if it is of a class of the user's: PyTorch's own have nothing else than buffers."""
+        """Keep what a module of a user's class holds: PyTorch's own classes have no state but buffers."""
         if module in self._seen:
             return
         self._seen.add(module)
@@ -40,7 +40,7 @@ class Kept:
                 self._before.append((value, content))
 
     def put_back(self) -> None:
-        """Everything is as it was."""
+        """Restore all attributes."""
         for holder, before in self._before:
             if isinstance(holder, nn.Module):
                 now = holder.__dict__
@@ -52,7 +52,7 @@ class Kept:
 
 
 def _content(value: Any) -> Any:
-    """What a container holds, or the state of a generator; None of anything else."""
+    """The contents of a container or the state of a generator; None for other values."""
     if type(value) in (list, dict, set) and len(value) <= _LONGEST:
         return value.copy()
     if isinstance(value, torch.Generator):
@@ -80,7 +80,7 @@ def _put_back(holder: Any, content: Any) -> None:
 
 @contextmanager
 def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, modules may change their plain attributes; afterwards these are as before."""
+    """A context in which modules may change their plain attributes; it restores them afterwards."""
     kept = Kept()
     for module in modules:
         kept.see(module)

@@ -19,7 +19,7 @@ __all__ = ["batch_norm_policy", "report_coupling"]
 def batch_norm_policy(call: str, model: Any, policy: str) -> Iterator[None]:
     """Raise or warn, as `policy` says, if the model normalises over the batch.
 
-    A module is searched before the forward pass. Modules behind a plain function, and layers of Keras, whose mode is an
+    A module is searched before the forward pass. Modules behind a plain function, and Keras layers, whose mode is an
     argument, are seen when they are called.
 
     Raises:
@@ -50,7 +50,7 @@ def batch_norm_policy(call: str, model: Any, policy: str) -> Iterator[None]:
 def report_coupling(call: str, model: nn.Module, policy: str) -> None:
     """Raise or warn, as `policy` says, if a module in `model` normalises over the batch.
 
-    At every call, of modules as they are now; so the loop makes no call of Python for each of them.
+    This runs at every call, on modules as they are now, so the loop makes no Python call per module.
 
     Raises:
         BatchNormError: the policy is "error".

@@ -1,4 +1,4 @@
-"""Sees modules when they are called, however a plain function comes to call them."""
+"""Observes modules when they are called, also from inside a plain function."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ Visitor = Callable[[nn.Module], None]
 
 @contextmanager
 def module_calls(before: Visitor, after: Visitor = lambda module: None) -> Iterator[None]:
-    """Pass each module that this thread calls inside to `before`, and to `after` when its call is over.
+    """Pass each module that this thread calls inside to `before`, and to `after` when the call ends.
 
     Calls that torch.compile traces are left out.
     """
@@ -38,7 +38,7 @@ def module_calls(before: Visitor, after: Visitor = lambda module: None) -> Itera
             after(module)
 
     hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
-    # Contexts nest, so the one that is entered last is left first.
+    # Contexts nest, so the one entered last exits first.
     _global_forward_hooks.move_to_end(hooks[1].id, last=False)  # type: ignore[attr-defined] # an OrderedDict
     try:
         yield

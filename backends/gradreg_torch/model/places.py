@@ -1,4 +1,4 @@
-"""Places inside of a model by the names of the modules that compute them, kept in eager mode."""
+"""Places inside a model, by the names of the modules that compute them, kept in eager mode."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from gradreg_core.taps import Places
 __all__ = ["recorded_places"]
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What torch.compile and other wrappers call what they wrap. A name may leave it out, and the first "module" too."""
+"""The attributes in which wrappers such as torch.compile keep a module. Names may omit them, and the first "module"."""
 
 
 class _Recorded(Places):
@@ -26,7 +26,7 @@ class _Recorded(Places):
 
     Args:
         keys: the places.
-        at: those that are differentiated with respect to.
+        at: the places to differentiate with respect to.
     """
 
     def __init__(self, keys: Sequence[str], at: Sequence[str]) -> None:
@@ -35,9 +35,9 @@ class _Recorded(Places):
         self.sources: dict[str, Tensor] = {}
         """The tensor of each place on the graph."""
         self.known: list[str] = []
-        """The names of the modules that were called."""
+        """The names of the modules called so far."""
         self.scripted = False
-        """Whether the model is traced or scripted, so that calls of its modules are not seen."""
+        """Whether the model is traced or scripted, which hides the calls of its modules."""
 
     def require_all(self, also: Iterable[str] = ()) -> None:
         try:
@@ -46,7 +46,7 @@ class _Recorded(Places):
             if not self.scripted:
                 raise
             raise InputError(
-                "the layers inside of a traced or scripted module cannot be seen. Name a layer of the module that it "
+                "the layers inside a traced or scripted module cannot be seen. Name a layer of the module that it "
                 "was made from, or pass the head of the network as the model and the activation as x."
             ) from error
 
@@ -57,19 +57,19 @@ class _Recorded(Places):
         if torch._C._functorch.peek_interpreter_stack() is not None:
             if torch._C._functorch.peek_interpreter_stack().key() != torch._C._functorch.TransformType.Vmap:
                 raise InputError(
-                    f"the place {key!r} is inside of a function that torch.func transforms, which its value cannot "
-                    f"leave. Mark what goes into that function or comes out of it."
+                    f"the place {key!r} is inside a function that torch.func transforms, which its value cannot "
+                    f"leave. Mark an input or an output of that function instead."
                 )
             outside: Tensor = _Outside.apply(value, key, self._record)
             return outside
-        if key in self.at and not value.requires_grad:  # behind frozen parameters: nothing before it has a gradient
+        if key in self.at and not value.requires_grad:  # after frozen parameters: nothing before it has a gradient
             value = value.detach().requires_grad_()
         self.sources[key] = value
-        return value.clone()  # what comes next may work in place
+        return value.clone()  # the next operation may work in place
 
 
 class _Outside(Function):
-    """The identity, in which a place inside of torch.func.vmap is marked with the batch axis in front."""
+    """The identity; it marks a place inside torch.func.vmap with the batch axis in front."""
 
     generate_vmap_rule = False
 
@@ -88,9 +88,9 @@ class _Outside(Function):
 
 @contextmanager
 def recorded_places(keys: Sequence[str], at: Sequence[str]) -> Iterator[_Recorded]:
-    """The taps and modules called `keys` in the forward pass inside, in this thread.
+    """Yield the taps and modules called `keys` in the forward pass inside, in this thread.
 
-    A module's name is its path from the outermost module that is called. See :class:`_Recorded` for the arguments.
+    A module's name is its path from the outermost module called. See :class:`_Recorded` for the arguments.
     """
     thread, depth, names = get_ident(), [0], dict[int, list[str]]()
     with _Recorded(keys, at) as places:
@@ -125,13 +125,13 @@ def recorded_places(keys: Sequence[str], at: Sequence[str]) -> Iterator[_Recorde
 
 
 def _short(name: str) -> list[str]:
-    """The name without the names of wrappers, and as it is."""
+    """The name without the names of wrappers, and the full name."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
     short = ".".join(parts[1:] if parts[:1] == ["module"] else parts)
     return [short, name] if short != name else [name]
 
 
 def _floating_leaves(output: Any) -> tuple[Leaves, Rebuild]:
-    """The leaves of a module's output that are tensors of floats."""
+    """The floating-point tensors in a module's output."""
     leaves, rebuild = structures.flatten(output, lambda value: isinstance(value, Tensor))
     return structures.restricted(leaves, rebuild, lambda leaf: isinstance(leaf, Tensor) and leaf.is_floating_point())

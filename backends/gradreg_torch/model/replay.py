@@ -1,4 +1,4 @@
-"""Calling a model again as if nothing had happened: with the same random numbers, buffers and attributes."""
+"""Calls a model again from the same random numbers, buffers and attributes."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,7 +17,7 @@ __all__ = ["as_module", "call_twice", "repeatable", "same_draws", "without_state
 
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
-    """Random layers draw the same inside each such context; buffers and generators are restored afterwards."""
+    """Make random layers draw the same in each such context; restore buffers and generators afterwards."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
     values = [buffer.detach().clone() for buffer in buffers]
@@ -38,16 +38,16 @@ def repeatable(model: Any) -> Iterator[None]:
 def call_twice(model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tensor, Any, Tensor]:
     """(outputs, what the model returned, outputs at `moved`) from one state of the generators and buffers.
 
-    Buffers end as after the pass at x.
+    The buffers end as they are after the pass at x.
 
     Raises:
         UnsupportedError: inside torch.compile, where the generator cannot be set back, the model has dropout or is a
-            function that may have some; or autocast is on, and rounds more coarsely than the difference.
+            function that may have some; or autocast is on, and its rounding is coarser than the difference.
     """
     if torch.is_autocast_enabled(x.device.type):
         raise UnsupportedError(
             "method='difference' needs both passes in float32: autocast's rounding errors are divided by h. Use "
-            "method='jvp', or leave autocast for the penalty."
+            "method='jvp', or switch autocast off for the penalty."
         )
     if torch.compiler.is_compiling():
         module = as_module(model)
@@ -63,7 +63,7 @@ def call_twice(model: Any, apply: Apply, x: Tensor, moved: Tensor) -> tuple[Tens
 
 
 def same_draws(x: Tensor) -> AbstractContextManager[None]:
-    """A context after which the generators on the device of x are as before it; inside a compiler nothing is done."""
+    """A context that restores the generators on the device of x; it does nothing inside a compiler."""
     if torch.compiler.is_compiling():
         return nullcontext()
     return torch.random.fork_rng([x.device] if x.device.type == "cuda" else [])
@@ -79,7 +79,7 @@ def without_state_changes(model: Any) -> Any:
     """The model as a function that works on copies of the buffers.
 
     Restoring the buffers afterwards would not do: a backward pass may need the values that a forward pass read, and
-    there is no sign of which buffers changed, since batch normalisation leaves their version counters alone.
+    nothing shows which buffers changed, since batch normalisation does not increase their version counters.
     """
     return model if isinstance(model, _OnCopies) else _OnCopies(model)
 
@@ -119,7 +119,7 @@ def _call_on_copies(model: nn.Module, args: Any, kwargs: Any) -> Any:
 
 @contextmanager
 def _scripted_on(model: nn.Module, copies: dict[str, Tensor]) -> Iterator[None]:
-    """A scripted module, which `functional_call` does not take, on copies of its buffers."""
+    """A scripted module, which `functional_call` does not accept, on copies of its buffers."""
     own, parts = dict(model.named_buffers()), dict(model.named_modules())
 
     def put(buffers: dict[str, Tensor]) -> None:
@@ -136,9 +136,9 @@ def _scripted_on(model: nn.Module, copies: dict[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def _copied_buffers() -> Iterator[None]:
-    """Modules that are called inside see copies of their buffers, however a plain function comes to call them.
+    """Modules called inside see copies of their buffers, also if a plain function calls them.
 
-    Their plain attributes are afterwards as before.
+    Their plain attributes are restored afterwards.
     """
     kept = Kept()
     copies: dict[Tensor, Tensor] = {}

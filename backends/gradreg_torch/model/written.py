@@ -1,7 +1,7 @@
 """Buffers that a forward pass writes into, inside torch.compile.
 
-torch.func.vjp refuses writes into what is outside of it. So the pass works on copies made inside, gives their values
-back beside the outputs, and the buffers get them afterwards.
+torch.func.vjp refuses writes to anything outside it. So the pass works on copies made inside and returns their values
+with the outputs; the buffers get them afterwards.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["buffers_to_write", "with_buffers", "write_buffers"]
 
 
 def buffers_to_write(model: Any) -> dict[str, Tensor]:
-    """The buffers of a module in training mode, inside torch.compile; elsewhere they are written as they are.
+    """The buffers of a module in training mode, inside torch.compile; none elsewhere, where writes are allowed.
 
     Raises:
         UnsupportedError: the model is a plain function around batch normalisation in training mode.
@@ -31,11 +31,11 @@ def buffers_to_write(model: Any) -> dict[str, Tensor]:
 
 
 def with_buffers(apply: Apply) -> Apply:
-    """`apply` that works on copies, and returns their values beside what the model returned."""
+    """`apply` on copies; it also returns the copies' values."""
 
     def on_copies(model: Any, x: Any) -> tuple[Any, Any]:
         copies: dict[str, Tensor] = {}
-        if not isinstance(model, nn.Module):  # on copies already
+        if not isinstance(model, nn.Module):  # already on copies
             outputs, returned = apply(model, x)
             return outputs, (returned, copies)
         copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -50,7 +50,7 @@ def with_buffers(apply: Apply) -> Apply:
 
 
 def write_buffers(buffers: dict[str, Tensor], returned: tuple[Any, dict[str, Tensor]]) -> Any:
-    """Put the values that `with_buffers` returned into the buffers; what the model returned itself."""
+    """Write the values from `with_buffers` to the buffers, and return the model's own result."""
     with torch.no_grad():
         for name, buffer in buffers.items():
             buffer.copy_(returned[1][name])
