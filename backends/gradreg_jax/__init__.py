@@ -23,7 +23,7 @@ else:
     )
 
     def _known_to_jax() -> bool:
-        """Make `Inputs` a pytree, which jax.jit takes, as soon as JAX is there; whether it is."""
+        """Register `Inputs` as a pytree for jax.jit if JAX is imported; return whether it is."""
         if not hasattr(sys.modules.get("jax"), "tree_util"):
             return False
         import_module("gradreg_jax.trees")

@@ -1,4 +1,4 @@
-"""gradreg's calls in JAX."""
+"""The public names of gradreg in JAX."""
 
 from gradreg_core.calls import Calls
 from gradreg_jax.backend import JaxBackend

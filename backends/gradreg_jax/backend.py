@@ -42,19 +42,19 @@ __all__ = ["JaxBackend"]
 Array = jax.Array
 _HIGHEST = lax.Precision.HIGHEST
 _FEW_WORDS = 1024
-"""Random words up to which JAX's own Threefry primitive is the faster one."""
-_PARAMS = "Pass what the optimizer trains: a dictionary of arrays, nnx.state(model, nnx.Param), or a module of Equinox."
+"""Random words up to which JAX's own Threefry primitive is faster."""
+_PARAMS = "Pass the trained parameters: a dictionary of arrays, nnx.state(model, nnx.Param), or a module of Equinox."
 _FEW_ROWS = 16
-"""Rows up to which a program that repeats the pullback is the faster one on the CPU."""
+"""Rows up to which a program that repeats the pullback is faster on the CPU."""
 
 
 def _dtype(name: Any) -> Any:
-    """The dtype of that name, or the 32-bit one where 64 bits are off; of random keys as it is."""
+    """The dtype of that name, or the 32-bit one if 64-bit types are off; the dtype of random keys unchanged."""
     return name if jnp.issubdtype(name, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(name)
 
 
 class JaxBackend(Backend):
-    """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
+    """See :class:`gradreg_core.backend.Backend`, which documents the methods."""
 
     name = "jax"
     default_chunk: int | None = None
@@ -86,7 +86,7 @@ class JaxBackend(Backend):
         return jnp.asarray(value).astype(jnp.int32)
 
     def arange(self, stop: int, like: Array) -> Array:
-        # Adding a zero made from `like` marks the numbers as varying over the devices of a shard_map where it does.
+        # Adding a zero made from `like` marks the numbers as varying over a shard_map's devices if `like` does.
         return jnp.arange(stop, dtype=jnp.int32) + lax.full_like(like, 0, jnp.int32, ())
 
     def astype(self, array: Array, dtype: str) -> Array:
@@ -109,7 +109,7 @@ class JaxBackend(Backend):
         spec = jax.typeof(array).sharding.spec
         if not spec or spec[0] is None:
             return array[indices]
-        # The rows lie on explicit mesh axes, where JAX wants to be told where the result lies.
+        # The rows lie on explicit mesh axes, where JAX needs to know the sharding of the result.
         axes = spec[0] if isinstance(spec[0], tuple) else (spec[0],)
         shards = math.prod(jax.typeof(array).sharding.mesh.shape[axis] for axis in axes)
         rows = spec[0] if indices.shape[0] % shards == 0 else None
@@ -196,7 +196,7 @@ class JaxBackend(Backend):
     def _between_places(
         self, model: Any, pure: Pure, keep: Keep, apply: Apply, x: Array | None, pairs: Sequence[Pair]
     ) -> ModelPass:
-        """The pass for pairs with named places; J at an activation h is J with respect to d at d = 0 in h + d."""
+        """The pass for pairs with named places; at an activation h, J is with respect to d at d = 0 in h + d."""
         names, carrier = places_in(pairs), Carrier()
 
         def run(places: TracedPlaces, x: Any) -> Any:
@@ -245,8 +245,8 @@ class JaxBackend(Backend):
 
     def call_twice(self, model: Any, apply: Apply, x: Array, moved: Array) -> tuple[Array, Any, Array]:
         pure, keep = functional(model)
-        with suppress(jax.errors.ConcretizationTypeError):  # a model that looks at values may
-            # A hidden random state would draw anew in the second pass: this raises.
+        with suppress(jax.errors.ConcretizationTypeError):  # a model that reads values may raise
+            # A hidden random state would draw new numbers in the second pass, so this raises.
             jax.eval_shape(lambda x: pure(apply, x)[0][0], x)
         ((outputs, returned), changes), ((other, _), _) = pure(apply, x), pure(apply, moved)
         keep(changes)
@@ -277,8 +277,8 @@ class JaxBackend(Backend):
     def pull_rows(self, pullback: Pullback, rows: Array) -> Array:
         on_cpu = jax.default_backend() == "cpu"
         if len(rows) > 1 and on_cpu and _is_traced_program():
-            # Rows that are pulled back in turn stay in the processor's caches, and a loop takes the memory of one.
-            pullback(rows[0])  # makes the values that the engine keeps, see `cond`
+            # A loop over the rows keeps the data in the processor's caches, and takes the memory of one row.
+            pullback(rows[0])  # computes the values that the engine keeps, see `cond`
             if not _convolves(jax.make_jaxpr(pullback)(rows[0]).jaxpr):
                 return lax.map(pullback, rows)
         if len(rows) == 1 or (len(rows) <= _FEW_ROWS and on_cpu):
@@ -290,7 +290,7 @@ class JaxBackend(Backend):
 
     def cond(self, predicate: Array, branch: Callable[[], Array]) -> Array:
         # The engine keeps what several terms share, so the branch is called here first: a value that was made inside a
-        # traced branch could not be used again outside of it. The compiler drops the rest of this call.
+        # traced branch could not be used again outside it. The compiler drops the rest of this call.
         value = branch()
         return lax.cond(predicate, branch, lambda: jnp.zeros_like(value))
 
@@ -303,14 +303,14 @@ class JaxBackend(Backend):
             return None
 
     def threefry2x32(self, key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
-        """The same words; a few of them by JAX's own primitive.
+        """The same words; for few words, by JAX's own primitive.
 
-        The primitive makes a smaller program, which compiles in two thirds of the time. On the CPU it is slow for many.
+        The primitive makes a smaller program, which compiles in two thirds of the time. The CPU is slow for many.
         """
         words = (*key, *counter)
         if math.prod(jnp.broadcast_shapes(*(word.shape for word in words))) > _FEW_WORDS:
             return super().threefry2x32(key, counter)
-        zero = sum(word * 0 for word in words)  # brings all four to one shape and one layout over devices
+        zero = sum(word * 0 for word in words)  # gives all four one shape and one sharding
         first, second = threefry2x32_p.bind(*(lax.bitcast_convert_type(word + zero, jnp.uint32) for word in words))
         # The primitive forgets over which devices of a shard_map its arguments vary; adding the zero again restores it.
         return lax.bitcast_convert_type(first, jnp.int32) + zero, lax.bitcast_convert_type(second, jnp.int32) + zero
@@ -363,12 +363,12 @@ class JaxBackend(Backend):
 
 
 def _varying(w: Array, like: Array) -> Array:
-    """`w`, marked as different on the devices of a shard_map where `like` is."""
+    """`w`, marked as varying over the devices of a shard_map if `like` is."""
     return w if jax.typeof(w) == jax.typeof(like) else w + jnp.zeros_like(like)
 
 
 def _changes_last(pure: Pure, apply: Apply) -> Callable[[Array | None], tuple[Array, tuple[Any, Any]]]:
-    """X -> (outputs, (what the model returned, changes of its state))."""
+    """X -> (outputs, (what the model returned, its state's changes))."""
 
     def run(x: Array | None) -> tuple[Array, tuple[Any, Any]]:
         (outputs, returned), changes = pure(apply, x)
@@ -378,12 +378,12 @@ def _changes_last(pure: Pure, apply: Apply) -> Callable[[Array | None], tuple[Ar
 
 
 def _is_traced_program() -> bool:
-    """Whether a program is being recorded (jit, scan): run at once, each loop would be compiled anew."""
+    """Whether a program is being recorded (jit, scan): outside, each loop would be compiled again."""
     return isinstance(lax.full((), 0), jax.core.Tracer)
 
 
 def _convolves(jaxpr: Any) -> bool:
-    """Whether there is one of XLA's convolutions, which take two to three times as long in a loop on the CPU."""
+    """Whether the program has a convolution of XLA's; these take two to three times as long in a loop on the CPU."""
     options = [leaf for equation in jaxpr.eqns for leaf in jax.tree.leaves(list(equation.params.values()))]
     programs = [getattr(option, "jaxpr", option) for option in options]
     return any(equation.primitive.name == "conv_general_dilated" for equation in jaxpr.eqns) or any(
@@ -392,7 +392,7 @@ def _convolves(jaxpr: Any) -> bool:
 
 
 def _is_readable(value: Any) -> bool:
-    """Whether the value can be read at no cost: no tracer, and on the CPU."""
+    """Whether the value can be read at no cost: it is not a tracer, and is on the CPU."""
     if not isinstance(value, jax.Array):
         return True
     if isinstance(value, jax.core.Tracer) or not value.is_fully_addressable:

@@ -1,4 +1,4 @@
-"""Batch normalisation in training mode couples the samples of a batch: notice it in the layer's own call."""
+"""Detects batch normalisation in training mode, which couples the samples of a batch, in the layer's own call."""
 
 import warnings
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ _LAYERS = (
 
 @contextmanager
 def batch_norm_policy(call: str, policy: str, names: list[str]) -> Iterator[None]:
-    """Raise at once, or warn at the end, if a batch normalisation is in training mode, however it is called.
+    """Raise at once, or warn at the end, if a batch normalisation is in training mode, wherever it is called from.
 
-    Layers of Flax, Equinox, Haiku and Keras are noticed when they are called.
+    Layers of Flax, Equinox, Haiku and Keras are detected when they are called.
 
     Args:
         call: the name of the gradreg call, for messages.
         policy: "error", "warn" (once) or "allow".
-        names: of layers that are known to be in training mode.
+        names: the names of layers known to be in training mode.
 
     Raises:
-        BatchNormError: one is, and the policy is "error".
+        BatchNormError: a layer is in training mode, and the policy is "error".
     """
     if policy == "allow":
         yield

@@ -20,9 +20,9 @@ __all__ = ["conv_general_dilated"]
 Array = jax.Array
 
 _FEW_CHANNELS = 8
-"""Inputs with more channels are left to XLA, whose kernels are faster there."""
+"""XLA handles inputs with more channels; its kernels are faster there."""
 _TILE = 8
-"""Output columns per product. It multiplies (tile + k - 1) / k times as often as the convolution needs."""
+"""Output columns per product. It takes (tile + k - 1) / k times the multiplications of the convolution."""
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -33,21 +33,21 @@ def conv_general_dilated(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> Array:
-    """`jax.lax.conv_general_dilated`, as a matrix product where that is faster, with all its derivatives.
+    """`jax.lax.conv_general_dilated`, as a matrix product if that is faster, with all its derivatives.
 
     It is faster on the CPU, for images (B, H, W, C) with at most 8 channels and a kernel (k, l, C, F),
-    ``dimension_numbers=("NHWC", "HWIO", "NHWC")``, strides of 1, and neither dilation nor groups. Everything else goes
-    to JAX's own.
+    ``dimension_numbers=("NHWC", "HWIO", "NHWC")``, strides of 1, and neither dilation nor groups. All other cases go
+    to JAX's function.
 
-    Windows of equal values, such as an image's background, give outputs that are equal to the last bit, as JAX's own
-    does. A maximum over them is a tie, whose first element takes the derivative.
+    Windows of equal values, such as an image's background, give outputs equal to the last bit, as JAX's function
+    does. A maximum over them is a tie, and its first element has the derivative.
 
     Args:
         lhs: inputs.
         rhs: kernel.
         window_strides: one per spatial axis.
         padding: "SAME", "VALID" or pairs (before, after).
-        **options: the others of `jax.lax.conv_general_dilated`.
+        **options: the other arguments of `jax.lax.conv_general_dilated`.
     """
     pads = _pads_of_product(lhs, rhs, window_strides, padding, **options)
     if pads is None:
@@ -64,7 +64,7 @@ def _pads_of_product(
     precision: Any = None,
     **others: Any,
 ) -> Sequence[tuple[int, int]] | None:
-    """Rows and columns to add before and after the image, or None where the convolution is left to JAX."""
+    """Rows and columns to add before and after the image, or None if JAX computes the convolution."""
     if lhs.ndim != 4 or dimension_numbers is None or jax.default_backend() != "cpu" or lhs.dtype != rhs.dtype:
         return None
     numbers = [lax.conv_dimension_numbers(lhs.shape, rhs.shape, layout) for layout in (dimension_numbers, _NHWC)]
@@ -83,7 +83,7 @@ def _banded(x: Array, kernel: Array, pads: Sequence[tuple[int, int]], precision:
     A window of k rows and tile + l - 1 columns holds everything that a tile of output columns depends on. Column j of
     the band holds the kernel shifted by j columns, with zeros around it. Zeros change no sum, but XLA adds the even and
     the odd terms of a product separately. A column of the window is therefore padded to an even length, so that all
-    outputs are summed alike.
+    outputs are summed in the same order.
     """
     height, width, channels, filters = kernel.shape
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))

@@ -18,12 +18,12 @@ _REMEDIES = (
     ),
     (
         "nexpected tangent",
-        "Its custom derivative, of Equinox, cannot be differentiated again: give it with jax.custom_jvp, or leave it "
-        "to JAX. diffrax.BacksolveAdjoint is such a one; use adjoint=diffrax.DirectAdjoint().",
+        "Its custom derivative, from Equinox, cannot be differentiated again: write it with jax.custom_jvp, or leave "
+        "it to JAX. An example is diffrax.BacksolveAdjoint; use adjoint=diffrax.DirectAdjoint().",
     ),
     (
         "nexpected cotangent",
-        "It has a forward-mode derivative only: use an operation with both, such as lax.scan in place of a loop; for a "
+        "It has only a forward-mode derivative: use an operation with both, such as lax.scan in place of a loop; for a "
         "solver of diffrax, adjoint=diffrax.DirectAdjoint().",
     ),
     ("allbacks do not support JVP", "Give the callback its derivatives with jax.custom_jvp."),
@@ -33,7 +33,7 @@ _REMEDIES = (
 )
 """Parts of JAX's messages about operations that cannot be differentiated, and their remedies."""
 
-_NO_SECOND = "an operation of the model has no second derivative, or not even a first"
+_NO_SECOND = "an operation of the model has no second derivative, or no derivative at all"
 
 
 def _first_line(error: BaseException) -> str:
@@ -46,14 +46,14 @@ def explain(call: str, error: Exception) -> GradregError | None:
         return InputTypeError(
             f"{error} If a function returns (outputs, new state), as net.apply(..., mutable=[...]) of Linen does, pass "
             f"Stateful(lambda x, state: net.apply({{'params': params, **state}}, x, mutable=['batch_stats']), state) "
-            f"from gradreg_jax.model, which hands the state on."
+            f"from gradreg_jax.model, which passes the state on."
         )
     if isinstance(error, GradregError):
         return None
     if type(error).__name__ == "TraceContextError":
         return InputError(
             f"{call}: the model changes its own state where JAX cannot follow ({_first_line(error)}). Pass the "
-            f"nnx.Module itself as the model, not a function that calls it, and make or merge it inside the function "
+            f"nnx.Module itself as the model, not a function that calls it, and create or merge it inside the function "
             f"that JAX transforms, as nnx.jit and nnx.grad do."
         )
     for mark, remedy in _REMEDIES:
@@ -72,7 +72,7 @@ def blame(error: Exception) -> list[tuple[str, str]]:
 
 
 def how_it_runs(model: Any, arrays: Sequence[Any]) -> list[str]:
-    """What is compiled or on several devices; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
+    """Notes on what is compiled or on several devices; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
     notes, owners = [], list(references(model))
     compiled = [name or "the model" for name, owner in owners if isinstance(owner, jax.stages.Wrapped)]
     if compiled:
@@ -84,5 +84,5 @@ def how_it_runs(model: Any, arrays: Sequence[Any]) -> list[str]:
         if shared:
             count = max(len(array.sharding.device_set) for array in shared)
             split = sum(not array.sharding.is_fully_replicated for array in shared)
-            notes.append(f"of {len(group)} arrays of {kind}, {split} are split over {count} devices.")
+            notes.append(f"{split} of {len(group)} arrays of {kind} are split over {count} devices.")
     return notes

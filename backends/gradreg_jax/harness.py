@@ -28,15 +28,15 @@ _UNOPTIMISED = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_llvm_disable_expensive_passes": True,
 }
-"""Options that make XLA compile a small program in a fifth of the time. Compiling takes nearly all of it otherwise."""
+"""Options that make XLA compile a small program in a fifth of the time. Compiling takes most of the time."""
 
 
 class JaxHarness(Harness):
-    """See :class:`gradreg_conformance.harness.Harness`, whose methods these are. 64-bit types are on in all of them.
+    """See :class:`gradreg_conformance.harness.Harness`, which documents the methods. All run with 64-bit types on.
 
     Modes: "unoptimised", jax.jit without most of XLA's optimisations, which compiles fast; "jit"; "eager"; "vmap", as
-    one of a batch of functions; "scan", as the body of a loop; and "sharded", where there are several devices
-    (``JAX_NUM_CPU_DEVICES=2`` in the environment makes two): jit over a batch that is split over them.
+    one of a batch of functions; "scan", as the body of a loop; and "sharded", if there are several devices
+    (``JAX_NUM_CPU_DEVICES=2`` in the environment creates two): jit over a batch that is split over them.
     """
 
     layers = nets.LAYERS
@@ -53,13 +53,13 @@ class JaxHarness(Harness):
         self.versions = {name: version(name) for name in ("jax", "jaxlib")}
 
     def session(self) -> AbstractContextManager[Any]:
-        """64-bit types on."""
+        """A context with 64-bit types on."""
         return enable_x64()
 
     def array(self, values: np.ndarray, dtype: str, device: str) -> jax.Array:
         with self.session():
             array = jnp.asarray(np.array(values, jnp.dtype(dtype)))
-            # An array that is put on a device stays there; one on the default device goes where others are.
+            # An array that is put on a device stays there; one on the default device moves to the others.
             return array if device == self.devices[0] else jax.device_put(array, _device(device))
 
     def numpy(self, array: jax.Array) -> np.ndarray:
@@ -109,7 +109,7 @@ class JaxHarness(Harness):
         return OwnModel(model, lambda: int(model.passes[...]))
 
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
-        """`function` compiled for many calls, and how often it has been compiled."""
+        """`function` compiled for many calls, and a count of its compilations."""
         if mode == "eager":
             return None
         run = _in_mode(function, mode)
@@ -134,7 +134,7 @@ def _device(name: str) -> Any:
 
 
 def _placed(arrays: Arrays, mode: str) -> Arrays:
-    """In mode "sharded" x and y split over all devices, where they divide it, and all else on every device."""
+    """In mode "sharded", shard x and y over all devices if these divide the batch; replicate all else."""
     if mode != "sharded":
         return arrays
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -147,7 +147,7 @@ def _placed(arrays: Arrays, mode: str) -> Arrays:
 
 
 def _in_mode(function: Callable[[Arrays], Any], mode: str) -> Any:
-    """`function` as it runs in `mode`."""
+    """`function` wrapped to run in `mode`."""
     if mode == "eager":
         return function
     if mode in ("jit", "sharded"):
@@ -170,7 +170,7 @@ def _batched(function: Callable[[Arrays], Any]) -> Callable[[Arrays], Any]:
 
 
 def _looped(function: Callable[[Arrays], Any]) -> Callable[[Arrays], Any]:
-    """The result of a loop's only turn."""
+    """The result of the only iteration of a loop."""
 
     def run(arrays: Arrays) -> Any:
         once = {name: array[None] for name, array in arrays.items()}
@@ -181,7 +181,7 @@ def _looped(function: Callable[[Arrays], Any]) -> Callable[[Arrays], Any]:
 
 @cache
 def _options() -> dict[str, Any]:
-    """`_UNOPTIMISED`, if this XLA knows them."""
+    """`_UNOPTIMISED`, if this XLA supports them."""
     try:
         jax.jit(lambda x: x + 1, compiler_options=_UNOPTIMISED)(np.float32(1))
     except jax.errors.JaxRuntimeError:

@@ -1,7 +1,7 @@
-"""State that a model changes on the side, out of sight of JAX: attributes, closures, variables of Keras.
+"""State that a model changes hidden from JAX: attributes, closures, Keras variables.
 
-What is made inside a function that JAX transforms must not stay behind in an object outside of it, or a later use of
-the object fails. So changes are taken back at the end of the function, leave it as results, and are put in place then.
+A value created inside a function that JAX transforms must not remain in an object outside it, or a later use of the
+object fails. So gradreg undoes the changes at the end of the function, returns them as results, and applies them then.
 """
 
 import functools
@@ -23,25 +23,25 @@ __all__ = ["Attributes", "KerasVariables", "State", "refuse_haiku_state", "walk"
 _LIBRARIES = frozenset({"jax", "jaxlib", "numpy", "flax", "equinox", "optax", "keras", "tensorflow", "torch", "haiku"})
 _OWN = frozenset({"gradreg_core", "gradreg_jax"})
 _LONGEST = 1000
-"""Items of a list or a mapping that is still looked into."""
+"""Larger lists and mappings are not searched."""
 _MOST_OBJECTS = 20_000
 _PASSED_OVER = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, bool, int, float, complex, type(None))
 
 
 class State(ABC):
-    """Something that a forward pass may change."""
+    """State that a forward pass may change."""
 
     @abstractmethod
     def scoped(self) -> AbstractContextManager[Callable[[], Any]]:
-        """A context that undoes all changes at its end, and a function that gives the changes so far."""
+        """A context that undoes all changes at its end, and a function that returns the changes so far."""
 
     @abstractmethod
     def keep(self, changes: Any) -> None:
-        """Put changes in place, outside of the context."""
+        """Apply changes, outside the context."""
 
 
 class _Holder(ABC):
-    """A place outside of a function where it can leave things."""
+    """A location outside a function where it can leave values."""
 
     @abstractmethod
     def read(self) -> Mapping[Any, Any]: ...
@@ -126,7 +126,7 @@ class Attributes(State):
 
 
 def _new_arrays(new: Mapping[Any, Any], old: Mapping[Any, Any]) -> tuple[list[Any], list[Any]] | None:
-    """The keys whose values are new and hold arrays, and these values; None if there are none."""
+    """The keys with new values that hold arrays, and these values; None if there are none."""
     missing = object()
     changed = {
         key: value
@@ -137,11 +137,11 @@ def _new_arrays(new: Mapping[Any, Any], old: Mapping[Any, Any]) -> tuple[list[An
 
 
 class KerasVariables(State):
-    """The variables of Keras on its JAX backend, however a function comes to use them."""
+    """The Keras variables that a function uses, on Keras' JAX backend."""
 
     @staticmethod
     def in_use() -> bool:
-        """Whether Keras is imported, on the JAX backend."""
+        """Whether Keras is imported, with the JAX backend."""
         keras = sys.modules.get("keras")
         return hasattr(keras, "StatelessScope") and keras.config.backend() == "jax"  # type: ignore[union-attr]
 
@@ -158,7 +158,7 @@ class KerasVariables(State):
 @functools.cache
 def _keras_scope() -> Any:
     class Scope(sys.modules["keras"].StatelessScope):  # type: ignore[misc, name-defined]
-        """Takes the assignments of variables; inside of another such scope it starts from the values there."""
+        """Collects the assignments of variables; inside another such scope it starts from the values there."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -179,21 +179,21 @@ def _keras_scope() -> Any:
 
 
 def refuse_haiku_state() -> None:
-    """Refuse a call inside of a Haiku transform with state, which would be left there traced.
+    """Refuse a call inside a Haiku transform with state, which would keep traced values.
 
     Raises:
-        InputError: the call is inside of one.
+        InputError: the call is inside one.
     """
     haiku = sys.modules.get("haiku")
     if haiku is None:
         return
     try:
         starts = haiku.running_init()
-    except ValueError:  # not inside of a transform
+    except ValueError:  # not inside a transform
         return
     if starts or haiku.get_current_state():
         raise InputError(
-            "the call is inside of a haiku.transform whose network has state or is being initialised, and JAX cannot "
+            "the call is inside a haiku.transform whose network has state or is being initialised, and JAX cannot "
             "follow state that Haiku keeps. Transform the network alone, net = haiku.transform_with_state(network), "
             "and pass Stateful(lambda x, state: net.apply(params, state, rng, x), state) from gradreg_jax.model as "
             "the model."
@@ -201,11 +201,11 @@ def refuse_haiku_state() -> None:
 
 
 def walk(model: Any, is_module: Callable[[Any], bool]) -> tuple[list[Any], list[_Holder]]:
-    """What a function or an object refers to: modules that look after their own state, and places that it can change.
+    """The modules and changeable locations that a function or an object refers to.
 
     Args:
         model: the callable.
-        is_module: whether an object is such a module. They are not looked into.
+        is_module: whether an object is a module that manages its own state. Modules are not searched.
     """
     modules: list[Any] = []
     holders: list[_Holder] = []
@@ -218,7 +218,7 @@ def walk(model: Any, is_module: Callable[[Any], bool]) -> tuple[list[Any], list[
         if is_module(value):
             modules.append(value)
             continue
-        with suppress(Exception):  # whatever an object does when it is asked for an attribute
+        with suppress(Exception):  # reading an attribute may raise anything
             pending.append(value.__wrapped__)
         if _is_looked_into(value):
             holders += _holders(value)

@@ -1,14 +1,14 @@
-"""Smooth stand-ins for piecewise linear functions, for `check` alone.
+"""Smooth stand-ins for piecewise linear functions, used by `check` alone.
 
 A penalty on the gradient jumps where a rectifier switches. Finite differences over many rectifiers therefore do not
-converge to its derivative, even where that is right. With the switches rounded off they do, and the rest of the model
-is tested as it stands. The model is traced, and its program run with these operations replaced:
+converge to its derivative, even if it is correct. With the switches rounded off they do, and the rest of the model
+is tested as it is. gradreg traces the model, and runs its program with these operations replaced:
 
-- `max`, `min`, `abs`, `clamp`, `reduce_max`, and so `jax.nn.relu` and `relu6`;
-- `jax.nn.leaky_relu`, `hard_tanh`, `celu` and `elu`, and so `selu`;
-- the maximum over windows, and so max pooling.
+- `max`, `min`, `abs`, `clamp`, `reduce_max`, hence `jax.nn.relu` and `relu6`;
+- `jax.nn.leaky_relu`, `hard_tanh`, `celu` and `elu`, hence `selu`;
+- the maximum over windows, hence max pooling.
 
-Operations inside loops and branches, and other rectifiers that are written with `where`, stay as they are.
+Operations inside loops and branches, and other rectifiers written with `where`, stay as they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,9 +31,9 @@ Array = jax.Array
 
 
 def smoothed(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` with smooth rectifiers, maxima and absolute values; as it is where it cannot be traced.
+    """`fn` with smooth rectifiers, maxima and absolute values; `fn` itself if it cannot be traced.
 
-    It is traced when it is called, so that a place inside of it can be perturbed: what `tap` keeps is handed on.
+    It is traced when it is called, so that a place inside it can be perturbed: values recorded by `tap` are passed on.
     """
 
     def smooth(*args: Any, **kwargs: Any) -> Any:
@@ -52,7 +52,7 @@ def smoothed(fn: Callable[..., Any]) -> Callable[..., Any]:
         arrays = [jnp.asarray(leaves[index]) for index in places]
         try:
             traced, shape = jax.make_jaxpr(run, return_shape=True)(arrays)
-        except jax.errors.JAXTypeError:  # it looks at values
+        except jax.errors.JAXTypeError:  # it reads values
             return fn(*args, **kwargs)
         outputs, kept = jax.tree.unflatten(jax.tree.structure(shape), _run(traced.jaxpr, traced.consts, arrays))
         if marked is not None:
@@ -98,7 +98,7 @@ def _apply(program: Any, equation: Any, inputs: list[Any]) -> Sequence[Any]:
 
 
 def _rectifies(program: Any) -> bool:
-    """Whether the program is nothing but a maximum or minimum with a number, as jax.nn.relu is."""
+    """Whether the program is only a maximum or minimum with a number, as in jax.nn.relu."""
     names = {equation.primitive.name for equation in program.eqns}
     inner = [equation.params["jaxpr"].jaxpr for equation in program.eqns if equation.primitive.name in ("jit", "pjit")]
     plain = {"max", "min", "jit", "pjit", "convert_element_type", "broadcast_in_dim"}
@@ -113,7 +113,7 @@ def _ramp(x: Array) -> Array:
 
 
 def _maximum(x: Array | float, y: Array, **_: Any) -> Array:
-    """The larger one, rounded off over the spread of their difference: a bound that is far away changes nothing."""
+    """The larger of two, rounded off over the spread of their difference: a distant bound changes nothing."""
     finite = jnp.isfinite(x) & jnp.isfinite(y)
     apart = jnp.where(finite, x - y, 0)
     wide = apart.astype(jnp.promote_types(apart.dtype, jnp.float32))
@@ -151,7 +151,7 @@ def _clamp(low: Array | float, x: Array, high: Array | float) -> Array:
 
 
 def _largest(x: Array, axes: Sequence[int], **_: Any) -> Array:
-    """The scale of the finite components times log sum exp(x / scale); a softmax stays the same with it."""
+    """The scale of the finite components times log sum exp(x / scale); a softmax stays the same."""
     finite = jnp.where(jnp.isfinite(x), x, 0)
     scale = jnp.sqrt((finite * finite).mean()) + 1e-30
     return scale * jax.nn.logsumexp(x / scale, tuple(axes))
@@ -167,7 +167,7 @@ def _window_maximum(
 ) -> Array | None:
     if any(dilation != 1 for dilation in (*base_dilation, *window_dilation)):
         return None
-    x = jnp.pad(x, padding, mode="edge")  # the edge repeated, which is in the window with its copies
+    x = jnp.pad(x, padding, mode="edge")  # repeating the edge adds no new maximum
     ends = [
         (size - window) // stride * stride + 1
         for size, window, stride in zip(x.shape, window_dimensions, window_strides, strict=True)
@@ -186,7 +186,7 @@ _NAMED: dict[str, Callable[..., Array]] = {
     "elu": _elu,
     "celu": _celu,
 }
-"""Functions of `jax.nn` that are written with `where`."""
+"""Functions of `jax.nn` written with `where`."""
 _SMOOTH: dict[str, Callable[..., Array | None]] = {
     "max": _maximum,
     "min": _minimum,

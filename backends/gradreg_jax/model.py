@@ -1,6 +1,6 @@
-"""Models with state: what a call changes is threaded through a pure function.
+"""Models with state: a pure function takes the state and returns its changes.
 
-No model library is imported here: whoever passes a model of one has imported it.
+No model library is imported here: a user who passes its model has imported it.
 """
 
 import sys
@@ -33,9 +33,9 @@ _frozen: ContextVar[bool] = ContextVar("gradreg_frozen", default=False)
 
 
 class Stateful:
-    """A pure function with state as a model: ``fn(x, state) -> (outputs, state)``, for batch statistics and the like.
+    """A pure function with state as a model: ``fn(x, state) -> (outputs, state)``, for example for batch statistics.
 
-    Make one inside the function that is differentiated, and return its `state` from there as auxiliary output::
+    Create it inside the differentiated function, and return its `state` from there as auxiliary output::
 
         model = Stateful(lambda x, state: net.apply({"params": p, **state}, x, mutable=["batch_stats"]), state)
         total, parts = gradreg.loss(model, x, y, reg, step=step)
@@ -43,7 +43,7 @@ class Stateful:
 
     Args:
         fn: the function. With :class:`gradreg_core.inputs.Inputs` it is called as ``fn(*args, state, **kwargs)``.
-        state: a pytree for the first call; each later call gets the state that the one before it returned.
+        state: a pytree for the first call; each later call gets the state returned by the previous one.
     """
 
     def __init__(self, fn: Callable[..., tuple[Any, Any]], state: Any) -> None:
@@ -51,7 +51,7 @@ class Stateful:
         self.state = state
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The outputs; the state moves on."""
+        """The outputs; updates the state."""
         outputs, state = self.fn(*args, self.state, **kwargs)
         if not _frozen.get():
             self.state = state
@@ -78,14 +78,14 @@ class _Threaded(State):
 
 
 def functional(model: Model) -> tuple[Pure, Keep]:
-    """The model as a pure function, and a function that puts changes of its state into the model.
+    """The model as a pure function, and a function that applies state changes to the model.
 
     Returns:
         pure(apply, x) -> ((outputs, what the model returned), changes), where apply(model, x) calls the model once; and
         keep(changes).
 
     Raises:
-        InputError: the call is inside of a Haiku transform with state.
+        InputError: the call is inside a Haiku transform with state.
     """
     refuse_haiku_state()
     states, stand_in = _states(model)
@@ -105,7 +105,7 @@ def functional(model: Model) -> tuple[Pure, Keep]:
 
 
 def _states(model: Model) -> tuple[list[State], Callable[[], Any]]:
-    """All state that a call of the model may change, and a function that gives what is called in its place."""
+    """All state that a call of the model may change, and a function that returns the callable in its place."""
     states: list[State] = [KerasVariables()] if KerasVariables.in_use() else []
     if nnx_modules.is_module(model):
         module = nnx_modules.ModuleState([model], in_place=False)
@@ -120,13 +120,13 @@ def _states(model: Model) -> tuple[list[State], Callable[[], Any]]:
 
 
 def part_names(model: Model) -> list[str]:
-    """The names of the parts of the NNX modules that the model is, or refers to."""
+    """The names of the parts of the NNX modules in the model."""
     fn = model.fn if isinstance(model, Stateful) else model
     return nnx_modules.part_names(walk(fn, nnx_modules.is_module)[0])
 
 
 def without_state_changes(model: Model) -> Callable[..., Any]:
-    """The model as a callable that leaves its state as it is."""
+    """The model as a callable that does not change its state."""
     pure, _ = functional(model)
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -138,7 +138,7 @@ def without_state_changes(model: Model) -> Callable[..., Any]:
 
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
-    """Calls inside leave the model's state as it was, random counters included."""
+    """A context that restores the model's state, random counters included."""
     with ExitStack() as stack:
         for state in _states(model)[0]:
             if isinstance(state, nnx_modules.ModuleState):
@@ -153,7 +153,7 @@ def repeatable(model: Any) -> Iterator[None]:
 
 
 def parameters(model: Any) -> Any | None:
-    """A pytree with the parameters of an NNX or Equinox module, else None."""
+    """The parameters of an NNX or Equinox module as a pytree; None for other models."""
     nnx, equinox = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
     if nnx is not None and isinstance(model, nnx.Module):
         return nnx_modules.parameters(model)
@@ -161,7 +161,7 @@ def parameters(model: Any) -> Any | None:
 
 
 def holds_parameters(value: Any) -> bool:
-    """Whether the value is a variable of NNX or a module of Equinox."""
+    """Whether the value is an NNX variable or an Equinox module."""
     nnx, equinox = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
     return (nnx is not None and isinstance(value, nnx.Variable)) or (
         equinox is not None and isinstance(value, equinox.Module)

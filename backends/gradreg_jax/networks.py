@@ -35,7 +35,7 @@ def _matmul(left: Array, right: Array) -> Array:
 
 
 def _windows(x: Array, size: int) -> list[Array]:
-    """The elements of each size x size window in row-major order, one array per place in the window."""
+    """The elements of each size x size window in row-major order, one array per position in the window."""
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     cut = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
@@ -43,7 +43,7 @@ def _windows(x: Array, size: int) -> list[Array]:
 
 
 def _max_pool(x: Array, size: int) -> Array:
-    """Maximum over windows; among equals the first has the whole derivative, and a NaN stays one."""
+    """Maximum over windows; among equals the first has the whole derivative, and a NaN stays NaN."""
     best, *others = _windows(x, size)
     for other in others:
         best = jnp.where((best >= other) | (best != best), best, other)

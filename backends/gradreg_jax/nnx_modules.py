@@ -1,6 +1,6 @@
 """Flax NNX modules: their state as values, copies that a transformed function may change, names of their parts.
 
-Flax is not imported here: whoever passes a module of it has imported it.
+Flax is not imported here: a user who passes its module has imported it.
 """
 
 import functools
@@ -30,14 +30,14 @@ class ModuleState(State):
 
     Args:
         modules: they may share parts.
-        in_place: whether a function reaches the modules by itself, so that they, not copies, must be what it may
-            change; other threads wait meanwhile. Otherwise the copies take their place: `stand_ins`.
+        in_place: whether a function refers to the modules directly, so that it must change them and not copies; other
+            threads wait meanwhile. Otherwise copies take their place: `stand_ins`.
     """
 
     def __init__(self, modules: list[Any], in_place: bool) -> None:
         self.modules, self.in_place = modules, in_place
         self.stand_ins = modules
-        with _swapping:  # another thread's copies may be in the place of the modules
+        with _swapping:  # another thread's copies may be in place of the modules
             self._graph, self._variables = _nnx().split(modules)
 
     @contextmanager
@@ -74,13 +74,13 @@ class ModuleState(State):
             own = dict(_leaves(self.modules))
             for path, _ in changes:
                 if isinstance(own.get(path), nnx.Variable):
-                    own[path].set_raw_value(own[path].get_raw_value())  # raises where it belongs to another trace
+                    own[path].set_raw_value(own[path].get_raw_value())  # raises if it belongs to another trace
             kept = [(path, _as_kept(leaf, own.get(path))) for path, leaf in changes]
             nnx.update(self.modules, nnx.from_flat_state(kept))
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Undo what calls inside change."""
+        """A context that undoes the changes of calls inside."""
         leaves = _leaves(self.modules)
         before = [(variable, _raw(variable)) for _, variable in leaves if _is_variable(variable)]
         arrays = [(path, leaf) for path, leaf in leaves if not _is_variable(leaf)]
@@ -123,7 +123,7 @@ def _nnx() -> Any:
 
 
 def _leaves(modules: list[Any]) -> list[tuple[Any, Any]]:
-    """(path, variable or array) of everything in the modules that may change."""
+    """(path, variable or array) of all state in the modules."""
     return list(_nnx().to_flat_state(_nnx().state(modules)))
 
 
@@ -132,12 +132,12 @@ def _is_variable(leaf: Any) -> bool:
 
 
 def _raw(leaf: Any) -> Any:
-    """The value of a variable; an array as it is."""
+    """The value of a variable; an array unchanged."""
     return leaf.get_raw_value() if _is_variable(leaf) else leaf
 
 
 def _as_kept(leaf: Any, own: Any) -> Any:
-    """A new variable as it is, and the value for one that exists."""
+    """A new variable itself, or the value of an existing one."""
     return _raw(leaf) if own is not None else leaf
 
 
@@ -148,7 +148,7 @@ def _parts(module: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
 
 
 def _name_parts(copy: Any) -> None:
-    """Let the parts of a copy whose names the pass asks for visit its places when they are called."""
+    """Make the parts of a copy whose names the pass asks for visit their places when they are called."""
     places = active_places()
     if places is None:
         return
@@ -160,7 +160,7 @@ def _name_parts(copy: Any) -> None:
 
 @functools.lru_cache(256)
 def _visiting(cls: Any, name: str) -> Any:
-    """A subclass whose calls visit the place of that name."""
+    """A subclass whose calls visit the place with this name."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         returned = cls.__call__(self, *args, **kwargs)

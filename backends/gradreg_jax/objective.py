@@ -16,11 +16,11 @@ from gradreg_jax.programs import compiled_once, inner_program, run_equation
 __all__ = ["JaxObjective", "draws_numbers", "objective"]
 
 _LARGEST = 1e6
-"""Arrays with larger numbers, or infinite ones, are masks."""
+"""Arrays with larger or infinite numbers are masks."""
 
 
 def objective(ops: Any, model: Any, fn: Scalar, reach: Scalar, x: Any, data: Sequence[Any]) -> Objective:
-    """The objective; of the input alone if the model looks at values, so that it cannot be traced."""
+    """The objective; of the input alone if the model reads values and cannot be traced."""
     try:
         return JaxObjective(model, fn, reach, x, data)
     except jax.errors.JAXTypeError:
@@ -30,7 +30,7 @@ def objective(ops: Any, model: Any, fn: Scalar, reach: Scalar, x: Any, data: Seq
 class JaxObjective(Objective):
     """See :class:`gradreg_core.objective.Objective`.
 
-    The weights are the floating-point arrays, but for the data of the call, that the program of the outputs holds as
+    The weights are the floating-point arrays, data of the call excepted, that the program of the outputs holds as
     constants: a model in JAX is a function that closes over its parameters.
     """
 
@@ -96,12 +96,12 @@ def draws_numbers(run: Callable[[], Any]) -> bool:
     """Whether run() draws random numbers; see :meth:`gradreg_core.backend.Backend.draws_numbers`."""
     try:
         return "random_" in (text := str(jax.make_jaxpr(run)())) or "threefry" in text or "rng_" in text
-    except jax.errors.JAXTypeError:  # it looks at values
+    except jax.errors.JAXTypeError:  # it reads values
         return True
 
 
 def _identity(array: Any) -> Any:
-    """What tells one array from another. JAX copies those of NumPy while it traces, so these are told by content."""
+    """A key that identifies an array. JAX copies NumPy's arrays while it traces, so theirs is the content."""
     if isinstance(array, np.ndarray):
         return array.shape, str(array.dtype), np.asarray(array).tobytes()
     return id(array)
@@ -124,7 +124,7 @@ def _constants(closed: Any) -> Iterator[Any]:
 
 
 def _evaluated(closed: Any, inputs: Sequence[Any], given: dict[Any, Any]) -> list[Any]:
-    """The results of a program where some of its constants, by identity, have other values."""
+    """The results of a program with other values for some of its constants, by identity."""
     program, constants = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
     values = {
         variable: given.get(_identity(constant), constant)
@@ -146,7 +146,7 @@ def _evaluated(closed: Any, inputs: Sequence[Any], given: dict[Any, Any]) -> lis
 
 
 def _names(model: Any) -> dict[Any, str]:
-    """The names of the arrays that are found on the model and in what it closes over, by identity."""
+    """The names of the arrays on the model and in what it closes over, by identity."""
     names: dict[Any, str] = {}
     for prefix, owner in references(model):
         try:

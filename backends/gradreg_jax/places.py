@@ -1,7 +1,7 @@
-"""Places inside of a model under JAX's transformations: found by an abstract pass, differentiated at by adding zeros.
+"""Places inside a model under JAX's transformations: an abstract pass locates them, added zeros differentiate there.
 
-A tap inside of `jax.vmap` marks the array with the batch axis. Inside of `jax.jit` and `lax.scan` it is reached by
-running these as plain Python, which unrolls the scan; inside of `jax.checkpoint` and the like it is refused.
+A tap inside `jax.vmap` marks the array with the batch axis. Inside `jax.jit` and `lax.scan` gradreg reaches it by
+running these as plain Python, which unrolls the scan; inside `jax.checkpoint`, for example, it is refused.
 """
 
 import sys
@@ -25,7 +25,7 @@ Visit = Callable[[Any], tuple[Leaves, Rebuild]]
 
 
 class TracedPlaces(Places):
-    """The places of a pass; those inside of a function that JAX transforms on its own are set apart.
+    """The places of a pass; those inside a function that JAX transforms separately are listed apart.
 
     Args:
         keys: the places.
@@ -37,12 +37,12 @@ class TracedPlaces(Places):
         super().__init__(keys, mark)
         self.inline = inline
         self.enclosed: list[str] = []
-        """Names of places that were passed where their values cannot leave."""
+        """The names of places whose values cannot leave a transformed function."""
         self._level = get_opaque_trace_state(convention="nnx")
 
     @contextmanager
     def watching(self) -> Iterator["TracedPlaces"]:
-        """The context of the pass: taps and the layers of Flax are seen."""
+        """The context of the pass, which observes taps and Flax layers."""
         linen = sys.modules.get("flax.linen")
         layers = nullcontext() if linen is None else linen.intercept_methods(self._linen)
         with self, layers, jax.disable_jit() if self.inline else nullcontext():
@@ -50,7 +50,7 @@ class TracedPlaces(Places):
 
     @contextmanager
     def rebased(self) -> Iterator[None]:
-        """A context in which values may be taken of the program that is being traced there."""
+        """A context in which values of the program traced there may be read."""
         before, self._level = self._level, get_opaque_trace_state(convention="nnx")
         try:
             yield
@@ -70,7 +70,7 @@ class TracedPlaces(Places):
         return self._visit_enclosed(name, value, flatten)
 
     def _visit_enclosed(self, name: str, value: Any, flatten: Visit | None) -> Any:
-        """Visit a place inside of `jax.vmap` with the batch axis in front; note a place inside of anything else."""
+        """Visit a place inside `jax.vmap` with the batch axis in front; note places inside other transformations."""
         leaves, rebuild = ([("", value)], lambda new: new[0]) if flatten is None else flatten(value)
         if not any(type(leaf).__name__ == "BatchTracer" for _, leaf in leaves):
             self.enclosed.append(name)
@@ -92,7 +92,7 @@ class TracedPlaces(Places):
         return rebuild(outside(*(leaf for _, leaf in leaves)))
 
     def taken(self) -> dict[str, Any]:
-        """The values, which the places no longer hold: traced arrays may not stay behind."""
+        """The values, removed from the places, because traced arrays must not remain there."""
         values, self.values = self.values, dict.fromkeys(self.values)
         return values
 
@@ -100,9 +100,9 @@ class TracedPlaces(Places):
         if self.enclosed:
             name = self.enclosed[0]
             raise InputError(
-                f"the place {name!r} is inside of a function that JAX transforms on its own (jax.checkpoint, a custom "
-                f"derivative, lax.cond, lax.while_loop), which its value cannot leave. Mark what goes into that "
-                f"function or comes out of it, or leave the transformation out."
+                f"the place {name!r} is inside a function that JAX transforms separately (jax.checkpoint, a custom "
+                f"derivative, lax.cond, lax.while_loop), which its value cannot leave. Mark an input or an "
+                f"output of that function instead, or leave the transformation out."
             )
         super().require_all(also)
 
@@ -119,7 +119,7 @@ def located(run: Callable[[TracedPlaces, Any], Any], names: list[str], x: Any) -
         x: the packed input, or None.
 
     Returns:
-        (the places, the type of each one's value, whether compiled functions and loops have to run as plain Python).
+        (the places, the type of each one's value, whether compiled functions and loops must run as plain Python).
     """
     for inline in (False, True):
         places, types = _abstract(run, names, x, inline)
@@ -141,7 +141,7 @@ def _abstract(
 
     try:
         types = jax.eval_shape(values, x)
-    except jax.errors.ConcretizationTypeError:  # a model that looks at values
+    except jax.errors.ConcretizationTypeError:  # a model that reads values
         types = values(x)
     return kept[-1], types
 

@@ -1,4 +1,4 @@
-"""Describes the JAX backend, without importing JAX."""
+"""Describes the JAX backend without importing JAX."""
 
 from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
@@ -7,7 +7,7 @@ __all__ = ["gradreg_backends"]
 
 @hookimpl
 def gradreg_backends() -> list[BackendDescription]:
-    """The JAX backend."""
+    """The description of the JAX backend."""
     return [
         BackendDescription(
             name="jax",

@@ -1,4 +1,4 @@
-"""Traced programs: run one equation at a time, or compiled once for all that are equal."""
+"""Traced programs: run one equation at a time, or compiled once per distinct program."""
 
 import hashlib
 from collections import OrderedDict
@@ -11,11 +11,11 @@ from jax.extend import core
 __all__ = ["INLINED", "compiled_once", "inner_program", "run_equation"]
 
 INLINED = ("jit", "pjit", "closed_call", "checkpoint", "remat2")
-"""Primitives whose own program may run as a part of the outer one."""
+"""Primitives whose inner program may run as a part of the outer one."""
 
 _MOST_COMPILED = 16
 _compiled: OrderedDict[Any, Any] = OrderedDict()
-"""Compiled programs by their text, the last used at the end."""
+"""Compiled programs by their text, the most recently used last."""
 
 
 def inner_program(equation: Any) -> Any:
@@ -38,8 +38,8 @@ def run_equation(program: Any, equation: Any, inputs: Sequence[Any]) -> list[Any
 def compiled_once(fn: Callable[..., Any], *arguments: Any) -> Any:
     """fn(*arguments), compiled as a whole. A program with the text of an earlier one is not compiled again.
 
-    The text of a lowered program is all of it, its constants too. Programs that call back to Python are compiled anew:
-    their text has addresses, which may come to mean something else.
+    The text of a lowered program is complete, constants included. Programs that call back to Python are compiled again:
+    their text has addresses, which may later mean something else.
     """
     lowered = jax.jit(fn).lower(*arguments)
     text = lowered.as_text()

@@ -1,4 +1,4 @@
-"""The calls of the layers of NNX, Equinox and Linen modules, recorded."""
+"""Records the calls of the layers of NNX, Equinox and Linen modules."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ __all__ = ["named_modules", "recorded_modules"]
 
 
 def named_modules(module: Any) -> dict[int, tuple[str, Any]]:
-    """The modules below one of NNX or Equinox, by their identity, each with its path."""
+    """The submodules of an NNX or Equinox module, by identity, each with its path."""
     nnx, equinox = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
     kinds = tuple(framework.Module for framework in (nnx, equinox) if framework is not None)
     modules: dict[int, tuple[str, Any]] = {}
@@ -36,7 +36,7 @@ def named_modules(module: Any) -> dict[int, tuple[str, Any]]:
 
 @contextmanager
 def recorded_modules(module: Any, recorder: Recorder) -> Iterator[None]:
-    """A context in which the calls of a module's layers are recorded, and those of any Linen module."""
+    """A context that records the calls of a module's layers, and of all Linen modules."""
     with ExitStack() as stack:
         if module is not None:
             modules = named_modules(module)

@@ -16,7 +16,7 @@ from gradreg_validation.recording import Recorder, Step
 __all__ = ["JaxSide"]
 
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Options that halve XLA's time to compile on the CPU, for a computation that runs only a few times."""
+"""Options that halve XLA's compile time on the CPU, for a computation that runs only a few times."""
 
 
 class JaxSide(Side):
@@ -38,7 +38,7 @@ class JaxSide(Side):
 
     equinox = False
     merged: Callable[[Any], Any] | None = None
-    """What makes an NNX module of its state."""
+    """The structure that, with its state, makes an NNX module."""
 
     def _functional(self) -> tuple[Callable[..., Any], Any]:
         """A function of (parameters, x), and the parameters."""
@@ -92,7 +92,7 @@ class JaxSide(Side):
         moving = {path: natives.pop(path) for path in self.problem.batch.floating}
         try:
             results = self.compiled(params, moving, natives)
-        except jax.errors.JAXTypeError:  # the model looks at values, so it cannot be traced
+        except jax.errors.JAXTypeError:  # the model reads values, so it cannot be traced
             results = self._everything(params, moving, natives)
         outputs, loss, penalties, gradients = jax.tree.map(np.asarray, results)
         by_input = {name: joined([of_x[path] for path in moving]) for name, (_, of_x) in gradients.items()}

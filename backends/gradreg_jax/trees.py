@@ -1,4 +1,4 @@
-"""Nested structures in JAX: their leaves with dotted paths, and how they leave a function that JAX transforms."""
+"""Nested structures in JAX: their leaves with dotted paths, and their way out of a function that JAX transforms."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ __all__ = ["Carrier", "flatten", "floating_leaves", "is_array"]
 
 
 def is_array(value: Any) -> bool:
-    """Whether the value is an array of JAX, traced or not, or one of NumPy that JAX takes: no text, no masked array."""
+    """Whether the value is a JAX array, traced or not, or a NumPy array that JAX accepts: not text, not masked."""
     if not isinstance(value, np.ndarray):
         return isinstance(value, jax.Array)
     numeric = jax.numpy.issubdtype(value.dtype, np.number) or value.dtype == np.bool_
@@ -25,9 +25,9 @@ def is_array(value: Any) -> bool:
 
 
 def flatten(structure: Any) -> tuple[Leaves, Rebuild]:
-    """The leaves of a pytree with dotted paths, and a function that puts others in their place.
+    """The leaves of a pytree with dotted paths, and a function that replaces them.
 
-    Dataclasses and mappings that JAX does not know are looked into as well.
+    Dataclasses and mappings that JAX does not know are searched as well.
     """
     pairs, tree = jax.tree_util.tree_flatten_with_path(structure, _sparse())
     inner = [structures.flatten(leaf, is_array) for _, leaf in pairs]
@@ -40,33 +40,33 @@ def flatten(structure: Any) -> tuple[Leaves, Rebuild]:
 
 
 def _sparse() -> Callable[[Any], bool] | None:
-    """Whether a value is a sparse array, which is no structure of dense ones; None where nobody uses them."""
+    """Whether a value is a sparse array, which is not a structure of dense ones; None if they are not in use."""
     sparse = sys.modules.get("jax.experimental.sparse")
     return None if sparse is None else lambda value: isinstance(value, sparse.JAXSparse)
 
 
 def _rebuilt_parts(parts: Sequence[tuple[Leaves, Rebuild]], new: Sequence[Any]) -> list[Any]:
-    """Each part from its share of the leaves of all."""
+    """Rebuild each part from its share of all leaves."""
     remaining = iter(new)
     return [rebuild(list(islice(remaining, len(leaves)))) for leaves, rebuild in parts]
 
 
 class Carrier:
-    """Takes one structure out of a function that JAX transforms: its arrays as results, the rest as it is."""
+    """Carries a structure out of a function that JAX transforms: its arrays as results, the rest unchanged."""
 
     def __init__(self) -> None:
         self._leaves: list[Any] = []
         self._rebuild: Rebuild = list
 
     def pack(self, structure: Any) -> list[Any]:
-        """The arrays in the structure, and in attributes of objects there; inside of the function."""
+        """The arrays in the structure, and in attributes of objects there; inside the function."""
         pairs, self._rebuild = _flatten_objects(structure)
         arrays = [leaf for _, leaf in pairs if is_array(leaf)]
         self._leaves = [None if is_array(leaf) else (leaf,) for _, leaf in pairs]
         return arrays
 
     def unpack(self, arrays: Sequence[Any]) -> Any:
-        """The structure with these arrays; outside of the function."""
+        """The structure with these arrays; outside the function."""
         remaining = iter(arrays)
         return self._rebuild([next(remaining) if leaf is None else leaf[0] for leaf in self._leaves])
 
@@ -107,12 +107,12 @@ def _unflatten_inputs(rest: tuple[Any, ...], children: Iterable[Any]) -> Inputs:
     return Inputs(*(given[index] for index in range(count)), wrt=wrt, **named)
 
 
-# Several arguments pass through jit and the like: True, False and strings are static there, the rest are pytrees.
+# Several arguments pass through jit and its like: True, False and strings are static there, the rest are pytrees.
 jax.tree_util.register_pytree_with_keys(Inputs, _flatten_inputs, _unflatten_inputs)
 
 
 def floating_leaves(structure: Any) -> tuple[Leaves, Rebuild]:
-    """The leaves of a structure that are floating-point arrays, and a function that puts others in their place."""
+    """The floating-point arrays among the leaves of a structure, and a function that replaces them."""
     pairs, rebuild = flatten(structure)
     return restricted(pairs, rebuild, lambda leaf: is_array(leaf) and _is_floating(leaf))
 

@@ -1,4 +1,4 @@
-"""Names that JAX has moved, for the oldest version that gradreg takes and for those after it."""
+"""Names that JAX has moved, from the oldest version that gradreg supports."""
 
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -10,7 +10,7 @@ __all__ = ["enable_x64", "get_opaque_trace_state"]
 
 
 def _moved(name: str, *modules: str) -> Any:
-    """The object of this name in the first of the modules that has it."""
+    """The object with this name in the first module that has it."""
     for module in modules:
         if hasattr(import_module(module), name):
             return getattr(import_module(module), name)
@@ -22,6 +22,6 @@ _enable_x64 = _moved("enable_x64", "jax", "jax.experimental")
 
 
 def enable_x64(enabled: bool = True) -> AbstractContextManager[Any]:
-    """64-bit types on, or off, in this thread."""
+    """A context with 64-bit types on or off in this thread."""
     context: AbstractContextManager[Any] = _enable_x64(enabled)
     return context

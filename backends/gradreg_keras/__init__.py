@@ -17,5 +17,5 @@ else:
         __name__,
         ["RegularizedModel"],
         "gradreg_keras.model",
-        install='pip install "gradreg[keras]", and the framework that Keras runs on: "gradreg[jax]", for one',
+        install='pip install "gradreg[keras]", and the framework that Keras runs on, for example "gradreg[jax]"',
     )

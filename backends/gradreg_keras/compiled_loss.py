@@ -21,15 +21,15 @@ class CompiledLoss:
     """The loss of one output."""
 
     key: Any
-    """Where the output and its labels are in what the model returns; None for a single output."""
+    """The key of the output and its labels in what the model returns; None for a single output."""
     loss: Any
     """A keras.losses.Loss, or a function of (y_true, y_pred)."""
     weight: Any
-    """From `loss_weights`, or None."""
+    """Its weight from `loss_weights`, or None."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Its settings: of an object as configured, of a function the defaults."""
+        """Its settings: an object's configuration, or a function's defaults."""
         if isinstance(self.loss, keras.losses.Loss):
             config: dict[str, Any] = self.loss.get_config()
             return config
@@ -41,7 +41,7 @@ class CompiledLoss:
 
     @property
     def name(self) -> str:
-        """Of the class or the function."""
+        """The name of the class or the function."""
         return getattr(self.loss, "__name__", type(self.loss).__name__)
 
     @property
@@ -51,7 +51,7 @@ class CompiledLoss:
 
     @property
     def takes_probabilities(self) -> bool:
-        """Whether the outputs are probabilities for it, and not logits."""
+        """Whether it takes the outputs for probabilities, not for logits."""
         return self.options.get(_OF_LOGITS) is False
 
     @property
@@ -61,12 +61,12 @@ class CompiledLoss:
 
     @property
     def ignored(self) -> int | None:
-        """The label that it leaves out."""
+        """The label that it ignores."""
         ignored: int | None = self.options.get("ignore_class")
         return ignored
 
     def labels(self, y: Any) -> Any:
-        """Labels as gradreg takes them: indices (B, ...) of an integer type; floating-point distributions.
+        """Labels in gradreg's form: indices (B, ...) of an integer type; floating-point distributions.
 
         Binary labels (B, 1) stay as they are.
         """
@@ -103,7 +103,7 @@ class CompiledLoss:
 
 
 def _same_rank(y: Any, z: Any) -> tuple[Any, Any]:
-    """Labels (B,) of outputs (B, 1), and the reverse, as Keras makes them fit."""
+    """Labels (B,) of outputs (B, 1), or the reverse, reshaped to fit as in Keras."""
     longer = len(y.shape) - len(z.shape)
     if longer == 1 and y.shape[-1] == 1:
         return (y, ops.expand_dims(z, -1)) if len(z.shape) == 1 else (ops.squeeze(y, -1), z)
@@ -113,10 +113,10 @@ def _same_rank(y: Any, z: Any) -> tuple[Any, Any]:
 
 
 def compiled_losses(loss: Any, weights: Any) -> list[CompiledLoss]:
-    """The losses of compile's arguments, those that are None left out.
+    """The losses among compile's arguments, without those that are None.
 
     Raises:
-        InputError: there is none, one holds structures of losses, or one is a sum over the batch.
+        InputError: there is no loss, one is a structure of losses, or one is a sum over the batch.
     """
     if isinstance(loss, dict | list | tuple):
         pairs = list(loss.items() if isinstance(loss, dict) else enumerate(loss))

@@ -1,4 +1,4 @@
-"""The options of a model as plain values, which Keras writes into its files."""
+"""A model's options as plain values, which Keras writes to its files."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def written(name: str, value: Any) -> Any:
     """An option as plain values.
 
     Raises:
-        InputError: it is a function, or holds one.
+        InputError: it is or holds a function.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -22,7 +22,7 @@ def written(name: str, value: Any) -> Any:
     if callable(value):
         raise InputError(
             f"RegularizedModel: {name}= is a function or a model and cannot be saved. Save the weights alone, "
-            f"save_weights(path) or ModelCheckpoint(save_weights_only=True), and load them into a model that is made "
+            f"save_weights(path) or ModelCheckpoint(save_weights_only=True), and load them into a model created "
             f"in the same way."
         )
     array = np.asarray(value)
@@ -30,5 +30,5 @@ def written(name: str, value: Any) -> Any:
 
 
 def read(value: Any) -> Any:
-    """The option that `written` wrote."""
+    """The option from the result of `written`."""
     return np.array(value["array"], value["dtype"]) if isinstance(value, dict) and "dtype" in value else value

@@ -14,7 +14,7 @@ def _required() -> str:
     name: str = keras.config.backend()
     if name not in ("tensorflow", "jax", "torch"):
         raise UnsupportedError(
-            f"RegularizedModel: Keras runs on {name!r} in this process, which does not train. Set the environment "
+            f"RegularizedModel: Keras runs on {name!r} in this process, which cannot train. Set the environment "
             f"variable KERAS_BACKEND to tensorflow, jax or torch before Keras is imported."
         )
     return name

@@ -1,4 +1,4 @@
-"""The training step where Keras runs on JAX."""
+"""The training step for Keras on JAX."""
 
 from functools import wraps
 from typing import Any
@@ -25,7 +25,7 @@ class Steps(keras.Model):
         training: bool = False,
         optimizer_variables: Any = None,
     ) -> Any:
-        """(scaled loss, (loss, outputs, non-trainable variables, metrics variables)), as Keras has it."""
+        """(scaled loss, (loss, outputs, non-trainable variables, metrics variables)), as Keras expects it."""
         if not training:
             return super().compute_loss_and_updates(
                 trainable_variables,
@@ -67,7 +67,7 @@ class Steps(keras.Model):
         return scaled, (loss, parts.outputs, changed, metrics_variables)
 
     def _stateful(self, trainable_variables: Any, state: Any) -> Stateful:
-        """The model as a pure function of its variables, which also keeps the losses of its layers."""
+        """The model as a pure function of its variables, which also collects the losses of its layers."""
 
         def called(x: Any, state: Any) -> Any:
             outputs, changed, losses = self.stateless_call(
@@ -79,7 +79,7 @@ class Steps(keras.Model):
 
     @wraps(keras.Model.fit)
     def fit(self, *args: Any, **keywords: Any) -> Any:
-        """As Keras', and where the first step is refused, the variables keep their values, which Keras takes away."""
+        """As in Keras; if the first step is refused, restore the variables' values, which Keras has taken out."""
         values = [(variable, variable._value) for variable in self._all_variables()]
         try:
             return super().fit(*args, **keywords)

@@ -19,7 +19,7 @@ __all__ = ["RegularizedModel"]
 
 
 class _Options:
-    """Values that Keras is not to track: a teacher in `target` is no part of the model."""
+    """Values that Keras must not track: a teacher in `target` is not part of the model."""
 
     def __init__(self, **values: Any) -> None:
         self.values = values
@@ -27,7 +27,7 @@ class _Options:
 
 @keras.saving.register_keras_serializable("gradreg")
 class RegularizedModel(Steps):  # type: ignore[misc]
-    """A model with a regularizer added to the loss that `fit` minimises; everything else is Keras' own.
+    """A model with a regularizer added to the loss that `fit` minimises; everything else stays as in Keras.
 
     ::
 
@@ -35,31 +35,31 @@ class RegularizedModel(Steps):  # type: ignore[misc]
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         model.fit(x, y)
 
-    A step of training minimises ``loss + penalty``, where `loss` is the compiled one with the layers' own losses. The
-    model is called once, so that moving statistics and seed generators move once. `fit` reports the sum as ``loss``,
-    and the penalty as ``penalty``, where there are several terms also as ``penalty_SpectReg`` and so on. `evaluate` and
-    `predict` know no penalty.
+    A training step minimises ``loss + penalty``, where `loss` is the compiled loss plus the layers' own losses. The
+    model is called once, so moving statistics and seed generators advance once. `fit` reports the sum as ``loss``,
+    and the penalty as ``penalty``; with several terms each also as ``penalty_SpectReg`` and so on. `evaluate` and
+    `predict` have no penalty.
 
-    Penalties on the loss's gradient, such as `DataGrad`, are of the compiled loss, where there are several outputs of
-    the weighted sum of their losses. Penalties on the outputs, such as `SpectReg`, are of the output that the model
-    returns, where it returns several of the one that `outputs` names.
+    Penalties on the loss's gradient, such as `DataGrad`, differentiate the compiled loss; with several outputs, the
+    weighted sum of their losses. Penalties on the outputs, such as `SpectReg`, differentiate the model's output; with
+    several outputs, the one that `outputs` names.
 
     With `sample_weight` or `class_weight` the penalty is sum_i w_i p_i / B, weighted as Keras weights the loss.
 
-    The draws are a function of ``optimizer.iterations`` and the sample's number, and of nothing else, so that a run
-    that is resumed goes on with the draws of an uninterrupted one. A sample's number is its place in the batch. Of the
-    m-th of K micro-batches (``gradient_accumulation_steps=K``) it is place * K + m, of tf.distribute's replicas the
-    places go on from one replica to the next.
+    The draws are a function of ``optimizer.iterations`` and the sample's number only, so a resumed run continues with
+    the draws of an uninterrupted one. A sample's number is its place in the batch. In the m-th of K micro-batches
+    (``gradient_accumulation_steps=K``) it is place * K + m. Over tf.distribute's replicas the places continue from one
+    replica to the next.
 
-    It is saved and loaded like any other model, with its regularizer; import this class before loading.
+    The model is saved and loaded like any other model, with its regularizer; import this class before loading.
 
     Args:
         model: a Keras model. For penalties on logits it returns logits. Inputs may be any structure.
         reg: the regularizer.
-        outputs: which of several outputs counts, by name or position: "logits", 0; or any selector of `loss`.
+        outputs: selects one of several outputs, by name or position: "logits", 0; or any selector of `loss`.
         seed, normalizer, class_axis, ignore_index, directions, target, chunk_size, batch_norm: the same for every
             step, see :class:`gradreg_core.calls.Calls`.
-        name: of the model.
+        name: the name of the model.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class RegularizedModel(Steps):  # type: ignore[misc]
 
     @property
     def output_names(self) -> Any:
-        """Those of the model inside, where it has names for its outputs."""
+        """The names of the inner model's outputs, if it has them."""
         return getattr(self.model, "output_names", None)
 
     def build(self, input_shape: Any) -> None:
-        """Make the variables of the model inside."""
+        """Create the variables of the inner model."""
         if not self.model.built:
             self.model.build(input_shape)
         self.built = True
@@ -125,17 +125,17 @@ class RegularizedModel(Steps):  # type: ignore[misc]
         jit_compile: Any = "auto",
         auto_scale_loss: bool = True,
     ) -> None:
-        """As keras.Model.compile.
+        """Compile the model; the arguments are those of keras.Model.compile.
 
         Raises:
-            InputError: there is no loss; a loss is a sum over the batch, whose share of the penalty is not known; or a
-                penalty is on logits, and the loss takes probabilities.
+            InputError: there is no loss; a loss is a sum over the batch, to which a mean penalty does not add; or a
+                penalty is on logits but the loss takes probabilities.
         """
         losses = compiled_losses(loss, loss_weights)
         for one in losses:
             if one.reduction in ("sum", "none") and self._options.values["normalizer"] is None:
                 raise InputError(
-                    f"RegularizedModel.compile: {one.name} has reduction={one.reduction!r}, and penalties are means "
+                    f"RegularizedModel.compile: {one.name} has reduction={one.reduction!r}, but penalties are means "
                     f"over the samples. Use the default, reduction='sum_over_batch_size'"
                     + (
                         ", or RegularizedModel(..., normalizer=1.0) for sums of both."
@@ -166,10 +166,10 @@ class RegularizedModel(Steps):  # type: ignore[misc]
         Args:
             model: the function x -> outputs.
             x: the inputs.
-            y: the labels as Keras has them.
-            sample_weight: as Keras has it.
+            y: the labels in Keras' form.
+            sample_weight: in Keras' form.
             params: the trainable variables as arrays.
-            step: of the draws.
+            step: the step of the draws.
             numbers: a function of the places (B,) of the samples -> their numbers.
         """
         losses: tuple[CompiledLoss, ...] = tuple(self._compiled_losses.values["losses"])
@@ -187,7 +187,7 @@ class RegularizedModel(Steps):  # type: ignore[misc]
         return parts
 
     def _report(self, penalties: Any, size: int) -> None:
-        """Count the penalties of a batch."""
+        """Update the metrics with the penalties of a batch."""
         values = list(penalties)
         for metric, value in zip(self._penalty_metrics, [sum(values[1:], values[0]), *values], strict=False):
             metric.update_state(value, sample_weight=size)
@@ -196,16 +196,16 @@ class RegularizedModel(Steps):  # type: ignore[misc]
         return {metric.name: metric.result() for metric in self._penalty_metrics}
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """The metrics of Keras; the penalties come with a step of training."""
+        """Keras' metrics; training steps add the penalties."""
         own = {metric.name for metric in self._penalty_metrics}
         return {name: value for name, value in super().get_metrics_result().items() if name not in own}
 
     # --- saving ------------------------------------------------------------------------------------------------------
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes the model of.
+        """The configuration from which `from_config` makes the model.
 
         Raises:
-            InputError: an option cannot be written down.
+            InputError: an option has no plain form.
             SpecError: a weight of the regularizer is a function of the step.
         """
         options = {name: written(name, value) for name, value in self._options.values.items()}
@@ -214,18 +214,18 @@ class RegularizedModel(Steps):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """The model that `get_config` described."""
+        """Make the model from the result of `get_config`."""
         options = {name: read(value) for name, value in config.items() if name not in ("model", "reg")}
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         return cls(model, from_dict(config["reg"]), **options)
 
     def save_own_variables(self, store: Any) -> None:
-        """The states of seed generators, as of dropout, which Keras' files leave out."""
+        """Save the states of seed generators, such as dropout's, which Keras' files leave out."""
         for index, state in enumerate(self._seed_states()):
             store[str(index)] = ops.convert_to_numpy(state)
 
     def load_own_variables(self, store: Any) -> None:
-        """What `save_own_variables` has written."""
+        """Load what `save_own_variables` has saved."""
         for index, state in enumerate(self._seed_states()):
             if str(index) in store.keys():  # noqa: SIM118 - a group of a file
                 state.assign(store[str(index)])
@@ -234,13 +234,13 @@ class RegularizedModel(Steps):  # type: ignore[misc]
         return [variable for variable in self.variables if variable.name == "seed_generator_state"]
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile a model that is being loaded."""
+        """Compile the model while it is loaded."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
 
 def _metric_names(reg: Regularizer) -> list[str]:
-    """The metrics: of the sum, and one per term where there are several."""
+    """The metrics: one for the sum, and one per term if there are several."""
     names = [f"penalty_{name}".replace(" ", "_") for name in term_names(reg.terms)]
     return ["penalty", *(names if len(names) > 1 else [])]

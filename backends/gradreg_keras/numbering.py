@@ -9,14 +9,14 @@ __all__ = ["numbering"]
 
 
 def numbering(optimizer: Any) -> Callable[[Any], Any]:
-    """A function of the samples' places in a micro-batch -> their numbers in the batch of one update.
+    """A function from the samples' places in a micro-batch to their numbers in the batch of one update.
 
-    It holds for the micro-batch that the optimizer is at.
+    It is valid for the optimizer's current micro-batch.
 
     Args:
-        optimizer: its `gradient_accumulation_steps` micro-batches make one update.
+        optimizer: `gradient_accumulation_steps` of its micro-batches make one update.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # inside a LossScaleOptimizer
     parts, count = inner.gradient_accumulation_steps, inner._iterations.value
     if not parts:
         return lambda places: places

@@ -1,4 +1,4 @@
-"""What gradreg is asked for one batch of Keras: labels, loss, outputs and weights."""
+"""The arguments of gradreg's calls for one batch of Keras: labels, loss, outputs and weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Question:
 
     Args:
         reg: the regularizer.
-        losses: those that the model was compiled with.
-        names: the names of the outputs, where the model returns a list of them; or None.
-        outputs: the model's option.
+        losses: the losses that the model was compiled with.
+        names: the names of the outputs, if the model returns a list of them; or None.
+        outputs: the model's option `outputs`.
     """
 
     reg: Regularizer
@@ -37,7 +37,7 @@ class Question:
         """y, loss_fn, outputs, sample_weight and normalizer of the call.
 
         Raises:
-            InputError: it is ambiguous which output counts, or the weights are not one per sample.
+            InputError: the output to penalise is ambiguous, or the weights are not one per sample.
         """
         losses = self._with_keys(y)
         if self.needs_loss:
@@ -59,28 +59,28 @@ class Question:
         return any(_is_of_loss(term) for term in self.reg.terms)
 
     def _with_keys(self, y: Any) -> tuple[CompiledLoss, ...]:
-        """One loss per output: a single loss of several outputs is that of each."""
+        """One loss per output: a single loss applies to each of several outputs."""
         if len(self.losses) > 1 or self.losses[0].key is not None or not isinstance(y, dict | list | tuple):
             return self.losses
         keys = list(y) if isinstance(y, dict) else list(range(len(y)))
         return tuple(CompiledLoss(key, self.losses[0].loss, self.losses[0].weight) for key in keys)
 
     def _chosen(self, losses: tuple[CompiledLoss, ...]) -> tuple[CompiledLoss, ...]:
-        """The losses of the outputs that count."""
+        """The losses of the selected outputs."""
         keys = [loss.key for loss in losses]
         on_outputs = [type(term).__name__ for term in self.reg.terms if _is_of_outputs(term)]
         if self.outputs is None:
             if on_outputs:
                 raise InputError(
                     f"RegularizedModel: {on_outputs[0]} is a penalty on one output, and the model has the outputs "
-                    f"{keys}. Say which one counts: RegularizedModel(model, reg, outputs={keys[0]!r})."
+                    f"{keys}. Select one: RegularizedModel(model, reg, outputs={keys[0]!r})."
                 )
             return losses
         if self.needs_loss:
             raise InputError(
-                f"RegularizedModel: outputs={self.outputs!r} leaves out losses that the model is compiled with, and a "
+                f"RegularizedModel: outputs={self.outputs!r} leaves out losses that the model is compiled with, but a "
                 f"term of {self.reg!r} penalises the gradient of the loss. Leave outputs= out, so that the losses of "
-                f"all outputs add up, or give the terms on one output a model of their own."
+                f"all outputs add up, or use a separate model for the terms on one output."
             )
         return tuple(loss for loss in losses if self._is_key(loss.key, self.outputs)) or losses
 
@@ -95,7 +95,7 @@ class Question:
         return {"y": labels, "loss_fn": fn, "outputs": selector, "ignore_index": loss.ignored}
 
     def _of_all(self, losses: tuple[CompiledLoss, ...], y: Any) -> dict[str, Any]:
-        if self.outputs is not None:  # no loss counts
+        if self.outputs is not None:  # no loss is needed
             return {"y": None, "loss_fn": LabelsFirst(no_losses, refuse_mask=True), "outputs": self.outputs}
         selectors = [partial(taken, key=loss.key, names=self.names) for loss in losses]
         labels = [loss.labels(selector(y)) for loss, selector in zip(losses, selectors, strict=True)]
@@ -111,7 +111,7 @@ class Question:
         if isinstance(weight, dict | list | tuple):
             if len(chosen) > 1:
                 raise InputError(
-                    "RegularizedModel: sample_weight has weights per output, and the penalty is on several outputs "
+                    "RegularizedModel: sample_weight has weights per output, but the penalty is on several outputs "
                     "together. Pass one array of weights, one per sample."
                 )
             weight = taken(weight, key=chosen[0].key, names=self.names)
@@ -123,13 +123,13 @@ class Question:
         if len(shape) != 1:
             raise InputError(
                 f"RegularizedModel: expected sample_weight of shape (B,), one weight per sample, got {shape}. Weights "
-                f"of positions do not work in fit; call gradreg.loss with position_weight= in a train_step of your own."
+                f"of positions do not work in fit; call gradreg.loss with position_weight= in your own train_step."
             )
         return weight
 
 
 def taken(structure: Any, key: Any, names: Sequence[str] | None) -> Any:
-    """The part of outputs, labels or weights at a key; a key by name finds its place in a list, and the reverse."""
+    """The part of outputs, labels or weights at a key; a name is looked up as its index in a list, and vice versa."""
     if key is None:
         return structure
     if isinstance(structure, dict):
@@ -142,30 +142,30 @@ def taken(structure: Any, key: Any, names: Sequence[str] | None) -> Any:
 
 
 def refuse_masks(outputs: Any) -> None:
-    """Refuse masked outputs, whose positions a penalty would count.
+    """Refuse masked outputs, whose masked positions a penalty would include.
 
     Raises:
-        InputError: an output carries a mask of Keras.
+        InputError: an output has a Keras mask.
     """
     if any(getattr(output, "_keras_mask", None) is not None for output in keras.tree.flatten(outputs)):
         raise InputError(
-            "RegularizedModel: an output carries a mask of Keras. Its loss leaves out the masked positions, and "
-            "penalties count them. Call gradreg.loss with position_weight= in a train_step of your own."
+            "RegularizedModel: an output has a Keras mask. Its loss leaves out the masked positions, but "
+            "penalties include them. Call gradreg.loss with position_weight= in your own train_step."
         )
 
 
 def no_losses(labels: Any, outputs: Any) -> Any:
-    """A loss of 0 per sample, where no term asks for the loss: Keras computes its own."""
+    """A loss of 0 per sample, if no term needs the loss: Keras computes its own."""
     first = keras.tree.flatten(outputs)[0]
     values = ops.reshape(first, (first.shape[0], -1))[:, 0]
     return values - ops.stop_gradient(values)
 
 
 def refuse_probabilities(reg: Regularizer, losses: Sequence[CompiledLoss], outputs: Any) -> None:
-    """Refuse penalties on logits where the model returns probabilities.
+    """Refuse penalties on logits if the model returns probabilities.
 
     Raises:
-        InputError: the compiled loss has from_logits=False, and a term takes the outputs for logits.
+        InputError: the compiled loss has from_logits=False, and a term treats the outputs as logits.
     """
     loss = next((loss for loss in losses if loss.takes_probabilities), None)
     if loss is None:
@@ -174,7 +174,7 @@ def refuse_probabilities(reg: Regularizer, losses: Sequence[CompiledLoss], outpu
         if _is_of_outputs(term) and (outputs is None or getattr(term.lower(), "output", "") != "logits"):
             raise InputError(
                 f"RegularizedModel: {type(term).__name__} is a penalty on logits, but the compiled loss {loss.name} "
-                f"has from_logits=False, so that the model returns probabilities. Leave the softmax or sigmoid out of "
+                f"has from_logits=False, so the model returns probabilities. Leave the softmax or sigmoid out of "
                 f"its last layer, and compile it with {loss.name}(from_logits=True)."
             )
 
@@ -184,7 +184,7 @@ def _is_of_loss(term: Any) -> bool:
 
 
 def _is_of_outputs(term: Any) -> bool:
-    """Whether a term counts what the model returns, without its loss."""
+    """Whether a term penalises the model's outputs, not its loss."""
     lowered = term.lower()
     if lowered is None:
         return not isinstance(term, WeightDecay)

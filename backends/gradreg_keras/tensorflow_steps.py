@@ -1,4 +1,4 @@
-"""The training step where Keras runs on TensorFlow."""
+"""The training step for Keras on TensorFlow."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +13,7 @@ __all__ = ["Steps"]
 
 
 class Steps(keras.Model):
-    """One step of training, traced for each size of a batch, on one or several replicas."""
+    """The training step, traced per batch size, on one or several replicas."""
 
     train_function: Any
 
@@ -46,7 +46,7 @@ class Steps(keras.Model):
         return {**self.compute_metrics(x, y, parts.outputs, sample_weight), **model._penalty_logs()}
 
     def make_train_function(self, force: bool = False) -> None:
-        """As Keras', and where batches differ in size, a function that is traced for each size."""
+        """As in Keras; if batches differ in size, a function traced per size."""
         if self.train_function is not None and not force:
             return
         super().make_train_function(force)
@@ -78,7 +78,7 @@ class Steps(keras.Model):
 
 
 def _first_place(size: int) -> Any:
-    """The place of this replica's first sample: those before it have as many as the largest of all."""
+    """The place of this replica's first sample, as if each replica before it had as many samples as the largest."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if replicas == 1:
         return 0
@@ -89,12 +89,12 @@ def _first_place(size: int) -> Any:
 
 
 def _present(data: Any) -> Any:
-    """The data, None where Keras stands for a missing label or weight by an optional."""
+    """The data, with None where Keras passes an empty optional for a missing label or weight."""
     return keras.tree.map_structure(lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, data)
 
 
 def _has_one_size(iterator: Iterator[Any]) -> bool:
-    """Whether all batches of a dataset have the same, known size; True where nothing says so."""
+    """Whether all batches of a dataset have the same, known size; True if it is unknown."""
     leaves = keras.tree.flatten(getattr(iterator, "element_spec", ()))
     return all(
         leaf.shape.rank is None or leaf.shape[:1].is_fully_defined() for leaf in leaves if hasattr(leaf, "shape")

@@ -1,4 +1,4 @@
-"""The training step where Keras runs on PyTorch."""
+"""The training step for Keras on PyTorch."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["Steps"]
 
 
 class Steps(keras.Model):
-    """One step of training: the loss and the penalties backward, then the optimizer."""
+    """The training step: a backward pass of loss and penalties, then the optimizer's update."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update. Returns the metrics that `fit` reports."""
@@ -45,7 +45,7 @@ class Steps(keras.Model):
     def _permitted_jit(self, asked: Any) -> Any:
         if asked is True:
             raise UnsupportedError(
-                "RegularizedModel.compile: jit_compile=True does not work on PyTorch, as torch.compile cannot trace "
+                "RegularizedModel.compile: jit_compile=True does not work on PyTorch: torch.compile cannot trace "
                 "Keras' step with its backward pass. Leave it out."
             )
         return asked

@@ -1,7 +1,7 @@
 """gradreg in NumPy: the float64 reference that all backends are tested against.
 
 Penalties come from explicit Jacobians of portable networks (:mod:`gradreg_core.portable.networks`), gradients from
-complex steps. Neither autodiff nor the engine of the other backends is involved. Meant for small networks.
+complex steps. Neither autodiff nor the engine of the other backends is involved. It is meant for small networks.
 """
 
 from typing import TYPE_CHECKING

@@ -23,7 +23,7 @@ _OPTIONS = tuple(Options.__annotations__)
 
 
 def create() -> SimpleNamespace:
-    """The reference as a backend: what ``gradreg_core.load_backend("numpy")`` gives."""
+    """The reference as a backend: the result of ``gradreg_core.load_backend("numpy")``."""
     return SimpleNamespace(name="numpy", check=check, loss=loss, measure=measure, penalty=penalty)
 
 
@@ -76,9 +76,9 @@ def penalty(
 
 
 def _rows(batch: Batch, output: str) -> Array:
-    """J^T e_k for all basis vectors e_k of the output, each at all samples at once: (B, q, d).
+    """J^T e_k for all basis vectors e_k of the output, each for all samples at once: (B, q, d).
 
-    The Jacobian itself where the samples are independent; otherwise the result of a backward pass per output.
+    The Jacobian itself if the samples are independent; otherwise the result of a backward pass per output.
     """
     _, J = projected_jacobian(batch, output)
     size = J.shape[1]
@@ -103,8 +103,8 @@ def measure(
     Args:
         model: a real :class:`Model`.
         x: the input, (B, *input_shape).
-        y: labels, if the norm of the loss's gradient is wanted: ||J^T (f - y)|| / positions for cross-entropy.
-        position_weight: as in :func:`loss`; only whether it is 0 counts, and for the loss its size.
+        y: labels, for the norm of the loss's gradient: ||J^T (f - y)|| / positions for cross-entropy.
+        position_weight: as in :func:`loss`; it matters whether it is 0, and for the loss its size.
         ignore_index: as in :func:`loss`.
         class_axis: the axis of the outputs that holds the classes.
         loss_fn: a loss with its gradient instead of cross-entropy.
@@ -139,9 +139,9 @@ def check(
     reg: Regularizer,
     **options: Unpack[Options],
 ) -> CheckReport:
-    """Look for what would go wrong: values, labels, samples coupled by batch normalisation.
+    """Look for problems: values, labels, samples coupled by batch normalisation.
 
-    The reference has no layer without a second derivative, and its gradients need no comparison with differences.
+    The reference has a second derivative for every layer, and its gradients need no comparison with differences.
     See :func:`loss` for the arguments.
 
     Returns:

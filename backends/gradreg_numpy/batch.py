@@ -19,10 +19,10 @@ _SEEDS = range(2**64)
 
 
 class LossFunction(Protocol):
-    """A loss of each sample with its hand-derived gradient; `gradient` of a penalty needs both holomorphic in z."""
+    """A loss per sample with its hand-derived gradient; the `gradient` of a penalty needs both holomorphic in z."""
 
     def value(self, z: Array, y: Any) -> Array:
-        """Losses of shape (B, ...); a sample's loss M_i is their mean over further axes."""
+        """The losses, shape (B, ...); a sample's loss M_i is their mean over further axes."""
         ...
 
     def gradient(self, z: Array, y: Any) -> Array:
@@ -34,20 +34,20 @@ class Options(TypedDict, total=False):
     """The keywords that all calls share.
 
     Args:
-        step: of training, at least 0.
-        seed: of the draws, in [0, 2**64), in place of the terms' own seeds.
+        step: the training step, at least 0.
+        seed: the seed of the draws, in [0, 2**64), in place of the terms' own seeds.
         sample_ids: integers (B,), the samples' global numbers; default 0..B-1.
-        sample_weight: (B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 where all weights are 0.
+        sample_weight: (B,), >= 0. Means are sum_i w_i v_i / sum_i w_i, and 0 if all weights are 0.
         position_weight: (B, positions...), >= 0: the outputs' shape without its class axis; see
             :mod:`gradreg_numpy.positions`. With a `loss_fn` the loss of a position must depend on its outputs alone.
         ignore_index: the label of positions to leave out.
         normalizer: divide by this number instead of sum_i w_i.
         class_axis: the axis of the outputs that holds the classes.
-        directions: for the projection ``direction()``.
-        target: the Jacobian that SobolevReg draws the model's own to: an array (B, *outputs, *input), or a teacher, a
+        directions: the directions of the projection ``direction()``.
+        target: the Jacobian that SobolevReg fits the model's to: an array (B, *outputs, *input), or a teacher, a
             :class:`Model` of the same shapes.
         loss_fn: a loss with its gradient instead of cross-entropy.
-        wrt: integers, the components of a flattened sample of x that the Jacobian is with respect to; None for all.
+        wrt: integers: differentiate with respect to these components of a flattened sample of x; None for all.
     """
 
     step: int
@@ -76,16 +76,16 @@ class Batch:
     seed: int | None
     sample_ids: Array
     sample_weight: Array
-    """(B,), times the sum of the weights of a sample's positions."""
+    """The weights (B,), times the sum of the weights of a sample's positions."""
     position_weight: Array | None
-    """(B, positions), or None where all positions count alike."""
+    """The weights (B, positions), or None if all positions have equal weight."""
     normalizer: float
     view: View
     directions: Any
     target: Model | Array | None
     loss_fn: LossFunction | None
     wrt: Array | None
-    """The components of a sample of x, flattened, that the Jacobian is with respect to, in order; None for all."""
+    """The components of a flattened sample of x to differentiate with respect to, in order; None for all."""
 
     @classmethod
     def of(
@@ -149,7 +149,7 @@ class Batch:
         return term.seed if self.seed is None else self.seed
 
     def take(self, samples: Array) -> "Batch":
-        """The part of the batch at the indices `samples`, its estimates of means unbiased: w_i is times B / n."""
+        """The part of the batch at the indices `samples`, with unbiased estimates of means: w_i times B / n."""
         return replace(
             self,
             model=self.model.take(samples),
@@ -162,7 +162,7 @@ class Batch:
         )
 
     def moved(self, steps: Array) -> Array:
-        """The input, moved by steps (B, d) of the components that the Jacobian is with respect to."""
+        """The input, moved by steps (B, d) of the differentiated components."""
         flat = np.zeros((len(self.x), self.x[0].size))
         flat[:, np.arange(flat.shape[1]) if self.wrt is None else self.wrt] = steps
         return self.x + flat.reshape(self.x.shape)
@@ -196,7 +196,7 @@ def _sample_weight(call: str, sample_weight: Any, batch: int) -> Array:
 
 
 def _normalizer(call: str, normalizer: float | None, weight: Array) -> float:
-    """The number that sums of the samples are divided by."""
+    """The divisor of sums over the samples."""
     divisor = float(weight.sum()) or 1.0 if normalizer is None else float(normalizer)
     if not (math.isfinite(divisor) and divisor > 0):
         raise InputError(f"{call}: normalizer must be a finite number above 0, got {normalizer!r}.")

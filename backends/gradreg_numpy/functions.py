@@ -1,7 +1,7 @@
-"""Elementary functions for real arguments, and for complex ones a + ih as complex-step differentiation has them.
+"""Elementary functions for real arguments, and for the complex arguments a + ih of complex-step differentiation.
 
-Comparisons look at the real part only. erf and log(1 + z) of a complex argument are taken to first order in h, which
-is exact for steps of 1e-20 and less, the ones in use (Squire, Trapp 1998): h^2 is below roundoff.
+Comparisons look at the real part only. erf and log(1 + z) of a complex argument are computed to first order in h, which
+is exact for steps of 1e-20 and less, which are in use here (Squire, Trapp 1998): h^2 is below roundoff.
 """
 
 import math
@@ -24,7 +24,7 @@ def rule_for(value: Any, rules: Mapping[type, Any]) -> Any:
     """The rule for the class of `value`.
 
     Raises:
-        UnsupportedError: there is none.
+        UnsupportedError: there is no rule.
     """
     if type(value) not in rules:
         raise UnsupportedError(f"gradreg_numpy: no rule for {value!r}; use the vocabulary of gradreg_core.")
@@ -42,7 +42,7 @@ def numeric(value: Any) -> Array:
 
 
 def _first_order(z: Array, value: Array, derivative: Array) -> Array:
-    """Give value + i h derivative for complex z = a + ih, value alone for real z."""
+    """Return value + i h derivative for complex z = a + ih, value alone for real z."""
     return value + 1j * (np.imag(z) * derivative) if np.iscomplexobj(z) else value
 
 
@@ -53,7 +53,7 @@ def erf(z: Array) -> Array:
 
 
 def log1p(z: Array) -> Array:
-    """log(1 + z), accurate for small z (NumPy's own is not for complex z)."""
+    """log(1 + z), accurate for small z (NumPy's is not for complex z)."""
     a = np.real(z)
     return _first_order(z, np.log1p(a), 1 / (1 + a))
 

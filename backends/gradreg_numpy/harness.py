@@ -24,11 +24,11 @@ Function = Callable[[Arrays], Any]
 
 
 class NumpyHarness(Harness):
-    """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
+    """See :class:`gradreg_conformance.harness.Harness`, which documents the methods.
 
-    The kit compares with the reference, so a check that does so compares it with itself here, and its gradient by
-    complex steps with another path to the same complex steps. The other checks test laws, errors, and that the calls
-    behave as those of every backend. There are no primitives.
+    The kit compares with the reference, so those checks compare it with itself here, and its complex-step gradient with
+    another path to the same complex steps. The other checks test laws, errors, and that the calls
+    behave as in every backend. There are no primitives.
     """
 
     layers = nets.LAYERS
@@ -73,11 +73,11 @@ class NumpyHarness(Harness):
 
 
 _UNUSED = ("params", "batch_norm", "chunk_size")
-"""Arguments of the engine's calls that the reference does without: its models hold their weights, for example."""
+"""Arguments of the engine's calls that the reference does not need: for example, its models hold their weights."""
 
 
 def _adapted(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The reference's call, with the arguments of the engine's."""
+    """The reference's call, with the arguments of the engine's calls."""
 
     def adapted(*args: Any, **options: Any) -> Any:
         given = {name: value for name, value in options.items() if name not in _UNUSED}

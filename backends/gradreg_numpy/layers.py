@@ -1,7 +1,7 @@
 """Every layer of a portable network: its value, and its Jacobian-vector product derived by hand.
 
 `linearize(layer, weights, x)` gives the layer's output for x of shape (B, *sample), and its tangent map. The map takes
-tangents dx of shape (T, B, *sample), T directions at once, to those of the output: d layer(x + t dx_n) / dt at t = 0
+tangents dx of shape (T, B, *sample), T directions at once, to tangents of the output: d layer(x + t dx_n) / dt at t = 0
 for each n. Both also hold for complex x, dx and weights: they are holomorphic off the kinks, where the real part
 decides. `weights` holds the layer's own arrays by name ("weight", "bias", "mean", ...), and "mask" for a dropout mask.
 """
@@ -34,7 +34,7 @@ __all__ = ["ACTIVATIONS", "Linearized", "linearize"]
 
 Weights = Mapping[str, Array]
 Linearized = tuple[Array, Callable[[Array], Array]]
-"""A value, and its tangents as a function of those of the input."""
+"""A value, and its tangents as a function of the input's tangents."""
 
 
 @singledispatch
@@ -42,7 +42,7 @@ def linearize(layer: Layer, weights: Weights, x: Array) -> Linearized:
     """The output for x of shape (B, *sample), and the tangent map (T, B, *sample) -> (T, B, *output).
 
     Raises:
-        UnsupportedError: a layer without a rule.
+        UnsupportedError: the layer has no rule.
     """
     raise UnsupportedError(f"gradreg_numpy: no rule for {layer!r}; use the layers of gradreg_core.portable.networks.")
 

@@ -22,13 +22,13 @@ _SOFT_LABEL_TOLERANCE = 1e-3
 class View:
     """How outputs (B, *own) are seen as (B, positions, classes).
 
-    Without a class axis, (B,) and (B, m) are one position of 1 or m classes; outputs with more axes are one vector of
-    which nobody knows the classes.
+    Without a class axis, (B,) and (B, m) are one position of 1 or m classes; outputs with more axes are one vector
+    with unknown classes.
     """
 
     own: tuple[int, ...]
     label_axes: tuple[int, ...]
-    """The outputs' own axes but that of the classes: the shape of one sample's class labels."""
+    """The outputs' own axes without the class axis: the shape of one sample's class labels."""
     classes: int
     order: Array
     """Where each component, in the order (positions, classes), is in the flattened output."""
@@ -36,7 +36,7 @@ class View:
 
     @classmethod
     def of(cls, call: str, own: tuple[int, ...], class_axis: int | None) -> "View":
-        """The view of outputs of shape (B, *own); `class_axis` counts the batch axis, or from the end.
+        """The view of outputs of shape (B, *own); `class_axis` includes the batch axis, or counts from the end.
 
         Raises:
             InputError: the outputs have no such axis.
@@ -64,11 +64,11 @@ class View:
 
     @property
     def positions(self) -> int:
-        """The number of places at which there is one distribution over the classes."""
+        """The number of positions, each with a distribution over the classes."""
         return self.size // self.classes
 
     def require_classes(self, call: str, needed_by: str) -> None:
-        """Refuse `needed_by` where the classes are unknown.
+        """Refuse `needed_by` if the classes are unknown.
 
         Raises:
             InputError: the outputs have more than two axes, and no class axis was given.
@@ -97,7 +97,7 @@ def labels_of(call: str, y: Any, view: View, batch: int, needed_by: str) -> Labe
     """Labels `y` of a batch of `batch` samples.
 
     Integers (or bools) name a class, shape (B, *own without the class axis). Floats are distributions in the outputs'
-    own shape. For one class, both kinds come with or without the class axis, and lie in [0, 1].
+    own shape. For one class, both kinds may be with or without the class axis, and lie in [0, 1].
 
     Raises:
         InputError: `y` is missing, its shape does not fit, or a value is out of range.

@@ -21,7 +21,7 @@ Arrays = Mapping[str, Any]
 def initialize(network: Network, seed: int) -> dict[str, Array]:
     """Float64 weights and statistics of `network` by path.
 
-    Weights with two or more axes are Glorot uniform on +-sqrt(6 / (fan_in + fan_out)), the fans being the last two axes
+    Weights with two or more axes are Glorot uniform on +-sqrt(6 / (fan_in + fan_out)), with fans the last two axes
     times the kernel's area; biases are 0, normalisation scales 1, means 0, variances 1.
     """
     generator = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def initialize(network: Network, seed: int) -> dict[str, Array]:
 
 
 def _local(path: str, params: Arrays, masks: Arrays) -> dict[str, Array]:
-    """The arrays of the layer at `path` by their own names, and its dropout mask as "mask"."""
+    """The arrays of the layer at `path` by their short names, and its dropout mask as "mask"."""
     named = (key.rpartition(".") for key in params)
     own = {name: numeric(params[f"{prefix}.{name}"]) for prefix, _, name in named if prefix == path}
     return own | ({"mask": numeric(masks[path])} if path in masks else {})
@@ -79,7 +79,7 @@ def apply(
 
 
 def coupled(network: Network, start: int = 0, stop: int | None = None) -> bool:
-    """Whether a sample passes the layers [start, stop) with others: batch normalisation by the batch's own moments."""
+    """Whether the layers [start, stop) couple samples: batch normalisation by the batch's own moments."""
     return any(
         isinstance(layer, BatchNorm) and layer.training
         for path, layer, _ in network.walk()
@@ -90,7 +90,7 @@ def coupled(network: Network, start: int = 0, stop: int | None = None) -> bool:
 def _pushed(
     network: Network, params: Arrays, x: Array, masks: Arrays | None, layers: slice, basis: Array
 ) -> tuple[Array, Array]:
-    """(z, dz) for the tangents `basis` of x, which enters `layers`, dz of shape (B, m, T)."""
+    """(z, dz) for the tangents `basis` of the input x of `layers`; dz has shape (B, m, T)."""
     z, tangent = _linearized(network.layers[layers], "", params, masks or {}, x, layers.start)
     dz = tangent(basis.reshape(-1, *x.shape))
     return z, np.moveaxis(dz.reshape(len(dz), len(z), -1), 0, -1)
@@ -102,11 +102,11 @@ def jacobian(
     """(z, J): the outputs and J[i, k, c] = dz[i, k] / dx[i, c], shape (B, m, d), outputs and inputs flattened.
 
     All d basis vectors of the input are pushed through as tangents, the same in every sample. With `start` the
-    derivative is with respect to the activation x that enters that top-level layer; with `stop` it is of what enters
-    that one.
+    derivative is with respect to the activation x that enters that top-level layer; with `stop` it is that of the
+    activation that enters that layer.
 
     Raises:
-        BatchNormError: the samples are coupled, so that this is not all of the derivative; see `full_jacobian`.
+        BatchNormError: the samples are coupled, so this is not the whole derivative; see `full_jacobian`.
     """
     if coupled(network, start, stop):
         raise BatchNormError(
@@ -137,8 +137,8 @@ class Model:
         network: the description.
         params: weights and statistics by path, real or complex.
         masks: dropout masks (B, *sample) by path; a Dropout without one is the identity.
-        normals: a function of the normal draws of the projections, which takes their place. The conformance kit moves
-            them with it, to learn what rounding costs.
+        normals: a function applied to the normal draws of the projections. The conformance kit perturbs
+            them with it to measure the effect of rounding.
 
     Raises:
         InputError: an array is missing, unknown or of the wrong shape.
@@ -205,7 +205,7 @@ class Model:
         return replace(self, params={**self.params, path: value})
 
     def take(self, samples: Array) -> "Model":
-        """The model for a part of the batch: its masks at the indices `samples`."""
+        """The model for a part of the batch: with its masks at the indices `samples`."""
         return replace(self, masks={path: mask[samples] for path, mask in (self.masks or {}).items()})
 
     def _index(self, argument: str, name: str) -> int:
@@ -223,7 +223,7 @@ class Model:
         return apply(self.network, self.params, x, self.masks, stop=stop)
 
     def differentiate(self, x: Array, at: str | None = None, of: str | None = None) -> tuple[Array, Array]:
-        """Outputs z (B, *output_shape) and J (B, m, d), or F (B, m, B, d) where the samples are coupled.
+        """Outputs z (B, *output_shape) and J (B, m, d), or F (B, m, B, d) if the samples are coupled.
 
         Args:
             x: the input (B, *input_shape).
@@ -231,12 +231,12 @@ class Model:
             of: differentiate the output of this top-level layer in place of the network's; z is that output.
 
         Raises:
-            InputError: no such layer, or `of` does not come after `at`.
+            InputError: there is no such layer, or `of` does not come after `at`.
         """
         start = 0 if at is None else self._index("at", at) + 1
         stop = len(self.network.layers) if of is None else self._index("of", of) + 1
         if at is not None and stop <= start:
-            raise InputError(f"of={of!r} does not depend on at={at!r}, which comes no earlier.")
+            raise InputError(f"of={of!r} does not depend on at={at!r}, which does not come earlier.")
         entering = self.activation(x, at)
         derivative = full_jacobian if coupled(self.network, start, stop) else jacobian
         return derivative(self.network, self.params, entering, self.masks, start=start, stop=stop)

@@ -1,4 +1,4 @@
-"""Norms of all components of a sample's J^T W, and phi of a norm; derivatives at a kink are those of gradreg_core."""
+"""Norms of all components of a sample's J^T W, and phi of a norm; derivatives at a kink as in gradreg_core."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def _l1(flat: Array, squared: bool) -> Array:
 
 
 def _linf(flat: Array, squared: bool) -> Array:
-    """The largest absolute value; among equals the first has the derivative."""
+    """The largest absolute value; among equals, the first has the derivative."""
     absolute = _absolute(flat)
     largest = absolute[np.arange(len(flat)), absolute.real.argmax(axis=1)]
     return np.asarray(largest * largest if squared else largest)
@@ -45,4 +45,4 @@ PHIS: dict[type[Phi], Callable[[Any, Array], Array]] = {
     target: lambda phi, n: (n - phi.t) ** 2,
     hinge: lambda phi, n: np.where(n.real > phi.t, n - phi.t, 0.0) ** 2,
 }
-"""phi(n) for norms n (B,), per class of phi."""
+"""phi(n) for norms n (B,), by class of phi."""

@@ -2,7 +2,7 @@
 
 Everything is holomorphic in parameters and inputs off the kinks. The constants of a projection (draws, chosen classes,
 singular vectors) are computed from real parts, comparisons look at real parts, and transposes are not conjugated.
-So Im f(p + i h e) / h is the derivative of f without any cancellation (Squire, Trapp 1998), to roundoff at h = 1e-30.
+So Im f(p + i h e) / h is the derivative of f without cancellation (Squire, Trapp 1998), to roundoff at h = 1e-30.
 """
 
 import math
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 COMPLEX_STEP = 1e-30
-"""Its square is below the roundoff of anything of order 1; no difference is taken, so it cannot be too small."""
+"""Its square is below the roundoff of anything of order 1; there is no difference, so it cannot be too small."""
 
 
 # --- Jacobian terms ---------------------------------------------------------------------------------------------------
@@ -51,10 +51,10 @@ def projected_jacobian(
 ) -> tuple[Array, Array]:
     """(z, J): canonical logits (B, positions, classes), and the Jacobian of `output` with respect to the input.
 
-    J has shape (B, q, d), or (B, q, B, d) where the samples are coupled; its rows are in the order (positions,
+    J has shape (B, q, d), or (B, q, B, d) if the samples are coupled; its rows are in the order (positions,
     classes). q is 1 for the loss, whose J is dM/dz J, for cross-entropy (f - y)^T J / positions, and m otherwise.
-    With `of` the values of that layer take the place of the outputs, and `batch.view` is of them. Rows of positions of
-    weight 0 are zero, columns are those of `batch.wrt`.
+    With `of` the values of that layer, seen by `batch.view`, replace the outputs. Rows of positions of
+    weight 0 are zero; the columns are `batch.wrt`.
     """
     outputs, J = batch.model.differentiate(batch.x, at, of)
     outer = OUTPUTS[output].jacobian(batch, outputs)
@@ -162,15 +162,15 @@ def _is_whole(batch: Batch, term: JacobianTerm) -> bool:
 
 
 def _is_due(batch: Batch, term: Term) -> bool:
-    """Whether the term costs anything at this step."""
+    """Whether the term is due at this step."""
     return batch.step % term.every == 0 and term.weight_at(batch.step) != 0
 
 
 def outputs(batch: Batch, reg: Regularizer | None) -> Array:
     """The model's outputs for the whole batch, as the loss and the confidence penalty see them.
 
-    Where the only Jacobian terms due are over one and the same part of the batch, the model is called on the part and
-    on the rest, which differs from one call for batch normalisation in training alone.
+    If all Jacobian terms due are over the same part of the batch, the model is called on the part and
+    on the rest, which differs from one call only for batch normalisation in training.
     """
     due = [term for term in (reg.terms if reg is not None else ()) if _is_due(batch, term)]
     terms = [term for term in due if isinstance(term, JacobianTerm)]
@@ -188,7 +188,7 @@ def term_value(term: Term, batch: Batch, reg: Regularizer) -> Any:
     """The value of a term of `reg` before weight and `every`.
 
     Raises:
-        UnsupportedError: a term without a rule.
+        UnsupportedError: the term has no rule.
     """
     raise UnsupportedError(f"{batch.call}: {term!r} is not a term that gradreg_numpy knows.")
 
@@ -216,7 +216,7 @@ def _(term: JacobianTerm, batch: Batch, reg: Regularizer) -> Any:
 
 
 def require_target_used(batch: Batch, reg: Regularizer | None) -> None:
-    """Refuse a target Jacobian that no term looks at.
+    """Refuse a target Jacobian that no term uses.
 
     Raises:
         InputError: there is one.
@@ -240,8 +240,8 @@ def term_values(batch: Batch, reg: Regularizer) -> list[Any]:
 def penalty_terms(model: Model, x: Any, y: Any, reg: Regularizer, **options: Unpack[Options]) -> list[Any]:
     """The value of every term of `reg`: weight(step) * scale * sum_i w_i phi(||J_i^T W_i||) / N, and so on.
 
-    A term with ``every=n`` is n times that at steps divisible by n and 0 at others; one with ``fraction=p`` is
-    estimated from a part of the batch. Complex if the model or x is.
+    A term with ``every=n`` is n times this value at steps divisible by n and 0 at others; a term with ``fraction=p`` is
+    estimated from a part of the batch. The values are complex if the model or x is.
 
     Args:
         model: a :class:`Model`.
@@ -252,7 +252,7 @@ def penalty_terms(model: Model, x: Any, y: Any, reg: Regularizer, **options: Unp
 
     Raises:
         InputError, InputTypeError: an argument does not fit.
-        UnsupportedError: a term, projection, phi or layer without a rule.
+        UnsupportedError: a term, projection, phi or layer has no rule.
     """
     return term_values(Batch.of("penalty_terms", model, x, y, **options), reg)
 
@@ -289,7 +289,7 @@ def gradient(
         x: the real input, (B, *input_shape).
         y: labels or None.
         reg: a regularizer.
-        of: ``"penalty"``, the sum over the terms, or ``"total"``, loss and penalty.
+        of: ``"penalty"``, the sum over the terms, or ``"total"``, loss plus penalty.
         options: see :func:`penalty_terms`.
 
     Raises:
@@ -300,7 +300,7 @@ def gradient(
     if of not in ("penalty", "total"):
         raise InputError(f"gradient: of must be 'penalty' or 'total', got {of!r}.")
     if np.iscomplexobj(batch.x) or any(np.iscomplexobj(value) for value in model.params.values()):
-        raise InputError("gradient: the model and x must be real; the imaginary part is used up by the complex step.")
+        raise InputError("gradient: the model and x must be real; the complex step uses the imaginary part.")
 
     def value(at: Batch) -> Any:
         penalty = sum(term_values(at, reg))

@@ -1,4 +1,4 @@
-"""The outputs that a penalty may be on, with their hand-derived Jacobians, and the functions of the logits behind them.
+"""The outputs that a penalty may be on, with hand-derived Jacobians, and the functions of the logits for them.
 
 A single class is binary: f is the logistic function of the one logit.
 """
@@ -39,7 +39,7 @@ def _cross_entropy(z: Array, y: Array) -> Array:
 
 
 def losses(batch: Batch, outputs: Array) -> Array:
-    """The loss of each sample for outputs (B, *own), shape (B,): cross-entropy, or that of the call."""
+    """The loss of each sample for outputs (B, *own), shape (B,): cross-entropy, or the call's loss."""
     if batch.loss_fn is not None:
         values = np.asarray(batch.loss_fn.value(outputs, batch.y)).reshape(len(outputs), -1)
         return mean_over_positions(batch.position_weight, values)
@@ -50,7 +50,7 @@ def losses(batch: Batch, outputs: Array) -> Array:
 
 @dataclass(frozen=True)
 class Output:
-    """Something that the Jacobian of is penalised, as a function of a batch and the network's outputs (B, *own)."""
+    """A quantity whose Jacobian is penalised, as a function of a batch and the network's outputs (B, *own)."""
 
     value: Callable[[Batch, Array], Array]
     """Its values, (B, q)."""

@@ -7,7 +7,7 @@ __all__ = ["gradreg_backends"]
 
 @hookimpl
 def gradreg_backends() -> list[BackendDescription]:
-    """The NumPy backend."""
+    """The description of the NumPy backend."""
     return [
         BackendDescription(
             name="numpy",

@@ -1,7 +1,7 @@
 """Weights of the positions of a sample: tokens, pixels.
 
-A sample's loss is sum_p w_ip M_ip / sum_p w_ip, and in every mean over samples it counts with sum_p w_ip, times its own
-weight. What is at a position of weight 0 is left out of every penalty.
+A sample's loss is sum_p w_ip M_ip / sum_p w_ip. In every mean over samples its weight is sum_p w_ip, times its own
+weight. Penalties leave out positions of weight 0.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ __all__ = ["kept", "mean_over_positions", "position_weights", "shares", "spread"
 
 
 def position_weights(call: str, given: Any, ignore_index: int | None, y: Any, view: View, batch: int) -> Array | None:
-    """The weight of each position, (B, positions): that of the call, and 0 where the label is `ignore_index`.
+    """The weight of each position, (B, positions): the call's weight, and 0 where the label is `ignore_index`.
 
-    None where all positions count alike.
+    None if all positions have equal weight.
 
     Raises:
         InputError: the weights do not fit the outputs or are not finite numbers >= 0, or the labels are not integers,
-            one for each position.
+            one per position.
     """
     if given is None and ignore_index is None:
         return None
@@ -48,7 +48,7 @@ def without_ignored(y: Array | None, ignore_index: int | None) -> Array | None:
 
 
 def shares(weight: Array | None, positions: int) -> Array:
-    """Each position's part of its sample's loss, (B or 1, positions); all 0 where no position of a sample counts."""
+    """Each position's part of its sample's loss, (B or 1, positions); all 0 if all its positions have weight 0."""
     if weight is None:
         return np.full((1, positions), 1 / positions)
     total = weight.sum(axis=1, keepdims=True)
@@ -62,14 +62,14 @@ def mean_over_positions(weight: Array | None, values: Array) -> Array:
 
 
 def kept(weight: Array | None, batch: int, size: int) -> Array:
-    """1 for each of the `size` components of a sample whose position counts, else 0; (B, size)."""
+    """1 for the components of a sample whose position has a weight above 0, else 0; (B, size)."""
     if weight is None:
         return np.ones((batch, size))
     return np.repeat((weight > 0).astype(np.float64), size // weight.shape[1], axis=1)
 
 
 def spread(call: str, weight: Array | None, label_axes: tuple[int, ...], shape: tuple[int, ...]) -> Array | None:
-    """The weights as those of the components of an activation of `shape` (B, positions..., ...), (B, size).
+    """The weights of the components of an activation of `shape` (B, positions..., ...), (B, size).
 
     Raises:
         InputError: the activation does not begin with the positions.

@@ -36,7 +36,7 @@ __all__ = ["ROWS", "Setting", "directions", "pull", "push", "unit"]
 
 
 def pull(J: Array, W: Array) -> Array:
-    """Rows of W (k, B, m) times the Jacobian, (k, B, d): J_i^T w_i, or sum_j F_ji^T w_j where samples are coupled."""
+    """Rows of W (k, B, m) times the Jacobian, (k, B, d): J_i^T w_i, or sum_j F_ji^T w_j if samples are coupled."""
     return np.asarray(np.einsum("kim,imd->kid" if J.ndim == 3 else "kim,imjd->kjd", W, J))
 
 
@@ -47,20 +47,20 @@ def push(J: Array, v: Array) -> Array:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a projection may look at."""
+    """The inputs of a projection's rule."""
 
     batch: Batch
     view: View
-    """Of the outputs, or of the input on the input side."""
+    """The view of the outputs, or of the input on the input side."""
     z: Array
-    """Logits, (B, positions, classes)."""
+    """The logits, (B, positions, classes)."""
     J: Array
     """The Jacobian of the projected output, (B, q, d) or (B, q, B, d)."""
     draws: Draws
     size: int
     """The number of components of a direction: q of the projected output, or d of the input."""
     kept: Array
-    """1 for each component that counts and 0 for those of positions of weight 0, (B, size)."""
+    """1 for each component, but 0 at positions of weight 0; (B, size)."""
 
 
 def unit(rows: Array) -> Array:
@@ -77,7 +77,7 @@ def _normals(setting: Setting, count: int, stream: int = STREAM_DIRECTION) -> Ar
 
 @lru_cache(maxsize=256)
 def _gaussians(seed: int, step: int, sample_ids: bytes, stream: int, count: int, size: int) -> Array:
-    """The same array, read-only, for every number that a derivative is taken by: none of them moves the draws."""
+    """The same array, read-only, for each perturbed number of a complex step: none of them changes the draws."""
     own = draws(seed, step, np.frombuffer(sample_ids, np.int32))
     array = np.array(own.gaussians(stream, range(count), size), np.float64)
     array.setflags(write=False)
@@ -102,9 +102,9 @@ def _scale(projection: sphere | orthonormal | random_onehot, setting: Setting) -
 
 
 def _orthonormal(projection: orthonormal, setting: Setting) -> Array:
-    """Gram-Schmidt of the normals of each sample: the Q of Q R where R has a positive diagonal.
+    """Gram-Schmidt of the normals of each sample: the Q of the QR decomposition whose R has a positive diagonal.
 
-    The signs matter where samples are coupled, so that their rows add.
+    The signs matter if samples are coupled, because their rows then add.
     """
     k, size = projection.k, setting.size
     if k > size:
@@ -115,7 +115,7 @@ def _orthonormal(projection: orthonormal, setting: Setting) -> Array:
 
 
 def _random_onehot(projection: random_onehot, setting: Setting) -> Array:
-    """One of all components by the integers, or where some are left out one of the others by the uniforms."""
+    """Pick one of all components by the integers or, if some are left out, one of the others by the uniforms."""
     if setting.kept.all():
         return _basis(_picks(setting, projection.k), setting.size) * _scale(projection, setting)
     uniforms = np.asarray(setting.draws.uniforms(STREAM_DIRECTION, range(projection.k), 1), dtype=np.float64)[..., 0]
@@ -214,15 +214,15 @@ ROWS: dict[type[Projection], Callable[[Any, Setting], Array]] = {
     top_singular: _top_singular,
     direction: _direction,
 }
-"""The rows of W per class of projection, in any shape that broadcasts to (k, B, q)."""
+"""The rows of W by class of projection, in any shape that broadcasts to (k, B, q)."""
 
 
 def directions(projection: Projection, setting: Setting) -> Array:
     """W of shape (k, B, q), rows in the space of the projected output.
 
     Raises:
-        InputError: the projection needs labels or classes that are not there, or asks for too many rows.
-        UnsupportedError: a projection without a rule.
+        InputError: the projection needs labels or classes that are missing, or asks for too many rows.
+        UnsupportedError: the projection has no rule.
     """
     rows = rule_for(projection, ROWS)(projection, setting)
     return np.broadcast_to(rows, (len(rows), len(setting.z), setting.size))

@@ -1,4 +1,4 @@
-"""gradreg's calls in TensorFlow."""
+"""The public names of gradreg in TensorFlow."""
 
 from gradreg_core.calls import Calls
 from gradreg_tensorflow.backend import TensorFlowBackend

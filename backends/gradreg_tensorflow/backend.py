@@ -47,11 +47,11 @@ error_utils.KNOWN_STRING_CONSTRUCTOR_ERRORS = (
 
 
 class TensorFlowBackend(Backend):
-    """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
+    """See :class:`gradreg_core.backend.Backend`, which documents the methods."""
 
     name = "tensorflow"
 
-    # These are TensorFlow's own.
+    # These are TensorFlow's own functions.
     astype = staticmethod(tf.cast)
     broadcast_to = staticmethod(tf.broadcast_to)
     concat = staticmethod(tf.concat)
@@ -71,7 +71,7 @@ class TensorFlowBackend(Backend):
 
     def conversion(self, value: Any) -> str:
         if isinstance(value, tf.RaggedTensor):
-            return "Pad it, x.to_tensor(), and leave the padding out by position_weight=."
+            return "Pad it with x.to_tensor(), and mask the padding with position_weight=."
         return "Pass tf.sparse.to_dense(x)." if isinstance(value, tf.SparseTensor) else super().conversion(value)
 
     def asarray(self, value: Any, like: tf.Tensor) -> tf.Tensor:
@@ -151,7 +151,7 @@ class TensorFlowBackend(Backend):
     def vjp(self, fn: Model, x: tf.Tensor) -> tuple[tf.Tensor, Pullback]:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
-            # A tensor of its own: Keras marks the outputs of a softmax with its logits, which its losses then take.
+            # A new tensor, because Keras marks a softmax's outputs with its logits, and Keras losses then use those.
             outputs = _converted(fn)(tf.identity(x))
         return outputs, _pullback(tape, outputs, x, "x", "the outputs")
 
@@ -186,7 +186,7 @@ class TensorFlowBackend(Backend):
             return super().model_jvp(_converted(model), apply, x, v)
 
     def cond(self, predicate: tf.Tensor, branch: Callable[[], tf.Tensor]) -> tf.Tensor:
-        # The engine shares arrays between terms, and a tensor made inside a traced branch cannot be used outside of it.
+        # The engine shares arrays between terms, and a tensor made inside a traced branch cannot be used outside it.
         # So the branch is called here first, which makes those arrays. The result is unused, so it is never computed.
         value = branch()
         return tf.cond(predicate, branch, lambda: tf.zeros(value.shape, value.dtype))
@@ -267,7 +267,7 @@ _call: "ContextVar[str]" = ContextVar("gradreg_call", default="")
 
 @contextmanager
 def _traces_judged(passes: Literal["forward", "input side"] = "forward") -> Iterator[None]:
-    """A context of a pass whose derivative is differentiated again: functions traced before are looked at."""
+    """The context of a pass whose derivative is differentiated again; it checks functions traced before."""
     if _call.get() == "measure":
         yield
         return
@@ -276,7 +276,7 @@ def _traces_judged(passes: Literal["forward", "input side"] = "forward") -> Iter
 
 
 def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name: str, result_name: str) -> Pullback:
-    """The map w -> J^T w on what the tape recorded. An outer tape records the map in turn."""
+    """The map w -> J^T w from the tape's recording. An outer tape records the map in turn."""
 
     def pullback(w: tf.Tensor) -> tf.Tensor:
         try:
@@ -292,7 +292,7 @@ def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name
                 f"tf.stop_gradient, NumPy, tf.numpy_function or a cast to an integer type in the model."
             )
         gradient = tf.convert_to_tensor(gradient)
-        if not gradient.shape.is_fully_defined():  # behind tf.py_function
+        if not gradient.shape.is_fully_defined():  # after tf.py_function
             gradient.set_shape(source.shape)
         return gradient
 
@@ -300,9 +300,9 @@ def _pullback(tape: tf.GradientTape, result: Any, source: tf.Tensor, source_name
 
 
 def _single(pullback: Pullback) -> Pullback:
-    """The pullback, in float32 for a w in float32: a Keras model computes in float32 for an input in float64 too.
+    """The pullback, in float32 for a float32 w: a Keras model computes in float32 even if its input is float64.
 
-    TensorFlow adds no penalty in float64 to a loss in float32.
+    TensorFlow cannot add a float64 penalty to a float32 loss.
     """
 
     def pulled(w: tf.Tensor) -> tf.Tensor:

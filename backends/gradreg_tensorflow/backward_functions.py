@@ -1,7 +1,7 @@
-"""Backward functions of `tf.custom_gradient` that a second derivative cannot pass: refused, or made to do.
+"""Backward functions of `tf.custom_gradient` without a second derivative: refused or replaced.
 
-What NumPy computes there has the right values, so the first derivative is right. TensorFlow takes it for a constant in
-the second one, without an error.
+Values that NumPy computes there are right, so the first derivative is right. TensorFlow treats them as constants in
+the second derivative, without an error.
 """
 
 import inspect
@@ -21,12 +21,12 @@ from gradreg_tensorflow.replace import Function, Replacement, arguments
 __all__ = ["REPLACEMENTS", "stage"]
 
 _stage: "ContextVar[str]" = ContextVar("gradreg_stage", default="")
-"""What this thread does for a derivative that is differentiated again."""
+"""The pass whose derivative is differentiated again, in this thread."""
 
 
 @contextmanager
 def stage(name: Literal["forward", "input side", "backward"]) -> Iterator[None]:
-    """A context of the passes whose derivative is differentiated again: the model's call, and each pullback.
+    """The context of passes whose derivative is differentiated again: the model's call, and each pullback.
 
     On the input side the pullback itself is differentiated twice.
     """
@@ -39,10 +39,10 @@ def stage(name: Literal["forward", "input side", "backward"]) -> Iterator[None]:
 
 
 def _require_recorded(function: str, tensors: Sequence[Any]) -> None:
-    """Refuse what takes floating-point tensors out of TensorFlow in a backward function.
+    """Refuse functions that take floating-point tensors out of TensorFlow in a backward function.
 
-    Eagerly that loses something only where a tape records them: a penalty's value alone is right. Of a graph nobody
-    knows who will differentiate it.
+    Eagerly this is wrong only while a tape records the tensors: a penalty's value alone is right. For a graph it is not
+    known who will differentiate it.
     """
     current = _stage.get()
     if not current:
@@ -56,14 +56,14 @@ def _require_recorded(function: str, tensors: Sequence[Any]) -> None:
         lost = current.startswith("backward") or _in_backward_graph()
     if lost:
         raise DoubleBackwardError(
-            f"a backward function of the model (of tf.custom_gradient) calls {function}: TensorFlow takes the result "
-            f"for a constant, and the penalty would have a wrong gradient without an error. Write the function with "
-            f"operations of TensorFlow; for logging use tf.print. check(model, x, y, reg) looks at all of a model."
+            f"a backward function of the model (of tf.custom_gradient) calls {function}: TensorFlow treats the result "
+            f"as a constant, and the penalty would have a wrong gradient without an error. Write the function with "
+            f"TensorFlow operations; for logging use tf.print. check(model, x, y, reg) checks the whole model."
         )
 
 
 def _in_backward_graph() -> bool:
-    """Whether TensorFlow makes the graph of a tf.function's derivative, which it does when the function is called."""
+    """Whether TensorFlow is building the graph of a tf.function's derivative, as it does in the function's call."""
     graph: Any = ops.get_default_graph()
     while graph is not None:
         if getattr(graph, "name", "").startswith("__backward"):
@@ -102,7 +102,7 @@ def _numpy(original: Function) -> Function:
 
 def _without_recomputing(original: Function) -> Function:
     def apply(f: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Call what tf.recompute_grad wraps as it is: its gradient has no gradient."""
+        """Call the function inside tf.recompute_grad directly: the wrapper's gradient has no gradient."""
         if getattr(f, "__qualname__", "") == "recompute_grad.<locals>.inner":
             inner = inspect.getclosurevars(f).nonlocals.get("f")
             if callable(inner):

@@ -6,5 +6,5 @@ __all__ = ["devices"]
 
 
 def devices() -> list[str]:
-    """Such as ``["CPU:0", "GPU:0"]``."""
+    """The devices, such as ``["CPU:0", "GPU:0"]``."""
     return [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()]

@@ -1,4 +1,4 @@
-"""The part of `check` that needs TensorFlow: which operation lacks a second derivative or has a wrong one."""
+"""The part of `check` that needs TensorFlow: it names operations whose second derivative is missing or wrong."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _REMEDIES = (
 _PYTHON = "EagerPyFunc"
 _BILINEAR = "bilinear resizing"
 _GENERAL_REMEDY = (
-    "Replace it by differentiable operations, or penalise an activation behind it: pass the head of the network."
+    "Replace it with differentiable operations, or penalise an activation after it: pass the head of the network."
 )
 
 
@@ -36,7 +36,7 @@ def lacks_gradient(error: BaseException) -> bool:
 def explain(error: BaseException) -> DoubleBackwardError:
     """TensorFlow's error as gradreg's, with a remedy."""
     problem, remedy = _explanation(error)
-    return DoubleBackwardError(f"{problem} {remedy} check(model, x, y, reg) looks at all of a model.")
+    return DoubleBackwardError(f"{problem} {remedy} check(model, x, y, reg) checks the whole model.")
 
 
 def _explanation(error: BaseException) -> tuple[str, str]:
@@ -45,7 +45,7 @@ def _explanation(error: BaseException) -> tuple[str, str]:
     if _PYTHON in text:
         return (
             "tf.py_function has no second derivative in TensorFlow.",
-            "Write the function with operations of TensorFlow, or give it its derivatives with tf.custom_gradient.",
+            "Write the function with TensorFlow operations, or define its derivatives with tf.custom_gradient.",
         )
     if "recompute_grad" in text:
         return "tf.recompute_grad has no second derivative in TensorFlow.", "Call the function without it."
@@ -57,10 +57,10 @@ def _explanation(error: BaseException) -> tuple[str, str]:
 
 
 def require_safe_trace(function: Any) -> None:
-    """Refuse a function that was traced outside of gradreg with an operation whose second derivative is silently wrong.
+    """Refuse a function traced outside gradreg with an operation whose second derivative is silently wrong.
 
     Args:
-        function: a ConcreteFunction: of a saved model, of an exported one, or of ``get_concrete_function``.
+        function: a ConcreteFunction: from a saved or exported model, or from ``get_concrete_function``.
 
     Raises:
         DoubleBackwardError: it has tf.nn.moments or bilinear resizing.
@@ -72,13 +72,13 @@ def require_safe_trace(function: Any) -> None:
     unsafe = kept["_gradreg_unsafe"]
     if unsafe:
         inside = (
-            "" if unsafe == _BILINEAR else "trace it inside of gradreg_tensorflow.second_order.second_order_safe(), or "
+            "" if unsafe == _BILINEAR else "trace it inside gradreg_tensorflow.second_order.second_order_safe(), or "
         )
         error = DoubleBackwardError(
-            f"the model calls a function of TensorFlow that was traced before, with {unsafe}, whose "
-            f"second derivative is wrong in TensorFlow without an error. gradreg replaces it in what it sees traced. "
+            f"the model calls a tf.function that was traced before, with {unsafe}, whose "
+            f"second derivative is wrong in TensorFlow without an error. gradreg replaces it only in new traces. "
             f"Pass the model or the function that it was traced from; save a Keras model as a .keras file "
-            f"(keras.saving.load_model), not by export. Or {inside}"
+            f"(keras.saving.load_model), not with export. Or {inside}"
             f"use side='input' with method='difference'."
         )
         error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras would rewrite the message
@@ -88,12 +88,12 @@ def require_safe_trace(function: Any) -> None:
 def _unsafe(node: Any) -> str:
     """The function that made a node, if its second derivative is silently wrong."""
     if node.op == "StopGradient" and "moments" in node.name.split("/"):
-        return "tf.nn.moments (as of LayerNormalization)"
+        return "tf.nn.moments (used by LayerNormalization)"
     return _BILINEAR if node.op == "ResizeBilinear" else ""
 
 
 def definitions(function: Any) -> Iterator[Any]:
-    """What a traced function and those it calls consist of."""
+    """The nodes of a traced function and of the functions it calls."""
     yield function.cached_definition
     for child in function.children:
         yield from definitions(child)
@@ -109,7 +109,7 @@ def blame(error: Exception) -> list[tuple[str, str]]:
 
 
 def how_it_runs(model: Any) -> list[str]:
-    """What is compiled or on several devices; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
+    """Notes on what is compiled or on several devices; see :meth:`gradreg_core.backend.Backend.how_it_runs`."""
     notes: list[str] = []
     function = tf.types.experimental.PolymorphicFunction
     owners = list(references(model))
@@ -123,7 +123,7 @@ def how_it_runs(model: Any) -> list[str]:
         if (strategy := getattr(variable, "distribute_strategy", None)) is not None
     }
     notes += [
-        f"its variables are those of a {name} with {size} replicas, of which one was checked."
+        f"its variables belong to a {name} with {size} replicas; only one was checked."
         for name, size in strategies.items()
         if size > 1
     ]

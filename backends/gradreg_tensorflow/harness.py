@@ -44,7 +44,7 @@ class _Own(tf.Module):  # type: ignore[misc]
 
 
 class TensorFlowHarness(Harness):
-    """See :class:`gradreg_conformance.harness.Harness`, whose methods these are.
+    """See :class:`gradreg_conformance.harness.Harness`, which documents the methods.
 
     Modes: "eager"; "function", inside tf.function; "xla", tf.function(jit_compile=True). Under XLA on a CPU TensorFlow
     2.21 writes past the end of arrays when it pads some float64 arrays (docs/tensorflow.md), so that mode is tested in
@@ -115,7 +115,7 @@ class TensorFlowHarness(Harness):
         return OwnModel(model, lambda: int(model.passes))
 
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
-        """`function` traced for many calls, and how often it has been traced."""
+        """`function` traced for many calls, and a count of its traces."""
         if mode == "eager":
             return None
         run = _in_mode(function, mode)
@@ -126,7 +126,7 @@ class TensorFlowHarness(Harness):
 
 
 def _in_mode(function: Callable[[Arrays], Any], mode: str) -> Any:
-    """`function` as it runs in `mode`."""
+    """`function` wrapped to run in `mode`."""
     if mode == "eager":
         return function
     return tf.function(function, autograph=False, jit_compile=mode == "xla")

@@ -1,7 +1,7 @@
-"""Smooth stand-ins for piecewise linear functions, for `check` alone.
+"""Smooth stand-ins for piecewise linear functions, used by `check` alone.
 
 A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge
-to its derivative, even if that is right. With the switches rounded off they do. The rest of the model stays as it is.
+to its derivative, even if it is correct. With the switches rounded off they do. The rest of the model stays as it is.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def _ramp(x: tf.Tensor) -> tf.Tensor:
 
 
 def _rectifier(smooth: Callable[..., tf.Tensor]) -> Callable[[Function], Function]:
-    """What replaces a function of one floating-point tensor by `smooth(tensor, **options)`."""
+    """Make a replacement that calls `smooth(tensor, **options)` for one floating-point tensor."""
 
     def make(original: Function) -> Function:
         def rectifier(*args: Any, **keywords: Any) -> tf.Tensor:
@@ -51,7 +51,7 @@ def _selu(x: tf.Tensor) -> tf.Tensor:
 
 
 def _larger(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """The larger one, rounded off over the spread of their difference: a bound that is far away changes nothing."""
+    """The larger of two, rounded off over the spread of their difference: a distant bound changes nothing."""
     apart = x - y
     wide = tf.cast(apart, tf.float32) if apart.dtype in (tf.float16, tf.bfloat16) else apart
     spread = tf.reduce_mean((wide - tf.reduce_mean(wide)) ** 2) + 1e-30
@@ -90,5 +90,5 @@ _REPLACEMENTS: list[Replacement] = [
 
 
 def smoothed() -> AbstractContextManager[None]:
-    """A context in which rectifiers, maxima and absolute values are smooth, for what this thread runs inside."""
+    """A context in which rectifiers, maxima and absolute values are smooth in this thread."""
     return replaced("smoothed", _REPLACEMENTS)

@@ -14,12 +14,12 @@ Arrays = Mapping[str, tf.Tensor]
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:
-    """Exact GELU, x Phi(x); TensorFlow's own has constants of single precision."""
+    """Exact GELU, x Phi(x); TensorFlow's has single-precision constants."""
     return 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))
 
 
 def _leaky_relu(x: tf.Tensor) -> tf.Tensor:
-    """TensorFlow's own has a slope of single precision."""
+    """Leaky ReLU; TensorFlow's has a single-precision slope."""
     return tf.where(x > 0, x, portable.LEAKY_SLOPE * x)
 
 
@@ -39,7 +39,7 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 
 
 def _windows(x: tf.Tensor, size: int) -> tf.Tensor:
-    """(B, H, W, C) as (B, H / size, size, W / size, size, C), the incomplete last windows left out."""
+    """(B, H, W, C) as (B, H / size, size, W / size, size, C), without the incomplete last windows."""
     _, height, width, channels = x.shape
     rows, columns = height // size, width // size
     return tf.reshape(x[:, : rows * size, : columns * size], (-1, rows, size, columns, size, channels))

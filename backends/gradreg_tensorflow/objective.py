@@ -1,4 +1,4 @@
-"""A scalar of a model as a function of its variables too, for `check`, which moves copies of them."""
+"""A scalar of a model as a function of its variables too, for `check`, which changes copies of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["TensorFlowObjective"]
 class TensorFlowObjective(Objective):
     """See :class:`gradreg_core.objective.Objective`. The weights are the trainable variables.
 
-    They are those that the model reads, and those on it or in what it closes over.
+    These are the variables that the model reads, and those on it or in what it closes over.
     """
 
     def __init__(self, model: Any, fn: Scalar, reach: Scalar, x: tf.Tensor | None) -> None:
@@ -24,8 +24,8 @@ class TensorFlowObjective(Objective):
             outputs = reach(x)
         seen = [*tape.watched_variables(), *trainable_variables(model)]
         distinct = {id(variable): variable for variable in seen if variable.dtype.is_floating}
-        # A variable that the pass itself rewrites, as spectral normalisation does, has a gradient at its new value, and
-        # none that differences could show.
+        # A variable that the pass itself rewrites, as spectral normalisation does, has its gradient at the new value,
+        # which differences cannot show.
         self.variables = [
             variable
             for key, variable in distinct.items()

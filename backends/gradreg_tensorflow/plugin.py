@@ -1,4 +1,4 @@
-"""Describes the TensorFlow backend, without importing TensorFlow."""
+"""Describes the TensorFlow backend without importing TensorFlow."""
 
 from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
@@ -7,7 +7,7 @@ __all__ = ["gradreg_backends"]
 
 @hookimpl
 def gradreg_backends() -> list[BackendDescription]:
-    """The TensorFlow backend."""
+    """The description of the TensorFlow backend."""
     return [
         BackendDescription(
             name="tensorflow",

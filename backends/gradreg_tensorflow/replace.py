@@ -1,4 +1,4 @@
-"""Functions of TensorFlow and Keras replaced for one thread and for a while."""
+"""Replaces functions of TensorFlow and Keras temporarily, in one thread."""
 
 import functools
 import inspect
@@ -25,10 +25,10 @@ _PLACEHOLDER = "the gate"
 
 
 class _Gate:
-    """Takes the calls of a function while any thread is in a context that replaces it.
+    """Intercepts the calls of a function while any thread is in a context that replaces it.
 
-    A plain function is changed in place, by its code, so that references held elsewhere lead here too (such as
-    `activation=tf.nn.relu`). For any other function the attribute of its owner is set.
+    A plain function is changed in place, by its code, so references held elsewhere lead here too (such as
+    `activation=tf.nn.relu`). For other functions the attribute of their owner is set.
     """
 
     def __init__(self, owner: Any, name: str) -> None:
@@ -52,7 +52,7 @@ class _Gate:
         return self.original(*args, **keywords)
 
     def remove(self) -> None:
-        """Put the function back as it was."""
+        """Restore the function."""
         if self.code:
             self.function.__code__ = self.code
         elif vars(self.owner)[self.name] is self.wrapper:
@@ -60,7 +60,7 @@ class _Gate:
 
 
 def _is_plain(function: Any) -> bool:
-    """Whether all of a function is its code: positional parameters, no closure, no decorator."""
+    """Whether a function consists of its code alone: positional parameters, no closure, no decorator."""
     if not isinstance(function, FunctionType) or function.__closure__ or hasattr(function, "__wrapped__"):
         return False
     code = function.__code__
@@ -91,7 +91,7 @@ def _leading_to(function: FunctionType, gate: _Gate) -> CodeType:
 
 
 def arguments(function: Function, args: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, with the defaults of those that are not given."""
+    """The arguments of a call by name, with defaults for the missing ones."""
     bound = inspect.signature(function).bind(*args, **keywords)
     bound.apply_defaults()
     return bound.arguments
@@ -108,11 +108,11 @@ def _place(owner: Any, name: str) -> tuple[int, str]:
 
 @contextmanager
 def replaced(key: str, rows: Sequence[Replacement]) -> Iterator[None]:
-    """Replace the functions of `rows` in this thread. May be nested, and entered by several threads at once.
+    """Replace the functions of `rows` in this thread. Contexts may be nested, and entered by several threads at once.
 
-    Other threads pass through to the original. After the last exit, by an exception too, every function is as before.
-    A tf.function called inside is traced anew, as a copy of its own for the set of keys entered. So traces made outside
-    are not used inside, nor the other way round.
+    Other threads call the original. The last exit, also by an exception, restores every function.
+    A tf.function called inside is traced again, as a separate copy for the set of keys entered. So traces made outside
+    are not used inside, and vice versa.
 
     Args:
         key: the name of the set of replacements; equal keys have equal rows.
@@ -144,7 +144,7 @@ _inlined: "ContextVar[bool]" = ContextVar("gradreg_inlined", default=False)
 
 @contextmanager
 def functions_inlined() -> Iterator[None]:
-    """Inside, and inside of `replaced`, this thread calls tf.functions as the plain functions that they are made of."""
+    """Make this thread call tf.functions as plain Python functions, inside this context and `replaced`."""
     token = _inlined.set(True)
     try:
         yield
@@ -169,7 +169,7 @@ def _copy_called(original: Function) -> Function:
 
 
 def _plain(function: Any) -> Function:
-    """The Python function of a tf.function, converted by AutoGraph where a graph is made of it."""
+    """The Python function of a tf.function, converted by AutoGraph if a graph is built from it."""
     plain: Function = function.python_function
     if tf.executing_eagerly() or not function._autograph:
         return plain

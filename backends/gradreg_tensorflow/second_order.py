@@ -1,15 +1,15 @@
-"""Operations whose second derivative TensorFlow gets wrong or does not have, in a form that is right.
+"""Correct forms of operations whose second derivative is wrong or missing in TensorFlow.
 
-Inside :func:`second_order_safe` a few of TensorFlow's functions compute the same values by operations that
-differentiate twice, so that an unchanged model is right there. Each replacement is a row of `_REPLACEMENTS`:
+Inside :func:`second_order_safe` a few of TensorFlow's functions compute the same values with operations that
+differentiate twice, so an unchanged model is right there. Each replacement is a row of `_REPLACEMENTS`:
 
 - `moments` (tf.nn, keras.ops, and so LayerNormalization, GroupNormalization, BatchNormalization in training):
   TensorFlow stops a gradient inside the variance, which is right for the first derivative only.
 - max pooling: the second derivative is wrong under XLA where values are close to each other, and missing in float64.
 - bilinear, bicubic, nearest and antialiased resizing: TensorFlow's gradient is None (bilinear, silently) or missing.
 - softsign: missing.
-- tf.nn.softmax_cross_entropy_with_logits: wrong where the labels are differentiated too.
-- tf.recompute_grad: missing. The function is called without it, and keeps what it would compute again.
+- tf.nn.softmax_cross_entropy_with_logits: wrong if the labels are differentiated too.
+- tf.recompute_grad: missing. gradreg calls the function without it, and stores what it would recompute.
 """
 
 import math
@@ -31,7 +31,7 @@ def _moments(original: Function) -> Function:
     def moments(
         x: Any, axes: Any, shift: Any = None, name: str | None = None, keep_dims: Any = None, keepdims: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """tf.nn.moments without its tf.stop_gradient; the values are the same bits."""
+        """tf.nn.moments without its tf.stop_gradient; the values are bit-identical."""
         keep = bool(keep_dims if keepdims is None else keepdims)
         with tf.name_scope(name or "moments"):
             x = tf.convert_to_tensor(x)
@@ -50,20 +50,20 @@ Choice = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def _larger(best: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
-    """The larger of the two, the first if they are equal; NaN if either is."""
+    """The larger of two, the first if they are equal; NaN if either is NaN."""
     return tf.where((candidate > best) | tf.math.is_nan(candidate), candidate, best)
 
 
 def pool_axis(
     x: tf.Tensor, axis: int, size: int, stride: int, pads: tuple[int, int] = (0, 0), choose: Choice = _larger
 ) -> tf.Tensor:
-    """Maximum over windows along one axis, by comparisons and choices."""
+    """Maximum over windows along one axis, by comparing and selecting."""
 
     def part(start: int, stop: int, step: int = 1) -> tf.Tensor:
         return x[(slice(None),) * axis + (slice(start, stop, step),)]
 
     if any(pads):
-        # The edge repeated, which is in the window with its copies: neither maximum nor gradient changes.
+        # Repeating the edge adds no new maximum: neither maximum nor gradient changes.
         length = x.shape[axis]
         x = tf.concat([part(0, 1)] * pads[0] + [x] + [part(length - 1, length)] * pads[1], axis)
     last = (x.shape[axis] - size) // stride * stride
@@ -76,7 +76,7 @@ def pool_axis(
 
 
 def _pool_pieces(x: tf.Tensor, axis: int, size: int, choose: Choice) -> tf.Tensor:
-    """`pool_axis` for windows side by side: each window is one row, which is cut into `size` contiguous pieces.
+    """`pool_axis` for adjacent windows: each window is one row, cut into `size` contiguous pieces.
 
     Slices with a step, and their gradients, take ten times as long.
     """
@@ -95,7 +95,7 @@ def _padding(size: int, window: int, stride: int) -> tuple[int, int]:
 
 
 def max_pool(original: Function, choose: Choice = _larger) -> Function:
-    """Max pooling by comparisons and choices, axis by axis; the values are the same bits."""
+    """Max pooling by comparing and selecting, axis by axis; the values are bit-identical."""
 
     def pool(*args: Any, **keywords: Any) -> tf.Tensor:
         given = arguments(original, args, keywords)
@@ -132,12 +132,12 @@ def _linear(forward: Function, adjoint: Function) -> Function:
 
 
 def _resize(adjoint: Callable[..., tf.Tensor], to_single: bool = True) -> Callable[[Function], Function]:
-    """What replaces a resizing operation.
+    """Make the replacement of a resizing operation.
 
     Args:
         adjoint: its gradient operation, called as adjoint(gradient, images, **options).
-        to_single: whether the operation gives float32 whatever it gets. It computes in float32 then, but its gradient
-            operation takes fewer types, and XLA's version of it mixes them.
+        to_single: whether the operation returns float32 for any type. It then computes in float32, but its gradient
+            operation accepts fewer types, and XLA's version of it mixes them.
     """
 
     def make(original: Function) -> Function:
@@ -192,9 +192,9 @@ _REPLACEMENTS: list[Replacement] = [
 
 
 def second_order_safe() -> AbstractContextManager[None]:
-    """A context in which the operations above differentiate twice, for what this thread traces or runs inside.
+    """A context in which the operations above differentiate twice, in this thread's traces and runs.
 
-    gradreg enters it around every call. Enter it yourself around a double backpropagation of your own:
+    gradreg enters it around every call. Enter it around your own double backpropagation:
 
         with tf.GradientTape() as outer:
             with second_order_safe(), tf.GradientTape() as inner:

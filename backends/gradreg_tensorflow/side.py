@@ -37,7 +37,7 @@ class TensorFlowSide(Side):
         self.trained = {name: variable for name, variable in self.variables.items() if id(variable) in trained}
 
     def _named_variables(self) -> Iterator[tuple[str, Any]]:
-        """The variables by their path in Keras, by their attribute in a tf.Module."""
+        """The variables, by their path in Keras and by their attribute in a tf.Module."""
         if self.keras_layers:
             yield from ((str(variable.path), variable) for variable in self.model.variables)
         elif isinstance(self.model, tf.Module):

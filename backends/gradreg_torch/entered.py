@@ -22,7 +22,7 @@ _DISTRIBUTED = dist.is_available()
 def entered(
     caller: Any, call: str, model: Any, arrays: Sequence[Tensor], batch_norm: str
 ) -> AbstractContextManager[None]:
-    """The context of one call, outside of compilers and transforms.
+    """The context of one call, outside compilers and transforms.
 
     Args:
         caller: thread-local; it holds `differentiates`, whether the caller may differentiate the result.

@@ -1,7 +1,7 @@
 """Smooth stand-ins for piecewise linear functions, used by `check` alone.
 
 A penalty on the gradient jumps where a rectifier switches, so finite differences over many rectifiers do not converge
-to its derivative, however correct it is. With the switches rounded off they converge, and everything else in the model
+to its derivative, even if it is correct. With the switches rounded off they converge, and everything else in the model
 is tested as it is.
 """
 # ruff: noqa: A001, A002 - the arguments have PyTorch's own names

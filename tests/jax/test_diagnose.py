@@ -49,7 +49,7 @@ def test_check_passes_a_sound_model(reg: Regularizer) -> None:
         (lambda x: network((x - x.mean(0)) / x.std(0)), "warning", "depends on other samples of the batch"),
         (lambda x: network(x) + jnp.linalg.norm(0 * x @ W) + W[0], "error", "gradient is NaN or infinite"),
         (lambda x: network(x) * jnp.nan, "error", "outputs of sample 0 are NaN"),
-        (lambda x: network(loop(x)), "error", "no second derivative, or not even a first"),
+        (lambda x: network(loop(x)), "error", "no second derivative, or no derivative at all"),
     ],
     ids=["stopped", "rounded", "coupled", "nan", "nan outputs", "loop"],
 )  # fmt: skip

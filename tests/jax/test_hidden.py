@@ -124,7 +124,7 @@ def test_a_haiku_transform_with_state_is_refused(transform: Callable[..., None])
 
     for starts, state in ((True, {}), (False, {"batch_norm": {}})):
         transform(starts, state)
-        with pytest.raises(InputError, match=r"inside of a haiku.transform.*Stateful\(lambda x, state: net.apply"):
+        with pytest.raises(InputError, match=r"inside a haiku.transform.*Stateful\(lambda x, state: net.apply"):
             gradreg.loss(model, X, Y, DataGrad(1.0))
     assert not calls
     for starts in (False, None):

@@ -112,7 +112,7 @@ def test_inside_of_a_scan_by_number(x64: None) -> None:
     ids=["checkpoint", "cond"],
 )
 def test_where_a_value_cannot_leave_it_is_refused_by_name(wrap: Any) -> None:
-    with pytest.raises(InputError, match=r"the place 'h' is inside of .*jax.checkpoint.*Mark what goes into"):
+    with pytest.raises(InputError, match=r"the place 'h' is inside .*jax.checkpoint.*Mark an input"):
         gradreg.penalty(wrap(lambda x: network(WEIGHTS, x)), X, None, FrobReg(1.0, at="h"))
 
 

@@ -122,7 +122,7 @@ def probabilities() -> None:
     wanted = fitted(small(), DataGrad(1.0))[1]["penalty"]
     close(fitted(softmaxed(), DataGrad(1.0), loss=soft)[1]["penalty"], wanted)
     for loss in (soft, "sparse_categorical_crossentropy"):
-        words = "has from_logits=False, so that the model returns probabilities"
+        words = "has from_logits=False, so the model returns probabilities"
         refused(InputError, words, lambda loss=loss: fitted(softmaxed(), SpectReg(1.0), loss=loss))
     fitted(softmaxed(), SpectReg(1.0), loss=soft, outputs=lambda returned: returned)
 

@@ -251,8 +251,8 @@ def looping(x: tf.Tensor) -> tf.Tensor:
 
 
 REFUSED: dict[str, tuple[Any, dict[str, str], str]] = {
-    "a branch": (branching, {"at": "h"}, "the place is inside of a branch, a loop"),
-    "a loop": (looping, {"at": "h"}, "the place is inside of a branch, a loop|'h' is passed more than once"),
+    "a branch": (branching, {"at": "h"}, "the place is inside a branch, a loop"),
+    "a loop": (looping, {"at": "h"}, "the place is inside a branch, a loop|'h' is passed more than once"),
     "integers": (
         lambda x: x @ FIRST * tf.cast(tf.reduce_sum(gradreg.tap("h", tf.argmax(x, 1))), x.dtype),
         {"of": "h"},
@@ -284,7 +284,7 @@ def test_a_place_in_the_step_of_a_recurrent_layer_is_refused_in_words() -> None:
     lstm = layers.RNN(layers.LSTMCell(3, name="cell", dtype="float64"), dtype="float64")
     sequence = tf.constant(RNG.normal(size=(2, 3, 2)))
     lstm(sequence)
-    with pytest.raises(InputError, match=r"inside of a branch, a loop or an RNN's step|passed more than once"):
+    with pytest.raises(InputError, match=r"inside a branch, a loop or an RNN's step|passed more than once"):
         tf.function(lambda x: gradreg.penalty(lstm, x, None, FrobReg(1.0, at="cell")), autograph=False)(sequence)
 
 

@@ -286,7 +286,7 @@ def test_draws_out_of_reach_are_refused(kind: str) -> None:
     call = lambda x: gradreg.penalty(model, x, None, DIFFERENCE)  # noqa: E731
     for mode in ("graph",) if kind == "map" else MODES:
         for _ in range(2):
-            with pytest.raises(InputError, match="passes through the model twice and needs the same random numbers"):
+            with pytest.raises(InputError, match="calls the model twice and needs the same random numbers"):
                 MODES[mode](call)(X)
     gradreg.penalty(model, X, None, SpectReg(1.0))
 

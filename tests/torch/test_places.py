@@ -51,5 +51,5 @@ def test_taps_inside_of_vmap(transform: Callable[..., Callable[[Tensor], Tensor]
 
 def test_taps_that_cannot_leave_a_transformation_are_refused() -> None:
     model = Rows(lambda row: vmap(grad(lambda x: row(x).sum())))
-    with pytest.raises(InputError, match=r"'code' is inside of a function that torch\.func transforms"):
+    with pytest.raises(InputError, match=r"'code' is inside a function that torch\.func transforms"):
         gradreg.penalty(model, X, None, gradreg.FrobReg(1.0, at="code"))

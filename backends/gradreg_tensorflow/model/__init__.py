@@ -1,1 +1,1 @@
-"""What a Keras model has besides its function: named layers, variables, random masks, batch normalisation."""
+"""The state of a Keras model: named layers, variables, random masks, batch normalisation."""

@@ -1,4 +1,4 @@
-"""Batch normalisation in training mode couples the samples of a batch: notice it in the layer's own call."""
+"""Detects batch normalisation in training mode, which couples the samples of a batch, in the layer's own call."""
 
 import sys
 import warnings
@@ -22,7 +22,7 @@ _policy: "ContextVar[tuple[str, str]]" = ContextVar("gradreg_batch_norm_policy")
 def batch_norm_policy(call: str, policy: str) -> Iterator[None]:
     """Raise or warn when this thread calls a Keras BatchNormalization layer in training mode.
 
-    It makes no difference how the layer is reached: by `lambda x: model(x, training=True)`, a functools.partial, or a
+    The way to the layer makes no difference: `lambda x: model(x, training=True)`, a functools.partial, or a
     tf.Module that holds it.
 
     Args:

@@ -1,4 +1,4 @@
-"""One thread on copies of all variables, for `check`, which moves weights and state."""
+"""Runs one thread on copies of all variables, for `check`, which changes weights and state."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,14 @@ __all__ = ["copied_handles", "variables_copied"]
 
 
 class _Copies:
-    """The handles of copies, made when a variable is first used."""
+    """The handles of copies, each made when its variable is first used."""
 
     def __init__(self) -> None:
         self.made: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
         """(live handle, its copy's) by the identity of either."""
 
     def of(self, handle: Any) -> Any:
-        """The handle of the copy; `handle` itself if it is no initialised variable's."""
+        """The handle of the copy; `handle` itself unless it belongs to an initialised variable."""
         if id(handle) in self.made:
             return self.made[id(handle)][1]
         data = getattr(handle, "_handle_data", None)
@@ -42,9 +42,9 @@ _copies: "ContextVar[_Copies | None]" = ContextVar("gradreg_copies", default=Non
 
 
 class _Handle:
-    """The attribute of variables that leads to their memory: the copy's in a thread that is on copies.
+    """The attribute of variables that refers to their memory: to the copy's in a thread on copies.
 
-    Programs are traced with the live handles, so that they serve other threads, and called with copies.
+    Programs are traced with the live handles, so other threads can use them, and called with copies.
     """
 
     def __get__(self, variable: Any, owner: type | None = None) -> Any:
@@ -67,10 +67,10 @@ _threads: list[_Copies] = []
 
 @contextmanager
 def variables_copied() -> Iterator[None]:
-    """Inside, this thread reads, writes and differentiates copies of the variables that it uses, however it holds them.
+    """A context in which this thread reads, writes and differentiates copies of all variables that it uses.
 
-    Functions of TensorFlow that were traced before have variables among their arguments, which become copies too. The
-    live variables stay as they are, and other threads see nothing else.
+    Functions traced before have variables among their inputs; these are replaced by copies too. The
+    live variables do not change, and other threads see only them.
     """
     mine = _Copies()
     with _lock:
@@ -88,7 +88,7 @@ def variables_copied() -> Iterator[None]:
 
 
 def copied_handles(arguments: Sequence[Any]) -> list[Any]:
-    """The arguments of a function of TensorFlow with copies in place of variables, where this thread is on copies."""
+    """The arguments of a traced function, with copies in place of variables if this thread is on copies."""
     copies = _copies.get()
     if copies is None or not tf.executing_eagerly():
         return list(arguments)

@@ -33,13 +33,13 @@ _TYPES = frozenset(name.title().replace("_", "") for name in _OPERATIONS)
 
 
 class RepeatedDraws:
-    """The results of the random operations of one pass, which another pass gets again."""
+    """The results of the random operations of one pass, for use in another pass."""
 
     def __init__(self) -> None:
         self.graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         self.drawn: list[tf.Tensor] = []
         self.position: int | None = None
-        """The next of them to be given; None in the pass that draws."""
+        """The results still to be reused; None in the pass that draws."""
         self.half: str | None = None
         """A function of TensorFlow that computes in half precision, if one is called."""
 
@@ -60,7 +60,7 @@ class RepeatedDraws:
         return self.drawn[self.position - 1]
 
     def look_at(self, function: Any) -> None:
-        """Refuse a function that draws inside: it would draw anew in the other pass."""
+        """Refuse a function that draws inside: it would draw new numbers in the other pass."""
         for definition in definitions(function._inference_function):
             for node in definition.node_def:
                 if node.op in _TYPES:
@@ -71,7 +71,7 @@ class RepeatedDraws:
 
 def _refuse(operation: str) -> NoReturn:
     raise InputError(
-        f"method='difference' passes through the model twice and needs the same random numbers, but {operation} draws "
+        f"method='difference' calls the model twice and needs the same random numbers, but {operation} draws "
         f"inside a tf.function, a branch or a loop of the model, and cannot be made to repeat. Use layers whose draws "
         f"have a state (keras.layers.Dropout, tf.random.Generator), or method='jvp'."
     )
@@ -82,10 +82,10 @@ _draws: "ContextVar[RepeatedDraws | None]" = ContextVar("gradreg_draws", default
 
 @contextmanager
 def repeated_draws() -> Iterator[RepeatedDraws]:
-    """Inside, random operations without a state are drawn in a first pass and given again after `again()`.
+    """A context in which random operations without a state draw in a first pass and repeat after `again()`.
 
     Raises:
-        InputError: they are drawn inside a function of TensorFlow, a branch or a loop, where that is not possible.
+        InputError: the draws are inside a tf.function, a branch or a loop, where they cannot be repeated.
     """
     repeated = RepeatedDraws()
     token = _draws.set(repeated)

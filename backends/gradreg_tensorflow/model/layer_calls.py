@@ -1,4 +1,4 @@
-"""Keras layers observed when they are called, however a function comes to call them."""
+"""Observes Keras layers when they are called, also from inside a plain function."""
 
 import sys
 from collections.abc import Callable, Iterator

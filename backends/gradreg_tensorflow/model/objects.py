@@ -1,4 +1,4 @@
-"""What a model refers to besides variables: arrays and counters in attributes, generators, arrays of the samples."""
+"""The state of a model besides variables: arrays and counters in attributes, generators, arrays of the samples."""
 
 import functools
 import inspect
@@ -19,11 +19,11 @@ from gradreg_tensorflow.model.variables import is_variable
 __all__ = ["holds_samples", "objects_kept", "reachable"]
 
 _MOST = 20_000
-"""Objects that are looked at."""
+"""The largest number of objects searched."""
 _LONG = 1000
-"""Containers of so many elements hold data."""
+"""Containers with this many elements hold data."""
 _LIBRARIES = frozenset({"keras", "numpy", "tensorflow"})
-"""Whose functions keep nothing."""
+"""Modules whose functions keep no state."""
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 _ARRAYS = (tf.Tensor, np.ndarray)
 _CONTENT = (*_ARRAYS, np.generic, int, float)
@@ -31,7 +31,7 @@ _ENDS = (str, bytes, bool, int, float, complex, type, type(None), ModuleType, Bu
 
 
 def reachable(model: Any) -> Iterator[Any]:
-    """The model, what its functions refer to, and what is in the attributes and containers of these, each once."""
+    """The model, the objects that its functions refer to, and those in their attributes and containers, each once."""
     pending: list[Any] = [model]
     known: dict[int, Any] = {}
     while pending and len(known) < _MOST:
@@ -62,7 +62,7 @@ def _children(value: Any) -> list[Any]:
 
 @functools.cache
 def _names_of_keras() -> frozenset[str]:
-    """The attributes in which Keras keeps its own account of a layer or model, but for the layers inside."""
+    """The attributes in which Keras keeps its own records of a layer or model, inner layers excepted."""
     import keras
 
     return frozenset({*vars(keras.Model()), "_functional", "_operations", "_operations_by_depth", "_nodes"}) - {
@@ -92,9 +92,9 @@ def _numbers(value: Any, count: int) -> bool:
 
 @contextmanager
 def objects_kept(model: Any) -> Iterator[None]:
-    """Arrays and numbers in attributes, and generators of NumPy and Python, are as before afterwards.
+    """A context that restores arrays and numbers in attributes, and generators of NumPy and Python.
 
-    It reaches what :func:`reachable` gives, and the global generators of NumPy and Python.
+    It covers the objects from :func:`reachable`, and the global generators of NumPy and Python.
     """
     restore = [_restorer(generator) for generator in (random, np.random)]
     for value in reachable(model):
@@ -119,10 +119,10 @@ def _restorer(generator: Any) -> Callable[[], None]:
 
 
 def _attributes(owner: Any) -> Callable[[], None]:
-    """Put the arrays and numbers among the attributes of an object back, those changed in place too."""
+    """Restore the arrays and numbers among the attributes of an object, also those changed in place."""
     try:
         attributes = vars(owner)
-    except TypeError:  # it has none
+    except TypeError:  # it has no attributes
         attributes = {}
     before: dict[str, tuple[Any, np.ndarray | None]] = {
         name: (value, value.copy() if isinstance(value, np.ndarray) else None)

@@ -1,4 +1,4 @@
-"""Places inside of a model, by taps and by the names of Keras layers, watched by a tape."""
+"""Places inside a model, by taps and by the names of Keras layers, watched by a tape."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +21,8 @@ class WatchedPlaces(Places):
 
     Args:
         keys: the places.
-        at: those that are differentiated with respect to.
-        watch: a tape's.
+        at: the places to differentiate with respect to.
+        watch: the `watch` method of a tape.
     """
 
     def __init__(self, keys: Sequence[str], at: Sequence[str], watch: Callable[[tf.Tensor], None]) -> None:
@@ -37,10 +37,10 @@ class WatchedPlaces(Places):
             raise InputError(f"{key!r}: a place must hold a tensor of a floating-point type, got {got}.")
         if _graph() is not self.graph:
             raise InputError(
-                f"{key!r}: the place is inside of a branch, a loop or an RNN's step (tf.cond, tf.while_loop, "
-                f"tf.map_fn), where every pass has a value of its own. Name a layer around it, or put the tap outside."
+                f"{key!r}: the place is inside a branch, a loop or an RNN's step (tf.cond, tf.while_loop, "
+                f"tf.map_fn), where each iteration has its own value. Name a layer around it, or put the tap outside."
             )
-        value = tf.identity(value)  # so that it is told apart from the same tensor elsewhere
+        value = tf.identity(value)  # to distinguish it from the same tensor elsewhere
         if key in self.at:
             self.watch(value)
         return value
@@ -54,10 +54,10 @@ def _graph() -> Any:
 def watched_places(
     keys: Sequence[str], at: Sequence[str], watch: Callable[[tf.Tensor], None]
 ) -> Iterator[WatchedPlaces]:
-    """The taps and Keras layers called `keys` in the forward pass inside. See :class:`WatchedPlaces` for the arguments.
+    """Yield the taps and Keras layers called `keys` in the forward pass inside; arguments: see :class:`WatchedPlaces`.
 
-    A layer goes by its name, or by its path where names repeat. Functions of TensorFlow that the model calls are called
-    as plain functions meanwhile, because nothing inside of them could be seen.
+    A layer is known by its name, or by its path if names repeat. Inside, the model's tf.functions run as plain
+    functions, because the layers inside a traced function cannot be observed.
     """
 
     def passed(layer: Any, output: Any) -> Any:
@@ -85,6 +85,6 @@ def _visited(places: Places, name: str, output: Any) -> Any:
 
 
 def _floating_leaves(output: Any) -> tuple[Leaves, Rebuild]:
-    """The leaves of a layer's output that are tensors of floats."""
+    """The floating-point tensors in a layer's output."""
     leaves, rebuild = structures.flatten(output, tf.is_tensor)
     return structures.restricted(leaves, rebuild, lambda leaf: tf.is_tensor(leaf) and leaf.dtype.is_floating)

@@ -1,4 +1,4 @@
-"""Calling a model again as if nothing had happened: with the same random numbers and the same state."""
+"""Calls a model again from the same random numbers and the same state."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -24,16 +24,16 @@ _SEED = 0x67726164
 
 
 class Repeated:
-    """Passes through a model that begin with the same state and draw the same random numbers."""
+    """Passes through a model that start from the same state and draw the same random numbers."""
 
     def __init__(self, model: Any, draws: RepeatedDraws, layers: list[Any]) -> None:
         self.model, self._draws, self._layers = model, draws, layers
 
     def without_a_trace(self, run: Callable[[], Any]) -> Any:
-        """run(), after which the state is as before.
+        """Return run() and restore the state.
 
         Raises:
-            InputError: a layer computes in half precision, or draws what cannot be made to repeat.
+            InputError: a layer computes in half precision, or draws numbers that cannot be repeated.
         """
         with writes.kept(), objects_kept(self.model):
             result = run()
@@ -53,16 +53,16 @@ class Repeated:
 
 @contextmanager
 def repeated_passes(model: Any) -> Iterator[Repeated]:
-    """A context for several passes through `model`, of which the last moves the state. See :class:`Repeated`."""
+    """A context for several passes through `model`, of which only the last changes the state. See :class:`Repeated`."""
     layers: list[Any] = []
     with writes.writes(), layer_calls(before=layers.append), repeated_draws() as draws:
         yield Repeated(model, draws, layers)
 
 
 def without_state_changes(fn: Model, model: Any) -> Model:
-    """`fn`, which calls `model`, as a function that changes no state.
+    """`fn`, which calls `model`, as a function without side effects.
 
-    Inside a call of gradreg it begins with the variables as they were at the call's beginning, as every pass of a call
+    Inside a call of gradreg it starts from the variables' values at the start of the call, as every pass of a call
     does.
     """
     start = writes.written_by_call()
@@ -98,9 +98,9 @@ _SEEDS: list[Replacement] = [
 
 @contextmanager
 def repeatable(model: Any) -> Iterator[None]:
-    """Random layers draw the same inside each such context; state is restored afterwards.
+    """A context in which random layers draw the same numbers each time; it restores their state.
 
-    The seeds are this thread's alone: those of TensorFlow itself stay as they are.
+    The seeds belong to this thread alone; TensorFlow's own seeds do not change.
     """
     if not tf.executing_eagerly():
         yield
@@ -113,5 +113,5 @@ def repeatable(model: Any) -> Iterator[None]:
     finally:
         _generator.reset(token)
         if generator.getstate() != start:
-            # Random operations would go on from where they were. Slow, so only if needed.
+            # Random operations would continue from their last state. Slow, so only if needed.
             context.context().clear_kernel_cache()

@@ -1,4 +1,4 @@
-"""Nested structures, also those in which TensorFlow and Keras wrap the lists, tuples and dicts of their attributes."""
+"""Nested structures, including the wrappers in which TensorFlow and Keras keep lists, tuples and dicts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _WRAPPERS = ("tensorflow.", "keras.", "wrapt")
 
 
 def unwrapped(structure: Any) -> Any:
-    """The structure with plain lists, tuples and dicts in the place of wrappers."""
+    """The structure with plain lists, tuples and dicts in place of wrappers."""
     if is_variable(structure) or not isinstance(structure, list | tuple | dict) or hasattr(structure, "_fields"):
         return structure
     is_own = type(structure) not in (list, tuple, dict) and not type(structure).__module__.startswith(_WRAPPERS)

@@ -17,7 +17,7 @@ def parameters(model: Any) -> list[tf.Tensor] | None:
     """The trainable variables of a Keras model or layer, or of a tf.Module, as tensors; None for other callables.
 
     Raises:
-        InputError: a Keras model that has no variables yet.
+        InputError: the Keras model has no variables yet.
     """
     owner = _unwrapped(model)
     if not _has_variables(owner):
@@ -33,13 +33,13 @@ def trainable_variables(model: Any) -> list[tf.Variable]:
 
 
 def is_variable(value: Any) -> bool:
-    """Whether `value` is a variable of TensorFlow or of Keras."""
+    """Whether `value` is a TensorFlow or Keras variable."""
     keras = sys.modules.get("keras")
     return isinstance(value, tf.Variable) or (keras is not None and isinstance(value, keras.Variable))
 
 
 def _variables_of(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
-    """The variables among `owners` and those of the models and layers among them, each once."""
+    """The variables among `owners` and in the models and layers among them, each once."""
     variables: list[Any] = []
     for owner in owners:
         if isinstance(owner, tf.Variable):
@@ -47,7 +47,7 @@ def _variables_of(owners: Iterable[Any], trainable: bool) -> list[tf.Variable]:
         elif _has_variables(owner):
             for layer in (owner, *_keras_layers(owner)):
                 variables += layer.trainable_variables if trainable else layer.non_trainable_variables
-    # A variable of Keras holds one of TensorFlow.
+    # A Keras variable holds a TensorFlow variable.
     natives = [variable if isinstance(variable, tf.Variable) else variable.value for variable in variables]
     return list({id(native): native for native in natives}.values())
 
@@ -79,7 +79,7 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _owners(model: Any) -> list[Any]:
-    """The model, and if it is a function, the objects that it refers to."""
+    """The model and, if it is a function, the objects that it refers to."""
     owner = _unwrapped(model)
     if not inspect.isfunction(owner):
         return [owner]

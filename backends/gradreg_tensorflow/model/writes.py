@@ -1,4 +1,4 @@
-"""The variables that a model writes to, seen where they are written, however the model comes to hold them."""
+"""Observes the variables that a model writes to, at the write, wherever the model holds them."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -33,19 +33,19 @@ _OTHERS = frozenset({"var_is_initialized_op", "destroy_resource_op", "disable_co
 class Writes:
     """The variables written while this is open, with their values before.
 
-    It is bound to the graph in which it is made (None: eager mode). Writes inside of a branch or a loop of that graph
+    It is bound to the graph in which it is created (None: eager mode). Writes inside a branch or a loop of that graph
     count, and so do those of the functions called in it.
     """
 
     def __init__(self) -> None:
         self.graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         self.before: dict[int, tuple[Any, tf.Tensor, Callable[[tf.Tensor], Any]]] = {}
-        """(what is kept alive, value, assign) by the identity of the variable's handle."""
+        """(object to keep alive, value, assign) by the identity of the variable's handle."""
 
     def see(self, handle: tf.Tensor) -> None:
-        """A variable is about to be written."""
+        """Record a variable that is about to be written."""
         if (self.graph is None) is not tf.executing_eagerly():
-            return  # a function that is only traced, or a variable that is only made: see `_observed_function`
+            return  # a function only traced, or a variable only created: see `_observed_function`
         root, handle = _root(handle), self._own(handle)
         if handle is None or id(root) in self.before:
             return
@@ -59,19 +59,19 @@ class Writes:
         self.before[id(root)] = root, value, lambda value: gen_resource_variable_ops.assign_variable_op(own, value)
 
     def see_distributed(self, variable: Any) -> None:
-        """The variable of a distribution strategy is about to be written."""
+        """Record a distribution strategy's variable that is about to be written."""
         if id(variable) not in self.before:
             with record.stop_recording():
                 self.before[id(variable)] = variable, tf.identity(variable), variable.assign
 
     def restore(self) -> None:
-        """Give every variable the value it had when this was opened."""
+        """Restore the value that each variable had when this was opened."""
         with record.stop_recording():
             for _, value, assign in list(self.before.values()):
                 assign(value)
 
     def _own(self, handle: tf.Tensor) -> tf.Tensor | None:
-        """The handle as it is known in the graph of this object; None for an argument of an inner function."""
+        """The handle in the graph of this object; None for an argument of an inner function."""
         own: list[Any] = []
         graph = self.graph
         while graph is not None:
@@ -124,7 +124,7 @@ _of_call: "ContextVar[Writes | None]" = ContextVar("gradreg_writes_of_call", def
 
 @contextmanager
 def writes() -> Iterator[Writes]:
-    """See the variables that this thread writes inside. If contexts are nested, each of them sees each write."""
+    """Observe the variables that this thread writes inside. If contexts are nested, each of them sees each write."""
     opened = Writes()
     token = _open.set((*_open.get(), opened))
     try:
@@ -136,7 +136,7 @@ def writes() -> Iterator[Writes]:
 
 @contextmanager
 def writes_of_call() -> Iterator[None]:
-    """See what one call of gradreg writes."""
+    """Observe the writes of one call of gradreg."""
     with writes() as opened:
         token = _of_call.set(opened)
         try:
@@ -146,16 +146,16 @@ def writes_of_call() -> Iterator[None]:
 
 
 def written_by_call() -> Writes | None:
-    """What the call of gradreg that this thread is in has written so far."""
+    """The writes so far of this thread's current call of gradreg."""
     return _of_call.get()
 
 
 @contextmanager
 def kept(start: Writes | None = None) -> Iterator[None]:
-    """Every variable has its value again afterwards, after an error too.
+    """A context that restores every variable at its end, also after an error.
 
     Args:
-        start: begin with the values that variables had when this was opened.
+        start: start from the values that variables had when this was opened.
     """
     with writes() as inside:
         try:
@@ -169,7 +169,7 @@ def kept(start: Writes | None = None) -> Iterator[None]:
 # --- where variables are written -------------------------------------------------------------------------------------
 @cache
 def _rows() -> tuple[Replacement, ...]:
-    """Every operation of TensorFlow that writes to a variable, and the calls of functions that do."""
+    """Observe all TensorFlow operations that write to a variable, and calls of functions that do."""
     modules = (gen_resource_variable_ops, gen_stateful_random_ops, gen_state_ops, gen_array_ops)
     operations = [
         (module, name, _observed_operation)
@@ -210,9 +210,9 @@ def _observed_method(original: Function) -> Function:
 
 @contextmanager
 def function_calls_seen(observer: Callable[[Any], None]) -> Iterator[None]:
-    """Pass each function of TensorFlow (a ConcreteFunction) that this thread calls inside to `observer`.
+    """Pass each traced function (a ConcreteFunction) that this thread calls inside to `observer`.
 
-    They are seen inside of `writes`.
+    Calls are observed only inside `writes`.
     """
     token = _function_calls.set((*_function_calls.get(), observer))
     try:
@@ -225,7 +225,7 @@ _function_calls: "ContextVar[tuple[Callable[[Any], None], ...]]" = ContextVar("g
 
 
 def _observed_function(original: Function) -> Function:
-    """A function may have been traced long ago, so what it writes is read off its graph."""
+    """Read a function's writes from its graph, because it may have been traced long ago."""
 
     def call(function: Any, tensor_inputs: Sequence[Any], captured_inputs: Sequence[Any]) -> Any:
         for observer in _function_calls.get():
@@ -241,7 +241,7 @@ def _observed_function(original: Function) -> Function:
 
 
 def _written(function: Any) -> list[int]:
-    """The positions among a function's inputs of the variables that it writes to."""
+    """The positions, among a function's inputs, of the variables that it writes to."""
     kept: dict[str, Any] = vars(function)
     if "_gradreg_written" not in kept:
         graph = function.graph
