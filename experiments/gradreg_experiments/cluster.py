@@ -1,4 +1,4 @@
-"""Runs units of jobs on a Dask cluster. The workers do them all; this process hands them out and waits."""
+"""Runs units of jobs on a Dask cluster. The workers run them; this process submits them and waits."""
 
 import queue
 from collections.abc import Callable, Iterator, Sequence
@@ -15,25 +15,25 @@ __all__ = ["on_cluster"]
 _CONNECT, _WORKERS = 10.0, 10.0
 """Seconds to wait at the start: for the scheduler, and for its first worker."""
 _SILENT, _EMPTY = 10.0, 60.0
-"""Seconds to wait later: for a scheduler that was lost, and for workers, which are started again by their nannies."""
+"""Seconds to wait later: for a lost scheduler, and for workers, which their nannies restart."""
 _LOOK = 0.5
 
 Unit = Callable[[], list[dict[str, Any]]]
 
 
 def on_cluster(units: Sequence[Unit], scheduler: str, needs: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-    """The results of units, as they come.
+    """Yield the results of units as they arrive.
 
-    No more units are handed out than the workers have threads. A unit whose worker dies is done again by another.
+    The number of submitted units never exceeds the workers' threads. If a worker dies, another one repeats its unit.
 
     Args:
-        units: functions without arguments, picklable; their data go with them.
-        scheduler: its address, such as ``"tcp://host:8786"``.
+        units: picklable functions without arguments; they carry their data.
+        scheduler: the scheduler's address, such as ``"tcp://host:8786"``.
         needs: the backends that the workers must have.
 
     Raises:
         BackendImportError: Dask is not installed.
-        RunError: the scheduler or all workers are gone, or a worker lacks something; the message names it.
+        RunError: the scheduler or all workers are lost, or a worker lacks something; the message names it.
     """
     with _client(scheduler) as client:
         threads = _checked_workers(client, scheduler, needs)
@@ -56,7 +56,7 @@ def on_cluster(units: Sequence[Unit], scheduler: str, needs: Sequence[str]) -> I
                 result = future.result()
             except Exception as error:
                 if type(error).__module__.startswith("distributed") or future.status in ("cancelled", "lost"):
-                    raise RunError(f"reproduce: the scheduler {scheduler} gave a run up: {error}.") from error
+                    raise RunError(f"reproduce: the scheduler {scheduler} gave up on a run: {error}.") from error
                 raise
             submit()
             yield result
@@ -71,7 +71,7 @@ def _client(scheduler: str) -> Iterator[Any]:
         raise BackendImportError(
             f"reproduce: --scheduler needs Dask: {error}. Install it with: pip install distributed"
         ) from error
-    dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"})  # the data go with each unit
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"})  # each unit carries its data
     try:
         client = distributed.Client(scheduler, timeout=_CONNECT, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
@@ -86,14 +86,14 @@ def _client(scheduler: str) -> Iterator[Any]:
 
 
 def _checked_workers(client: Any, scheduler: str, needs: Sequence[str]) -> int:
-    """The number of threads of all workers, once each has what the runs need."""
+    """The number of threads of all workers; refuse workers that lack a requirement."""
     try:
         client.wait_for_workers(1, timeout=_WORKERS)
     except TimeoutError as error:
         raise RunError(
             f"reproduce: the scheduler {scheduler} has no worker. Start some with 'dask worker {scheduler}'."
         ) from error
-    # Functions of the standard library alone: what is asked for is whether gradreg is there.
+    # Functions of the standard library alone, because gradreg may be missing there.
     versions = client.run(resolve_name, "gradreg_core:__version__", on_error="return")
     _refuse(
         {address: answer for address, answer in versions.items() if isinstance(answer, BaseException)},
@@ -103,20 +103,20 @@ def _checked_workers(client: Any, scheduler: str, needs: Sequence[str]) -> int:
     own = resolve_name("gradreg_core:__version__")
     _refuse(
         {address: f"it is {answer}" for address, answer in versions.items() if answer != own},
-        f"gradreg has another version than {own}, which is here",
+        f"the version of gradreg differs from the local {own}",
         "Install the same version everywhere",
     )
     answers = client.run(_lacking, list(needs), on_error="return")
     _refuse(
         {address: answer for address, answer in answers.items() if answer},
-        "something that the runs need is not there",
+        "a requirement of the runs is missing",
         'Install it there with: pip install "gradreg[reproduction]", and the backend',
     )
     return sum(client.nthreads().values())
 
 
 def _lacking(needs: Sequence[str]) -> str:
-    """What this process lacks to do runs; empty if nothing."""
+    """The requirements that this process lacks for runs; empty if there are none."""
     try:
         import_module("gradreg_experiments.runner")
         for name in needs:
@@ -133,7 +133,7 @@ def _refuse(lacking: dict[str, Any], problem: str, remedy: str) -> None:
 
 
 def _next_finished(finished: "queue.Queue[Any]", client: Any, scheduler: str) -> Any:
-    """The next unit that is done; looks meanwhile whether the cluster still lives."""
+    """The next finished unit; checks meanwhile that the cluster is alive."""
     silent = empty = 0.0
     while True:
         try:
@@ -143,5 +143,5 @@ def _next_finished(finished: "queue.Queue[Any]", client: Any, scheduler: str) ->
             silent = 0.0 if answers else silent + _LOOK
             empty = empty + _LOOK if answers and not client.scheduler_info()["workers"] else 0.0
         if silent >= _SILENT or empty >= _EMPTY:
-            gone = "does not answer any more" if silent else "has no worker left"
+            gone = "no longer answers" if silent else "has no worker left"
             raise RunError(f"reproduce: the scheduler {scheduler} {gone}. Start it, and workers, again.")

@@ -1,4 +1,4 @@
-"""Describes the commands of the experiments, without importing what they need."""
+"""Describes the commands of the experiments, without importing their requirements."""
 
 from gradreg_core.plugins.hookspecs import CommandDescription, hookimpl
 

@@ -27,7 +27,7 @@ class Curves(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """The backend that the others are compared with: the first."""
+        """The first backend, which the others are compared with."""
         return next(iter(self.losses))
 
     def drift(self, backend: str, reference: str | None = None) -> Any:
@@ -36,13 +36,13 @@ class Curves(NamedTuple):
         return np.maximum.accumulate(np.abs(self.losses[backend] - base) / np.abs(base))
 
     def together(self, backend: str, reference: str | None = None) -> dict[float, int | None]:
-        """For several relative differences, the first step (from 0) that exceeds it; None if none does."""
+        """For each limit of the relative difference, the first step (from 0) that exceeds it, or None."""
         drift = self.drift(backend, reference)
         return {limit: int(np.argmax(drift > limit)) if (drift > limit).any() else None for limit in _APART}
 
 
 def recorded_curves(jobs: Sequence[Job], results: Results, name: Callable[[Job], str]) -> list[Curves]:
-    """The recorded losses, by name and arithmetic, where two backends or more have been run."""
+    """The recorded losses, by name and arithmetic, if at least two backends have been run."""
     losses: dict[tuple[str, str], dict[str, Any]] = {}
     for job in jobs:
         result = results.get(job.key)

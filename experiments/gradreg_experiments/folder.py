@@ -19,19 +19,19 @@ __all__ = ["check_folder", "held"]
 
 _LOCK, _HOLDER = ".lock", ".holder"
 _RESULT_BYTES, _REPORT_BYTES = 2**15, 2**20
-"""Room for a run's result, and for tables and figures: several times what is usual."""
+"""Bytes for a run's result, and for tables and figures: several times the usual size."""
 
 
 @contextmanager
 def held(folder: Path, *, keeps_runs: bool = True) -> Iterator[None]:
-    """Hold a folder, so that no other command trains for it meanwhile.
+    """Lock a folder, so that no other command trains for it meanwhile.
 
-    The lock is the operating system's: one that a killed process held is free. An exception, Ctrl-C and SIGTERM get a
-    note that says how to go on.
+    The lock is the operating system's: it is released when a process is killed. An exception, Ctrl-C and SIGTERM get a
+    note that says how to continue.
 
     Args:
-        folder: made if there is none.
-        keeps_runs: whether finished runs are kept in it one by one.
+        folder: created if it is missing.
+        keeps_runs: whether it stores each finished run.
 
     Raises:
         RunError: another command holds it, or nothing can be written there.
@@ -42,12 +42,12 @@ def held(folder: Path, *, keeps_runs: bool = True) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise RunError(
-            f"{folder}: another command{_holder(folder)} trains for this folder. Wait until it is done, or choose "
+            f"{folder}: another command{_holder(folder)} trains for this folder. Wait until it ends, or choose "
             f"another one with --out."
         ) from error
     except (OSError, NotImplementedError) as error:
         raise RunError(f"{folder}: cannot be locked: {error}. Choose a folder of a local disk with --out.") from error
-    kept = f"The finished runs are kept in {folder}. To go on" if keeps_runs else "To run it again"
+    kept = f"The finished runs are kept in {folder}. To continue" if keeps_runs else "To run it again"
     note = f"{kept}: {command_line()}"
     try:
         with suppress(OSError):
@@ -55,7 +55,7 @@ def held(folder: Path, *, keeps_runs: bool = True) -> Iterator[None]:
         with terminable(note):
             yield
     except BaseException as error:
-        # Other errors of gradreg say what to change in the command.
+        # gradreg's other errors say what to change in the command.
         if keeps_runs or isinstance(error, RunError) or not isinstance(error, GradregError):
             add_note(error, note)
         raise
@@ -66,15 +66,15 @@ def held(folder: Path, *, keeps_runs: bool = True) -> Iterator[None]:
 
 
 def check_folder(folder: Path, runs: int = 0, *, keeps_runs: bool = True) -> None:
-    """Make a folder and its folder of runs, and see that results can be written there.
+    """Make a folder and its folder of runs, and check that results can be written there.
 
     Args:
-        folder: for the results.
-        runs: how many are to come, for which there must be room.
+        folder: the folder for the results.
+        runs: the number of runs to come, for which there must be room.
         keeps_runs: whether the folder of runs is needed.
 
     Raises:
-        RunError: they cannot; the message says why.
+        RunError: results cannot be written; the message says why.
     """
     place = folder / RUNS if keeps_runs else folder
     try:
@@ -85,7 +85,7 @@ def check_folder(folder: Path, runs: int = 0, *, keeps_runs: bool = True) -> Non
             os.fsync(file.fileno())
     except (FileExistsError, NotADirectoryError) as error:
         raise RunError(
-            f"{place}: there is a file in the place of a folder. Remove it, or choose another folder with --out."
+            f"{place}: there is a file in place of the folder. Remove it, or choose another folder with --out."
         ) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -95,14 +95,14 @@ def check_folder(folder: Path, runs: int = 0, *, keeps_runs: bool = True) -> Non
         ) from error
     if (folder / EXPORT).is_dir():
         raise RunError(
-            f"{folder / EXPORT}: there is a folder in the place of a file. Remove it, or choose another folder with "
+            f"{folder / EXPORT}: there is a folder in place of the file. Remove it, or choose another folder with "
             f"--out."
         )
     needed, free = _REPORT_BYTES + runs * _RESULT_BYTES, shutil.disk_usage(folder).free
     if free < needed:
         raise RunError(
-            f"{folder}: {runs} runs need up to {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free. Make room, or "
-            f"choose another folder with --out."
+            f"{folder}: {runs} runs need up to {needed / 1e6:.1f} MB, but only {free / 1e6:.1f} MB are free. Make "
+            f"room, or choose another folder with --out."
         )
 
 

@@ -1,4 +1,4 @@
-"""A job: all that determines one training run. Its key is a hash of that, so no result is taken for another's."""
+"""A job: everything that determines a training run. Its key is a hash of that, so results cannot be confused."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from gradreg_experiments.shapes import digest
 __all__ = ["VERSION", "Job"]
 
 VERSION = 1
-"""Raised when the same settings would give other results."""
+"""Increased when the same settings would give different results."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Job:
     protocol: Any
     """How to train: a frozen dataclass of JSON values, with a field `steps`."""
     regularizer: Regularizer | None
-    """With the weight decay in it."""
+    """The regularizer, weight decay included."""
     seed: int
-    """Of the training subset, the initial weights, the batches, the masks and the draws."""
+    """The seed of the training subset, the initial weights, the batches, the masks and the draws."""
     backend: str
     data: str
-    """A digest of the data, or their name."""
+    """A digest of the data, or the data's name."""
     kind: str = ""
-    """What the result holds, where it is not that of :func:`gradreg_experiments.paper.run.run_jobs`."""
+    """The result's contents if they differ from those of :func:`gradreg_experiments.paper.run.run_jobs`."""
 
     def as_json(self) -> dict[str, Any]:
         """All settings, as JSON values."""

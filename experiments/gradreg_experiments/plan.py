@@ -29,26 +29,26 @@ class Steps(NamedTuple):
     """The inputs of consecutive steps; all arrays have the steps as their first axis."""
 
     numbers: Array
-    """Of the steps, int32."""
+    """The numbers of the steps, int32."""
     batches: Array
     """Indices of the samples, (steps, B), int32."""
     rates: Array
     """Learning rates, float64."""
     masks: dict[str, Array]
-    """Dropout masks of the loss's pass by path, (steps, B, *sample); empty without dropout."""
+    """The dropout masks of the loss's pass by path, (steps, B, *sample); empty without dropout."""
     apart_masks: dict[str, Array]
-    """Those of the pass that the terms `apart` have for themselves."""
+    """The dropout masks of the separate pass of the terms `apart`."""
     partners: Array
     """Indices of the samples to mix in, (steps, B), int32."""
     shares: Array
     """The weight of the first sample of a mixture, (steps,); 1 without mixing."""
     weights: dict[str, Array]
-    """The weights of scheduled terms, (steps,), by the names that :meth:`Plan.terms` knows them by."""
+    """The weights of scheduled terms, (steps,), by their names in :meth:`Plan.terms`."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All inputs of a training run with Adam (beta 0.9 and 0.999, epsilon 1e-8). No framework draws anything itself."""
+    """All inputs of a training run with Adam (beta 0.9 and 0.999, epsilon 1e-8). No framework draws numbers itself."""
 
     network: Network
     params: Arrays
@@ -56,27 +56,27 @@ class Plan:
     x: Array
     """Training inputs, (N, *network.input_shape)."""
     y: Array
-    """Labels: integers (N,), or floats: probabilities (N, m), or whatever `loss_fn` takes."""
+    """Labels: integers (N,), or floats: probabilities (N, m), or the labels of `loss_fn`."""
     batches: Array
-    """Indices into x, (steps, B). The step's number is the `step` of the draws."""
+    """Indices into x, (steps, B). The row number is the `step` of the draws."""
     reg: Regularizer | None
     learning_rate: Callable[[int], float]
-    """step -> learning rate."""
+    """A function: step -> learning rate."""
     masks: Callable[[int], Arrays] | None = None
-    """step -> dropout masks by path, (B, *sample), already scaled; None for no dropout."""
+    """A function: step -> dropout masks by path, (B, *sample), already scaled; None for no dropout."""
     apart: Regularizer | None = None
-    """Terms that have a forward pass of their own."""
+    """Terms with a separate forward pass."""
     apart_masks: Callable[[int], Arrays] | None = None
-    """step -> the dropout masks of that pass."""
+    """A function: step -> the dropout masks of that pass."""
     mixing: Callable[[int], tuple[Array, float]] | None = None
-    """step -> (an order of the batch to mix it with, the weight of the first sample); None for no mixing."""
+    """A function: step -> (order of the batch to mix in, weight of the first sample); None for no mixing."""
     loss_fn: Callable[[Any, Any], Any] | None = None
-    """(outputs, y) -> a loss per sample; None for cross-entropy."""
+    """A function: (outputs, y) -> one loss per sample; None for cross-entropy."""
     scale: float = 1.0
-    """Of the total."""
+    """The scale of the total."""
     dtype: str = "float32"
     chunk: int = 200
-    """Steps whose masks are drawn at a time, which bounds their memory."""
+    """The number of steps whose masks are drawn together, which bounds their memory."""
 
     @property
     def soft(self) -> bool:
@@ -89,7 +89,7 @@ class Plan:
             yield self.steps(start, start + self.chunk)
 
     def steps(self, start: int, stop: int) -> Steps:
-        """The inputs of the steps from `start` up to `stop`; they do not depend on how a run is cut."""
+        """The inputs of the steps from `start` up to `stop`; they do not depend on how a run is split."""
         numbers = np.arange(start, min(stop, len(self.batches)), dtype=np.int32)
         batches = np.asarray(self.batches[start:stop], np.int32)
         partners, shares = batches, np.ones(len(numbers))
@@ -114,7 +114,7 @@ class Plan:
     def terms(self, weights: Mapping[str, Any]) -> tuple[Regularizer | None, Regularizer | None]:
         """`reg` and `apart`, with the weights of scheduled terms taken from one step of :attr:`Steps.weights`.
 
-        A schedule is any function of a Python int, which no compiled loop could call.
+        A schedule is any function of a Python int, which a compiled loop cannot call.
         """
         return _with_weights("reg", self.reg, weights), _with_weights("apart", self.apart, weights)
 
@@ -147,21 +147,21 @@ def _constant(weight: Any) -> Callable[[Any], Any]:
 
 
 def unseeded(reg: Regularizer | None) -> Regularizer | None:
-    """The regularizer with seed 0 in every term: what runs of several seeds have in common."""
+    """The regularizer with seed 0 in every term: the same for runs of all seeds."""
     if reg is None:
         return None
     return Sum(tuple(replace(term, seed=0) if isinstance(term, JacobianTerm) else term for term in reg.terms))
 
 
 class Masks:
-    """The dropout masks of one step, for a model that is called on the whole batch or on its parts.
+    """The dropout masks of one step, for a model called on the whole batch or on its parts.
 
     With `fraction=` the model is called on a random part and then on the rest. A mask does not depend on its sample, so
-    all that matters is that no two samples share one: each call gets the rows after the last call's, and after the last
-    row the first comes again, so that two passes over the whole batch have the same masks.
+    it only matters that no two samples share one: each call gets the rows after the last call's, and after the last
+    row starts again at the first, so two passes over the whole batch have the same masks.
 
     Args:
-        rows: (B, *sample) by path, in any framework.
+        rows: masks (B, *sample) by path, in any framework.
     """
 
     def __init__(self, rows: Arrays) -> None:
@@ -176,7 +176,7 @@ class Masks:
 
 
 def permuted_batches(count: int, size: int, steps: int, generator: np.random.Generator) -> Array:
-    """Rows of indices below `count`: a new permutation per pass over the data, less an incomplete last row."""
+    """Rows of indices below `count`: a new permutation per epoch, without an incomplete last row."""
     size = min(size, count)
     rows = count // size
     passes = [generator.permutation(count)[: rows * size].reshape(rows, size) for _ in range(-(-steps // rows))]

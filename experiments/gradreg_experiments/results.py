@@ -1,8 +1,8 @@
 """The finished runs in a folder: one file per run, and all of them in an export.
 
-A run's file is written whole or not at all, so a process may be killed, and several may write, at any moment. The
-export, ``results.jsonl``, has one line per run. It is made from the files when a command ends, and read before them, so
-a folder with the export alone has all its runs.
+A run's file is written atomically, so processes may be killed at any time, and several may write. The
+export, ``results.jsonl``, has one line per run. It is built from the files when a command ends and read before them, so
+a folder with only the export has all its runs.
 """
 
 import json
@@ -18,17 +18,17 @@ __all__ = ["EXPORT", "RUNS", "Results"]
 
 EXPORT = "results.jsonl"
 RUNS = "runs"
-"""The folder of the runs' files, in the folder of the results."""
+"""The folder of the runs' files, inside the folder of the results."""
 
 
 class Results:
     """The finished runs in a folder, by key.
 
     Args:
-        folder: where they are; None keeps results in memory only.
+        folder: the folder; None keeps results in memory only.
 
     Raises:
-        DataFileError: a file, or a whole line of the export, is not a run's result, or cannot be read.
+        DataFileError: a file or a whole line of the export is not a run's result or cannot be read.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -55,7 +55,7 @@ class Results:
         return iter(self._by_key.values())
 
     def add(self, result: Mapping[str, Any]) -> None:
-        """Keep a result, unless one with its key is there, by this process or another."""
+        """Keep a result, unless this or another process has stored one with its key."""
         key = result["key"]
         if key in self._by_key:
             return
@@ -67,7 +67,7 @@ class Results:
         self._by_key[key] = dict(result)
 
     def export(self) -> Path:
-        """Write all runs of the folder, those of other processes too, to one file; its path."""
+        """Write all runs in the folder, other processes' included, to one file; return its path."""
         assert self.folder is not None
         runs = Results(self.folder)
         lines = (json.dumps(result, separators=(",", ":"), allow_nan=False) for result in runs)
@@ -97,7 +97,7 @@ def _content(path: Path) -> bytes:
 
 
 def _exported(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of an export; the end of one that was cut off is not a line."""
+    """The lines of an export; a truncated last line does not count."""
     if not path.exists():
         return
     lines = _content(path).splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Carries out the jobs whose results are missing: in this process, in several, or on a Dask cluster."""
+"""Runs the jobs whose results are missing: in this process, in several, or on a Dask cluster."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from gradreg_experiments.workers import in_processes
 __all__ = ["RunJobs", "every_loss", "missing", "run_missing", "train_jobs", "versions"]
 
 RunJobs = Callable[[Sequence[Job], Any, Tick], list[dict[str, Any]]]
-"""(jobs that differ in their seeds only, data, tick) -> a result per job; at the top level of a module."""
+"""A function (jobs that differ only in their seeds, data, tick) -> one result per job; at the top level of a module."""
 
 
 def missing(jobs: Sequence[Job], results: Results) -> list[Job]:
@@ -41,23 +41,23 @@ def run_missing(
     together: int = 1,
     words: str = "",
 ) -> int:
-    """Run the jobs that have no result and keep each result as it comes; how many they were.
+    """Run the jobs that have no result, keep each result as it arrives, and return their number.
 
     Args:
-        jobs: in the order in which they are to be done.
-        run_jobs: does jobs that train together, usually a single one.
+        jobs: in the order of execution.
+        run_jobs: runs jobs that train together, usually a single one.
         data: passed to `run_jobs`.
-        results: where finished runs are looked up and added.
-        workers: processes on this machine; with 1, jobs are done in this process; 0 for one per core.
-        scheduler: address of a Dask scheduler, whose workers do the jobs instead; a job whose worker dies is done again
-            by another.
-        together: how many jobs that differ in their seeds only are trained as one program, at most.
-        words: for the progress bar.
+        results: the finished runs; new results are added.
+        workers: processes on this machine; 1 runs the jobs in this process; 0 is one per core.
+        scheduler: address of a Dask scheduler, whose workers run the jobs instead; if a worker dies,
+            another one repeats its job.
+        together: the largest number of jobs, differing only in their seeds, to train as one program.
+        words: the words of the progress bar.
 
     Raises:
         UnsupportedError: a backend cannot train.
         BackendImportError: a scheduler was given and Dask is not installed.
-        RunError: results cannot be written, which is found out first; or a worker or the scheduler is gone.
+        RunError: results cannot be written, which is checked first; or a worker or the scheduler is lost.
     """
     todo = missing(jobs, results)
     check_trains(job.backend for job in todo)
@@ -86,7 +86,7 @@ def run_missing(
 
 
 def _units(todo: Sequence[Job], together: int) -> list[list[Job]]:
-    """The jobs that train together, in the order of the first of each unit."""
+    """The jobs that train together, in the order of the first job of each unit."""
     if together == 1:
         return [[job] for job in todo]
     alike: dict[Any, list[Job]] = {}
@@ -99,7 +99,7 @@ def _units(todo: Sequence[Job], together: int) -> list[list[Job]]:
 def _spread(
     units: Sequence[list[Job]], run_jobs: RunJobs, data: Any, workers: int, scheduler: str | None
 ) -> Iterator[list[dict[str, Any]]]:
-    # The data go with the function, not as an argument: Dask would keep an argument on one worker, and lose it with it.
+    # The function carries the data: Dask would keep an argument on one worker, and lose both together.
     work = [partial(run_jobs, unit, data, silent) for unit in units]
     if scheduler is None:
         return in_processes(work, workers)
@@ -110,15 +110,15 @@ def _spread(
 def train_jobs(
     jobs: Sequence[Job], plans: Sequence[Plan], tick: Tick, evaluate: Callable[[Trainer, Job, Plan, Trained], Any]
 ) -> list[dict[str, Any]]:
-    """Train plans, as one program if there are several, and evaluate them; a result per job.
+    """Train plans, several as one program, and evaluate them; one result per job.
 
-    Arrays are small and runs are many, so linear algebra keeps to one thread.
+    Arrays are small and runs are many, so linear algebra uses one thread.
 
     Args:
-        jobs: which the plans belong to.
-        plans: in the same order.
+        jobs: the jobs of the plans.
+        plans: the plans, in the same order.
         tick: see :data:`gradreg_experiments.trainers.Tick`.
-        evaluate: (trainer, job, plan, trained) -> what the result holds besides settings, times and versions.
+        evaluate: (trainer, job, plan, trained) -> the result's contents beside settings, times and versions.
     """
     trainer = load_trainer(jobs[0].backend)
     with threadpool_limits(1):
@@ -138,10 +138,10 @@ def train_jobs(
 
 
 def every_loss(trainer: Trainer, job: Job, plan: Plan, trained: Trained) -> dict[str, Any]:
-    """For `evaluate` of :func:`train_jobs`: the loss of each step."""
+    """An `evaluate` for :func:`train_jobs`: the loss of each step."""
     return {"every_loss": trained.losses.tolist()}
 
 
 def versions(*modules: str) -> dict[str, str | None]:
-    """Of gradreg, NumPy and the given top-level modules."""
+    """The versions of gradreg, NumPy and the given top-level modules."""
     return {name: module_version(name) for name in ("gradreg", "numpy", *modules)}

@@ -1,4 +1,4 @@
-"""What a run's result looks like, so that a file of another shape is refused where it is read, with its place."""
+"""The shape of a run's result, so that reading refuses a file of another shape and names the place."""
 
 import hashlib
 import json
@@ -31,17 +31,17 @@ _NUMBERS: dict[str, tuple[str, ...]] = {
     "curve": (),
     "gradient_curve": (),
 }
-"""Fields whose leaves are numbers or null; the keys that those have that are objects. The others are lists."""
+"""Fields whose leaves are numbers or null: if they are objects, the objects' keys; the other fields are lists."""
 _NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
     "": (("accuracy", "jacobian_frobenius"), ("gradient", "largest_gradient", "rms_error", "curve", "gradient_curve")),
     "curve": (("every_loss",),),
 }
-"""By the kind of a run: sets of fields, of which it has one whole."""
+"""By kind of run: sets of fields, of which a result has one complete set."""
 _LISTS = {
     "runs": {"setting", "validation", "test", "norm"},
     "outcomes": {"setting", "steps", "train", "validation", "test", "noise"},
 }
-"""Fields that are lists of objects; the keys that those have."""
+"""Fields that are lists of objects, with the objects' keys."""
 
 
 def digest(settings: Mapping[str, Any]) -> str:
@@ -51,7 +51,7 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 def misshapen(value: Any) -> str:
-    """What is wrong with a result, as the end of "expected a run's result, ..."; empty if nothing is."""
+    """The problem with a result, as the end of "expected a run's result, ..."; empty if there is none."""
     if not isinstance(value, dict) or not isinstance(value.get("key"), str):
         return "a JSON object with a key"
     for name, kind in _TYPES.items():
@@ -69,7 +69,7 @@ def misshapen(value: Any) -> str:
 
 
 def _wrong_run(value: dict[str, Any]) -> str:
-    """What is wrong with the result of a job."""
+    """The problem with the result of a job."""
     if lacking := [name for name in _SETTINGS if name not in value]:
         return f"with {', '.join(map(repr, lacking))}"
     kind = value.get("kind", "")

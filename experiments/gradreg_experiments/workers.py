@@ -1,4 +1,4 @@
-"""Runs units of jobs in worker processes of this machine, which end when the process that started them does."""
+"""Runs units of jobs in worker processes of this machine, which end with the process that started them."""
 
 import os
 import signal
@@ -17,33 +17,33 @@ from gradreg_core.errors import RunError
 __all__ = ["follow", "in_processes"]
 
 _SECONDS = 0.5
-"""Between two looks at the parent."""
+"""The seconds between two checks of the parent."""
 _following = False
 
 Unit = Callable[[], list[dict[str, Any]]]
 
 
 def in_processes(units: Sequence[Unit], workers: int) -> Iterator[list[dict[str, Any]]]:
-    """The results of units, as they come.
+    """Yield the results of units as they arrive.
 
-    No more units are handed out than there are workers, so that a kill loses no more than those.
+    The number of submitted units never exceeds the workers, so a kill loses only those.
 
     Args:
-        units: functions without arguments, picklable.
-        workers: how many processes.
+        units: picklable functions without arguments.
+        workers: the number of processes.
 
     Raises:
         RunError: a worker was killed.
     """
-    # A worker grows when it loads a framework. loky takes that for a leak and replaces the worker, which costs nothing;
-    # but where warnings are errors, its warning ends the thread that hands out the units, and everything waits forever.
+    # A worker grows when it loads a framework. loky takes that for a leak and replaces the worker at no cost;
+    # but if warnings are errors, its warning ends the thread that submits units, and the command hangs.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
     try:
         yield from parallel(joblib.delayed(partial(_run, os.getpid()))(unit) for unit in units)
     except TerminatedWorkerError as error:
         raise RunError(
-            "A worker process was killed, by the system if memory was short. Take fewer --workers, or look into the "
+            "A worker process was killed, by the system if memory was short. Use fewer --workers, or check the "
             "system's log."
         ) from error
 
@@ -54,7 +54,7 @@ def _run(parent: int, unit: Unit) -> list[dict[str, Any]]:
 
 
 def follow(parent: int) -> None:
-    """End this process soon after `parent`, which started it, however that ends. Ctrl-C is left to the parent."""
+    """End this process soon after `parent`, which started it, however it ends. The parent handles Ctrl-C."""
     global _following
     if _following:
         return

@@ -28,7 +28,7 @@ def test_what_stops_a_command_says_how_to_go_on(tmp_path):
     with pytest.raises(ValueError, match="odd") as caught, held(tmp_path):
         raise ValueError("odd")
     (note,) = caught.value.__notes__
-    assert note.startswith(f"The finished runs are kept in {tmp_path}. To go on: ")
+    assert note.startswith(f"The finished runs are kept in {tmp_path}. To continue: ")
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated) as stopped, held(tmp_path, keeps_runs=False):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -39,10 +39,10 @@ def test_what_stops_a_command_says_how_to_go_on(tmp_path):
 
 def test_places_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="there is a file in the place of a folder"):
+    with pytest.raises(RunError, match="there is a file in place of the folder"):
         check_folder(tmp_path / "file")
     (tmp_path / "a" / EXPORT).mkdir(parents=True)
-    with pytest.raises(RunError, match="there is a folder in the place of a file"):
+    with pytest.raises(RunError, match="there is a folder in place of the file"):
         check_folder(tmp_path / "a")
     with pytest.raises(RunError, match="cannot be written"):
         check_folder(Path("/proc/acme"))
@@ -60,5 +60,5 @@ def test_nothing_is_run_for_a_folder_that_cannot_be_written(make_job, tmp_path):
     def never(jobs, data, tick):
         raise AssertionError("it ran")
 
-    with pytest.raises(RunError, match="there is a file in the place of a folder"):
+    with pytest.raises(RunError, match="there is a file in place of the folder"):
         run_missing([make_job()], never, None, results)

@@ -1,1 +1,1 @@
-"""The data of the experiments: IDX files, parts of them, and scikit-learn's digits."""
+"""The data of the experiments: IDX files, their subsets, and scikit-learn's digits."""

@@ -1,4 +1,4 @@
-"""The demo's data: scikit-learn's digits, or MNIST from files, in parts that are drawn the same way every time."""
+"""The demo's data: scikit-learn's digits, or MNIST from files, in parts drawn the same way every time."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,26 +21,26 @@ class Part(NamedTuple):
     """Images and their labels."""
 
     x: npt.NDArray[Any]
-    """(N, H, W, 1), pixels as they come or standardised."""
+    """(N, H, W, 1), raw pixels or standardised."""
     y: npt.NDArray[np.int64]
-    """(N,) in 0..9."""
+    """The labels, (N,) in 0..9."""
 
 
 class Dataset(NamedTuple):
-    """Three parts with no image in common; training sets are drawn from the pool."""
+    """Three disjoint parts; training sets are drawn from the pool."""
 
     name: str
     pool: Part
     validation: Part
     test: Part | None
-    """None where it must not be seen."""
+    """The test part; None if it must not be seen."""
 
 
 def load_dataset(data_dir: Path | None = None) -> Dataset:
     """The data, partitioned.
 
     scikit-learn's digits are 1,797 scans of 8x8 pixels; a fixed permutation gives 597 to the pool, 600 to validation
-    and 600 to the test. Of MNIST the test is the official one, and validation is the last 10,000 images of
+    and 600 to the test. MNIST's test part is the official one, and validation is the last 10,000 images of
     the training file (a sixth of a smaller one).
 
     Args:
@@ -85,7 +85,7 @@ def draw(pool: Part, train_size: int, seed: int) -> Part:
 
 
 def standardise(train: Part, *others: Part) -> tuple[Part, ...]:
-    """All parts less the mean and over the standard deviation of the training part's pixels, two numbers; float32.
+    """All parts standardised by the training pixels' mean and standard deviation, two numbers; float32.
 
     Raises:
         InputError: all pixels of the training part are equal.

@@ -1,4 +1,4 @@
-"""Reads MNIST's IDX files, plain or gzipped, and believes nothing that they say about themselves.
+"""Reads MNIST's IDX files, plain or gzipped, and verifies everything in their headers.
 
 An IDX file is two zero bytes, a type byte (0x08 for unsigned bytes), the number of axes, each axis' length as a
 big-endian 32-bit integer, and then the values, last axis fastest.
@@ -19,7 +19,7 @@ from gradreg_core.errors import DataFileError
 __all__ = ["MAX_BYTES", "Mnist", "load_mnist", "read_idx"]
 
 MAX_BYTES = 2**28
-"""A file that announces more values than this is refused; MNIST's largest has 47 million."""
+"""The limit on a file's number of values; MNIST's largest has 47 million."""
 
 Bytes = npt.NDArray[np.uint8]
 Stream = BinaryIO | gzip.GzipFile
@@ -29,8 +29,8 @@ _UBYTE = 0x08
 _CHUNK = 2**20
 _PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 _REMEDY = (
-    "Get MNIST's four files again (dataset hubs and mirrors of the original site offer them), "
-    "or leave --data-dir out: scikit-learn's digits need no file."
+    "Download MNIST's four files again (dataset hubs and mirrors of the original site offer them), "
+    "or omit --data-dir: scikit-learn's digits need no file."
 )
 
 
@@ -44,14 +44,14 @@ class Mnist(NamedTuple):
 
 
 def read_idx(path: Path, rank: int) -> Bytes:
-    """The array in an IDX file of unsigned bytes, whole or not at all. Whether it is gzipped is seen from its content.
+    """The array in an IDX file of unsigned bytes, complete or not at all; its content shows whether it is gzipped.
 
     Args:
         path: the file.
         rank: the number of axes that it must have.
 
     Raises:
-        DataFileError: the file is missing, truncated, corrupt, too long, or something else than said.
+        DataFileError: the file is missing, truncated, corrupt, too long, or does not match its header.
     """
     try:
         with path.open("rb") as raw:
@@ -62,14 +62,14 @@ def read_idx(path: Path, rank: int) -> Bytes:
             with gzip.GzipFile(fileobj=raw) as stream:
                 return _decode(stream, path, rank)
     except FileNotFoundError as error:
-        raise DataFileError(f"{path}: expected an IDX file, found none of this name. {_REMEDY}") from error
+        raise DataFileError(f"{path}: expected an IDX file, but there is no file of this name. {_REMEDY}") from error
     except EOFError as error:
-        raise DataFileError(f"{path}: expected a whole gzip stream, it ends too early. {_REMEDY}") from error
+        raise DataFileError(f"{path}: expected a whole gzip stream, but it ends too early. {_REMEDY}") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataFileError(f"{path}: expected a sound gzip stream, got a corrupt one: {error}. {_REMEDY}") from error
+        raise DataFileError(f"{path}: expected a valid gzip stream, got a corrupt one: {error}. {_REMEDY}") from error
     except OSError as error:
         raise DataFileError(
-            f"{path}: cannot be read: {error.strerror or error}. Check the path and its rights."
+            f"{path}: cannot be read: {error.strerror or error}. Check the path and its permissions."
         ) from error
 
 
@@ -77,7 +77,7 @@ def load_mnist(directory: Path) -> Mnist:
     """MNIST's four files from `directory`, named as usual: with '-' or '.' before "idx", with or without ".gz".
 
     Raises:
-        DataFileError: a file is missing or malformed, or they do not fit together.
+        DataFileError: a file is missing or malformed, or the files do not match.
     """
     paths = [_find(directory, part) for part in _PARTS]
     train_images, test_images = (read_idx(path, 3) for path in paths[::2])
@@ -118,7 +118,7 @@ def _decode(stream: Stream, path: Path, rank: int) -> Bytes:
     header = _read(stream, size)
     if len(header) >= 4 and header[:2] != b"\0\0":
         raise DataFileError(
-            f"{path}: expected an IDX file, which begins with bytes 00 00, got {header[:2].hex(' ')}. {_REMEDY}"
+            f"{path}: expected an IDX file, which starts with bytes 00 00, got {header[:2].hex(' ')}. {_REMEDY}"
         )
     if len(header) >= 4 and header[2] != _UBYTE:
         raise DataFileError(f"{path}: expected type 0x08 (unsigned bytes), got 0x{header[2]:02x}. {_REMEDY}")
@@ -131,21 +131,21 @@ def _decode(stream: Stream, path: Path, rank: int) -> Bytes:
     count = math.prod(shape)
     if count > MAX_BYTES:
         raise DataFileError(
-            f"{path}: the header announces {' x '.join(map(str, shape))} = {count} values, and more than {MAX_BYTES} "
-            f"are refused; it is probably corrupt. {_REMEDY}"
+            f"{path}: the header announces {' x '.join(map(str, shape))} = {count} values, more than the limit of "
+            f"{MAX_BYTES}; it is probably corrupt. {_REMEDY}"
         )
     values = _read(stream, count + 1)
     if len(values) < count:
         raise DataFileError(f"{path}: expected {count} values after the header, the file has {len(values)}. {_REMEDY}")
     if len(values) > count:
-        raise DataFileError(f"{path}: expected {count} values after the header, more bytes follow them. {_REMEDY}")
+        raise DataFileError(f"{path}: expected {count} values after the header, but more bytes follow. {_REMEDY}")
     array = np.frombuffer(values, np.uint8).reshape(shape)  # no copy
     array.flags.writeable = False
     return array
 
 
 def _read(stream: Stream, size: int) -> bytearray:
-    """Up to `size` bytes; memory grows with what is there, not with what is asked for."""
+    """Up to `size` bytes; memory grows with the bytes present, not with `size`."""
     data = bytearray()
     while len(data) < size and (more := stream.read(min(_CHUNK, size - len(data)))):
         data += more

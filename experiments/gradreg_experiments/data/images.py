@@ -16,22 +16,22 @@ Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 _SIDE, _CLASSES = 32, 10
 _LONGEST = 2**16
-"""Bytes of a file; one of 32x32 pixels has about a thousand."""
+"""The largest size of a file in bytes; one of 32x32 pixels has about a thousand."""
 
 
 def load_images(path: Path, part: str, first: int, last: int) -> Images:
     """The files from `first` to `last` of each class, in the order of their names: (N, 3, 32, 32) and labels (N,).
 
-    The classes take turns, so that any first images hold all of them nearly equally.
+    The classes take turns, so any leading subset is nearly balanced.
 
     Args:
         path: the zip file.
         part: "train" or "test".
         first: the first file of each class, counted from 0.
-        last: the file after the last.
+        last: the index after the last file.
 
     Raises:
-        DataFileError: it is no such file, or has fewer images.
+        DataFileError: it is not such a file, or has fewer images.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -45,18 +45,18 @@ def load_images(path: Path, part: str, first: int, last: int) -> Images:
 def split_images(
     path: Path | None, caller: str, pool: int, validation: int, test: int
 ) -> tuple[Images, Images, Images]:
-    """The images of `load_images` to train on, to validate with and to test with, which share none.
+    """Disjoint training, validation and test images from `load_images`.
 
     Args:
         path: the zip file.
         caller: the experiment, for messages.
-        pool: images of each class to train on.
-        validation: the next ones of each class, to validate with.
-        test: images of each class to test with.
+        pool: training images per class.
+        validation: validation images per class, the next ones.
+        test: test images per class.
 
     Raises:
-        InputError: no file.
-        DataFileError: it is no such file, or has fewer images.
+        InputError: no file was given.
+        DataFileError: it is not such a file, or has fewer images.
     """
     if path is None:
         raise InputError(
@@ -89,7 +89,7 @@ def _read(archive: zipfile.ZipFile, path: Path, part: str, first: int, last: int
             info = infos[number]
             if info.file_size > _LONGEST:
                 raise DataFileError(
-                    f"{path}: {info.filename} has {info.file_size} bytes, at most {_LONGEST} expected. Pass CIFAR-10 "
+                    f"{path}: {info.filename} has {info.file_size} bytes, expected at most {_LONGEST}. Pass CIFAR-10 "
                     "as JPEG files."
                 )
             image = np.asarray(Image.open(io.BytesIO(archive.read(info))).convert("RGB"))

@@ -14,7 +14,7 @@ from gradreg_experiments.data.idx import Mnist, load_mnist
 __all__ = ["CHECKSUMS", "HELD_OUT", "MNIST_DIGEST", "Part", "Split", "digest", "load", "split_files"]
 
 HELD_OUT = 10_000
-"""The last images of the training file: the authors' test set, after they had tuned on the official one."""
+"""The last images of the training file: the authors' test set, since they had tuned on the official one."""
 
 CHECKSUMS = {
     "train_images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -33,9 +33,9 @@ class Part(NamedTuple):
     x: npt.NDArray[Any]
     y: npt.NDArray[Any]
     mean: float
-    """Subtracted from the pixels in [0, 1]."""
+    """The mean subtracted from the pixels in [0, 1]."""
     deviation: float
-    """They were divided by it."""
+    """The standard deviation that they were divided by."""
 
 
 class Split(NamedTuple):
@@ -53,17 +53,17 @@ def load(directory: Path, unverified: bool = False) -> Mnist:
     """The four files.
 
     Args:
-        directory: with MNIST's four IDX files, gzipped or not.
-        unverified: take files that are not the original MNIST's.
+        directory: a folder with MNIST's four IDX files, gzipped or not.
+        unverified: accept files that are not the original MNIST's.
 
     Raises:
-        DataFileError: a file is missing or malformed, has other content than MNIST, or its images are not 28x28.
+        DataFileError: a file is missing or malformed, differs from MNIST, or its images are not 28x28.
     """
     files = load_mnist(directory)
     if files.train_images.shape[1:] != (28, 28) or len(files.train_labels) < 2 or not len(files.test_labels):
         raise DataFileError(
-            f"{directory}: expected images of 28x28 pixels, got {files.train_images.shape} to train and "
-            f"{files.test_images.shape} to test with. Use the original MNIST files."
+            f"{directory}: expected images of 28x28 pixels, got training images {files.train_images.shape} and "
+            f"test images {files.test_images.shape}. Use the original MNIST files."
         )
     if not unverified:
         for name, wanted in CHECKSUMS.items():
@@ -71,7 +71,7 @@ def load(directory: Path, unverified: bool = False) -> Mnist:
             if actual != wanted:
                 raise DataFileError(
                     f"{directory}: the {name.replace('_', ' ')} are not the original MNIST's: expected SHA-256 "
-                    f"{wanted} of the unzipped file, got {actual}. Get the files again, or pass --unverified-data "
+                    f"{wanted} of the unzipped file, got {actual}. Download the files again, or pass --unverified-data "
                     "to use them; their results are kept apart."
                 )
     return files
@@ -86,15 +86,15 @@ def digest(files: Mnist) -> str:
 
 
 def split_files(files: Mnist, train_size: int, seed: int, *, shared: bool = False) -> Split:
-    """The training subset of a seed and the two test sets, standardised.
+    """The training subset for a seed and the two test sets, standardised.
 
-    The subset is that of the authors' code, image by image: NumPy's legacy generator permutes the first 50,000.
+    The subset equals that of the authors' code, image by image: NumPy's legacy generator permutes the first 50,000.
 
     Args:
         files: MNIST.
-        train_size: images of the subset.
-        seed: of the subset.
-        shared: whether the test sets have the training images' mean and deviation, instead of their own.
+        train_size: the number of images in the subset.
+        seed: the seed of the subset.
+        shared: whether to standardise the test sets by the training images' mean and deviation, not by their own.
 
     Raises:
         InputError: there are fewer images than `train_size`.
@@ -102,7 +102,7 @@ def split_files(files: Mnist, train_size: int, seed: int, *, shared: bool = Fals
     held_out = min(HELD_OUT, len(files.train_labels) // 6 or 1)
     pool = len(files.train_labels) - held_out
     if train_size > pool:
-        raise InputError(f"reproduce: train_size is {train_size}, and there are {pool} images to draw from.")
+        raise InputError(f"reproduce: train_size is {train_size}, but there are only {pool} images to draw from.")
     chosen = np.random.RandomState(seed).permutation(pool)[:train_size]
     train = _part(files.train_images[chosen], files.train_labels[chosen])
     like = train if shared else None
@@ -123,6 +123,6 @@ def _part(images: npt.NDArray[Any], labels: npt.NDArray[Any], like: Part | None 
 
 
 def _idx_bytes(array: npt.NDArray[Any]) -> bytes:
-    """The unzipped IDX file of an array of bytes."""
+    """The content of the unzipped IDX file of an array of bytes."""
     header = bytes((0, 0, 8, array.ndim)) + b"".join(length.to_bytes(4, "big") for length in array.shape)
     return header + array.tobytes()

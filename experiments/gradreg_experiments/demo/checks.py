@@ -42,7 +42,7 @@ def compare_with_reference(name: str) -> list[tuple[str, list[float], bool]]:
 def print_agreement(console: Console) -> None:
     """The larger error of total and gradients as a table, for every backend that can train here."""
     names, _ = usable()
-    parallel = joblib.Parallel(n_jobs=max(1, len(names)))  # frameworks may not get on in one process
+    parallel = joblib.Parallel(n_jobs=max(1, len(names)))  # frameworks may conflict in one process
     rows = parallel(joblib.delayed(compare_with_reference)(name) for name in names)
     headings = [repr(reg) for reg in _REGULARIZERS]
     table = make_table(

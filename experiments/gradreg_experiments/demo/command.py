@@ -33,12 +33,12 @@ _QUICK = Settings(
     "--backend",
     "backends",
     multiple=True,
-    help=f"Without it {BACKEND_VARIABLE}, or torch. With --compare, name two or more; without it, all that are there.",
+    help=f"Default: {BACKEND_VARIABLE}, or torch. With --compare, give two or more; default: all installed.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="A folder with MNIST's four files; without it scikit-learn's digits.",
+    help="A folder with MNIST's four files. Default: scikit-learn's digits.",
 )
 @click.option("--train-size", type=click.IntRange(1), help=f"Training images [{Settings.train_size}].")
 @click.option("--seeds", type=click.IntRange(1, 1000), help=f"Runs per method [{Settings.seeds}].")
@@ -46,7 +46,7 @@ _QUICK = Settings(
 @click.option(
     "--compare", "comparing", is_flag=True, help="Train one network in every framework and compare the losses."
 )
-@click.option("--quick", is_flag=True, help="A few steps of everything, to see that it works.")
+@click.option("--quick", is_flag=True, help="Run a few steps of everything, as a test.")
 def demo(
     backends: tuple[str, ...],
     data_dir: Path | None,

@@ -22,23 +22,23 @@ from gradreg_experiments.trainers import Tick, silent, usable
 __all__ = ["REGULARIZER", "SEED", "as_json", "comparable", "compare_frameworks", "print_comparison", "run_curves"]
 
 REGULARIZER: Regularizer = SpectReg(0.03)
-"""Random directions, so equal losses also mean equal draws."""
+"""It has random directions, so equal losses also mean equal draws."""
 SEED = 0
 _DROPOUT = 0.5
 
 
 def comparable(named: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The backends to compare, those named or all that are installed, and why others are left out.
+    """The backends to compare (the named ones or all that are installed), and why others are left out.
 
     Raises:
-        GradregError: a backend was named and cannot be used.
+        GradregError: a named backend cannot be used.
         InputError: there are fewer than two.
     """
     names, skipped = usable(named)
     if len(names) < 2:
         raise InputError(
-            f"demo --compare: expected two backends or more, got {', '.join(names) or 'none'}. "
-            f"{' '.join(skipped.values()) or 'Name another with --backend.'}"
+            f"demo --compare: expected at least two backends, got {', '.join(names) or 'none'}. "
+            f"{' '.join(skipped.values()) or 'Add another with --backend.'}"
         )
     return names, skipped
 
@@ -47,7 +47,7 @@ def compare_frameworks(names: Sequence[str], train: Part, recipe: Recipe) -> lis
     """Train in each backend from equal initial weights, on equal batches, with equal dropout masks and draws.
 
     Args:
-        names: of the backends; they run in several processes, as frameworks may not get on in one.
+        names: the backends; each runs in its own process, because frameworks may conflict in one.
         train: standardised images and labels.
         recipe: how to train; dropout is 0.5.
 
@@ -81,7 +81,7 @@ def print_comparison(console: Console, comparison: Sequence[Curves]) -> None:
             drift = curves.drift(name)
             table.add_row(name, curves.dtype, *(f"{drift[count - 1]:.1e}" for count in counts))
     console.print(table)
-    console.print("Frameworks round differently; it shows once a value crosses a kink of ReLU.", style="dim")
+    console.print("Frameworks round differently; it grows once a value crosses a kink of ReLU.", style="dim")
 
 
 def as_json(comparison: Sequence[Curves]) -> dict[str, Any]:
@@ -104,6 +104,6 @@ def as_json(comparison: Sequence[Curves]) -> dict[str, Any]:
 
 
 def _checkpoints(curves: Curves) -> list[int]:
-    """Numbers of steps to report the drift at: 1, 10, 100, ... and all."""
+    """The numbers of steps at which the drift is reported: 1, 10, 100, ... and all."""
     steps = len(curves.losses[curves.reference])
     return [10**power for power in range(len(str(steps))) if 10**power < steps] + [steps]

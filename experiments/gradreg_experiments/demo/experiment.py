@@ -1,8 +1,8 @@
-"""The demo's experiment: how the methods' weights are tuned, and what is measured with them.
+"""The demo's experiment: it tunes the methods' weights, then measures accuracy and Jacobian norms.
 
 Weights are chosen by accuracy on the validation part, over tuning seeds; the test part is evaluated once, with the
-chosen weights, over reporting seeds, which are others. A seed sets the training images, the initial weights, the
-batches, the dropout masks and the draws: at one seed the methods, in all frameworks, differ in the regularizer alone.
+chosen weights, over different, reporting seeds. A seed sets the training images, the initial weights, the
+batches, the dropout masks and the draws: for one seed, runs in all frameworks differ only in the regularizer.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ __all__ = ["TUNING_SEED", "Outcome", "Settings", "Trial", "Tuning", "experiment"
 TUNING_SEED = 1000
 """The first tuning seed; reporting seeds count from 0."""
 _CHUNK = 500
-"""Images that are evaluated at a time."""
+"""The number of images evaluated at a time."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Settings:
     jacobian_points: int = 500
     """Evaluate Jacobian norms at this many test images."""
     workers: int = 0
-    """Processes to spread the runs over; 0 for one per core. They change no number but the seconds."""
+    """Processes to spread the runs over; 0 for one per core. They change no result but the time."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Trial:
     train_size: int
     dropout: float
     part: str
-    """The part of the data that is evaluated: "validation" or "test"."""
+    """The evaluated part of the data: "validation" or "test"."""
     jacobian_points: int
 
     @property
@@ -69,7 +69,7 @@ class Tuning(NamedTuple):
 
     weight: float
     scores: dict[float, float]
-    """weight -> mean accuracy on the validation part; empty where there was nothing to choose."""
+    """weight -> mean accuracy on the validation part; empty if there was nothing to choose."""
 
     @property
     def at_edge(self) -> bool:
@@ -78,7 +78,7 @@ class Tuning(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Everything that was measured."""
+    """All measurements."""
 
     settings: Settings
     data: str
@@ -105,7 +105,7 @@ def experiment(data: Dataset, settings: Settings) -> Outcome:
 
 
 def tune(data: Dataset, settings: Settings) -> dict[str, Tuning]:
-    """The weight of each method with the highest mean accuracy on the validation part; of equals the smallest.
+    """The weight of each method with the highest mean accuracy on the validation part; the smallest of equals.
 
     The runs do not get the test part.
     """
@@ -138,7 +138,7 @@ def _grid(method: Method, settings: Settings) -> tuple[float, ...]:
 
 
 def _job(method: Method, weight: float, seed: int, settings: Settings, data: Dataset) -> Job:
-    """A run on the validation part where there is no test part, else on that."""
+    """A run evaluated on the validation part if there is no test part, else on the test part."""
     part, points = ("validation", 0) if data.test is None else ("test", settings.jacobian_points)
     trial = Trial(settings.recipe, settings.train_size, method.dropout(weight), part, points)
     return Job(trial, method.make(weight, seed), seed, settings.backend, data.name, kind="demo")
@@ -153,8 +153,8 @@ def _run(jobs: Sequence[Job], data: Dataset, settings: Settings, words: str) -> 
 def run_trials(jobs: Sequence[Job], data: Dataset, tick: Tick = silent) -> list[dict[str, Any]]:
     """Train jobs and evaluate them.
 
-    "accuracy" is the share of the evaluated images that are classified correctly, "jacobian_frobenius" the mean of
-    ||dz/dx||_F over the first of them, null where it was not asked for.
+    "accuracy" is the fraction of evaluated images classified correctly, "jacobian_frobenius" the mean of
+    ||dz/dx||_F over the first of them, null if it was not requested.
     """
     parts = {
         job.seed: standardise(draw(data.pool, job.protocol.train_size, job.seed), getattr(data, job.protocol.part))

@@ -15,7 +15,7 @@ _OTHER, _GRADIENT = "#595959", "#0072b2"
 
 
 def draw_comparison(stem: Path, outcome: Outcome) -> list[Path]:
-    """Accuracy and Jacobian norm of every method, a point per seed and a bar at the mean."""
+    """Draw accuracy and Jacobian norm of every method, a dot per seed and a bar at the mean."""
     rows = summarise(outcome)
     figure = new_figure(8, 3.9)
     left, right = figure.subplots(1, 2, sharey=True)

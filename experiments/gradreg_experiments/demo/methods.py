@@ -15,15 +15,15 @@ class Method:
 
     name: str
     grid: tuple[float, ...]
-    """Values to choose from, ascending."""
+    """The values to choose from, ascending."""
     make: Callable[[float, int], Regularizer | None]
-    """(value, seed of the draws) -> regularizer."""
+    """A function (value, seed of the draws) -> regularizer."""
     dropout: Callable[[float], float] = lambda value: 0.0
-    """value -> dropout rate."""
+    """A function value -> dropout rate."""
     wording: str = "{:g}"
-    """How the chosen value is shown."""
+    """The format of the chosen value."""
     gradient: bool = False
-    """Whether it penalises gradients."""
+    """Whether the method penalises gradients."""
 
 
 METHODS = (

@@ -1,4 +1,4 @@
-"""How the demo trains: the network, the schedule, the batches and the dropout masks, all from a seed by NumPy."""
+"""How the demo trains: the network, the schedule, the batches and the dropout masks, all drawn by NumPy from a seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from gradreg_numpy.networks import initialize
 __all__ = ["Recipe", "network_for"]
 
 _BATCHES, _MASKS = 1, 2
-"""Keep the generators of one seed apart."""
+"""Numbers that keep the generators of one seed independent."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train, whatever the regularizer."""
+    """The training settings shared by all regularizers."""
 
     steps: int = 240
     batch: int = 50
-    """Images in a batch, or all if there are fewer."""
+    """The number of images per batch, or all if there are fewer."""
     learning_rate: float = 3e-3
-    """Of Adam; a tenth of it from the middle on, a hundredth in the last quarter."""
+    """Adam's learning rate; a tenth of it from half of the steps on, a hundredth in the last quarter."""
     dtype: str = "float32"
 
     def plan(self, train: Part, reg: Regularizer | None, seed: int, dropout: float = 0.0) -> Plan:
@@ -35,8 +35,8 @@ class Recipe:
         Args:
             train: standardised images and labels.
             reg: the regularizer.
-            seed: of initial weights, batches and masks.
-            dropout: the rate of dropout before the last layer.
+            seed: the seed of initial weights, batches and masks.
+            dropout: the dropout rate before the last layer.
         """
         network = network_for(train.x.shape[1:])
         batches = permuted_batches(len(train.y), self.batch, self.steps, np.random.default_rng([seed, _BATCHES]))

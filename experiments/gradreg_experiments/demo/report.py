@@ -22,12 +22,12 @@ class Summary(NamedTuple):
     method: str
     chosen: str
     accuracies: tuple[float, ...]
-    """In percent, by seed."""
+    """Accuracies in percent, by seed."""
     mean: float
     deviation: float
     """Standard deviation over the seeds; 0 with one seed."""
     gain: float
-    """Mean difference to no regularization at the same seeds, in points."""
+    """Mean difference from no regularization at the same seeds, in points."""
     gain_error: float
     """Its standard error."""
     jacobian: float
@@ -61,7 +61,7 @@ def summarise(outcome: Outcome) -> list[Summary]:
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
-    """The table, and how to read it."""
+    """Print the table with its legend."""
     rows = summarise(outcome)
     settings = outcome.settings
     best = max(row.mean for row in rows)
@@ -90,7 +90,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def as_json(outcome: Outcome, wall_seconds: float) -> dict[str, Any]:
-    """Settings, versions, the tuning and every run, as JSON values."""
+    """Settings, versions, the tuning and all runs, as JSON values."""
     methods = {}
     for row in summarise(outcome):
         tuning = outcome.tunings[row.method]

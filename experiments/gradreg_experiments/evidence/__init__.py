@@ -1,1 +1,1 @@
-"""Where a penalty on gradients pays, and where it does not: small data, rivals with the same budget for tuning."""
+"""Where a gradient penalty pays off and where it does not: small data, rivals with the same tuning budget."""

@@ -1,4 +1,4 @@
-"""``python -m gradreg_experiments.evidence``: does the runs that are missing and writes the page."""
+"""``python -m gradreg_experiments.evidence``: runs what is missing and writes the page."""
 
 import time
 from pathlib import Path
@@ -21,13 +21,13 @@ __all__ = ["main"]
 
 @click.command(epilog="\b\nExample:\n  python -m gradreg_experiments.evidence --minutes 20")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="A folder with MNIST's four files.")
-@click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="Begin no run after so many minutes.")
+@click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="No new run after this many minutes.")
 @out_option(default=Path("out/evidence"))
-@click.option("--page-only", is_flag=True, help="Train nothing; write the page of the results there are.")
+@click.option("--page-only", is_flag=True, help="Train nothing; write the page from existing results.")
 def main(data_dir: Path | None, minutes: float, out: Path, page_only: bool) -> None:
     """Compare gradient penalties with their rivals on small data, and write results.jsonl and README.md.
 
-    Runs that have a result are not done again. Without --data-dir the task on MNIST is left out.
+    Runs that have a result are not repeated. Without --data-dir, MNIST is left out.
     """
     with held(out):
         results = Results(out)
@@ -41,7 +41,7 @@ def main(data_dir: Path | None, minutes: float, out: Path, page_only: bool) -> N
 def _run_missing(data_dir: Path | None, minutes: float, results: Results) -> None:
     end = time.monotonic() + 60 * minutes
     pairs = [(task, method) for task in TASKS for method in METHODS if task.data != "MNIST" or data_dir is not None]
-    with progress_bar("methods, times tasks", len(pairs)) as bar, threadpool_limits(1):
+    with progress_bar("methods x tasks", len(pairs)) as bar, threadpool_limits(1):
         seeds: Seeds | None = None
         for task, method in pairs:
             if key(task, method) not in results and time.monotonic() < end:

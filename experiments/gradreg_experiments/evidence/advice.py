@@ -28,7 +28,7 @@ _HEAD = ("task", "gain", "over the best rival", "plain steps", "recommendation")
 
 
 def recommended(gains: Sequence[Gain], rivals: Sequence[Gain]) -> str:
-    """What to do, from the gains over none and over the rival in several cases of a kind."""
+    """The recommendation, from the gains over none and over the rival in several similar cases."""
     signs = [own.sign for own in gains]
     if max(own.sign for own in rivals) < 0:
         return "use the rival"
@@ -46,7 +46,7 @@ def _row(
 
 
 def _small(own: Outcomes, measure: str) -> str:
-    """A row for each set of data; its networks' gains in the order of the tasks."""
+    """A row per data set; its networks' gains in the order of the tasks."""
     rows = []
     for data in dict.fromkeys(task.data for task in TASKS):
         tasks = [task for task in TASKS if task.data == data and task.name in own]
@@ -70,7 +70,7 @@ def _best_rival(study: Study, own: Mapping[str, Mapping[str, Any]], rivals: Sequ
 def _study(
     study: Study, results: Results, name: str, first: str, none: str, rivals: Sequence[str], measure: str
 ) -> str:
-    """A row for each condition: a method over none and over the rival that is best on validation samples."""
+    """A row per condition: a method's gain over none and over the rival that is best on validation samples."""
     compared = gain if study.larger_is_better else factor
     text = points if study.larger_is_better else times
     rows = []
@@ -80,7 +80,7 @@ def _study(
         rival = _best_rival(study, own, rivals)
         over = [compared(study, own[first], own[other], measure) for other in (none, rival)]
         row = _row(f"{task}, {count}", over[:1], over[1:], own[first]["flops"] / own[none]["flops"], text)
-        # An error is better where it is smaller.
+        # A smaller error is better.
         signed = over if study.larger_is_better else [Gain(-one.mean, one.half) for one in over]
         rows.append([*row, recommended(signed[:1], signed[1:])])
     return markdown((name, *_HEAD[1:]), rows) if rows else f"{_NOT_RUN}."
@@ -90,7 +90,7 @@ def make_advice(docs: Path) -> str:
     """The page as Markdown.
 
     Args:
-        docs: the folder of the documentation, whose folder ``evidence`` has the results.
+        docs: the folder of the documentation; its folder ``evidence`` has the results.
     """
     folder = docs / "evidence"
     own = outcomes(Results(folder))

@@ -1,4 +1,4 @@
-"""Projected gradient descent with restarts, which moves pixels by at most a size and keeps them between 0 and 1."""
+"""Projected gradient descent with restarts, which changes pixels by at most `size` and keeps them between 0 and 1."""
 
 from collections.abc import Callable
 
@@ -23,18 +23,18 @@ def fast_sign(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, size: flo
 
 
 def robust(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, size: float, steps: int, restarts: int) -> Tensor:
-    """Which samples no iterate of the attack makes wrong, (N,) of bool.
+    """Whether each sample stays correct for all iterates of the attack, (N,) of bool.
 
-    The first start is the image, the others are uniform in the cube of half side `size` around it. A step is a quarter
-    of the size at first and a fortieth at the end. Samples that are wrong already are not attacked further.
+    The first start is the image; the others are uniform in the cube of half side `size` around it. A step is a quarter
+    of the size at first and a fortieth at the end. Samples already misclassified are not attacked further.
 
     Args:
-        model: in evaluation mode.
+        model: the model in evaluation mode.
         x: pixels between 0 and 1.
         y: labels.
         size: the largest change of a pixel.
-        steps: of each start.
-        restarts: how many starts.
+        steps: the number of steps per start.
+        restarts: the number of starts.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

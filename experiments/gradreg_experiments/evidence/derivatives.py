@@ -139,7 +139,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
 
 
 def _labels(study: Study, cells: Cells) -> str:
-    """SobolevReg at N points beside values alone at as many numbers, N (d + 1) points."""
+    """SobolevReg at N points beside values alone at N (d + 1) points, which are as many numbers."""
     rows = []
     for system, count in cells:
         more = (system, count * (samples(system)[0].x.shape[1] + 1))

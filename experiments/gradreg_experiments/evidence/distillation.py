@@ -1,4 +1,4 @@
-"""``python -m gradreg_experiments.evidence.distillation``: a small student draws its Jacobian to a teacher's."""
+"""``python -m gradreg_experiments.evidence.distillation``: a small student fits its Jacobian to a teacher's."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -47,18 +47,18 @@ class _Data(NamedTuple):
     x: Tensor
     y: Tensor
     logits: Tensor
-    """The teacher's, (N, m)."""
+    """The teacher's logits, (N, m)."""
     T: Tensor
-    """Its Jacobian, (N, m, d)."""
+    """The teacher's Jacobian, (N, m, d)."""
     validation: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     teacher: float
-    """Its accuracy on the test, in percent."""
+    """The teacher's test accuracy in percent."""
 
 
 @cache
 def _data() -> _Data:
-    """scikit-learn's digits, and what a teacher that was trained on the whole pool says of it."""
+    """scikit-learn's digits, and the outputs of a teacher trained on the whole pool."""
     whole = load_dataset()
     assert whole.test is not None
     parts = standardise(whole.pool, whole.validation, whole.test)
@@ -92,9 +92,9 @@ def soft_losses(logits: Tensor, y: Tensor, teacher: Tensor, temperature: Tensor,
     Args:
         logits: z, (N, m).
         y: labels, (N,).
-        teacher: its logits, (N, m).
+        teacher: the teacher's logits, (N, m).
         temperature: T, (N,).
-        share: (N,).
+        share: the weight of the soft labels, (N,).
     """
     hard = F.cross_entropy(logits, y, reduction="none")
     own, other = ((z / temperature[:, None]).log_softmax(1) for z in (logits, teacher))

@@ -1,4 +1,4 @@
-"""Two dynamical systems, their flow maps and the Jacobians of those, by the variational equation.
+"""Two dynamical systems, their flow maps and the flow maps' Jacobians, by the variational equation.
 
 du/dt = f(u) and dV/dt = f'(u) V from V = I are integrated together by the classical Runge-Kutta method; the flow map
 over a time is the last u, its Jacobian the last V.
@@ -17,19 +17,19 @@ _STEP = 0.005
 
 
 class System(NamedTuple):
-    """du/dt = f(u) for states (N, d)."""
+    """f of du/dt = f(u), for states (N, d)."""
 
     field: Callable[[Array], Array]
     derivative: Callable[[Array], Array]
-    """f', (N, d, d)."""
+    """The derivative f', (N, d, d)."""
     states: Callable[[int, Any], Array]
-    """So many states, drawn by a generator."""
+    """Draws this many states with a generator."""
     time: float
-    """Of the flow map."""
+    """The time of the flow map."""
 
 
 def flow(system: System, states: Array, time: float | None = None) -> tuple[Array, Array]:
-    """The states (N, d) after a time, and the Jacobians (N, d, d) of that with respect to the states before."""
+    """The states (N, d) after a time, and their Jacobians (N, d, d) with respect to the initial states."""
     steps = max(1, round((system.time if time is None else time) / _STEP))
     h = (system.time if time is None else time) / steps
     u, V = states, np.broadcast_to(np.eye(states.shape[1]), (*states.shape, states.shape[1]))
@@ -59,7 +59,7 @@ def _lorenz_derivative(u: Array) -> Array:
 
 
 def _lorenz_states(count: int, generator: np.random.Generator) -> Array:
-    """On the attractor: where normal starts are after 20 units of time."""
+    """States on the attractor: normal starts after 20 units of time."""
     start = generator.normal(size=(count, 3)) * 10 + [0, 0, 25]
     for _ in range(4000):
         start = _advance(_lorenz, start)
@@ -88,7 +88,7 @@ def _kepler_derivative(u: Array) -> Array:
 
 
 def _kepler_states(count: int, generator: np.random.Generator) -> Array:
-    """On ellipses of half axis 0.8 to 1.2 and eccentricity up to 0.4, at any anomaly and in any direction."""
+    """States on ellipses of semi-axis 0.8 to 1.2 and eccentricity up to 0.4, at any anomaly and orientation."""
     axis, e = generator.uniform(0.8, 1.2, count), generator.uniform(0, 0.4, count)
     anomaly, turn = generator.uniform(0, 2 * np.pi, (2, count))
     parameter = axis * (1 - e**2)

@@ -1,4 +1,4 @@
-"""The record of the experiment: tasks, methods, the settings that each may try, seeds and training."""
+"""The record of the experiment: tasks, methods, the settings of each, seeds and training."""
 
 import hashlib
 import json
@@ -9,19 +9,19 @@ from gradreg_experiments.weights.tasks import PIXELS, Layer, Task
 __all__ = ["CHECKPOINTS", "METHODS", "TASKS", "Method", "key"]
 
 _VERSION = 1
-"""Raised when the same settings would give other results."""
+"""Increased when the same settings would give different results."""
 
 CHECKPOINTS = (50, 100, 200, 400, 800)
-"""After these steps each network is evaluated; the last is the end of training."""
+"""The steps after which each network is evaluated; the last is the end of training."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train, and the settings it may try; all methods but the plain one have as many."""
+    """A training method and its settings; all methods but the plain one have the same number."""
 
     name: str
     meaning: str
-    """Of the setting."""
+    """The meaning of the setting."""
     settings: tuple[float, ...]
 
 
@@ -37,7 +37,7 @@ METHODS = (
     Method("layer-wise", "weight", _SMALL),
     Method("SpectReg once fitted", "weight", _SMALL),
 )
-"""The first is what gains are over."""
+"""The methods; gains are over the first."""
 
 
 def _mlp(classes: int) -> tuple[Layer, ...]:
@@ -63,10 +63,10 @@ TASKS = (
     _task("breast cancer", 60, 2, "tanh"),
     _task("MNIST", 500, 10, "relu", PIXELS),
 )
-"""In the order in which they are run."""
+"""The tasks, in the order of the runs."""
 
 
 def key(task: Task, method: Method) -> str:
-    """A hash of all that determines the runs of a method on a task."""
+    """A hash of everything that determines the runs of a method on a task."""
     everything = [_VERSION, CHECKPOINTS, asdict(task), method.name, method.settings]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]

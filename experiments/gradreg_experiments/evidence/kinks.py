@@ -36,7 +36,7 @@ __all__ = ["STUDY", "Network"]
 
 _BATCH, _RATE, _SEED = 50, 1e-3, 20170926
 _POOL, _VALIDATION, _TEST, _ATTACKED = 200, 20, 100, 200
-"""Images of each class; how many test images are attacked."""
+"""The number of images per class, and of attacked test images."""
 _SIZE, _STEPS, _RESTARTS = 2 / 255, 50, 2
 _NONE, _L2, _L1, _FAST = "none", "L2 norm", "L1 norm", "FGSM training"
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"ReLU": F.relu, "GELU": F.gelu}
@@ -44,7 +44,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"ReLU": F.relu, "GELU"
 
 @cache
 def _data(path: Path | None) -> tuple[tuple[Tensor, Tensor], ...]:
-    """(pixels between 0 and 1, labels) of the pool, of validation and of the test."""
+    """(pixels between 0 and 1, labels) of the pool, the validation part and the test part."""
     arrays = split_images(path, "kinks", _POOL, _VALIDATION, _TEST)
     return tuple((torch.tensor(x).float() / 255, torch.tensor(y)) for x, y in arrays)
 
@@ -53,8 +53,8 @@ class Network:
     """Three convolutions of stride 2 and a dense layer, for 32x32 pixels between 0 and 1.
 
     Args:
-        activation: between the layers.
-        seed: of the first weights, PyTorch's own.
+        activation: the activation between the layers.
+        seed: the seed of the initial weights, which are PyTorch's.
     """
 
     def __init__(self, activation: Callable[[Tensor], Tensor], seed: int) -> None:
@@ -66,7 +66,7 @@ class Network:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, 10) of pixels (B, 3, 32, 32)."""
-        # In units of about the pixels' deviation.
+        # In units of approximately the pixels' deviation.
         h, *rest = 4 * x - 2, *self.params
         for weight, bias in zip(rest[:-2:2], rest[1:-2:2], strict=True):
             h = self._activation(F.conv2d(h, weight, bias, stride=2, padding=weight.shape[2] // 2))
@@ -154,7 +154,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
 
 
 def _more(study: Study, smooth: Mapping[str, Any], kinked: Mapping[str, Any], name: str, measure: str) -> str:
-    """The gain in the smooth network less that in the kinked one, in pairs of equal seed."""
+    """The gain in the smooth network minus that in the kinked one, in pairs of equal seed."""
     gains = [
         [a - b for a, b in zip(*(values(study, own[key], measure) for key in (name, _NONE)), strict=True)]
         for own in (smooth, kinked)

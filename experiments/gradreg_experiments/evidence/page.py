@@ -1,4 +1,4 @@
-"""The page: its text is in ``page.md``, its tables are made from the results."""
+"""The page: ``page.md`` has its text, the results give its tables."""
 
 from collections.abc import Mapping
 from importlib.resources import files
@@ -21,7 +21,7 @@ _NOT_RUN = "Not run yet."
 
 
 def make_page(results: Results) -> str:
-    """The page as Markdown; where there are no results for a table it says so."""
+    """The page as Markdown; a table without results says so."""
     own = outcomes(results)
     makers = {"advice": _advice, "gains": _gains, "noise": _noise, "layers": _layers, "length": _length, "cost": _cost}
     tables = {name: make(own) if own else _NOT_RUN for name, make in makers.items()}
@@ -73,7 +73,7 @@ def _advice(own: Outcomes) -> str:
 
 
 def _count(own: Outcomes) -> str:
-    """In how many tasks each penalty gains and loses, beyond its interval."""
+    """The number of tasks in which each penalty gains and loses, beyond its interval."""
     texts = []
     for name in _PENALTIES:
         signs = [compare(methods[name], methods[_NONE]).sign for methods in own.values()]

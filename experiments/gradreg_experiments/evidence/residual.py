@@ -22,15 +22,15 @@ __all__ = ["STUDY", "ResNet", "augmented"]
 
 _BATCH, _RATE, _SEED, _PADDING = 50, 0.05, 20170926, 4
 _POOL, _VALIDATION, _TEST = 1900, 100, 1000
-"""Images of each class."""
+"""The number of images per class."""
 _NOISE = 0.4
-"""Standard deviation, a tenth of the pixels' range."""
+"""The noise's standard deviation, a tenth of the pixels' range."""
 _NONE, _BATCH_NORM = "none", "CIFAR-10, BatchNorm"
 
 
 @cache
 def _data(path: Path | None) -> tuple[tuple[Tensor, Tensor], ...]:
-    """(pixels between -2 and 2, labels) of the pool, of validation and of the test."""
+    """(pixels between -2 and 2, labels) of the pool, the validation part and the test part."""
     arrays = split_images(path, "residual", _POOL, _VALIDATION, _TEST)
     return tuple((4 * torch.tensor(x).float() / 255 - 2, torch.tensor(y)) for x, y in arrays)
 
@@ -46,7 +46,7 @@ class ResNet(nn.Module):
         self.norm, self.last = _norm(64, batch_norm), nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 10) of (B, 3, 32, 32)."""
+        """Logits (B, 10) of pixels (B, 3, 32, 32)."""
         return self.last(self.norm(self.blocks(self.first(x))).relu().mean((2, 3)))
 
 
@@ -68,7 +68,7 @@ class _Block(nn.Module):
 
 
 def augmented(x: Tensor, generator: np.random.Generator) -> Tensor:
-    """Each image flipped or not, and moved by up to four pixels, grey where nothing is left."""
+    """Each image flipped at random and shifted by up to four pixels, with grey borders."""
     padded = F.pad(x, (_PADDING,) * 4)
     flips, corners = generator.random(len(x)) < 0.5, generator.integers(0, 2 * _PADDING + 1, (len(x), 2))
     side = x.shape[2]
@@ -136,13 +136,13 @@ def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def _flops(model: nn.Module, method: Method, x: Tensor, y: Tensor) -> float:
-    """Of a step on average."""
+    """The operations of a step, on average."""
     every = 4 if method.name.endswith("lazily") else 1
     totals = []
     for step in range(every):
         draws = np.random.default_rng(0)
         with FlopCounterMode(display=False) as counter:
-            # The counter's hooks refuse a leaf as the input of a module.
+            # The counter's hooks refuse a leaf as a module's input.
             loss = _loss(method.name, method.settings[0][0], lambda a: model(a.clone()), x, y, step, draws)
             torch.autograd.grad(loss, list(model.parameters()))
         totals.append(counter.get_total_flops())

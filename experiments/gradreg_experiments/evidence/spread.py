@@ -1,4 +1,4 @@
-"""``python -m gradreg_experiments.evidence.spread``: ways to charge DataGrad at few steps without disturbing Adam."""
+"""``python -m gradreg_experiments.evidence.spread``: ways to apply DataGrad at few steps without disturbing Adam."""
 
 import time
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ _VERSION = 1
 _WEIGHT = 50.0
 _SEEDS, _TUNING_SEED, _TUNING_STEPS = (1, 2, 3), 4, 1001
 _FAILED = 50
-"""Below so many percent a short run has failed; a way that has no better one is not trained in full."""
+"""A short run below this accuracy in percent has failed; a way with only failed runs is not trained in full."""
 _TUNED = [way for way in WAYS if way.meaning]
 
 
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """A hash of all that determines it."""
+        """A hash of everything that determines the run."""
         return digest({"experiment": "spread", "version": _VERSION, **asdict(self)})
 
 
@@ -93,7 +93,7 @@ def _official(results: Results, run: Run) -> float | None:
 
 
 def _chosen(results: Results) -> list[tuple[Way, float]]:
-    """Each way that has not failed with its best setting in the short runs; none before all of them are done."""
+    """Each way that has not failed, with its best setting in the short runs; empty until all of these are done."""
     own = {way: {run.setting: _official(results, run) for run in _tuning(way)} for way in _TUNED}
     known = {way: {s: v for s, v in values.items() if v is not None} for way, values in own.items()}
     if any(len(known[way]) < len(way.settings) for way in _TUNED):
@@ -103,7 +103,7 @@ def _chosen(results: Results) -> list[tuple[Way, float]]:
 
 
 def _wanted(results: Results) -> list[Run]:
-    """All runs: the short ones, each way in full with the first seed, and the best of these with the others."""
+    """All runs: the short ones, each way in full with the first seed, and the best ways with the other seeds."""
     short = [run for way in WAYS for run in _tuning(way)]
     full = [_full(*own) for own in _chosen(results)]
     scores = [_official(results, runs[0]) for runs in full]
@@ -112,12 +112,12 @@ def _wanted(results: Results) -> list[Run]:
     return [*short, *(runs[0] for runs in full), *best]
 
 
-@click.command(name="spread", help="The experiment 'spread': runs that have a result are not done again.")
+@click.command(name="spread", help="The experiment 'spread': runs that have a result are not repeated.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="A folder with MNIST's four IDX files.")
-@click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="Begin no run after so many minutes.")
+@click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="No new run after this many minutes.")
 @out_option(default=Path("out") / "spread")
 @click.option("--paper", type=click.Path(path_type=Path), default=Path("docs/paper"), help="Results of reproduce cost.")
-@click.option("--page-only", is_flag=True, help="Train nothing; write the page of the results there are.")
+@click.option("--page-only", is_flag=True, help="Train nothing; write the page from existing results.")
 def command(data_dir: Path | None, minutes: float, out: Path, paper: Path, page_only: bool) -> None:
     """Train what is missing, and write the results and the page."""
     with held(out):
@@ -146,7 +146,7 @@ def _whatever_the_seed(reg: Regularizer) -> Make:
 
 
 def _references() -> list[tuple[str, float, Cell]]:
-    """Of the paper's experiment `cost`: (name, plain steps by count, cell)."""
+    """From the paper's experiment `cost`: (name, plain steps by count, cell)."""
     every = {1: DataGrad(_WEIGHT)} | {n: DataGrad(_WEIGHT, every=n) for n in (2, 4, 8, 16)}
     rows = [("no penalty", 1.0, Cell("DataGrad", "none", PROTOCOL, no_penalty))]
     for n, reg in every.items():
@@ -169,8 +169,8 @@ def make_page(results: Results, paper: Results) -> str:
     """The page as Markdown.
 
     Args:
-        results: of this experiment.
-        paper: of ``gradreg reproduce cost``, whose runs have the same images, first weights, batches and masks.
+        results: results of this experiment.
+        paper: results of ``gradreg reproduce cost``, with the same images, initial weights, batches and masks.
     """
     whole = [(name, cost, accuracies(cell, _SEEDS, "jax", MNIST_DIGEST, paper)) for name, cost, cell in _references()]
     none = whole[0][2]

@@ -1,7 +1,7 @@
 """Many small networks of one shape, trained at the same time through gradreg's own calls.
 
-R networks are one function of R * B samples, those of a network side by side, so a sample's Jacobian is that of its own
-network, and a penalty with weights by sample gives every network its own weight.
+R networks are one function of R * B samples, each network's samples side by side. So a sample's Jacobian is that of its
+network, and sample weights give every network its own weight of the penalty.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ class Stack:
     """R fully connected networks.
 
     Args:
-        units: of the input, the hidden layers and the output.
-        seeds: of the first weights, one for every network; uniform within 1 / sqrt(inputs), biases too.
-        activation: between the layers.
+        units: the sizes of the input, the hidden layers and the output.
+        seeds: the seeds of the initial weights, one per network; uniform within 1 / sqrt(inputs), biases too.
+        activation: the activation between the layers.
     """
 
     def __init__(self, units: Sequence[int], seeds: Sequence[int], activation: Callable[[Tensor], Tensor]) -> None:
@@ -45,7 +45,7 @@ class Stack:
         return h.flatten(0, 1)
 
     def one(self, index: int) -> "Stack":
-        """A network alone."""
+        """A single network."""
         alone = object.__new__(Stack)
         alone.count, alone._activation = 1, self._activation
         alone.params = [param.detach()[index : index + 1].requires_grad_() for param in self.params]
@@ -55,31 +55,31 @@ class Stack:
 def penalties(
     stack: Stack, x: Tensor, reg: Regularizer, weights: Tensor, step: int, ids: Tensor, target: Tensor | None = None
 ) -> Tensor:
-    """The sum over the networks of weight * penalty, by :func:`gradreg_torch.penalty`.
+    """The sum over the networks of weight * penalty, computed by :func:`gradreg_torch.penalty`.
 
     Args:
         stack: the networks.
-        x: (R * B, d).
-        reg: with weight 1; without labels.
-        weights: (R,), not all zero.
-        step: of the draws.
-        ids: (R * B,), of the draws.
-        target: of ``SobolevReg``, (R * B, m, d).
+        x: the inputs, (R * B, d).
+        reg: the regularizer, with weight 1 and without labels.
+        weights: the networks' weights, (R,), not all zero.
+        step: the step of the draws.
+        ids: the sample ids of the draws, (R * B,).
+        target: the target of ``SobolevReg``, (R * B, m, d).
     """
     own = weights.repeat_interleave(len(x) // stack.count)
     options: dict[str, Any] = {} if target is None else {"target": target}
-    # gradreg divides by the sum of the samples' weights; the networks' own means are wanted, added up.
+    # gradreg divides by the sum of the samples' weights; the sum of the networks' own means is wanted.
     mean = gradreg.penalty(stack, x, None, reg, step=step, sample_weight=own, sample_ids=ids, **options)
     return mean * weights.sum()
 
 
 def drawn_alike(seeds: int, settings: int, size: int) -> Tensor:
-    """Sample ids (R * B,) of networks ordered by setting and then by seed: a seed's settings share their draws."""
+    """Sample ids (R * B,) for networks ordered by setting, then by seed: the settings of one seed share their draws."""
     return torch.arange(seeds * size).repeat(settings)
 
 
 def batches(count: int, size: int, steps: int, seed: int) -> Tensor:
-    """Indices (steps, B): epochs in random order, whole batches only; all samples if there are no more than B."""
+    """Indices (steps, B): epochs in random order, whole batches only; all samples if there are at most B."""
     generator = np.random.default_rng([seed, 1])
     size = min(size, count)
     epochs = -(-steps // (count // size))
@@ -88,14 +88,14 @@ def batches(count: int, size: int, steps: int, seed: int) -> Tensor:
 
 
 def fit(stack: Stack, total: Callable[[int], Tensor], steps: int, rates: Tensor, decay: Tensor | None = None) -> None:
-    """Train by Adam, the rate falling to nothing along half a cosine.
+    """Train with Adam; the rate falls to zero along half a cosine.
 
     Args:
         stack: the networks, changed in place.
-        total: the sum over the networks of what each minimises at a step, with a graph.
-        steps: how many.
-        rates: each network's, (R,).
-        decay: decoupled, times the rate, (R,).
+        total: the sum of the networks' objectives at a step, with a graph.
+        steps: the number of steps.
+        rates: each network's rate, (R,).
+        decay: decoupled weight decay, times the rate, (R,).
     """
     optimizer = torch.optim.Adam(stack.params, lr=1.0)
     for step in range(steps):
@@ -116,8 +116,8 @@ def flops(alone: Stack, x: Tensor, y: Tensor, **options: Any) -> int:
 
     Args:
         alone: the network.
-        x: (B, d).
-        y: targets.
+        x: the inputs, (B, d).
+        y: the targets.
         options: further arguments of :func:`gradreg_torch.loss`.
     """
     with FlopCounterMode(display=False) as counter:

@@ -1,6 +1,6 @@
-"""What the experiments beside the one on small data share: a record, a command that goes on, and paired gains.
+"""Shared by all experiments but the one on small data: a record, a resumable command, and paired gains.
 
-A cell is a condition and a method. Its settings are trained with all seeds, and it is one line of the results.
+A cell is a condition and a method. All of its settings train with all seeds; it is one line of the results.
 """
 
 import hashlib
@@ -48,21 +48,21 @@ __all__ = [
 Condition = tuple[str, int]
 """The task, and the number of its training samples."""
 Cells = dict[Condition, dict[str, Mapping[str, Any]]]
-"""Results by condition and method, of those that have been run."""
+"""Existing results by condition and method."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train, and the settings it may try."""
+    """A training method and its settings."""
 
     name: str
     meaning: str
-    """Of a setting's numbers."""
+    """The meaning of a setting's numbers."""
     settings: tuple[tuple[float, ...], ...]
 
 
 Part = tuple[Method, Sequence[int]]
-"""What is trained at once: a method with some of its settings, and seeds."""
+"""A unit of training: a method with some of its settings, and seeds."""
 
 
 @dataclass(frozen=True)
@@ -70,45 +70,45 @@ class Study:
     """An experiment."""
 
     name: str
-    """Of its module, its page's template and its folder."""
+    """The name of its module, its page's template and its folder."""
     version: int
-    """Raised when the same record would give other results."""
+    """Increased when the same record would give different results."""
     conditions: tuple[Condition, ...]
     methods: tuple[Method, ...]
-    """The first is what gains are over."""
+    """The methods; gains are over the first."""
     seeds: int
     steps: int
     larger_is_better: bool
     train: Callable[[Condition, Method, Sequence[int], Path | None], Mapping[str, Any]]
-    """From a condition, a method, seeds and --data-dir. Gives "tried", a list with a setting's "setting", "validation"
-    (by seed) and "test" (by measure, by seed), and "flops" of one network's step."""
+    """Trains a condition, a method and seeds, with --data-dir. Returns "tried", a list with a setting's "setting",
+    "validation" (by seed) and "test" (by measure, by seed), and the "flops" of one network's step."""
     texts: Callable[["Study", Cells], Mapping[str, str]]
-    """What its template wants beside what :func:`make_page` knows."""
+    """The template's values that :func:`make_page` does not provide."""
     data: str = ""
-    """What --data-dir holds; empty if it needs none."""
+    """The content of --data-dir; empty if it is not needed."""
     whole: bool = True
-    """Whether a condition is shown only when all methods have been run on it, and not each with the first."""
+    """Whether to show a condition only after all methods have been run on it, or each method beside the first."""
     one_by_one: bool = False
-    """Whether a part is one training, with one setting and one seed, and not a whole cell."""
+    """Whether a part is a single training, with one setting and one seed, and not a whole cell."""
     searched: int | None = None
-    """With `one_by_one`, the seeds that choose a setting; the others train with the chosen one alone. None for all."""
+    """With `one_by_one`, the seeds that choose a setting; the others train only the chosen one. None for all."""
     more_seeds: Mapping[Condition, int] = field(default_factory=dict)
-    """Seeds of the conditions that have others than `seeds`."""
+    """The numbers of seeds of conditions for which it is not `seeds`."""
 
     def count_seeds(self, condition: Condition) -> int:
-        """How many seeds a condition has."""
+        """The number of seeds of a condition."""
         return self.more_seeds.get(condition, self.seeds)
 
     def count_parts(self, condition: Condition, method: Method) -> int:
-        """In how many parts a cell is trained."""
+        """The number of parts of a cell."""
         seeds = self.count_seeds(condition)
         searched = seeds if self.searched is None else self.searched
         return len(method.settings) * searched + seeds - searched if self.one_by_one else 1
 
     def parts(self, results: Results, condition: Condition, method: Method) -> list[Part]:
-        """The parts in which a cell is trained and kept: a method with some of its settings, and seeds.
+        """The parts in which a cell is trained and stored: a method with some of its settings, and seeds.
 
-        Those with the chosen setting alone are among them once the others have results.
+        Parts with only the chosen setting follow once the others have results.
         """
         seeds = range(self.count_seeds(condition))
         if not self.one_by_one:
@@ -122,13 +122,13 @@ class Study:
         return [*search, *((_only(method, chosen), (seed,)) for seed in seeds[self.searched :])]
 
     def key(self, condition: Condition, method: Method, seeds: Sequence[int]) -> str:
-        """A hash of all that determines a part."""
+        """A hash of everything that determines a part."""
         runs = list(seeds) if self.one_by_one else len(seeds)
         own = [self.name, self.version, condition, method.name, method.settings, runs, self.steps]
         return hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]
 
     def cell(self, results: Results, condition: Condition, method: Method) -> Mapping[str, Any] | None:
-        """The result of a cell, its parts put together, or None if one is missing."""
+        """The result of a cell, merged from its parts, or None if one is missing."""
         parts = self.parts(results, condition, method)
         if any(self.key(condition, *part) not in results for part in parts):
             return None
@@ -151,7 +151,7 @@ class Study:
         return {**known[0], "tried": tried}
 
     def cells(self, results: Results) -> Cells:
-        """The results of the conditions on which all methods have been run, or the first if `whole` is false."""
+        """The results of the conditions on which all methods have been run, or the first method if `whole` is false."""
         cells: Cells = {}
         for condition in self.conditions:
             own = {method.name: self.cell(results, condition, method) for method in self.methods}
@@ -166,7 +166,7 @@ def _only(method: Method, setting: tuple[float, ...]) -> Method:
 
 
 def best(study: Study, result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The setting with the best mean over the seeds that choose it on validation samples; the first of two equals."""
+    """The setting with the best mean over the seeds that choose it on validation samples; the first of equals."""
     sign = 1 if study.larger_is_better else -1
     chosen: Mapping[str, Any] = max(result["tried"], key=lambda run: sign * fmean(run["validation"][: study.searched]))
     return chosen
@@ -184,7 +184,7 @@ def gain(study: Study, first: Mapping[str, Any], second: Mapping[str, Any], meas
 
 
 def factor(study: Study, first: Mapping[str, Any], second: Mapping[str, Any], measure: str) -> Gain:
-    """The same of the logarithms."""
+    """The same for the logarithms."""
     logs = ([math.log(value) for value in values(study, result, measure)] for result in (first, second))
     return _paired(*logs)
 
@@ -213,7 +213,7 @@ def shown_gain(study: Study, first: Mapping[str, Any], second: Mapping[str, Any]
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, or that there is nothing to show."""
+    """A Markdown table, or a note that there are no results."""
     return markdown(headings, rows) if rows else "Not run yet."
 
 
@@ -223,7 +223,7 @@ def render(setting: Sequence[float]) -> str:
 
 
 def make_page(study: Study, results: Results) -> str:
-    """The page as Markdown, its tables made from the results."""
+    """The page as Markdown, with tables from the results."""
     cells = study.cells(results)
     missing = [
         f"{task}, {count}" for task, count in study.conditions if len(cells.get((task, count), {})) < len(study.methods)
@@ -246,18 +246,18 @@ def make_page(study: Study, results: Results) -> str:
 
 
 def render_versions(result: Mapping[str, Any]) -> str:
-    """The versions that a result was made with."""
+    """The versions behind a result."""
     return ", ".join(f"{name} {number}" for name, number in result["versions"].items())
 
 
 def command(study: Study) -> click.Command:
-    """The command that trains the cells that are missing and writes results.jsonl and the page."""
+    """The command that trains the missing cells and writes results.jsonl and the page."""
 
-    @click.command(name=study.name, help=f"The experiment '{study.name}': runs that have a result are not done again.")
+    @click.command(name=study.name, help=f"The experiment '{study.name}': runs that have a result are not repeated.")
     @click.option("--data-dir", type=click.Path(path_type=Path), help=study.data or "Not used.")
-    @click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="Begin no part after so many minutes.")
+    @click.option("--minutes", type=click.FloatRange(min=0), default=240.0, help="No new part after this many minutes.")
     @out_option(default=Path("out") / study.name)
-    @click.option("--page-only", is_flag=True, help="Train nothing; write the page of the results there are.")
+    @click.option("--page-only", is_flag=True, help="Train nothing; write the page from existing results.")
     def main(data_dir: Path | None, minutes: float, out: Path, page_only: bool) -> None:
         with held(out):
             results = Results(out)
@@ -292,7 +292,7 @@ def _run_missing(study: Study, data_dir: Path | None, minutes: float, results: R
 def _wanted(
     study: Study, results: Results, cells: Sequence[tuple[Condition, Method]]
 ) -> Iterator[tuple[Condition, Method, Sequence[int]]]:
-    """The parts of all cells; of a cell, those that want its chosen setting after the ones that choose it."""
+    """The parts of all cells; in a cell, parts that need the chosen setting follow those that choose it."""
     for condition, method in cells:
         search = study.parts(results, condition, method)
         yield from ((condition, *part) for part in search)

@@ -27,14 +27,14 @@ class Gain(NamedTuple):
 
 
 def outcomes(results: Results) -> Outcomes:
-    """The results of those tasks on which every method has been run."""
+    """The results of the tasks on which every method has been run."""
     by_key = {result["key"]: result for result in results}
     complete = [task for task in TASKS if all(key(task, method) in by_key for method in METHODS)]
     return {task.name: {method.name: by_key[key(task, method)] for method in METHODS} for task in complete}
 
 
 def chosen(result: Mapping[str, Any], steps: int = CHECKPOINTS[-1]) -> Mapping[str, Any]:
-    """The setting with the best mean accuracy on validation samples after so many steps; of equals the smallest."""
+    """The setting with the best mean accuracy on validation samples after `step` steps; the smallest of equals."""
     place = CHECKPOINTS.index(steps)
     best: Mapping[str, Any] = max(result["outcomes"], key=lambda run: fmean(run["validation"][place]))
     return best
@@ -43,7 +43,7 @@ def chosen(result: Mapping[str, Any], steps: int = CHECKPOINTS[-1]) -> Mapping[s
 def compare(
     first: Mapping[str, Any], second: Mapping[str, Any], name: str = "test", steps: int = CHECKPOINTS[-1]
 ) -> Gain:
-    """The first result's accuracy less the second's, each at its own chosen setting."""
+    """The first result's accuracy minus the second's, each at its own chosen setting."""
     place = CHECKPOINTS.index(steps)
     values: Sequence[Sequence[float]] = [chosen(result, steps)[name][place] for result in (first, second)]
     differences = [one - other for one, other in zip(*values, strict=True)]
@@ -51,7 +51,7 @@ def compare(
 
 
 def verdict(gain: Gain, over_rival: Gain) -> str:
-    """What to do, from the gain over no regularization and over the rival that validation chooses."""
+    """The recommendation, from the gains over no regularization and over the rival chosen on validation samples."""
     if gain.sign < 0:
         return "do not use it here"
     if gain.sign == 0:

@@ -1,6 +1,6 @@
-"""Trains the networks of one method on one task at the same time: its settings, times the seeds.
+"""Trains all networks of one method on one task together: one per setting and seed.
 
-Runs of one seed share the training set, the first weights and the batches in all methods, so they are compared in
+Runs of one seed share the training set, the initial weights and the batches in all methods, so they are compared in
 pairs. The parameters of R networks are stacked, (R, ...), the seeds of one setting side by side.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["activations", "penalties", "train"]
 _RATE = 1e-3
 _DRAWS = 3000
 _NOISE = 0.5
-"""The deviation of the noise that is added to test inputs, in units of the inputs' own."""
+"""The deviation of the noise added to test inputs, in units of the inputs' own."""
 _FITTED = 0.99
 """The moving average of the batches' accuracy at which a training set counts as fitted."""
 
@@ -31,10 +31,10 @@ def activations(task: Task, params: Sequence[Tensor], x: Tensor, masks: Sequence
     """The inputs (R, B, d), each hidden layer's activations, and the logits (R, B, m) of R networks.
 
     Args:
-        task: whose network it is: dense layers with an activation between them.
+        task: the task that defines the network: dense layers with an activation between them.
         params: weights and biases in turn, (R, ...).
-        x: (R, B, ...).
-        masks: of the hidden layers, already scaled; none for no dropout.
+        x: the inputs, (R, B, ...).
+        masks: masks of the hidden layers, already scaled; empty without dropout.
     """
     layers = [x.flatten(2)]
     pairs = list(zip(params[::2], params[1::2], strict=True))
@@ -51,13 +51,13 @@ def penalties(layers: Sequence[Tensor], losses: Tensor, method: str, draw: Calla
     """The penalty of every network, (R,), with a graph, or None for a method without one.
 
     SpectReg is mean_i ||J_i^T r_i||^2 with J the logits' Jacobian and r ~ N(0, I); layer-wise is the sum over the
-    layers of the same with each layer's own Jacobian; DataGrad is mean_i ||dM_i/dx_i||^2.
+    layers of the same with each layer's Jacobian; DataGrad is mean_i ||dM_i/dx_i||^2.
 
     Args:
-        layers: of :func:`activations`; the inputs require a gradient.
+        layers: the result of :func:`activations`; the inputs require a gradient.
         losses: M, (R, B).
-        method: its name.
-        draw: of r, from the activations that it belongs to.
+        method: the method's name.
+        draw: draws r for given activations.
     """
     if method == "layer-wise":
         pairs = list(pairwise(layers))
@@ -148,7 +148,7 @@ class _Runs:
         return self._setting * self._fitted
 
     def _mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and soft labels, mixed or smoothed where that is the method."""
+        """Inputs and soft labels, mixed or smoothed if the method does so."""
         shape = [self.count, *[1] * (x.ndim - 1)]
         if self._method.name == "label smoothing":
             share = self._setting[:, None, None]
@@ -171,7 +171,7 @@ class _Runs:
 
     @torch.no_grad()
     def evaluate(self, steps: int) -> None:
-        """Add the accuracies after so many steps to the results."""
+        """Add the accuracies after `step` steps to the results."""
         noise = torch.Generator().manual_seed(_DRAWS)
         for name in ("train", "validation", "test", "noise"):
             parts = [getattr(part, "test" if name == "noise" else name) for part in self._seeds.parts]

@@ -31,10 +31,10 @@ _ALONE, _LABELLED, _ALL, _PSEUDO = "labels alone", "SpectReg, labelled", "SpectR
 
 @cache
 def _data(folder: Path | None) -> tuple[tuple[Tensor, Tensor], ...]:
-    """(images, labels) of the pool, of validation and of the test; pixels in units of ``PIXELS`` of their deviation.
+    """(images, labels) of the pool, the validation part and the test part; pixels have the deviation ``PIXELS``.
 
     Raises:
-        InputError: no folder.
+        InputError: no folder was given.
     """
     if folder is None:
         raise InputError("unlabelled: expected --data-dir with MNIST's four files, got none. Add --data-dir FOLDER.")
@@ -46,7 +46,7 @@ def _data(folder: Path | None) -> tuple[tuple[Tensor, Tensor], ...]:
 
 
 def pseudo_losses(logits: Tensor, threshold: Tensor) -> Tensor:
-    """The cross-entropy with a sample's own most probable class where that has the threshold, else 0, (N,)."""
+    """The cross-entropy with a sample's most probable class if its probability reaches the threshold, else 0, (N,)."""
     probability, label = logits.detach().softmax(1).max(1)
     return F.cross_entropy(logits, label, reduction="none") * (probability >= threshold)
 
@@ -91,7 +91,7 @@ def _train(condition: Condition, method: Method, seeds: Sequence[int], folder: P
 
 
 def _flops(name: str, alone: Stack, x: Tensor, y: Tensor, more: Tensor) -> int:
-    """Of a step as a user writes it: one forward pass over all images of the step."""
+    """The operations of a step as a user writes it: one forward pass over all images of the step."""
     if name in (_ALONE, _LABELLED):
         return flops(alone, x, y, reg=None if name == _ALONE else _REG)
     x, y = torch.cat([x, more]), torch.cat([y, torch.zeros(len(more), dtype=y.dtype)])

@@ -1,4 +1,4 @@
-"""Ways to charge a penalty at few steps without disturbing Adam, and a training with each."""
+"""Ways to apply a penalty at few steps without disturbing Adam, and training with each."""
 
 import operator
 from collections.abc import Callable
@@ -38,36 +38,36 @@ class Moments(NamedTuple):
 
 
 class State(NamedTuple):
-    """Of a training."""
+    """The state of a training."""
 
     weights: Tree
     moments: Moments
     own: Moments
-    """Of the penalty."""
+    """The moments of the penalty."""
     held: Tree
     """The last gradient of the penalty, unscaled."""
 
 
 class Gradients(NamedTuple):
-    """Of one step."""
+    """The gradients of one step."""
 
     loss: Tree
     penalty: Tree | None
-    """Of the penalty with its weight, not multiplied; None where it is not due."""
+    """The gradient of the weighted penalty, not multiplied by n; None if it is not due."""
     since: Any
-    """Steps since it was due."""
+    """The number of steps since the penalty was due."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to charge a penalty at each n-th step.
+    """A way to apply a penalty at every n-th step.
 
     Args:
-        name: of the way.
-        meaning: of its setting.
+        name: the way's name.
+        meaning: the meaning of its setting.
         every: n.
-        settings: to try.
-        apart: whether a step that is due pulls the loss and the penalty back one by one.
+        settings: the settings to try.
+        apart: whether a step with a penalty differentiates the loss and the penalty separately.
         advance: (state, gradients, rate, setting, n) -> the state after the step.
     """
 
@@ -80,7 +80,7 @@ class Way:
 
     @property
     def cost(self) -> float:
-        """Multiplications and additions of a step on average, over those of a plain one."""
+        """Multiplications and additions of a step on average, relative to a plain step."""
         f = first_share(build(PROTOCOL))
         due = limit(f, 1) + (2 - f) / (3 - f) * self.apart
         return 1 + (due - 1) / self.every
@@ -89,7 +89,7 @@ class Way:
 def _moved(
     moments: Moments, gradient: Tree, betas: tuple[float, float] = _BETAS, squares: bool = True
 ) -> tuple[Moments, Tree]:
-    """The moments after a gradient, and Adam's direction; `squares=False` leaves the second moment, if there is one."""
+    """The moments after a gradient, and Adam's direction; `squares=False` keeps an existing second moment."""
     a, b = betas
     means = jax.tree.map(lambda m, g: a * m + (1 - a) * g, moments.means, gradient)
     first, keep = a * moments.first + 1 - a, (not squares) & (moments.second > 0)
@@ -113,13 +113,13 @@ def _stepped(state: State, gradient: Tree, rate: Any, **options: Any) -> State:
 
 
 def _multiplied(state: State, given: Gradients, rate: Any, setting: float, every: int) -> State:
-    """One sum of both, the penalty times the setting."""
+    """The sum of both, with the penalty times the setting."""
     both = given.loss if given.penalty is None else _added(given.loss, given.penalty, setting)
     return _stepped(state, both, rate)
 
 
 def _held(state: State, given: Gradients, rate: Any, setting: float, every: int) -> State:
-    """The last gradient of the penalty at every step, times setting^k after k steps, n times it in all."""
+    """The last gradient of the penalty at every step, times setting^k after k steps, in total n times it."""
     if given.penalty is not None:
         state = state._replace(held=given.penalty)
     scale = every / sum(setting**k for k in range(every))
@@ -127,7 +127,7 @@ def _held(state: State, given: Gradients, rate: Any, setting: float, every: int)
 
 
 def _own_step(state: State, given: Gradients, rate: Any, setting: float, every: int) -> State:
-    """The penalty in a step of its own, the rate and the betas^c with c = n / (n + 1): StyleGAN2's lazy way."""
+    """The penalty in a separate step, the rate and the betas^c with c = n / (n + 1): StyleGAN2's lazy way."""
     share = every / (every + 1)
     betas = (_BETAS[0] ** share, _BETAS[1] ** share)
     state = _stepped(state, given.loss, share * rate, betas=betas)
@@ -138,7 +138,7 @@ def _own_step(state: State, given: Gradients, rate: Any, setting: float, every: 
 
 
 def _own_moments(state: State, given: Gradients, rate: Any, setting: float, every: int) -> State:
-    """The penalty has an Adam of its own, at the rate times the setting."""
+    """The penalty has a separate Adam, at the rate times the setting."""
     state = _stepped(state, given.loss, rate)
     if given.penalty is not None:
         own, direction = _moved(state.own, given.penalty)
@@ -147,14 +147,14 @@ def _own_moments(state: State, given: Gradients, rate: Any, setting: float, ever
 
 
 def _plain_squares(state: State, given: Gradients, rate: Any, setting: float, every: int) -> State:
-    """Steps with a penalty do not count in Adam's second moment; the penalty is multiplied by the setting."""
+    """Steps with a penalty do not enter Adam's second moment; the penalty is multiplied by the setting."""
     if given.penalty is None:
         return _stepped(state, given.loss, rate)
     return _stepped(state, _added(given.loss, given.penalty, setting), rate, squares=False)
 
 
 def _clipped(state: State, given: Gradients, rate: Any, setting: float, every: int) -> State:
-    """The penalty's gradient times n, cut to the setting times the norm of the loss's."""
+    """The penalty's gradient times n, clipped to the setting times the norm of the loss's."""
     if given.penalty is None:
         return _stepped(state, given.loss, rate)
     allowed = setting * _norm(given.loss) / (_norm(given.penalty) + 1e-30)
@@ -178,9 +178,9 @@ def train(plan: Plan, way: Way, setting: float) -> dict[str, Any]:
     """The weights and statistics after training, by path.
 
     Args:
-        plan: whose regularizer is the penalty that is charged at each n-th step; weight decay is charged at all.
-        way: how it is charged.
-        setting: the way's.
+        plan: its regularizer is the penalty applied at every n-th step; weight decay applies at every step.
+        way: the way to apply it.
+        setting: the way's setting.
     """
     block = _block(plan, way, setting)
     rest = jax.jit(block)

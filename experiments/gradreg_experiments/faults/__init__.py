@@ -1,1 +1,1 @@
-"""Injects faults into real commands and counts what came of them: ``python -m gradreg_experiments.faults``."""
+"""Injects faults into real commands and counts the outcomes: ``python -m gradreg_experiments.faults``."""

@@ -25,20 +25,20 @@ __all__ = ["main", "make_page"]
 
 
 @click.command()
-@click.option("--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Of a usual fault.")
-@click.option("--files", "readings", type=click.IntRange(1), default=2000, show_default=True, help="Of each format.")
+@click.option("--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Per usual fault.")
+@click.option("--files", "readings", type=click.IntRange(1), default=2000, show_default=True, help="Per format.")
 @click.option(
-    "--calls", type=click.IntRange(1), default=2000, show_default=True, help="With drawn arguments, per backend."
+    "--calls", type=click.IntRange(1), default=2000, show_default=True, help="Per backend, with drawn arguments."
 )
 @click.option("--seconds", type=float, default=float("inf"), help="Start no fault later than this.")
 @click.option("--only", default="", help="Only faults whose name contains this.")
 @click.option("--counts", type=click.Path(path_type=Path), default=Path("docs/reliability/faults.json"))
 @click.option("--page", type=click.Path(path_type=Path), default=Path("docs/reliability.md"))
-@click.option("--page-only", is_flag=True, help="Inject nothing; write the page from the counts there are.")
+@click.option("--page-only", is_flag=True, help="Inject nothing; write the page from existing counts.")
 def main(
     repetitions: int, readings: int, calls: int, seconds: float, only: str, counts: Path, page: Path, page_only: bool
 ) -> None:
-    """Inject faults into the runner, the readers of files and the arguments of calls, and count what came of them."""
+    """Inject faults into the runner, the readers of files and the arguments of calls, and count the outcomes."""
     if not page_only:
         outcomes = {
             "runner": _runner(repetitions, seconds, only),
@@ -56,7 +56,7 @@ def main(
 
 
 def _trained() -> list[str]:
-    """The backends with a trainer, which differentiate by themselves: the reference is the others' oracle."""
+    """The backends with a trainer, the reference excepted, because it is the others' oracle."""
     return [record.name for record in backends() if record.description is not None and record.description.trainer]
 
 
@@ -82,7 +82,7 @@ def _injected(fault: Any, repetition: int) -> str:
     with TemporaryDirectory() as folder:
         try:
             return str(fault(Path(folder) / "runs", repetition))
-        except Exception as error:  # a fault that cannot be injected is no success
+        except Exception as error:  # a fault that cannot be injected is not a success
             return f"{type(error).__name__}: {error}"
 
 
@@ -91,7 +91,7 @@ def _damaged(name: str, readings: int) -> dict[str, Any]:
     file, content, read = READERS[name]
     with TemporaryDirectory() as folder:
         (Path(folder) / file).write_bytes(content)
-        read(Path(folder) / file)  # the right file is read
+        read(Path(folder) / file)  # reading the right file works
         outcomes = Counter(read_damaged(name, Path(folder), generator) for _ in range(readings))
     counts = {"refused": outcomes.pop("refused", 0), "read": outcomes.pop("read", 0)}
     return {"files": readings, **counts, "failed": dict(outcomes)}

@@ -22,10 +22,10 @@ _RNG = np.random.default_rng(0)
 X, WEIGHT = _RNG.normal(size=(B, D)).astype(np.float32), _RNG.normal(size=(D, M)).astype(np.float32)
 Y = np.array([0, 1, 1], np.int32)
 TOLERANCE = 1e-4
-"""Of values near 1 in float32, after some ten operations on numbers of a size up to 10."""
+"""The tolerance for values near 1 in float32, after about ten operations on numbers up to 10."""
 _MOST_ROWS = 50
 _NEAR_OVERFLOW = 1e37
-"""float32 ends at 3.4e38; sums and squares on the way end earlier."""
+"""float32 overflows at 3.4e38; intermediate sums and squares overflow earlier."""
 
 
 class ModelError(Exception):
@@ -46,14 +46,14 @@ class Framework:
         self.numbers = harness.numpy
         self.matrix = self.array(WEIGHT)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # prototypes of PyTorch, and what is deprecated
+            warnings.simplefilter("ignore")  # PyTorch's prototypes and deprecated functions
             self.unusual = {"torch": _of_torch, "jax": _of_jax, "tensorflow": _of_tensorflow}[name]()
-        """Arrays of the framework that are not dense numbers in memory."""
+        """The framework's arrays that are not dense numbers in memory."""
 
     def model(self, x: Any) -> Any:
         try:
             return x @ self.matrix
-        except Exception as error:  # x of another shape is the model's affair
+        except Exception as error:  # the model handles x of another shape
             raise ModelError from error
 
     @staticmethod
@@ -62,7 +62,7 @@ class Framework:
 
 
 def hostile(framework: Framework) -> list[Callable[[], Any]]:
-    """Makers of values, each made anew, because an iterator can be read but once."""
+    """Functions that create values, called each time, because an iterator can be read only once."""
     makers: list[Callable[[], Any]] = [partial(_itself, value) for value in (*_numbers(), *_objects(), *_arrays())]
     makers += [partial(framework.array, value) for value in _framework_arrays()]
     makers += [partial(_itself, value) for value in framework.unusual]
@@ -154,16 +154,16 @@ PLACES = ("model", "x", "y", "reg")
 
 
 def _plain(value: Any) -> np.ndarray | None:
-    """A value as an array of float64, or None if it is none of real numbers."""
+    """A value as an array of float64, or None if its elements are not real numbers."""
     try:
         array = np.asarray(value.detach() if hasattr(value, "detach") else value)
         return array.astype(np.float64) if array.dtype.kind in "biuf" else None
-    except Exception:  # no array
+    except Exception:  # not an array
         return None
 
 
 def _means(option: str, value: Any) -> np.ndarray | None:
-    """What a value of an option says that the oracle knows of; None where a call may only refuse it."""
+    """The oracle's reading of an option's value; None if a call may only refuse it."""
     array = _plain(value)
     if isinstance(value, Fraction | Decimal):
         array = np.asarray(float(value)) if value == value else None
@@ -177,7 +177,7 @@ def _means(option: str, value: Any) -> np.ndarray | None:
 
 
 def expected(call: str, reg: Any, options: dict[str, Any]) -> float | None:
-    """The value of a call in float64, by hand for the linear model; None where this oracle does not know it."""
+    """The value of a call in float64, by formula for the linear model; None if this oracle does not know it."""
     if set(options) - {"normalizer", "sample_weight", "chunk_size", "batch_norm", "params"}:
         return None
     weight = np.ones(B)
@@ -203,7 +203,7 @@ def expected(call: str, reg: Any, options: dict[str, Any]) -> float | None:
 
 @dataclass
 class Outcome:
-    """What came of one call."""
+    """The outcome of one call."""
 
     kind: str
     """"value", "refused", "model", or "fault"."""
@@ -252,7 +252,7 @@ def one_call(framework: Framework, draw: random.Random) -> Outcome:
 
 
 def _is_own(error: Exception, arguments: dict[str, Any], options: dict[str, Any]) -> bool:
-    """Whether the exception came out of a hostile function that was called as model, loss_fn, outputs or target."""
+    """Whether a hostile function, called as model, loss_fn, outputs or target, raised the exception."""
     given = [arguments["model"], *(options.get(name) for name in ("loss_fn", "outputs", "target"))]
     foreign = [value for value in given if value in (len, object)]
     return bool(foreign) and isinstance(error, TypeError)
@@ -264,7 +264,7 @@ def _with_field(chosen: Any, name: str, value: Any) -> Any:
     if name == "weight":
         return chosen(value)
     if name == "projections" and isinstance(value, int | np.integer) and value > _MOST_ROWS:
-        value = _MOST_ROWS  # more are right, and take for ever
+        value = _MOST_ROWS  # more are valid, and take forever
     kind = {"projections": SpectReg, "target": GradientPenalty}.get(name, chosen)
     return kind(2.0, **{name: value})
 
@@ -284,7 +284,7 @@ def _judged(
         wanted = expected(call, reg, given) if _is_known(reg) else None
         numbers = [float(framework.numbers(result[0] if call == "loss" else result))]
     wrong = [number for number in numbers if wanted is not None and not _agree(number, wanted)]
-    return Outcome("fault", f"{text}: {wrong[0]} and not {wanted}") if wrong else Outcome("value")
+    return Outcome("fault", f"{text}: {wrong[0]}, not {wanted}") if wrong else Outcome("value")
 
 
 def _is_known(reg: Any) -> bool:
@@ -293,7 +293,7 @@ def _is_known(reg: Any) -> bool:
 
 
 def _agree(number: float, wanted: float) -> bool:
-    """NaN is the right answer to arguments without a meaning, and a number beyond float32 is infinite."""
+    """NaN is right for meaningless arguments, and infinity for numbers beyond float32."""
     if math.isnan(number):
         return math.isnan(wanted) or abs(wanted) >= _NEAR_OVERFLOW
     if math.isinf(number):
@@ -307,12 +307,12 @@ def _untouched(arguments: dict[str, Any]) -> bool:
 
 
 def counted(name: str, examples: int, seed: int) -> dict[str, Any]:
-    """How many calls of a backend gave a value, were refused, or ended in the model's own error; and the faults.
+    """Count a backend's calls that returned a value, were refused, or raised the model's own error; and the faults.
 
     Args:
         name: the backend's name.
         examples: the number of calls.
-        seed: of the draws.
+        seed: the seed of the draws.
     """
     framework, outcomes = Framework(name), Counter[str]()
     draw = random.Random(seed)  # noqa: S311 - draws of arguments, not a secret

@@ -1,4 +1,4 @@
-"""Faults of files: cut off, with flipped bits, or written to do harm. Reading gives an error of gradreg, or data."""
+"""Faults of files: truncated, with flipped bits, or malicious. Reading raises an error of gradreg or returns data."""
 
 import gzip
 import io
@@ -24,7 +24,7 @@ from gradreg_experiments.results import EXPORT, Results
 __all__ = ["HOSTILE", "READERS", "damaged", "read_damaged", "read_hostile"]
 
 _MOST_MEMORY = 2**28 * 1.3
-"""Bytes of the largest array that is read, and what reading takes besides."""
+"""The bytes of the largest array that is read, plus the overhead of reading."""
 
 Read = Callable[[Path], Any]
 
@@ -56,11 +56,11 @@ READERS: dict[str, tuple[str, bytes, Read]] = {
     ),
     "results.jsonl": (EXPORT, _lines(), lambda path: Results(path.parent)),
 }
-"""By format: the file's name, what is in it, and its reader."""
+"""By format: the file's name, its content and its reader."""
 
 
 def damaged(content: bytes, generator: np.random.Generator) -> bytes:
-    """The content cut off, or with one to eight flipped bits, or with a stretch of other bytes."""
+    """The content truncated, with one to eight flipped bits, or with a range of other bytes."""
     data = bytearray(content)
     kind = generator.integers(3)
     if kind == 0:
@@ -76,7 +76,7 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
 
 
 def read_damaged(name: str, folder: Path, generator: np.random.Generator) -> str:
-    """What came of reading a damaged file: "refused", "read", or the exception that is none of gradreg's."""
+    """The outcome of reading a damaged file: "refused", "read", or an exception that is not gradreg's."""
     file, content, read = READERS[name]
     path = folder / file
     path.write_bytes(damaged(content, generator))
@@ -94,7 +94,7 @@ def _outcome(read: Read, path: Path) -> str:
 
 
 def read_hostile(name: str, folder: Path) -> str:
-    """What is wrong with how a hostile file was met; empty if it was refused, in little memory."""
+    """The problem with reading a hostile file; empty if it was refused with little memory."""
     file, write, read = HOSTILE[name]
     path = folder / file
     write(path)
@@ -110,7 +110,7 @@ def read_hostile(name: str, folder: Path) -> str:
 
 
 def _bomb(path: Path) -> None:
-    """4.5 MB or so of gzip that claim, and hold, 2**30 bytes."""
+    """About 4.5 MB of gzip that claim, and hold, 2**30 bytes."""
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(_idx((2**20, 32, 32), b""))
         for _ in range(64):
@@ -126,7 +126,7 @@ def _npz_claims(path: Path) -> None:
 
 
 def _npz_bomb(path: Path) -> None:
-    """An array that is compressed a thousandfold, of 2**30 bytes and one more."""
+    """An array of 2**30 + 1 bytes, compressed a thousandfold."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open("x.npy", "w", force_zip64=True) as member,
@@ -139,7 +139,7 @@ def _npz_bomb(path: Path) -> None:
 
 
 def _npz_objects(path: Path) -> None:
-    """An array of objects, whose reading would run code."""
+    """An array of objects; reading it would run code."""
     np.savez(path, x=np.array([{"a": 1}], dtype=object))
 
 
@@ -179,4 +179,4 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], None], Read]] = {
     ),
     "results of a deep list": (EXPORT, _writer(b"[" * 100_000 + b"\n"), lambda path: Results(path.parent)),
 }
-"""By what is wrong: the file's name, how it is written, and its reader."""
+"""By fault: the file's name, its writer and its reader."""

@@ -1,4 +1,4 @@
-"""Starts the stand-in, waits for its runs, finds its workers, and looks at what it left."""
+"""Starts the stand-in, waits for its runs, finds its workers, and checks its results."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from gradreg_experiments.results import EXPORT, RUNS, Results
 __all__ = ["COUNT", "Ended", "alive", "children", "lost", "resume", "runs_there", "start", "wait_for"]
 
 COUNT = 8
-"""Runs of a command."""
+"""The number of runs of a command."""
 _PATIENCE = 120.0
 
 
@@ -28,7 +28,7 @@ class Ended(NamedTuple):
 
 
 def start(folder: Path, *options: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-    """The stand-in, in a process group of its own."""
+    """The stand-in, in its own process group."""
     command = [sys.executable, "-m", "gradreg_experiments.faults.stand_in", "runs", str(folder), *options]
     path = os.pathsep.join(filter(None, sys.path))
     variables = {**os.environ, "PYTHONPATH": path, **(environment or {})}
@@ -43,13 +43,13 @@ def start(folder: Path, *options: str, environment: dict[str, str] | None = None
 
 
 def ended(process: "subprocess.Popen[str]") -> Ended:
-    """Wait for the end."""
+    """Wait for the process to end."""
     stdout, stderr = process.communicate(timeout=_PATIENCE)
     return Ended(process.returncode, stdout, stderr)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = _PATIENCE) -> float:
-    """Seconds until the condition holds.
+    """The seconds until the condition holds.
 
     Raises:
         TimeoutError: it does not hold in time.
@@ -68,7 +68,7 @@ def runs_there(folder: Path) -> int:
 
 
 def children(process: int) -> list[int]:
-    """The processes that `process` started, and theirs."""
+    """The descendants of `process`."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -85,7 +85,7 @@ def children(process: int) -> list[int]:
 
 
 def alive(processes: list[int]) -> list[int]:
-    """Those that still run."""
+    """The processes that still run."""
     return [number for number in processes if _state(number) not in ("", "Z")]
 
 
@@ -102,22 +102,22 @@ def resume(folder: Path, *options: str) -> Ended:
 
 
 def lost(folder: Path, before: int) -> str:
-    """What is not as it would be without a fault, after the command was resumed; empty if nothing.
+    """The differences from a run without a fault, after the command was resumed; empty if there are none.
 
     Args:
-        folder: of the runs.
-        before: the runs that had been finished when the fault came.
+        folder: the folder of the runs.
+        before: the number of runs finished before the fault.
     """
     results = Results(folder)
     wanted = {job.key: value(job.seed) for job in jobs(COUNT)}
     if {result["key"]: result["value"] for result in results} != wanted:
         return f"{len(results)} of {COUNT} runs, or wrong values"
     if len((folder / EXPORT).read_text().splitlines()) != COUNT:
-        return "the export is not whole"
+        return "the export is incomplete"
     return "" if before <= COUNT else f"{before} runs before"
 
 
 def done_now(end: Ended) -> int:
-    """The runs that a command says it did."""
+    """The number of runs that a command reports as done."""
     match = re.search(r"^(\d+) of", end.stdout, re.M)
     return int(match.group(1)) if match else -1

@@ -1,4 +1,4 @@
-"""Faults of the runner: kills, signals, two runners, folders that cannot be written, clusters that go away."""
+"""Faults of the runner: kills, signals, two runners, folders that cannot be written, clusters that disappear."""
 
 import json
 import os
@@ -28,20 +28,20 @@ from gradreg_experiments.faults.processes import (
 __all__ = ["FAULTS", "Fault"]
 
 Fault = Callable[[Path, int], str]
-"""(an empty folder, the number of the repetition) -> what went wrong; empty if nothing did."""
+"""A function (an empty folder, the repetition's number) -> the problem, or an empty string."""
 _SOON = 10.0
-"""Seconds in which workers must end and errors must come, on a busy machine."""
+"""Seconds within which workers must end and errors must appear, on a busy machine."""
 
 
 def _stopped(number: int, workers: int, status: int, again: str, *, compiled: bool = False) -> Fault:
-    """A signal to the runner in the middle; its workers end, and the same command goes on with nothing lost.
+    """Signal the runner midway; its workers end, and the same command resumes with nothing lost.
 
     Args:
-        number: of the signal.
-        workers: processes of the runner.
-        status: of its exit.
-        again: what it prints.
-        compiled: whether the runs are in a call of compiled code, which does not see signals.
+        number: the number of the signal.
+        workers: the number of the runner's processes.
+        status: the expected exit status.
+        again: the message that says how to continue.
+        compiled: whether the runs are in a call of compiled code, which does not handle signals.
     """
 
     def fault(folder: Path, repetition: int) -> str:
@@ -62,10 +62,10 @@ def _stopped(number: int, workers: int, status: int, again: str, *, compiled: bo
         if end.status != status:
             return f"status {end.status}: {end.stderr[-200:]}"
         if end.status and again not in end.stderr:
-            return f"no word on how to go on: {end.stderr[-200:]}"
+            return f"no message on how to continue: {end.stderr[-200:]}"
         more = resume(folder, *options)
         if more.status or done_now(more) != COUNT - before:
-            return f"{before} runs were there, and then: {more}"
+            return f"{before} runs were there, then: {more}"
         return lost(folder, before)
 
     return fault
@@ -84,7 +84,7 @@ def _killed_worker(folder: Path, repetition: int) -> str:
     os.kill(workers[repetition % len(workers)], signal.SIGKILL)
     end = ended(process)
     before = runs_there(folder)
-    if end.status not in (0, 2) or (end.status and "To go on: " not in end.stderr):
+    if end.status not in (0, 2) or (end.status and "To continue: " not in end.stderr):
         return f"status {end.status}: {end.stderr[-200:]}"
     more = resume(folder, "--workers=2")
     return lost(folder, before) if not more.status else str(more)
@@ -103,14 +103,14 @@ def _two_runners(folder: Path, repetition: int) -> str:
     second = resume(folder)
     end = ended(first)
     if second.status == 0 and done_now(second) == 0:
-        return lost(folder, COUNT)  # it came when the first was done
+        return lost(folder, COUNT)  # it started after the first had ended
     if second.status != 2 or "another command (process" not in second.stderr or end.status or done_now(end) != COUNT:
         return f"{second}, {end}"
     return lost(folder, COUNT)
 
 
 def _refused(made: Callable[[Path], Path], *words: str, limit: int | None = None) -> Fault:
-    """A folder that cannot be used is refused before the first run."""
+    """Refuse an unusable folder before the first run."""
 
     def fault(folder: Path, repetition: int) -> str:
         begin = time.monotonic()
@@ -148,7 +148,7 @@ def _runs_in_place(folder: Path) -> Path:
 
 
 def _full_later(folder: Path, repetition: int) -> str:
-    """The disk is full after some runs: nothing is half written, and the same command goes on once there is room."""
+    """The disk is full after some runs: no file is incomplete, and the same command resumes once there is room."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 2**19, before[1]))
     options = [f"--workers={1 + repetition % 2}", f"--payload={2**21}", "--seconds=0.01"]
@@ -157,7 +157,7 @@ def _full_later(folder: Path, repetition: int) -> str:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     kept = runs_there(folder)
-    if end.status != 2 or "File too large" not in end.stderr or "To go on: " not in end.stderr:
+    if end.status != 2 or "File too large" not in end.stderr or "To continue: " not in end.stderr:
         return str(end)
     more = resume(folder, *options)
     if more.status or done_now(more) != COUNT - kept:
@@ -201,7 +201,7 @@ def _end(processes: list["subprocess.Popen[bytes]"]) -> None:
 
 
 def _dead_scheduler(folder: Path, repetition: int) -> str:
-    """The scheduler is killed in the middle: an error with the command that goes on, and nothing lost."""
+    """Kill the scheduler midway: the error names the command that resumes, and nothing is lost."""
     with TemporaryDirectory() as place:
         address, cluster = _cluster(Path(place))
         try:
@@ -212,7 +212,7 @@ def _dead_scheduler(folder: Path, repetition: int) -> str:
             end = ended(process)
         finally:
             _end(cluster)
-    if end.status != 2 or "To go on: " not in end.stderr or time.monotonic() - begin > 60:
+    if end.status != 2 or "To continue: " not in end.stderr or time.monotonic() - begin > 60:
         return str(end)
     before = runs_there(folder)
     more = resume(folder)
@@ -220,7 +220,7 @@ def _dead_scheduler(folder: Path, repetition: int) -> str:
 
 
 def _poor_worker(folder: Path, repetition: int) -> str:
-    """A worker without gradreg is named; nothing is run."""
+    """The error names a worker without gradreg; nothing runs."""
     with TemporaryDirectory() as place:
         (Path(place) / "poor.py").write_text("import sys; sys.modules['gradreg_core'] = None\n")
         address, cluster = _cluster(Path(place), f"--preload={place}/poor.py")
@@ -230,7 +230,7 @@ def _poor_worker(folder: Path, repetition: int) -> str:
         finally:
             _end(cluster)
     if runs_there(folder):
-        return "something was run"
+        return "a run was done"
     lines = [line for line in end.stderr.splitlines() if line.startswith("error: ")]
     right = end.status == 2 and len(lines) == 1 and "gradreg cannot be imported: tcp://" in lines[0]
     return "" if right and time.monotonic() - begin < _SOON * 3 else str(end)
@@ -239,22 +239,22 @@ def _poor_worker(folder: Path, repetition: int) -> str:
 FAULTS: dict[str, tuple[Fault, float]] = {
     "kill -9 of the runner, one process": (_stopped(signal.SIGKILL, 1, -9, ""), 1),
     "kill -9 of the runner, two workers": (_stopped(signal.SIGKILL, 2, -9, ""), 1),
-    "SIGTERM, one process": (_stopped(signal.SIGTERM, 1, 143, "To go on: "), 1),
-    "SIGTERM, two workers": (_stopped(signal.SIGTERM, 2, 143, "To go on: "), 1),
-    "Ctrl-C, two workers": (_stopped(signal.SIGINT, 2, 130, "To go on: "), 1),
-    "SIGTERM in compiled code, one process": (_stopped(signal.SIGTERM, 1, 143, "To go on: ", compiled=True), 0.3),
-    "Ctrl-C in compiled code, one process": (_stopped(signal.SIGINT, 1, 130, "To go on: ", compiled=True), 0.3),
-    "SIGTERM, two workers in compiled code": (_stopped(signal.SIGTERM, 2, 143, "To go on: ", compiled=True), 0.3),
+    "SIGTERM, one process": (_stopped(signal.SIGTERM, 1, 143, "To continue: "), 1),
+    "SIGTERM, two workers": (_stopped(signal.SIGTERM, 2, 143, "To continue: "), 1),
+    "Ctrl-C, two workers": (_stopped(signal.SIGINT, 2, 130, "To continue: "), 1),
+    "SIGTERM in compiled code, one process": (_stopped(signal.SIGTERM, 1, 143, "To continue: ", compiled=True), 0.3),
+    "Ctrl-C in compiled code, one process": (_stopped(signal.SIGINT, 1, 130, "To continue: ", compiled=True), 0.3),
+    "SIGTERM, two workers in compiled code": (_stopped(signal.SIGTERM, 2, 143, "To continue: ", compiled=True), 0.3),
     "kill -9 of the runner, two workers in compiled code": (_stopped(signal.SIGKILL, 2, -9, "", compiled=True), 0.3),
     "kill -9 of a worker": (_killed_worker, 1),
     "a second runner on the folder": (_two_runners, 1),
     "no room from the start": (_refused(lambda folder: folder, "cannot be written: File too large", limit=2**19), 0.5),
     "no room after some runs": (_full_later, 1),
     "a folder that takes no files": (_refused(lambda _: Path("/proc/runs"), "cannot be written"), 0.5),
-    "a file in place of the folder": (_refused(_file_in_place, "there is a file in the place"), 0.5),
-    "a file in place of its folder of runs": (_refused(_runs_in_place, "there is a file in the place"), 0.5),
+    "a file in place of the folder": (_refused(_file_in_place, "there is a file in place"), 0.5),
+    "a file in place of its folder of runs": (_refused(_runs_in_place, "there is a file in place"), 0.5),
     "no scheduler": (_no_scheduler, 0.2),
     "kill -9 of the scheduler": (_dead_scheduler, 0.2),
     "a worker of the cluster without gradreg": (_poor_worker, 0.2),
 }
-"""By what is done: the fault, and how often compared with the others."""
+"""By name: the fault, and its relative number of repetitions."""

@@ -1,4 +1,4 @@
-"""The command that the faults hit: the runner with runs that only wait, so that many can be killed in little time."""
+"""The command to inject faults into: the runner with runs that only wait, so that many can be killed quickly."""
 
 import signal
 import time
@@ -21,7 +21,7 @@ from gradreg_experiments.trainers import Tick, silent
 __all__ = ["jobs", "main", "value"]
 
 _LARGE = 4000
-"""Of a matrix whose decomposition takes a minute."""
+"""The size of a matrix whose decomposition takes a minute."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Waiting:
 
 
 def jobs(count: int) -> list[Job]:
-    """Of seeds from 0."""
+    """Jobs with seeds from 0."""
     return [Job(Waiting(), None, seed, "torch", "none", kind="stand-in") for seed in range(count)]
 
 
 def value(seed: int) -> float:
-    """What the run of a seed gives."""
+    """The result of a seed's run."""
     return float(np.random.default_rng(seed).random())
 
 
@@ -58,7 +58,7 @@ def _run(
 @click.option("--workers", default=1)
 @click.option("--seconds", default=0.1)
 @click.option("--payload", default=0)
-@click.option("--compiled", is_flag=True, help="Be in one call of compiled code from the fourth run on.")
+@click.option("--compiled", is_flag=True, help="From the fourth run on, stay in one call of compiled code.")
 @click.option("--scheduler")
 def _runs(
     out: Path, count: int, workers: int, seconds: float, payload: int, compiled: bool, scheduler: str | None
@@ -80,6 +80,6 @@ class _Group(LazyGroup):
 main = _Group("stand-in", records=list)
 
 if __name__ == "__main__":
-    # A shell makes commands in its background ignore Ctrl-C, and what they start inherits that.
+    # A shell makes background commands ignore Ctrl-C, and their children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

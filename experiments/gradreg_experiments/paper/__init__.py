@@ -1,1 +1,1 @@
-"""The tables and figures of Varga, Csiszárik and Zombori 2017, trained again with gradreg: ``gradreg reproduce``."""
+"""The tables and figures of Varga, Csiszárik and Zombori 2017, reproduced with gradreg: ``gradreg reproduce``."""

@@ -23,28 +23,28 @@ __all__ = ["CellExperiment", "cell_jobs", "datagrad", "no_penalty", "select", "s
 
 
 def no_penalty(seed: int) -> None:
-    """Of the cells without a penalty."""
+    """The regularizer of the cells without a penalty."""
 
 
 def datagrad(weight: float) -> Make:
-    """DataGrad, whatever the seed."""
+    """DataGrad, the same for all seeds."""
     return lambda seed: DataGrad(weight)
 
 
 def spectreg(weight: float, choices: Choices, spherical: bool = False) -> Make:
-    """SpectReg with the directions of a seed."""
+    """SpectReg, with directions drawn from the seed."""
     return lambda seed: SpectReg(weight, seed=seed, draw=choices.draw, spherical=spherical)
 
 
 def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """The cells whose name matches one of the patterns, in the cells' order; all, if there is no pattern.
+    """The cells whose name matches one of the patterns, in order; all cells if there is no pattern.
 
     Args:
-        cells: to choose from.
-        patterns: of names "row/column", with * and ?; upper and lower case are the same.
+        cells: the cells to choose from.
+        patterns: patterns of "row/column", with * and ?; case is ignored.
 
     Raises:
-        InputError: a pattern matches none.
+        InputError: a pattern matches no cell.
     """
 
     def matches(cell: Cell, pattern: str) -> bool:
@@ -58,7 +58,7 @@ def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 
 
 def cell_jobs(cells: Sequence[Cell], seeds: Sequence[int], backend: str, data: str) -> list[Job]:
-    """The runs of all cells: the first seed of each, then the second of each, so that a part makes a fair table."""
+    """The runs of all cells: the first seed of each, then the second of each, so that a partial table is fair."""
     return [cell.job(seed, backend, data) for seed in seeds for cell in cells]
 
 
@@ -70,13 +70,13 @@ class CellExperiment(Experiment):
     draw: Callable[[Path, str, Sequence[Summary]], list[Path]]
     """(path without ending, title, summaries) -> the figure's files."""
     verdict: Callable[[Sequence[Summary]], str] | None = None
-    """What came out, in a few lines, for its own page and the first one; None for the table alone."""
+    """The outcome in a few lines, for its own page and the first page; None for the table alone."""
     remark: str = ""
     """The text at the end of the page."""
     run_jobs: RunJobs = run_jobs
 
     def all_cells(self, settings: Settings) -> list[Cell]:
-        """The cells for these settings, whether they are to be run or not."""
+        """The cells for these settings, whether or not they are to be run."""
         protocol = settings.protocol
         return self.cells(replace(protocol, steps=settings.steps or protocol.steps), settings.choices)
 
@@ -105,7 +105,7 @@ class CellExperiment(Experiment):
         report.wrote([report.out / f"{stem}.md", *figures])
 
     def named(self, settings: Settings) -> tuple[str, str]:
-        """The files' common name and the title, with the settings that are not the usual ones."""
+        """The files' common name and the title, with the unusual settings."""
         usual = _plain(Settings())
         other = {name: value for name, value in _plain(settings).items() if value != usual[name]}
         words = [f"{name}-{value}".replace("_", "-") for name, value in other.items()]
@@ -120,7 +120,7 @@ class CellExperiment(Experiment):
         for backend in page.backends:
             rows = self._summaries(page, backend)
             keys = {row.cell.job(seed, backend, Settings.data).key for row in rows for seed in row.values}
-            if keys - page.shown:  # a framework that has nothing but another table's runs gets no section
+            if keys - page.shown:  # a framework with only another table's runs gets no section
                 blocks += [f"## {backend}", *self.blocks(page, rows, backend)]
             page.shown |= keys
         return [*blocks, self.remark] if blocks else []
@@ -157,12 +157,12 @@ class CellExperiment(Experiment):
 
 
 def _runs(rows: Sequence[Summary]) -> int:
-    """How many runs the rows have."""
+    """The number of runs in the rows."""
     return sum(len(row.values) for row in rows)
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    """The settings that a file is named for."""
+    """The settings in a file's name."""
     protocol, choices = asdict(settings.protocol), asdict(settings.choices)
     names = ("network", "standardise", "penalty_pass")
     plain = {name: protocol[name] for name in names} | choices

@@ -20,15 +20,15 @@ from gradreg_experiments.runner import run_missing
 
 __all__ = ["main", "reproduce"]
 
-_HELP = f"""Train the paper's tables and figures again, with the authors' protocol.
+_HELP = f"""Reproduce the paper's tables and figures with the authors' protocol.
 
 \b
 EXPERIMENT is one of:
 {chr(10).join(f"  {record.name:14} {record.title}" for record in experiments().values())}
-  {"page":14} a page per experiment in OUT, from all results there
+  {"page":14} a page per experiment in OUT, from all its results
 
-Finished runs are kept in OUT/runs, and in OUT/results.jsonl at the end; only what is missing is run. A run whose
-settings differ in anything is another run.
+Finished runs are kept in OUT/runs, and in OUT/results.jsonl at the end; only missing runs are done. A change of
+any setting makes a different run.
 """
 
 
@@ -36,9 +36,9 @@ settings differ in anything is another run.
     help=_HELP, epilog="\b\nExample:\n  gradreg reproduce table1 --data-dir mnist --workers 2 --out out/reproduction"
 )
 @click.argument("experiment")
-@click.option("--backend", default="torch", show_default=True, help="Its runs are its own.")
+@click.option("--backend", default="torch", show_default=True, help="Runs are kept per backend.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="A folder with MNIST's four IDX files.")
-@click.option("--unverified-data", is_flag=True, help="Take IDX files that are not the original MNIST's.")
+@click.option("--unverified-data", is_flag=True, help="Accept IDX files that are not the original MNIST's.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=10, show_default=True, help="Seeds 1 to this.")
 @click.option("--cells", multiple=True, help="Only cells whose ROW/COLUMN matches, such as 'dropout/*'; repeatable.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one thread each.")
@@ -47,11 +47,11 @@ settings differ in anything is another run.
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Seeds that train as one program, with --backend jax. On a GPU take all; on a CPU it is slower.",
+    help="Seeds trained as one program, with --backend jax. Use all on a GPU; slower on a CPU.",
 )
-@click.option("--scheduler", help="Address of a Dask scheduler, whose workers do the runs.")
-@out_option(default=Path("out/reproduction"), help="Folder of the runs, tables and figures.")
-@click.option("--report-only", is_flag=True, help="Train nothing; tables and figures from the runs there are.")
+@click.option("--scheduler", help="Address of a Dask scheduler, whose workers run the jobs.")
+@out_option(default=Path("out/reproduction"), help="Folder for the runs, tables and figures.")
+@click.option("--report-only", is_flag=True, help="Train nothing; write tables and figures from existing runs.")
 @click.option(
     "--test",
     "measure",
@@ -66,7 +66,7 @@ settings differ in anything is another run.
 @click.option("--draw", type=click.Choice(["per_batch", "per_sample"]), default=Choices.draw, show_default=True)
 @click.option("--jacreg", type=click.Choice(["code", "tuned"]), default=Choices.jacreg, show_default=True)
 @click.option("--entropy", type=click.Choice(["sum", "mean"]), default=Choices.entropy, show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="Fewer steps than the authors', to try things out.")
+@click.option("--steps", type=click.IntRange(1), help="Fewer steps than the authors', for trials.")
 def reproduce(experiment: str, data_dir: Path | None, unverified_data: bool, out: Path, **options: Any) -> None:
     """See `_HELP`."""
     report = Report(out, Results(out), get_console())
@@ -99,10 +99,10 @@ def reproduce(experiment: str, data_dir: Path | None, unverified_data: bool, out
         return
     parallel = {name: options[name] for name in ("workers", "scheduler", "together")}
     with held(out):
-        report = Report(out, Results(out), report.console)  # as they are now that nobody else adds to them
+        report = Report(out, Results(out), report.console)  # reread now that no other command adds runs
         count = run_missing(jobs, record.run_jobs, data, report.results, **parallel)
         report.results.export()
-        report.console.print(f"{count} of {len(jobs)} runs done now, the others were there.")
+        report.console.print(f"{count} of {len(jobs)} runs done now, the others existed.")
         record.report(settings, report)
 
 

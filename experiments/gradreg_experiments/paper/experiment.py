@@ -1,4 +1,4 @@
-"""What an experiment is: a record with jobs, a report of them, and a page."""
+"""The type of an experiment: a record with jobs, a report of them, and a page."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,65 +18,65 @@ from gradreg_experiments.runner import RunJobs
 __all__ = ["PAGE_SEEDS", "Experiment", "Page", "Report", "Settings", "text"]
 
 PAGE_SEEDS = range(1, 11)
-"""The seeds that the pages count, the paper's ten."""
+"""The seeds on the pages, ten as in the paper."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an experiment is asked for: the options of the command."""
+    """The settings of an experiment: the options of the command."""
 
     backend: str = "torch"
     seeds: Sequence[int] = PAGE_SEEDS
     data: str = MNIST_DIGEST
-    """Digest of MNIST."""
+    """The digest of MNIST."""
     protocol: Protocol = field(default_factory=Protocol)
     choices: Choices = field(default_factory=Choices)
     steps: int | None = None
-    """Fewer steps than usual."""
+    """A smaller number of steps than usual."""
     cells: Sequence[str] = ()
-    """Patterns of the cells to run; all of them if empty."""
+    """Patterns of the cells to run; all if empty."""
     measure: str = "held-out"
     """The accuracy shown: "held-out" or "official"."""
     train: bool = True
-    """Whether anything may be run, or measured."""
+    """Whether to run or measure anything."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report of one experiment goes."""
+    """The destination of an experiment's report."""
 
     out: Path
     results: Results
     console: Console
 
     def write(self, stem: str, title: str, *blocks: str) -> Path:
-        """Write tables to ``stem.md``; the path without its ending, for figures."""
+        """Write tables to ``stem.md``; returns the path without its ending, for figures."""
         path = self.out / f"{stem}.md"
         write_text(path, "\n\n".join([f"# {title}", *blocks]) + "\n")
         return self.out / stem
 
     def wrote(self, paths: Sequence[Path]) -> None:
-        """Say which files were written."""
+        """Print which files were written."""
         self.console.print(f"Wrote {', '.join(map(str, paths))}.")
 
 
 @dataclass
 class Page:
-    """What the pages are made from, and what is on them so far."""
+    """The inputs of the pages, and their contents so far."""
 
     out: Path
-    """The folder, whose figures are shown."""
+    """The folder with the figures."""
     results: Results
     backends: Sequence[str]
     shown: set[str] = field(default_factory=set)
-    """Keys of the runs that are on a page already."""
+    """Keys of the runs already on a page."""
 
     def picture(self, name: str, title: str) -> str:
         """The figure `name`, if there is one."""
         return f"![{title}]({name}.svg)" if (self.out / f"{name}.svg").exists() else ""
 
     def first_picture(self, name: str, title: str) -> str:
-        """The experiment's figure, of the first framework that has one."""
+        """The experiment's figure, from the first framework that has one."""
         pictures = (self.picture(stem, title) for stem in (name, *(f"{name}-{backend}" for backend in self.backends)))
         return next(filter(None, pictures), "")
 
@@ -86,29 +86,29 @@ class Experiment(ABC):
     """One experiment. A module of :mod:`gradreg_experiments.paper.experiments` has one, named ``EXPERIMENT``."""
 
     name: str
-    """In the command."""
+    """The name in the command."""
     title: str
-    """Of the page, the table and the figure."""
+    """The title of the page, the table and the figure."""
     place: int
-    """Among the pages."""
+    """The position among the pages."""
     run_jobs: RunJobs
     needs_data: bool = True
-    """Whether it trains on MNIST."""
+    """Whether the experiment trains on MNIST."""
 
     @abstractmethod
     def jobs(self, settings: Settings) -> list[Job]:
-        """The runs, in the order in which they are to be done."""
+        """The runs, in the order of execution."""
 
     @abstractmethod
     def report(self, settings: Settings, report: Report) -> None:
-        """Write tables and figures of the runs there are."""
+        """Write tables and figures of the existing runs."""
 
     @abstractmethod
     def section(self, page: Page) -> list[str]:
         """The blocks of the experiment's page below its title; none if nothing has been run."""
 
     def verdicts(self, page: Page) -> str:
-        """What came out, in a few lines, for the first page."""
+        """The outcome in a few lines, for the first page."""
         return ""
 
     def coverage(self, page: Page) -> list[tuple[str, ...]]:

@@ -13,13 +13,13 @@ __all__ = ["CostPoint", "draw_cost", "draw_sizes", "draw_table", "draw_toy"]
 
 
 class CostPoint(NamedTuple):
-    """A cell of the experiment "cost"."""
+    """One cell of the experiment "cost"."""
 
     summary: Summary
     cost: float
     """The average step's time as a ratio to the plain step's, 1 for the cell without penalty."""
     part: float | None
-    """Its gain as a ratio to that of the cell with the whole penalty at every step."""
+    """Its gain relative to the cell with the whole penalty at every step."""
 
 
 def draw_table(stem: Path, title: str, summaries: Sequence[Summary]) -> list[Path]:
@@ -75,7 +75,7 @@ def draw_sizes(stem: Path, title: str, summaries: Sequence[Summary]) -> list[Pat
 def draw_cost(stem: Path, title: str, points: Sequence[CostPoint]) -> list[Path]:
     """Mean accuracy over the cost of a step, one panel per row, the error of the mean as bars.
 
-    A setting that is worse than none by more than a few times what the best gains is an arrow at the lower edge.
+    A setting worse than none by more than a few times the best gain is an arrow at the lower edge.
     """
     names = list(dict.fromkeys(point.summary.cell.row for point in points))
     figure = new_figure(5 * len(names), 4.6)
@@ -128,9 +128,9 @@ def draw_toy(stem: Path, runs: Sequence[dict[str, Any]], weights: Sequence[float
     """Figure 1, right: the first seed's functions, and mean gradients at training and random points for all seeds.
 
     Args:
-        stem: path without ending.
+        stem: the path without its ending.
         runs: results of :func:`gradreg_experiments.paper.experiments.figure1_right.run_toys`.
-        weights: of each run, in the paper's units.
+        weights: the weight of each run, in the paper's units.
     """
     figure = new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)

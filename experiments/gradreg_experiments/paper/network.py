@@ -24,9 +24,9 @@ _CHANNELS = {"lenet": (6, 16), "lenettuned": (32, 64)}
 
 
 def build(protocol: Protocol) -> Network:
-    """LeNet: three 5x5 convolutions (the first padded), two poolings, 84 units, the layer in question, 10 logits.
+    """LeNet: three 5x5 convolutions (the first padded), two poolings, 84 units, the layer under study, 10 logits.
 
-    The third convolution covers its whole input, so it is written as the dense layer that it is. "toy" is a perceptron
+    The third convolution covers its whole input, so it is written as a dense layer. "toy" is a perceptron
     with five hidden layers of 64 units, from one number to one.
     """
     active = Activation(protocol.activation)
@@ -57,8 +57,8 @@ def parameter_count(network: Network) -> int:
 def initialise(network: Network, seed: int) -> "dict[str, np.ndarray[Any, Any]]":
     """Initial weights by path, float32.
 
-    Uniform with deviation sqrt(4 / (fan_in + fan_out)) for convolutions (the third one too; fans count the 25 places),
-    sqrt(2 / (fan_in + fan_out)) for dense layers; scales of normalisation are 1, all else 0.
+    Uniform with deviation sqrt(4 / (fan_in + fan_out)) for convolutions (also the third; fans count the 25 positions),
+    sqrt(2 / (fan_in + fan_out)) for dense layers; scales of normalisation are 1, all others 0.
     """
     generator = np.random.default_rng([seed, 0])
     convolutional = any(isinstance(layer, Conv2D) for layer in network.layers)
@@ -72,7 +72,7 @@ def initialise(network: Network, seed: int) -> "dict[str, np.ndarray[Any, Any]]"
         gain, fans = 2.0, float(shape[-2] + shape[-1])
         if len(shape) == 4:
             gain, fans = 4.0, float((shape[2] + shape[3]) * shape[0] * shape[1])
-        elif convolutional and dense_seen == 0:  # the third convolution: 5x5 places, 16 (or 64) channels in, 120 out
+        elif convolutional and dense_seen == 0:  # the third convolution: 5x5 positions, 16 (or 64) channels in, 120 out
             gain, fans = 4.0, float(shape[0] + shape[1] * 25)
         dense_seen += len(shape) == 2
         bound = np.sqrt(3 * gain / fans)

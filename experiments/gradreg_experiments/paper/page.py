@@ -1,4 +1,4 @@
-"""The pages about the reproduction, made from the results: what was run, what came out, and what was not run."""
+"""The pages about the reproduction, made from the results: runs, outcomes, and what was not run."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def make_pages(out: Path, results: Results) -> dict[str, str]:
     """The pages as Markdown, by file name: README.md, and one page per experiment that was run.
 
     Args:
-        out: the folder, whose figures are shown.
+        out: the folder with the figures.
         results: the finished runs.
     """
     backends = dict.fromkeys([*trainable(), *(result["backend"] for result in results if "backend" in result)])
@@ -47,7 +47,7 @@ def make_pages(out: Path, results: Results) -> dict[str, str]:
 
 
 def _file(record: Experiment) -> str:
-    """The page's name, beside those of the tables of one framework."""
+    """The page's name, which differs from the names of one framework's tables."""
     return f"{record.name}-all.md"
 
 

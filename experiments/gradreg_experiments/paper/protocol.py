@@ -16,34 +16,34 @@ PENALTY_PASSES = ("separate", "shared")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a network is trained on MNIST, whatever the regularizer."""
+    """The training of a network on MNIST, the same for all regularizers."""
 
     network: str = "lenet"
     """"lenet" (61,706 parameters), as in the script of the paper's Table 1, or "lenettuned" (255,230), as in an earlier
     version of that script. The short paper does not say. "toy" is the network of Figure 1, right."""
     activation: str = "relu"
-    """Of the hidden layers, one of :data:`gradreg_core.portable.networks.ACTIVATIONS`."""
+    """The activation of the hidden layers, one of :data:`gradreg_core.portable.networks.ACTIVATIONS`."""
     before_last: str = "none"
-    """The layer before the last one: "none", "dropout" or "batchnorm" (always with the batch's own moments, in the test
+    """The layer before the last one: "none", "dropout" or "batchnorm" (always with the batch's moments, in the test
     too, as in the code)."""
     keep: float = 0.5
-    """Of dropout: the probability that a unit stays."""
+    """The probability that dropout keeps a unit."""
     train_size: int = 2000
-    """The first images of a permutation of MNIST's first 50,000 by the seed; not balanced by class."""
+    """The number of training images: the first of MNIST's first 50,000, permuted by the seed; not balanced by class."""
     steps: int = 10_001
-    """Of Adam. The code counts from 0 to 10,000 inclusive."""
+    """Steps of Adam. The code counts from 0 to 10,000 inclusive."""
     batch: int = 50
     learning_rate: float = 1e-3
-    """A tenth of it after half of the steps, a hundredth after three quarters."""
+    """The learning rate: a tenth of it after half of the steps, a hundredth after three quarters."""
     standardise: str = "each"
     """"each": training and test images have their own mean and deviation (one number each), as in the code; "train":
-    both have those of the training images."""
+    both use those of the training images."""
     penalty_pass: str = "separate"  # noqa: S105
-    """The forward pass that a penalty on the logits' Jacobian differentiates where there is dropout: "separate", one
-    with a mask of its own, as in the code; "shared", the loss's, as in the paper's formula. DataGrad always shares."""
+    """The forward pass that a penalty on the logits' Jacobian differentiates if there is dropout: "separate", one
+    with its own mask, as in the code; "shared", the loss's, as in the paper's formula. DataGrad always shares."""
     label_smoothing: float = 0.0
     mixup: float = 0.0
-    """Parameter of the beta distribution of the mixing weights, 0 for no mixing."""
+    """The parameter of the beta distribution of mixing weights; 0 for no mixing."""
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -74,19 +74,19 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Choices:
-    """Where the paper and its code leave a choice that is not a :class:`Protocol`'s."""
+    """The choices that the paper and its code leave open beside those of :class:`Protocol`."""
 
     draw: str = "per_batch"
     """"per_batch": SpectReg has one direction for all images of a batch, as in the code; "per_sample": one each."""
     jacreg: str = "code"
     """Weights of JacReg in Figure 1, left. "code": SpectReg's, as every stored version of the script runs it; "tuned":
-    those that the script defines and does not use."""
+    those that the script defines but does not use."""
     entropy: str = "sum"
-    """"sum": the confidence penalty's weight counts for the sum over a batch, as in the code; "mean": for its mean."""
+    """"sum": the confidence penalty's weight applies to the sum over a batch, as in the code; "mean": to its mean."""
 
 
 def split(protocol: Protocol, reg: Regularizer | None) -> tuple[Regularizer | None, Regularizer | None]:
-    """(the terms of the loss's forward pass, those of a pass with a mask of its own); None where there are none."""
+    """(the terms of the loss's forward pass, those of a pass with its own mask); None if there are none."""
     if reg is None:
         return None, None
     if protocol.before_last != "dropout" or protocol.penalty_pass == "shared":  # noqa: S105

@@ -1,4 +1,4 @@
-"""Accuracy under noise and under gradient attacks at test time. Sizes are in pixels' units, black 0 and white 1."""
+"""Accuracy under noise and under gradient attacks at test time. Sizes are in units of pixels: black is 0, white 1."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from gradreg_experiments.trainers import Trainer
 __all__ = ["ATTACKS", "NOISES", "measure"]
 
 NOISES = (0.1, 0.2, 0.3, 0.5)
-"""Deviations of Gaussian noise."""
+"""Standard deviations of Gaussian noise."""
 ATTACKS = (0.02, 0.05, 0.1)
 """Largest changes of a pixel by an attack."""
 _POINTS = 1000

@@ -1,4 +1,4 @@
-"""One training run of the paper's protocol: from a job to a plan, and from what was trained to its result."""
+"""One training run of the paper's protocol: from a job to a plan, and from trained weights to the result."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,20 +18,20 @@ from gradreg_experiments.trainers import Tick, Trainer, silent
 __all__ = ["image_plan", "make_plan", "run_curves", "run_jobs"]
 
 _BATCHES, _MASKS, _MIXING = 1, 2, 3
-"""Keep the generators of one seed apart; 0 is the initial weights'."""
+"""Numbers that keep the generators of one seed independent; 0 is for the initial weights."""
 _TEST_SEED = 4
 _JACOBIAN_POINTS = 500
 _CURVE = 100
-"""Steps whose mean loss is one point of the recorded curve."""
+"""The number of steps whose mean loss is one point of the recorded curve."""
 
 
 def make_plan(job: Job, x: Any, y: Any, **changes: Any) -> Plan:
-    """The plan of a job on given training data: batches, masks and mixing are drawn by NumPy from the job's seed.
+    """The plan of a job on given training data: NumPy draws batches, masks and mixing from the job's seed.
 
     Args:
-        job: with a :class:`Protocol`.
-        x: inputs.
-        y: labels.
+        job: the job, with a :class:`Protocol`.
+        x: the inputs.
+        y: the labels.
         changes: further fields of the plan.
     """
     protocol, network = job.protocol, build(job.protocol)
@@ -62,7 +62,7 @@ def make_plan(job: Job, x: Any, y: Any, **changes: Any) -> Plan:
 
 
 def _masks(seed: int, keep: float, size: int, shapes: Mapping[str, Any], which: int) -> Callable[[int], Any]:
-    """From a step to the masks of the loss's pass (0), or those drawn after them, of the penalty's own pass (1)."""
+    """From a step to the masks of the loss's pass (0), or those drawn next for the penalty's own pass (1)."""
 
     def masks(step: int) -> dict[str, Any]:
         generator = np.random.default_rng([seed, _MASKS, step])
@@ -79,7 +79,7 @@ def _masks(seed: int, keep: float, size: int, shapes: Mapping[str, Any], which: 
 
 
 def image_plan(job: Job, data: Split) -> Plan:
-    """The plan of a job on images, whose labels are probabilities where they are smoothed or mixed."""
+    """The plan of a job on images, with probabilities as labels if they are smoothed or mixed."""
     labels, smoothing = data.train.y, job.protocol.label_smoothing
     if smoothing or job.protocol.mixup:
         labels = ((1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES).astype(np.float32)
@@ -87,11 +87,11 @@ def image_plan(job: Job, data: Split) -> Plan:
 
 
 def run_jobs(jobs: Sequence[Job], data: Mnist, tick: Tick = silent) -> list[dict[str, Any]]:
-    """Train and test jobs that differ in their seeds only, in one program if there are several; a result per job.
+    """Train and test jobs that differ only in their seeds, several as one program; one result per job.
 
     Accuracies are in percent. "test" is the authors' test set (the last 10,000 training images), "official" MNIST's.
     "jacobian_frobenius" is the mean of ||dz/dx||_F over 500 test images, null with batch normalisation, whose samples
-    have no Jacobian of their own. "together" jobs were trained at once and have equal shares of the time.
+    have no separate Jacobians. "together" jobs were trained at once and have equal shares of the time.
     """
     parts = {job.seed: _split(data, job) for job in jobs}
 
@@ -131,7 +131,7 @@ def _tested(trainer: Trainer, job: Job, plan: Plan, trained: Trained, data: Spli
 
 
 def _accuracy(trainer: Trainer, job: Job, plan: Plan, params: Mapping[str, Any], x: Any, y: Any) -> float:
-    """In percent. With batch normalisation, over batches of the training's size, drawn by the seed."""
+    """The accuracy in percent. With batch normalisation, over batches of the training size, drawn by the seed."""
     size, order = 500, np.arange(len(y))
     if job.protocol.before_last == "batchnorm":
         size = job.protocol.batch

@@ -1,4 +1,4 @@
-"""Cells of a table, and their runs in numbers: beside the paper's, and beside the cell without regularizer."""
+"""Cells of a table, and their statistics compared with the paper and with the cell without a regularizer."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
@@ -18,7 +18,7 @@ PAPER_SEEDS = 10
 WEIGHT_DECAY = 5e-4
 
 Make = Callable[[int], Regularizer | None]
-"""seed of the draws -> regularizer without weight decay."""
+"""A function: seed of the draws -> regularizer without weight decay."""
 
 
 class Cell(NamedTuple):
@@ -38,13 +38,13 @@ class Cell(NamedTuple):
         return f"{self.row}/{self.column}"
 
     def job(self, seed: int, backend: str, data: str) -> Job:
-        """The run of a seed."""
+        """The run with a seed."""
         own, decay = self.make(seed), WeightDecay(self.weight_decay)
         return Job(self.protocol, decay if own is None else own + decay, seed, backend, data)
 
 
 class Summary(NamedTuple):
-    """One cell. Accuracies in percent, differences in points; None where there are too few runs to say."""
+    """One cell. Accuracies in percent, differences in points; None if there are too few runs."""
 
     cell: Cell
     values: dict[int, float]
@@ -52,15 +52,15 @@ class Summary(NamedTuple):
     mean: float | None
     deviation: float | None
     difference: float | None
-    """To the paper's mean."""
+    """The difference from the paper's mean."""
     p_paper: float | None
-    """Of Welch's t-test against the paper's mean, deviation and ten seeds."""
+    """The p of Welch's t-test against the paper's mean, deviation and ten seeds."""
     gain: float | None
-    """Over the same row's first cell, mean of the differences at equal seeds."""
+    """The gain over the same row's first cell, a mean of differences at equal seeds."""
     p_gain: float | None
-    """Of the paired t-test by seed, two-sided."""
+    """The p of the two-sided paired t-test by seed."""
     pairs: int = 0
-    """The seeds that both have."""
+    """The number of seeds that both have."""
 
 
 def accuracies(
@@ -77,10 +77,10 @@ def summarise(
     """A summary of each cell, in order; gains are over the first cell of the same row.
 
     Args:
-        cells: of one experiment, whole rows.
-        seeds: to look for.
-        backend: whose runs are counted.
-        data: digest of the data.
+        cells: cells of one experiment, in whole rows.
+        seeds: the seeds to look up.
+        backend: the backend whose runs count.
+        data: the digest of the data.
         results: the finished runs.
         measure: "test", the authors' test set, or "official", MNIST's own.
     """

@@ -14,9 +14,9 @@ _PAPER = ("paper (sd)", "difference", "p")
 
 
 def table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line for each cell that has been run; the paper's columns where it has numbers for one of them.
+    """Headings, and a line for each cell that has been run; the paper's columns if it has numbers for one of them.
 
-    Cells without a run are left out, "-" stands for what cannot be said from the runs there are.
+    Cells without a run are left out, "-" stands for values that need more runs.
     """
     paper = any(row.cell.paper for row in summaries)
     base = summaries[0].cell.column if summaries else "the first"
@@ -46,13 +46,13 @@ def print_summaries(console: Console, title: str, summaries: Sequence[Summary]) 
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
+    """A Markdown table, with numbers right-aligned."""
     rule = ["---", *("---:" for _ in headings[1:])]
     return "\n".join("| " + " | ".join(row) + " |" for row in [headings, rule, *rows])
 
 
 def grid(summaries: Sequence[Summary]) -> str:
-    """Rows and columns as in the paper, ours above the paper's, as Markdown; those without a run are left out."""
+    """Rows and columns as in the paper, ours above the paper's, as Markdown; without cells that have no run."""
     known = [summary for summary in summaries if summary.values]
     rows = list(dict.fromkeys(summary.cell.row for summary in known))
     columns = list(dict.fromkeys(summary.cell.column for summary in known))

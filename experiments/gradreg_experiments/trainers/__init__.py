@@ -1,4 +1,4 @@
-"""One trainer per framework, behind one interface; any other backend trains by its harness."""
+"""One trainer per framework, behind one interface; any other backend trains through its harness."""
 
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ __all__ = ["Tick", "Trainer", "check_trains", "load_trainer", "silent", "trainab
 
 
 def load_trainer(backend: str) -> Trainer:
-    """The trainer that the backend's description names, or the generic one over its harness.
+    """The trainer named in the backend's description, or the generic one over its harness.
 
     Raises:
         UnsupportedError: the backend cannot train.
@@ -42,13 +42,13 @@ def trainable() -> tuple[str, ...]:
 
 
 def usable(names: Iterable[str] = ()) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The backends that can train here, and why the others cannot; nothing is imported.
+    """The backends that can train here, and why the others cannot; this imports nothing.
 
     Args:
-        names: those to look at, which must be usable; all that can train if empty.
+        names: the backends to check, which must be usable; all that can train if empty.
 
     Raises:
-        GradregError: a backend was named and cannot be used.
+        GradregError: a named backend cannot be used.
     """
     named = tuple(dict.fromkeys(names))
     check_trains(named)
@@ -75,5 +75,5 @@ def check_trains(names: Iterable[str]) -> None:
 
 
 def _trains(description: "BackendDescription") -> bool:
-    """Whether it has a trainer, or a harness and arrays with gradients, which NumPy's are not."""
+    """Whether the backend has a trainer, or a harness and differentiable arrays, unlike NumPy."""
     return bool(description.trainer or (description.harness and "numpy" not in description.array_modules))

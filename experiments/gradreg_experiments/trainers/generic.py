@@ -22,7 +22,7 @@ class GenericTrainer(Trainer):
     """See :class:`gradreg_experiments.trainers.trainer.Trainer`.
 
     Args:
-        harness: of the backend; its first mode and device are used.
+        harness: the backend's harness; its first mode and device are used.
     """
 
     def __init__(self, harness: Harness) -> None:
@@ -34,11 +34,11 @@ class GenericTrainer(Trainer):
         """Train with Adam.
 
         Raises:
-            UnsupportedError: the harness lacks the plan's dtype, or a dropout layer stands in a residual block.
+            UnsupportedError: the harness lacks the plan's dtype, or a dropout layer is in a residual block.
         """
         if plan.dtype not in self.harness.dtypes:
             dtypes = ", ".join(self.harness.dtypes)
-            raise UnsupportedError(f"train: expected a dtype that the harness has ({dtypes}), got {plan.dtype}.")
+            raise UnsupportedError(f"train: expected a dtype of the harness ({dtypes}), got {plan.dtype}.")
         params = {path: np.array(value, plan.dtype) for path, value in plan.params.items()}
         moments = {path: [np.zeros(shape), np.zeros(shape)] for path, shape in plan.network.weights().items()}
         losses = []
@@ -110,13 +110,13 @@ class GenericTrainer(Trainer):
 
 
 class _Dropout:
-    """A portable network with dropout, of which a harness runs the layers between the masks.
+    """A portable network with dropout; a harness runs the layers between the masks.
 
     Args:
-        harness: of the backend.
+        harness: the backend's harness.
         network: the description.
         params: weights and statistics by path, the backend's arrays.
-        masks: by path, the backend's arrays.
+        masks: masks by path, the backend's arrays.
     """
 
     def __init__(self, harness: Harness, network: Network, params: Arrays, masks: Arrays) -> None:
@@ -138,7 +138,7 @@ class _Dropout:
 
 
 def _renumbered(params: Arrays, start: int, stop: int) -> dict[str, Any]:
-    """The arrays of the layers from `start` up to `stop`, by their paths in a network of these alone."""
+    """The arrays of the layers from `start` up to `stop`, by their paths in a network of only these."""
     paths = {path: path.partition(".") for path in params}
     return {
         f"{int(head) - start}.{rest}": params[path]

@@ -33,7 +33,7 @@ class JaxTrainer(Trainer):
         return self.train_together([plan], tick)[0]
 
     def train_together(self, plans: Sequence[Plan], tick: Tick = silent) -> list[Trained]:
-        """Train plans that differ in their seeds only, as one program: with several, every operation has one more axis.
+        """Train plans that differ only in their seeds as one program: with several, every operation has one more axis.
 
         Raises:
             InputError: networks or regularizers differ in more than their seeds.
@@ -52,11 +52,11 @@ class JaxTrainer(Trainer):
 
 
 def _seeds(plans: Sequence[Plan]) -> Any:
-    """The seed of each plan's draws, or None where all plans have the same terms, which know their own."""
+    """The seed of each plan's draws, or None if all plans have the same terms, with their own seeds."""
     kinds = [(p.network, unseeded(p.reg), unseeded(p.apart), p.dtype, p.loss_fn, p.scale, p.chunk) for p in plans]
     if any(kind != kinds[0] for kind in kinds):
         raise InputError(
-            "train_together: expected runs that differ in their seeds only, got several networks or regularizers; "
+            "train_together: expected runs that differ only in their seeds, got several networks or regularizers; "
             "train them one by one."
         )
     if all((plan.reg, plan.apart) == (plans[0].reg, plans[0].apart) for plan in plans):
@@ -65,8 +65,8 @@ def _seeds(plans: Sequence[Plan]) -> Any:
     seeds = [{term.seed for term in own if isinstance(term, JacobianTerm)} for own in terms]
     if any(len(own) != 1 for own in seeds):
         raise InputError(
-            "train_together: expected one seed for all terms of a run's regularizer, which the traced one stands in "
-            "place of, got several; train the runs one by one."
+            "train_together: expected one seed for all terms of a run's regularizer, which the traced seed "
+            "replaces, got several; train the runs one by one."
         )
     return jnp.asarray(np.array([*chain(*seeds)], np.uint32))
 
@@ -93,7 +93,7 @@ def _train(plans: Sequence[Plan], seeds: Any, tick: Tick) -> list[Trained]:
 
 
 def _one_step(plan: Plan) -> Callable[..., Any]:
-    """(data, seed, (weights, moments), inputs of a step) -> (weights and moments after it, the loss before it)."""
+    """A function (data, seed, (weights, moments), inputs of a step) -> (weights and moments after it, loss before)."""
 
     def one_step(data: Any, seed: Any, carry: Any, given: Steps) -> Any:
         weights, means, squares = carry
@@ -133,7 +133,7 @@ def _arrays(plan: Plan) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
 
 
 def _inputs(steps: Steps, dtype: str) -> Steps:
-    """The steps' arrays, those of integers as they are."""
+    """The steps' arrays in the dtype, integer arrays unchanged."""
     return jax.tree.map(lambda v: jnp.asarray(v, None if v.dtype.kind == "i" else dtype), steps)
 
 

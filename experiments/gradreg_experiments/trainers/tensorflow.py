@@ -46,7 +46,7 @@ class TensorFlowTrainer(Trainer):
 
 
 class _Run:
-    """Weights, moments and data as they stand between two chunks."""
+    """Weights, moments and data between two chunks."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.dtype = plan, tf.as_dtype(plan.dtype)
@@ -86,7 +86,7 @@ class _Run:
         return losses.stack()
 
     def _step(self, now: Mapping[str, Any]) -> tf.Tensor:
-        """One update; the loss before it."""
+        """Do one update; return the loss before it."""
         plan = self.plan
         x, y = tf.gather(self.x, now["batch"]), tf.gather(self.y, now["batch"])
         if plan.mixing is not None:

@@ -19,7 +19,7 @@ Arrays = Mapping[str, Any]
 
 
 class TorchTrainer(Trainer):
-    """See :class:`gradreg_experiments.trainers.trainer.Trainer`. PyTorch's generators and gradient mode are kept."""
+    """See :class:`gradreg_experiments.trainers.trainer.Trainer`. It keeps PyTorch's generators and gradient mode."""
 
     def train(self, plan: Plan, tick: Tick = silent) -> Trained:
         with torch.inference_mode(False), torch.enable_grad():
@@ -45,7 +45,7 @@ class TorchTrainer(Trainer):
 
 
 class _Run:
-    """Weights, data and optimizer of one run; nothing is written into the plan's arrays."""
+    """Weights, data and optimizer of one run; the plan's arrays do not change."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.dtype = plan, getattr(torch, plan.dtype)
@@ -74,7 +74,7 @@ class _Run:
     def _update(self, total: Tensor, rate: float) -> None:
         gradients = torch.autograd.grad(total, tuple(self.weights.values()))
         for weight, gradient in zip(self.weights.values(), gradients, strict=True):
-            weight.grad = gradient.contiguous()  # fused Adam pairs elements by their place in memory
+            weight.grad = gradient.contiguous()  # fused Adam pairs elements by their position in memory
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.losses.append(float(total.detach()))

@@ -1,4 +1,4 @@
-"""What a trainer does."""
+"""The interface of a trainer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from gradreg_experiments.plan import Plan, Trained
 __all__ = ["Tick", "Trainer", "silent"]
 
 Tick = Callable[[int], None]
-"""Called with the number of steps that were finished since the last call."""
+"""A function called with the number of steps finished since the last call."""
 Arrays = Mapping[str, Any]
 
 
 def silent(steps: int) -> None:
-    """Ignores the progress."""
+    """Ignore the progress."""
 
 
 class Trainer(ABC):
@@ -29,14 +29,14 @@ class Trainer(ABC):
         """Train with Adam, one update per row of ``plan.batches``."""
 
     def train_together(self, plans: Sequence[Plan], tick: Tick = silent) -> list[Trained]:
-        """Train plans that differ in their seeds only, as one program.
+        """Train plans that differ only in their seeds, as one program.
 
         Raises:
-            UnsupportedError: this trainer cannot.
+            UnsupportedError: this trainer cannot do that.
         """
         raise UnsupportedError(
-            f"{type(self).__name__}: expected one seed per program, got {len(plans)}. Leave --together out and use "
-            "--workers, or choose a trainer of several seeds, such as that of --backend jax."
+            f"{type(self).__name__}: expected one seed per program, got {len(plans)}. Omit --together and use "
+            "--workers, or choose a trainer of several seeds, such as --backend jax."
         )
 
     @abstractmethod
@@ -44,14 +44,14 @@ class Trainer(ABC):
         """The outputs without dropout, (N, m)."""
 
     def count_right(self, network: Network, params: Arrays, x: Any, y: Any, batch: int) -> int:
-        """How many samples are classified correctly, evaluated `batch` at a time."""
+        """The number of samples classified correctly, evaluated `batch` at a time."""
         starts = range(0, len(y), batch)
         outputs = [self.logits(network, params, x[start : start + batch]) for start in starts]
         return int((np.concatenate(outputs).argmax(-1) == y).sum())
 
     @abstractmethod
     def input_gradient(self, network: Network, params: Arrays, x: Any, y: Any) -> Any:
-        """The gradient of each sample's cross-entropy with respect to its input, of the shape of x, without dropout."""
+        """The gradient of each sample's cross-entropy with respect to its input, in the shape of x, without dropout."""
 
     @abstractmethod
     def jacobian_norms(self, network: Network, params: Arrays, x: Any) -> Any:

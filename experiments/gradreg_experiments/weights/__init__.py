@@ -1,1 +1,1 @@
-"""Whether one default weight can replace the search for it: several forms of the penalty, on tasks of several kinds."""
+"""Whether a default weight can replace tuning: several forms of the penalty, on several kinds of tasks."""

@@ -1,4 +1,4 @@
-"""``python -m gradreg_experiments.weights``: does the runs that are missing and writes the page."""
+"""``python -m gradreg_experiments.weights``: runs what is missing and writes the page."""
 
 import hashlib
 import json
@@ -23,17 +23,17 @@ from gradreg_experiments.weights.training import Seeds, train
 __all__ = ["RUNS", "key", "main", "run_missing"]
 
 _VERSION = 1
-"""Raised when the same settings would give other results."""
+"""Increased when the same settings would give different results."""
 
 RUNS: list[tuple[Task, Sequence[Rule]]] = [
     *((task, RULES) for task in TASKS),
     *((task, CHECKED_RULES) for task in CHECKS),
 ]
-"""All that is run."""
+"""All pairs of a task and a rule to run."""
 
 
 def key(task: Task, rule: Rule) -> str:
-    """A hash of all that determines the runs of a rule on a task."""
+    """A hash of everything that determines the runs of a rule on a task."""
     everything = [_VERSION, asdict(task), rule.name, rule.formula, list(rule.settings), rule.penalty]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -41,13 +41,13 @@ def key(task: Task, rule: Rule) -> str:
 def run_missing(
     task: Task, rules: Sequence[Rule], mnist: Path | None, results: Results, tick: Callable[[], None] = lambda: None
 ) -> None:
-    """Do the runs of a task that are missing, and keep the results of each rule as they come.
+    """Run what is missing of a task, and keep the results of each rule as they arrive.
 
     Args:
-        task: what to train.
-        rules: the first is the one without a penalty, which others refer to.
+        task: the task to train.
+        rules: the first has no penalty; others refer to it.
         mnist: the folder with MNIST's files.
-        results: where finished runs are looked up and added.
+        results: the finished runs; new results are added.
         tick: called after every rule.
     """
     seeds: Seeds | None = None
@@ -68,9 +68,9 @@ def run_missing(
 @click.command(epilog="\b\nExample:\n  python -m gradreg_experiments.weights --data-dir mnist")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="A folder with MNIST's four files.")
 @out_option(default=Path("out/weights"))
-@click.option("--page-only", is_flag=True, help="Train nothing; write the page of the results there are.")
+@click.option("--page-only", is_flag=True, help="Train nothing; write the page from existing results.")
 def main(data_dir: Path | None, out: Path, page_only: bool) -> None:
-    """Compare forms of the penalty on tasks of several kinds, and write results.jsonl and README.md.
+    """Compare forms of the penalty on several kinds of tasks, and write results.jsonl and README.md.
 
     Without --data-dir the tasks on MNIST are left out.
     """
@@ -78,7 +78,7 @@ def main(data_dir: Path | None, out: Path, page_only: bool) -> None:
     total = sum(len(rules) for _, rules in pairs)
     with held(out):
         results = Results(out)
-        with progress_bar("forms of the penalty, times tasks", total) as bar, threadpool_limits(1):
+        with progress_bar("forms of the penalty x tasks", total) as bar, threadpool_limits(1):
             for task, rules in pairs:
                 run_missing(task, rules, data_dir, results, bar.advance)
         results.export()

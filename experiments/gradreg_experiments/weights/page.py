@@ -1,4 +1,4 @@
-"""The page: its text is in ``page.md``, its tables are made from the results."""
+"""The page: ``page.md`` has its text, the results give its tables."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -15,21 +15,21 @@ __all__ = ["make_page"]
 
 _PENALTIES = {"spectreg": "SpectReg", "datagrad": "DataGrad"}
 _FEWEST = 3
-"""Tasks, for an interval over them."""
+"""The number of tasks needed for an interval over them."""
 _NUMBERS = (
     *("target_regret", "target_worst", "target_gain", "tuned_gain", "target_without"),
     *("plain_regret", "plain_worst", "plain_default", "plain_without", "plain_worst_without"),
     *("target_short", "plain_short", "target_list", "plain_list", "share_tuned"),
 )
-"""Of the text."""
+"""The names of the numbers in the text."""
 _HARMED = "rings"
 """The task that any penalty harms."""
 _LARGEST = 0.1
-"""Plain weight that is shown of the checks; beyond it the accuracy falls further."""
+"""The largest plain weight shown for the checks; beyond it the accuracy falls further."""
 
 
 def make_page(results: Results) -> str:
-    """The page as Markdown; where there are too few results for a table it says so."""
+    """The page as Markdown; a table with too few results says so."""
     names = [task.name for task in TASKS]
     tables = dict.fromkeys(("forms", "without", "regrets", "tasks"), "Not run yet.")
     everywhere = _judged(forms(results, names))
@@ -48,7 +48,7 @@ def make_page(results: Results) -> str:
 
 
 def _numbers(judged: Sequence[Judged], others: Sequence[Judged]) -> dict[str, str]:
-    """The numbers in the text, by :data:`_NUMBERS`; `others` are without the task that any penalty harms."""
+    """The numbers in the text, by :data:`_NUMBERS`; `others` exclude the task that any penalty harms."""
     held, plain, share = (_named(judged, name) for name in ("target, inputs", "plain", "gradient share"))
     held_without, plain_without = (_named(others, name) for name in ("target, inputs", "plain"))
     tuned = _mean(plain.regret) + _mean(plain.gain)
@@ -74,7 +74,7 @@ def _short_list(judgement: Judged) -> str:
 
 
 def _judged(every: Sequence[Form]) -> list[Judged]:
-    """All forms but no penalty; none if there are too few results."""
+    """The judgements of all forms but no penalty; empty if there are too few results."""
     by_rule = {(form.penalty, form.rule): form for form in every}
     none, plain = (by_rule.get(("spectreg", name)) for name in ("none", "plain"))
     if none is None or plain is None or len(none.outcomes) < _FEWEST:

@@ -1,4 +1,4 @@
-"""The forms that are compared: rules for the weight of the penalty's gradient in a step, and the settings to try."""
+"""The compared forms: rules for the weight of the penalty's gradient in a step, and the settings to try."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ Setting = tuple[float, ...]
 
 @dataclass
 class State:
-    """What a rule may use. All are of one step, of R runs, shape (R,), and constants to differentiation."""
+    """The inputs of a rule: values of one step for R runs, shape (R,), constant under differentiation."""
 
     settings: list[Tensor]
     """The first setting of every run, the second, ..."""
     multiplier: Tensor
-    """Of a dual ascent; it lasts from step to step."""
+    """The multiplier of a dual ascent; it persists between steps."""
     n: Tensor
     """The batch's mean squared norm."""
     loss: Tensor
@@ -42,24 +42,24 @@ class Rule:
 
     name: str
     formula: str
-    """What is added to the loss. w and t are the settings, n is the batch's mean squared norm, n_0 that of the first
+    """The term added to the loss. w and t are the settings, n is the batch's mean squared norm, n_0 that of the first
     batch, n_u that of an unregularized run at the same step, s^2 the variance of the batch's inputs, M the loss."""
     weight: Callable[[State], Tensor]
     """The weight c of this step."""
     settings: Sequence[Setting]
     penalty: str = "spectreg"
     gradients: bool = False
-    """Whether it needs `ratio`, hence two backward passes."""
+    """Whether the rule needs `ratio`, hence two backward passes."""
 
 
 def find_rule(name: str, penalty: str = "spectreg") -> Rule:
-    """The rule of this name and penalty."""
+    """The rule with this name and penalty."""
     (rule,) = (rule for rule in RULES if (rule.name, rule.penalty) == (name, penalty))
     return rule
 
 
 def _halves(first: int, last: int) -> list[float]:
-    """10^first to 10^last, and 3 times each but the last."""
+    """10^first to 10^last, and 3 times each power but the last."""
     return [float(f"{digit}e{power}") for power in range(first, last) for digit in (1, 3)] + [float(f"1e{last}")]
 
 
@@ -115,7 +115,7 @@ _FIRST_MULTIPLIER, _ASCENT, _BOUNDS = 0.01, 0.03, (1e-4, 1e2)
 
 
 def _target(reference: Reference) -> Callable[[State], Tensor]:
-    """The target n = t n_ref, held by a multiplier that grows or shrinks by at most 3 % in a step."""
+    """The target n = t n_ref, held by a multiplier that grows or shrinks by at most 3 % per step."""
 
     def weight(state: State) -> Tensor:
         target = state.settings[0] * reference(state)
@@ -173,4 +173,4 @@ RULES = (
 )
 
 CHECKED_RULES = (find_rule("none"), find_rule("plain"), find_rule("target, inputs"))
-"""Those that are run on the checks too."""
+"""The rules that also run on the checks."""

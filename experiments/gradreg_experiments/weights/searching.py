@@ -1,7 +1,7 @@
 """Whether the search for a weight finds what a full grid finds: ``python -m gradreg_experiments.weights.searching``.
 
 The networks, data and training are the demo's. A search sees one training set and the validation part. The grid has two
-weights per decade, and the searches are served from its runs; what they try beyond it is trained for them.
+weights per decade, and the searches reuse its runs; other weights that they try are trained for them.
 """
 
 import math
@@ -30,15 +30,15 @@ from gradreg_experiments.trainers import Tick, Trainer, silent
 __all__ = ["SUBJECTS", "Protocol", "Row", "Subject", "compare", "grid", "main", "run_jobs", "search_once", "table"]
 
 _CHUNK = 500
-"""Images that are evaluated at a time."""
+"""The number of images evaluated at a time."""
 _POINTS = 200
-"""Validation images that the Jacobian's norm is a mean over."""
+"""The number of validation images in the mean of the Jacobian's norm."""
 _TRAININGS = 8
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How to train and on how many images."""
+    """The training recipe and the number of images."""
 
     train_size: int
     recipe: Recipe = field(default_factory=Recipe)
@@ -51,7 +51,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Subject:
-    """A regularizer on a data set, and where its searches start."""
+    """A regularizer on a data set, and the start of its searches."""
 
     data: str
     """"digits" or "MNIST"."""
@@ -61,9 +61,9 @@ class Subject:
     """The power of ten in the middle of the grid."""
     seeds: int
     starts: tuple[int, ...] = (-1, 0, 1)
-    """Powers of ten from the middle of the grid."""
+    """The starts, as powers of ten from the middle of the grid."""
     decades: int = 2
-    """Of the grid, on both sides of its middle."""
+    """The width of the grid in decades, on both sides of its middle."""
     backend: str = "torch"
 
     def regularizer(self, weight: float, seed: int) -> Regularizer:
@@ -131,18 +131,18 @@ class Row:
     chosen: dict[str, Any]
     """The result of the run with the weight that the search chose."""
     best: dict[str, Any]
-    """Of the run that is best on the validation part, in the grid and without a regularizer."""
+    """The test accuracy of the run that is best on the validation part, no regularizer included."""
     none: dict[str, Any]
-    """Of the run without a regularizer."""
+    """The test accuracy of the run without a regularizer."""
 
     @property
     def is_within(self) -> bool:
-        """Whether the chosen weight is within one standard error of the best of the grid."""
+        """Whether the chosen weight is within one standard error of the grid's best."""
         return bool(self.chosen["validation"] >= self.best["validation"] - self.error)
 
 
 def compare(subject: Subject, data: Dataset, results: Results, workers: int = 1) -> Iterator[Row]:
-    """Run the grid and the searches of a subject; a row per search."""
+    """Run the grid and the searches of a subject; one row per search."""
     seeds, weights = range(subject.seeds), grid(subject)
     jobs = {
         seed: [
@@ -164,7 +164,7 @@ def compare(subject: Subject, data: Dataset, results: Results, workers: int = 1)
 
 
 def search_once(subject: Subject, start: float, seeds: Sequence[int], data: Dataset, results: Results) -> SearchResult:
-    """A search over training sets, served from the runs there are."""
+    """A search over training sets, served from existing runs."""
 
     def fit(reg: Regularizer | None, seed: int) -> tuple[float, float]:
         own = None if reg is None else subject.regularizer(reg.terms[0].weight_at(0), seed)
@@ -203,8 +203,8 @@ def table(rows: Sequence[Row]) -> str:
 def main(data_dir: Path | None, out: Path, workers: int) -> None:
     """Compare the search for a weight with a full grid, and write results.jsonl, table.txt and search.png.
 
-    The picture is of one search over all training sets of the first subject.
-    Without --data-dir MNIST is left out. Runs that are in the folder are not done again.
+    The picture shows one search over all training sets of the first subject.
+    Without --data-dir, MNIST is left out. Runs in the folder are not repeated.
     """
     results, rows = Results(out), list[Row]()
     for subject in SUBJECTS:

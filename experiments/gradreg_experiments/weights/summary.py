@@ -1,4 +1,4 @@
-"""What one default of each form is worth, on tasks that had no part in choosing it."""
+"""The value of each form's default, on tasks not used to choose it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,20 +39,20 @@ class Form:
     penalty: str
     rule: str
     outcomes: dict[str, dict[Setting, Outcome]]
-    """By task, then by setting."""
+    """The outcomes by task, then by setting."""
 
     @property
     def settings(self) -> list[Setting]:
-        """In the order in which they are listed."""
+        """The settings in the order of their list."""
         return list(next(iter(self.outcomes.values())))
 
     def best(self, tasks: Iterable[str]) -> Setting:
-        """The setting of the highest mean validation accuracy over the tasks; the earlier of two equals."""
+        """The setting with the highest mean validation accuracy over the tasks; the first of equals."""
         names = list(tasks)
         return max(self.settings, key=lambda setting: fmean(self.outcomes[name][setting].score for name in names))
 
     def short_list(self, tasks: Iterable[str], none: "Form") -> tuple[Setting, ...]:
-        """The two settings that are best to try on the tasks beside no penalty, if the best of the three is kept."""
+        """The two settings to try beside no penalty, if the best of the three is kept on each task."""
         names = list(tasks)
 
         def kept(settings: tuple[Setting, ...]) -> float:
@@ -61,29 +61,29 @@ class Form:
         return max(combinations(self.settings, min(2, len(self.settings))), key=kept)
 
     def try_out(self, settings: Iterable[Setting], task: str, none: "Form") -> Outcome:
-        """The best of no penalty and these settings by validation accuracy on the task; the earlier of two equals."""
+        """The best of no penalty and these settings by validation accuracy on the task; the first of equals."""
         tried = [*none.outcomes[task].values(), *(self.outcomes[task][setting] for setting in settings)]
         return max(tried, key=lambda outcome: outcome.score)
 
     def other_data(self, task: str) -> list[str]:
-        """The tasks with other data than this one's."""
+        """The tasks whose data differ from this task's."""
         return [name for name in self.outcomes if _DATA[name] != _DATA[task]]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A form beside the tuned plain weight of SpectReg. Test accuracy in points, by task, and there by seed."""
+    """A form beside the tuned plain weight of SpectReg. Test accuracies in points, by task, then by seed."""
 
     form: Form
     none: Form
     regret: dict[str, list[float]]
-    """The tuned plain weight less the form's default."""
+    """The tuned plain weight minus the form's default."""
     tuned_regret: dict[str, list[float]]
     """The same with the form's setting tuned on the task itself."""
     short_regret: dict[str, list[float]]
-    """The same with the best of no penalty and the two settings of the short list that was chosen on other data."""
+    """The same with the best of no penalty and the two settings of the short list chosen on other data."""
     gain: dict[str, list[float]]
-    """The form's default less no penalty."""
+    """The form's default minus no penalty."""
 
     @property
     def means(self) -> list[float]:
@@ -92,7 +92,7 @@ class Judged:
 
 
 def forms(results: Results, tasks: Sequence[str]) -> list[Form]:
-    """All forms that have results, on those of the tasks that all of them have been run on."""
+    """All forms that have results, on the tasks on which all of them have been run."""
     by_rule: dict[tuple[str, str], dict[str, dict[Setting, Outcome]]] = {}
     for result in results:
         if result["task"] in tasks:
@@ -112,7 +112,7 @@ def _outcome(run: Mapping[str, Any]) -> Outcome:
 
 
 def judge(form: Form, none: Form, plain: Form) -> Judged:
-    """Compare one form with no penalty and with the plain weight that is tuned on each task by validation accuracy."""
+    """Compare one form with no penalty and with the plain weight tuned on each task by validation accuracy."""
     regret, tuned, short, gain = {}, {}, {}, {}
     for task, own in form.outcomes.items():
         others = form.other_data(task)

@@ -1,6 +1,6 @@
-"""The tasks: data with few training samples, and networks of which many are trained at the same time.
+"""The tasks: data with few training samples, and networks, many of which train at the same time.
 
-The parameters of R networks are stacked along the first axis of their arrays, and so are the inputs, (R, B, ...).
+The parameters of R networks are stacked along the first axis of their arrays, as are the inputs, (R, B, ...).
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ _SPLIT_SEED = 20170926
 
 @dataclass(frozen=True)
 class Task:
-    """A set of data, how it is fed to the network, the network, and how that is trained."""
+    """A data set, its scaling, the network, and the training."""
 
     name: str
     data: str
@@ -40,14 +40,14 @@ class Task:
     scale: float = 1.0
     """The inputs' standard deviation: they are standardised on the training set and multiplied by this."""
     initial: str = "default"
-    """"default": uniform within 1 / sqrt(inputs), biases too, as PyTorch's layers; "he": normal with variance
+    """"default": uniform within 1 / sqrt(inputs), biases too, as in PyTorch's layers; "he": normal with variance
     2 / inputs, biases 0."""
     steps: int = 500
     seeds: int = 5
 
 
 class Parts:
-    """The data of one seed: a training set drawn by it, and the validation and test samples that all seeds share."""
+    """The data of one seed: a training set drawn by it, and validation and test samples shared by all seeds."""
 
     def __init__(self, train: Sequence[Any], validation: Sequence[Any], test: Sequence[Any]) -> None:
         self.train, self.validation, self.test = (
@@ -88,15 +88,15 @@ CHECKS = (
     Task("MNIST, ConvNet", "MNIST", 500, _MNIST_CONVOLUTIONS, steps=250, seeds=3),
     Task("rings, 2,000 steps", "rings", 150, _mlp(64, 64, 64, classes=3), "gelu", scale=PIXELS, steps=2000, seeds=3),
 )
-"""Tasks for a few forms only, which are no part of the comparison."""
+"""Tasks for a few forms only, which are not part of the comparison."""
 
 
 def load(task: Task, seed: int, mnist: Path | None = None) -> Parts:
     """The data of a task; images are standardised by two numbers, tables column by column.
 
     Args:
-        task: whose data.
-        seed: of the training set.
+        task: the task.
+        seed: the seed of the training set.
         mnist: the folder with MNIST's files.
     """
     x, y, validation = _arrays(task.data, mnist)
@@ -111,7 +111,7 @@ def load(task: Task, seed: int, mnist: Path | None = None) -> Parts:
 
 @cache
 def _arrays(name: str, mnist: Path | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any], int]:
-    """(inputs, labels, how many are for validation), in the order in which they are cut into parts."""
+    """(inputs, labels, number for validation), in the order in which they are split into parts."""
     from sklearn import datasets
 
     if name == "digits":
@@ -131,7 +131,7 @@ def _arrays(name: str, mnist: Path | None) -> tuple[npt.NDArray[Any], npt.NDArra
 
 
 def _rings(count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Points in 8 dimensions; the class is the ring that the first two lie on, but a tenth of the labels are drawn."""
+    """Points in 8 dimensions; the class is the ring that the first two lie on, but a tenth of the labels are random."""
     generator = np.random.default_rng(_SPLIT_SEED)
     y = generator.integers(0, 3, count)
     angle, radius = generator.uniform(0, 2 * np.pi, count), 1 + y + 0.25 * generator.normal(size=count)
@@ -162,7 +162,7 @@ def initial(task: Task, shape: Sequence[int], seed: int) -> list[Tensor]:
 
 
 def outputs(task: Task, params: Sequence[Tensor], x: Tensor) -> Tensor:
-    """The logits (R, B, m) of R networks: `params` as of :func:`initial`, stacked (R, ...), and x (R, B, ...)."""
+    """The logits (R, B, m) of R networks: `params` as from :func:`initial`, stacked (R, ...), and x (R, B, ...)."""
     activation = ACTIVATIONS[task.activation]
     rest = iter(params)
     for layer in task.layers:

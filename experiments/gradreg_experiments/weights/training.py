@@ -28,19 +28,19 @@ __all__ = ["Seeds", "norms", "train"]
 _BATCH = 50
 _RATE = 1e-3
 _BATCHES, _DRAWS = 1, 2000
-"""Keep the generators of one seed apart."""
+"""Numbers that keep the generators of one seed independent."""
 
 
 @dataclass
 class Seeds:
-    """All that the runs of a task have in common, by seed, and what an unregularized run of each seed did."""
+    """The common inputs of a task's runs, by seed, and the norms of an unregularized run per seed."""
 
     task: Task
     parts: list[Parts]
     params: list[Tensor]
     """Initial weights and biases, (seeds, ...)."""
     batches: Tensor
-    """(seeds, steps, B)."""
+    """The indices of the batches, (seeds, steps, B)."""
     plain: Tensor | None = None
     """n in an unregularized run, a moving average, (steps, seeds)."""
 
@@ -65,10 +65,10 @@ def norms(task: Task, params: Sequence[Tensor], x: Tensor, y: Tensor, r: Tensor,
     """(the mean loss, n), of every network, (R,), with a graph for the gradients of both.
 
     Args:
-        task: whose network it is.
-        params: stacked, (R, ...).
-        x: (R, B, ...).
-        y: (R, B).
+        task: the task that defines the network.
+        params: the stacked parameters, (R, ...).
+        x: the inputs, (R, B, ...).
+        y: the labels, (R, B).
         r: the directions, (R, B, m); not used by "datagrad".
         penalty: "spectreg" or "datagrad".
     """
@@ -81,9 +81,9 @@ def norms(task: Task, params: Sequence[Tensor], x: Tensor, y: Tensor, r: Tensor,
 
 
 def train(seeds: Seeds, rule: Rule, settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """Train a network per setting and seed; what came out for each setting, as lists over the seeds.
+    """Train a network per setting and seed; return each setting's outcomes, as lists over the seeds.
 
-    The runs without a penalty leave their norms in ``seeds.plain``, where rules find them that refer to those.
+    The runs without a penalty store their norms in ``seeds.plain``, for the rules that refer to them.
     """
     runs = _Runs(seeds, settings)
     optimizer = torch.optim.Adam(runs.params, lr=_RATE)
@@ -104,7 +104,7 @@ def train(seeds: Seeds, rule: Rule, settings: Sequence[Setting]) -> list[dict[st
 
 
 class _Runs:
-    """A network per setting and seed, the seeds of one setting side by side."""
+    """One network per setting and seed, the seeds of one setting side by side."""
 
     def __init__(self, seeds: Seeds, settings: Sequence[Setting]) -> None:
         self._seeds, self._settings, self._count = seeds, settings, seeds.task.seeds
@@ -131,7 +131,7 @@ class _Runs:
         )
 
     def update(self, step: int, loss: Tensor, n: Tensor, x: Tensor) -> State:
-        """What rules may use at this step."""
+        """The inputs of the rules at this step."""
         state = self._state
         state.loss, state.n, state.inputs = loss.detach(), n.detach(), x.flatten(2).var(1).mean(1)
         if step == 0:
@@ -142,7 +142,7 @@ class _Runs:
 
     @torch.no_grad()
     def result(self, index: int, last: Tensor) -> dict[str, Any]:
-        """What came out for a setting: accuracies in percent, n at the end and at the start, by seed."""
+        """The outcomes of a setting: accuracies in percent, n at the end and at the start, by seed."""
         own = slice(index * self._count, (index + 1) * self._count)
         result: dict[str, Any] = {"setting": self._settings[index]}
         for name in ("validation", "test"):
@@ -150,13 +150,13 @@ class _Runs:
             right = outputs(self._seeds.task, [param[own] for param in self.params], x).argmax(2) == y
             result[name] = [round(100 * share, 4) for share in right.double().mean(1).tolist()]
         for name, norm in (("norm", last[own]), ("start", self._state.start[own])):
-            # JSON has no NaN; a run that diverged has none.
+            # JSON has no NaN; a diverged run has null.
             result[name] = [float(f"{value:.4g}") if math.isfinite(value) else None for value in norm.tolist()]
         return result
 
 
 def _gradients(rule: Rule, state: State, params: list[Tensor], loss: Tensor, n: Tensor) -> Sequence[Tensor]:
-    """Of the loss and the weighted penalty together."""
+    """The gradients of the loss plus the weighted penalty."""
     if not rule.gradients:
         weight = rule.weight(state)
         return torch.autograd.grad((loss + weight * n).sum(), params)

@@ -69,7 +69,7 @@ def test_a_gzip_stream_of_two_members_is_one_file(tmp_path):
         (encode(IMAGES, magic=b"\x89P"), "begins with bytes 00 00, got 89 50"),
         (encode(IMAGES, dtype=0x0D), r"expected type 0x08 \(unsigned bytes\), got 0x0d"),
         (encode(IMAGES[0, 0]), "expected 3 axes, as images have, got 1"),
-        (encode(IMAGES, shape=(2**32 - 1,) * 3), f"more than {MAX_BYTES} are refused"),
+        (encode(IMAGES, shape=(2**32 - 1,) * 3), f"more than the limit of {MAX_BYTES}"),
         (encode(IMAGES, shape=(MAX_BYTES, 1, 1)), f"expected {MAX_BYTES} values after the header, the file has 60"),
         (encode(IMAGES, shape=(0, 4, 5)), "expected 0 values after the header, more bytes follow"),
     ],
@@ -96,12 +96,12 @@ def corrupt(position, value):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (gzip.compress(encode(IMAGES), mtime=0)[:-9], "expected a whole gzip stream, it ends too early"),
-        (gzip.compress(encode(IMAGES), mtime=0)[:5], "expected a whole gzip stream, it ends too early"),
-        (corrupt(-5, 1), "expected a sound gzip stream, got a corrupt one"),  # the checksum
-        (corrupt(-1, 1), "expected a sound gzip stream, got a corrupt one"),  # the length
-        (corrupt(10, 0xFF), "expected a sound gzip stream, got a corrupt one"),  # the first block
-        (gzip.compress(encode(IMAGES), mtime=0) + b"more", "expected a sound gzip stream, got a corrupt one"),
+        (gzip.compress(encode(IMAGES), mtime=0)[:-9], "expected a whole gzip stream, but it ends too early"),
+        (gzip.compress(encode(IMAGES), mtime=0)[:5], "expected a whole gzip stream, but it ends too early"),
+        (corrupt(-5, 1), "expected a valid gzip stream, got a corrupt one"),  # the checksum
+        (corrupt(-1, 1), "expected a valid gzip stream, got a corrupt one"),  # the length
+        (corrupt(10, 0xFF), "expected a valid gzip stream, got a corrupt one"),  # the first block
+        (gzip.compress(encode(IMAGES), mtime=0) + b"more", "expected a valid gzip stream, got a corrupt one"),
     ],
 )
 def test_a_corrupt_gzip_stream_is_refused(tmp_path, data, message):
@@ -129,7 +129,7 @@ def test_memory_is_taken_for_what_is_there_and_not_for_what_is_announced(tmp_pat
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(DataFileError, match="found none of this name"):
+    with pytest.raises(DataFileError, match="but there is no file of this name"):
         read_idx(tmp_path / "none", 3)
     with pytest.raises(DataFileError, match="cannot be read: Is a directory"):
         read_idx(tmp_path, 3)

@@ -1,6 +1,6 @@
-"""The paper's experiments, and this project's own: a module each, with a record named ``EXPERIMENT``.
+"""The paper's experiments and this project's: one module each, with a record named ``EXPERIMENT``.
 
-A new one is a new module in this folder. The command and the page find it by themselves.
+To add an experiment, add a module to this folder. The command and the page find it.
 """
 
 import difflib
@@ -24,7 +24,7 @@ def find_experiment(name: str) -> Experiment:
     """The experiment of this name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such experiment.
     """
     known = experiments()
     if name not in known:

@@ -1,6 +1,6 @@
 """The regularizers against current practice, at 500 training images without dropout, with ReLU and with GELU.
 
-Weights are the paper's for this size; those of the rivals are usual ones. None was tuned here.
+Weights are the paper's for this size; the rivals have usual ones. No weight was tuned here.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
-"""How much of the gain cheaper settings keep, and what their steps cost, with dropout and Table 1's weights.
+"""The gain that cheaper settings keep, and the cost of their steps, with dropout and Table 1's weights.
 
-SpectReg shares the loss's own pass and draws a direction per sample. "every" charges the penalty at each n-th step, n
+SpectReg shares the loss's pass and draws a direction per sample. "every" applies the penalty at every n-th step, n
 times as much, "fraction" for a part of each batch, and "jvp" and "difference" act along random directions in the input;
-see :class:`gradreg_core.spec.Term`. The cost of a step is measured side by side by :mod:`gradreg_bench`.
+see :class:`gradreg_core.spec.Term`. :mod:`gradreg_bench` measures the costs of the steps side by side.
 """
 
 import json
@@ -43,7 +43,7 @@ _REPEATS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class _CostExperiment(CellExperiment):
-    """Cells beside the cost of their steps."""
+    """The cells with the cost of their steps."""
 
     def tables(self, settings: Settings, report: Report, rows: Sequence[Summary]) -> None:
         if settings.protocol.network != Protocol.network:
@@ -89,10 +89,10 @@ def _cheap(kind: Callable[..., Regularizer], weight: float, options: Mapping[str
 
 
 def _measure(path: Path, cells: Sequence[Cell], backend: str) -> None:
-    """Time a step of each cell, on one core of this machine, and write the ratios to `path`."""
+    """Time a step of each cell on one core of this machine, and write the ratios to `path`."""
     regularizers = {cell.name: to_dict(reg) for cell in cells if (reg := cell.make(1)) is not None}
     texts = tuple((name, json.dumps(reg)) for name, reg in regularizers.items())
-    framework = "jax-fast" if backend == "jax" else backend  # the convolution that the runs are trained with
+    framework = "jax-fast" if backend == "jax" else backend  # the convolution used in the runs
     task = Task(framework, "lenet", cells[0].protocol.batch, (1,), (), _REPEATS, 1, regularizers=texts)
     load = machine()["load"]
     write_json(path, as_json([run(task)], [load]))
@@ -102,7 +102,7 @@ def read_costs(path: Path) -> dict[str, float]:
     """Cell -> ratio to a plain step, from the file of an earlier measurement; empty if there is none.
 
     Raises:
-        DataFileError: the file is not one of these.
+        DataFileError: the file is not such a file.
     """
     if not path.exists():
         return {}

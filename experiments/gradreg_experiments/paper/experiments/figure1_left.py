@@ -17,7 +17,7 @@ SIZES = (500, 1000, 2000, 3000, 5000, 10_000, 15_000, 20_000)
 
 
 def _cells(base: Protocol, choices: Choices) -> list[Cell]:
-    """Six methods per size. FrobReg has the weight of SpectReg, whose expectation it is."""
+    """Six methods per size. FrobReg has the weight of SpectReg, because SpectReg's expectation is FrobReg."""
     weights_of_datagrad = (50.0, 50.0, 50.0, 20.0, 20.0, 5.0, 2.0, 2.0)
     weights_of_spectreg = (0.03, 0.03, 0.03, 0.03, 0.003, 0.01, 0.01, 0.001)
     weights_of_entropy = (0.01, 0.01, 0.01, 0.01, 0.1, 0.1, 0.01, 0.03)
@@ -43,7 +43,7 @@ def _confidence(weight: float, base: Protocol, choices: Choices) -> Make:
 
 
 def _ranking(rows: Sequence[Summary]) -> str:
-    """The methods by their gain, per size."""
+    """The methods sorted by gain, per size."""
     lines = [f"Points over {rows[0].cell.column}, the best first (*: significant at 5 %, each comparison by itself):\n"]
     for size in dict.fromkeys(row.cell.row for row in rows):
         own = [row for row in rows if row.cell.row == size and row.gain is not None and row.p_gain is not None]

@@ -1,7 +1,7 @@
 """Figure 1, right: a perceptron learns sin(5x) under a growing weight of SpectReg.
 
 y = sin(5x) + N(0, 0.1^2) at 100 points uniform in (-1, 1). The loss is half the sum of squares over the batch of 50, as
-in the authors' code. Which weights the paper's figure shows is not known.
+in the authors' code. The weights in the paper's figure are unknown.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from gradreg_experiments.trainers import Tick, Trainer, silent
 __all__ = ["EXPERIMENT", "run_toys", "table_rows", "toy_jobs", "training_points", "weight_of"]
 
 WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Relative to a sum over the batch, as the authors' script counts them."""
+"""Relative to a sum over the batch, as in the authors' script."""
 _HEADINGS = ("weight", "seeds", "mean gradient, training points", "random points", "largest, random", "rms error")
 _DATA = "sin(5x)"
 _NOISE = 0.1
@@ -36,7 +36,7 @@ _RANDOM = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class _ToyExperiment(Experiment):
-    """A run per seed and weight."""
+    """One run per seed and weight."""
 
     def jobs(self, settings: Settings) -> list[Job]:
         return toy_jobs(settings.seeds, settings.backend, settings.steps or Protocol.steps)
@@ -67,7 +67,7 @@ class _ToyExperiment(Experiment):
 def toy_jobs(
     seeds: Sequence[int], backend: str, steps: int = Protocol.steps, weights: Sequence[float] = WEIGHTS
 ) -> list[Job]:
-    """A run per seed and weight, the first seed first."""
+    """One run per seed and weight, ordered by seed."""
     protocol = Protocol(network="toy", train_size=100, steps=steps, learning_rate=0.01)
     return [
         Job(protocol, SpectReg(weight / protocol.batch, seed=seed, draw="per_batch"), seed, backend, _DATA)
@@ -77,7 +77,7 @@ def toy_jobs(
 
 
 def _finished(jobs: Sequence[Job], results: Results) -> tuple[list[dict[str, Any]], list[float]]:
-    """The results there are, and the weight of each."""
+    """The existing results, and the weight of each."""
     done = [job for job in jobs if job.key in results]
     return [results[job.key] for job in done], [weight_of(job) for job in done]
 
@@ -119,7 +119,7 @@ def _evaluated(trainer: Trainer, job: Job, plan: Plan, trained: Trained) -> dict
 
 
 def weight_of(job: Job) -> float:
-    """The weight of a job's regularizer, as the authors' script counts it."""
+    """The weight of a job's regularizer, as in the authors' script."""
     assert job.regularizer is not None
     return round(float(job.regularizer.terms[0].weight_at(0)) * job.protocol.batch, 6)
 

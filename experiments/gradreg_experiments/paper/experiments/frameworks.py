@@ -1,4 +1,4 @@
-"""The same run in every framework, step by step: how long the losses stay together."""
+"""The same run in every framework, step by step: how long the losses agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

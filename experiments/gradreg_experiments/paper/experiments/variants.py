@@ -1,7 +1,7 @@
 """The family at 2,000 training images with dropout; all weights but the last two are those of the authors' script.
 
-Spherical SpectReg has SpectReg's weight times m = 10, which gives the same expectation; InputFisher, which the authors
-did not have, DataGrad's.
+Spherical SpectReg has SpectReg's weight times m = 10, for the same expectation; InputFisher, which the authors
+did not have, has DataGrad's weight.
 """
 
 from dataclasses import replace
