@@ -33,7 +33,7 @@ def recommended(gains: Sequence[Gain], rivals: Sequence[Gain]) -> str:
     if max(own.sign for own in rivals) < 0:
         return "use the rival"
     if min(signs) < 0:
-        return "do not use it here" if max(signs) <= 0 else "try it, and look at a loss"
+        return "do not use it here" if max(signs) <= 0 else "try it, but check for a loss"
     if min(signs) > 0:
         return "use it" if max(own.sign for own in rivals) > 0 else "use it, or the rival"
     return "try it" if max(signs) > 0 else "do not use it here"

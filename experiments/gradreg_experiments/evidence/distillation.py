@@ -165,7 +165,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
         ]
         for (task, count), own in cells.items()
     ]  # fmt: skip
-    head = ("images", "Jacobian less soft labels", "both less soft labels", "Jacobian less SpectReg")
+    head = ("images", "Jacobian minus soft labels", "both minus soft labels", "Jacobian minus SpectReg")
     costs = [
         [f"{task}, {count}", *(f"{own[name]['flops'] / own[first]['flops']:.2f}" for name in others)]
         for (task, count), own in cells.items()

@@ -100,7 +100,7 @@ def _layers(own: Outcomes) -> str:
     rows = []
     for task, methods in own.items():
         rows.append([task, *(_points(compare(methods["layer-wise"], methods[name])) for name in _PENALTIES[:2])])
-    return markdown(("task", "layer-wise less SpectReg", "layer-wise less DataGrad"), rows)
+    return markdown(("task", "layer-wise minus SpectReg", "layer-wise minus DataGrad"), rows)
 
 
 def _length(own: Outcomes) -> str:
@@ -123,7 +123,7 @@ def _start(own: Outcomes) -> str:
             fitted = fmean(chosen(methods[_NONE], steps)["train"][place]) >= _FITTED
             (after if fitted else before).append(compare(methods["SpectReg"], methods[_NONE], "test", steps).sign)
     texts = [
-        f"where {words} {_FITTED} % are fitted it gains in {signs.count(1)} of {len(signs)} cells "
+        f"if {words} {_FITTED} % are fitted, it gains in {signs.count(1)} of {len(signs)} cells "
         f"and loses in {signs.count(-1)}"
         for words, signs in (("less than", before), ("at least", after))
     ]

@@ -110,7 +110,7 @@ def _texts(study: Study, cells: Cells) -> dict[str, str]:
         costs.append([name, *(f"{own[other]['flops'] / own[_ALONE]['flops']:.2f}" for other in others)])
     tables = {
         "gains": (("labels", f"{_ALONE}, %", *others), gains),
-        "over": (("labels", f"{_ALL}, less {_LABELLED}", f"less {_PSEUDO}"), over),
+        "over": (("labels", f"{_ALL}, minus {_LABELLED}", f"minus {_PSEUDO}"), over),
         "costs": (("labels", *others), costs),
     }
     return {name: table(*parts) for name, parts in tables.items()}

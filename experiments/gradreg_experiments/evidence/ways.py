@@ -167,7 +167,7 @@ WAYS = (
     Way("every second step", "", 2, (2.0,), False, _multiplied),
     Way("multiplied by less than n", _FACTOR, 8, (1.0, 3.0), False, _multiplied),
     Way("second moment of plain steps", _FACTOR, 8, (3.0, 8.0), False, _plain_squares),
-    Way("last gradient held", "decay a step", 12, (1.0, 0.8), True, _held),
+    Way("last gradient held", "decay per step", 12, (1.0, 0.8), True, _held),
     Way("step of its own", _FACTOR, 16, (4.0, 16.0), True, _own_step),
     Way("moments of its own", "factor on the rate", 12, (1.0, 4.0), True, _own_moments),
     Way("clipped", "multiple of the loss's gradient", 12, (1.0, 4.0), True, _clipped),

@@ -115,13 +115,11 @@ def make_page(counts: dict[str, Any]) -> str:
     ]
     hostile = [(name, problem or "refused") for name, problem in counts["hostile"].items()]
     tables = {
-        "runner": _table(("fault", "times", "as it should be"), runner),
+        "runner": _table(("fault", "times", "correct"), runner),
         "damaged": _table(("file", "damaged copies", "refused", "read", "another exception"), damaged),
         "hostile": _table(("file", "outcome"), hostile),
         "problems": _problems(counts["runner"] | counts["arguments"]),
-        "arguments": _table(
-            ("backend", "calls", "a value", "refused", "the model's own error", "otherwise"), arguments
-        ),
+        "arguments": _table(("backend", "calls", "a value", "refused", "the model's own error", "other"), arguments),
         "versions": ", ".join(f"{name} {version}" for name, version in counts["versions"].items()),
         "total": str(sum(own["injected"] for own in counts["runner"].values())),
     }
@@ -133,7 +131,7 @@ def make_page(counts: dict[str, Any]) -> str:
 
 def _problems(runner: dict[str, Any]) -> str:
     lines = [f"- {name}: `{problem[:300]}`" for name, own in runner.items() for problem in own["failed"]]
-    return "\n".join(["What was not as it should be:", "", *lines]) if lines else "Nothing was otherwise."
+    return "\n".join(["Wrong outcomes:", "", *lines]) if lines else "There were none."
 
 
 def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -263,7 +263,7 @@ def test_recommendations_follow_the_intervals():
     assert [recommended([up, up], own) for own in ([up, open_], [open_])] == ["use it", "use it, or the rival"]
     assert recommended([up, open_], [up]) == "try it"
     assert [recommended(own, [open_]) for own in ([open_], [open_, down])] == ["do not use it here"] * 2
-    assert recommended([up, down], [up]) == "try it, and look at a loss"
+    assert recommended([up, down], [up]) == "try it, but check for a loss"
     assert [recommended([up, up], own) for own in ([down, down], [down, open_])] == [
         "use the rival",
         "use it, or the rival",
