@@ -49,7 +49,7 @@ def test_places_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=2**21)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda place: usage)
     check_folder(tmp_path / "b", runs=10)
-    with pytest.raises(RunError, match=r"1000 runs need up to 33\.8 MB, and 2\.1 MB are free"):
+    with pytest.raises(RunError, match=r"1000 runs need up to 33\.8 MB, but only 2\.1 MB are free"):
         check_folder(tmp_path / "b", runs=1000)
 
 

@@ -326,7 +326,7 @@ def half_precision() -> None:
 def settings_are_checked() -> None:
     model = RegularizedModel(small(), SpectReg(1.0))
     refused(InputError, "expected a loss, got None", lambda: model.compile("sgd"))
-    words = "has reduction='sum', and penalties are means over the samples"
+    words = "has reduction='sum', but penalties are means over the samples"
     refused(InputError, words, lambda: model.compile("sgd", losses.MeanSquaredError(reduction="sum")))
     words = "expected sample_weight of shape (B,), one weight per sample"
     places = keras.Sequential([layers.Input((2, 6)), layers.Dense(3)])

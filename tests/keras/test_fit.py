@@ -98,4 +98,4 @@ def test_a_backend_that_does_not_train_is_refused_by_name(tmp_path: Path) -> Non
     code += "except UnsupportedError as error:\n    print(error)"
     environment = {**os.environ, "KERAS_BACKEND": "numpy", "PYTHONPATH": f"{ROOT}:{ROOT / 'backends'}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert "Keras runs on 'numpy' in this process, which does not train" in done.stdout, done.stderr
+    assert "Keras runs on 'numpy' in this process, which cannot train" in done.stdout, done.stderr

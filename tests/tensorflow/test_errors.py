@@ -26,7 +26,7 @@ def through_python(x: tf.Tensor) -> tf.Tensor:
 
 
 REFUSED: list[tuple[type, str, dict[str, Any]]] = [
-    (InputTypeError, r"got .*RaggedTensor of .*Pad it, x.to_tensor\(\)", {"x": tf.RaggedTensor.from_tensor(X)}),
+    (InputTypeError, r"got .*RaggedTensor of .*Pad it with x.to_tensor\(\)", {"x": tf.RaggedTensor.from_tensor(X)}),
     (InputTypeError, r"SparseTensor of .*Pass tf.sparse.to_dense\(x\)", {"x": tf.sparse.from_dense(X)}),
     (DoubleBackwardError, "py_function has no second derivative", {"model": through_python, "reg": FrobReg(1.0)}),
     (InputTypeError, "the input has dtype int32, and only floating-point inputs", {"x": tf.cast(X, tf.int32)}),

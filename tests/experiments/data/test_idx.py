@@ -65,13 +65,13 @@ def test_a_gzip_stream_of_two_members_is_one_file(tmp_path):
         (encode(IMAGES)[:15], "expected a header of 16 bytes, the file ends after 15"),
         (encode(IMAGES)[:-1], "expected 60 values after the header, the file has 59"),
         (encode(IMAGES)[:16], "expected 60 values after the header, the file has 0"),
-        (encode(IMAGES) + b"\0", "expected 60 values after the header, more bytes follow"),
-        (encode(IMAGES, magic=b"\x89P"), "begins with bytes 00 00, got 89 50"),
+        (encode(IMAGES) + b"\0", "expected 60 values after the header, but more bytes follow"),
+        (encode(IMAGES, magic=b"\x89P"), "starts with bytes 00 00, got 89 50"),
         (encode(IMAGES, dtype=0x0D), r"expected type 0x08 \(unsigned bytes\), got 0x0d"),
         (encode(IMAGES[0, 0]), "expected 3 axes, as images have, got 1"),
         (encode(IMAGES, shape=(2**32 - 1,) * 3), f"more than the limit of {MAX_BYTES}"),
         (encode(IMAGES, shape=(MAX_BYTES, 1, 1)), f"expected {MAX_BYTES} values after the header, the file has 60"),
-        (encode(IMAGES, shape=(0, 4, 5)), "expected 0 values after the header, more bytes follow"),
+        (encode(IMAGES, shape=(0, 4, 5)), "expected 0 values after the header, but more bytes follow"),
     ],
 )
 def test_a_malformed_file_is_refused(tmp_path, data, message, zipped):

@@ -25,7 +25,7 @@ def test_other_content_than_mnists_is_refused(folder):
 
 
 def test_too_large_a_subset_is_refused(files):
-    with pytest.raises(InputError, match="train_size is 101, and there are 100"):
+    with pytest.raises(InputError, match="train_size is 101, but there are only 100"):
         mnist.split_files(files, 101, 1)
 
 
