@@ -1,4 +1,4 @@
-"""A contractive autoencoder of digits: what its code tells of the class, with and without noise on the input.
+"""A contractive autoencoder of digits: how well its code predicts the class, with and without input noise.
 
 The penalty is on the code's Jacobian with respect to the input (Rifai et al., Contractive Auto-Encoders, 2011). The
 autoencoders see 1,400 scans without labels. A nearest-neighbour classifier then learns from the codes of 100 of them.
@@ -29,7 +29,7 @@ class Autoencoder(nn.Module):
 
 
 def squared_error(outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """One per sample."""
+    """The loss per sample."""
     return ((outputs - x) ** 2).sum(1)
 
 

@@ -24,7 +24,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     first, second = a.double().numpy(), b.double().numpy()
     shift = ((first.mean(0) - second.mean(0)) ** 2).sum()
     covariances = np.cov(first.T), np.cov(second.T)
-    jitter = 1e-6 * np.eye(64)  # pixels that are always empty have no variance
+    jitter = 1e-6 * np.eye(64)  # always empty pixels have no variance
     root = sqrtm((covariances[0] + jitter) @ (covariances[1] + jitter)).real
     return float(shift + np.trace(covariances[0] + covariances[1] - 2 * root))
 
@@ -38,7 +38,7 @@ def wasserstein(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, step:
 
 
 def logistic(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, step: int) -> torch.Tensor:
-    """The critic's logistic loss with R1 (Mescheder et al. 2018), penalised at real scans in every fourth step."""
+    """The critic's logistic loss with R1 (Mescheder et al. 2018), penalised at real scans at every fourth step."""
     penalty = gradreg.penalty(critic, real, None, gradreg.R1(1.0, every=4), step=step)
     return softplus(critic(fake)).mean() + softplus(-critic(real)).mean() + penalty
 
@@ -47,7 +47,7 @@ CRITICS = {
     "WGAN-GP": (wasserstein, lambda scores: -scores.mean()),
     "R1": (logistic, lambda scores: softplus(-scores).mean()),
 }
-"""The critic's loss, and the generator's loss of the critic's scores."""
+"""The critic's loss, and the generator's loss from the critic's scores."""
 
 
 def train(method: str, x: torch.Tensor, steps: int, seed: int) -> nn.Module:

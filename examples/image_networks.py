@@ -1,6 +1,6 @@
 """Networks of the transformers library on small images: a residual network with batch normalisation, and ConvNeXt.
 
-Batch normalisation couples the samples of a batch, so that one sample has no Jacobian of its own: gradreg warns.
+Batch normalisation couples the samples of a batch, so a sample has no separate Jacobian: gradreg warns.
 ConvNeXt has layer normalisation, which does not couple them.
 
 Run: python examples/image_networks.py
@@ -38,7 +38,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(model: nn.Module, reg: gradreg.Regularizer | None, x: torch.Tensor, y: torch.Tensor, steps: int) -> None:
-    """Batches of 50. The logits among the model's outputs are found by their name."""
+    """Train in batches of 50. The name selects the logits among the model's outputs."""
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     model.train()
     for step in range(steps):

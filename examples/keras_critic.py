@@ -1,6 +1,6 @@
 """Generative adversarial networks on digits in Keras' train_step, on TensorFlow: critics penalised by WGAN-GP and R1.
 
-Printed is the distance between the mean of generated and of real scans, and between their standard deviations, added.
+It prints the distance of generated from real scans: between their means plus between their standard deviations.
 
 Run: python examples/keras_critic.py
 """
@@ -29,8 +29,8 @@ class Gan(keras.Model):
     """A generator and a critic, trained in turn.
 
     Args:
-        reg: ``GradientPenalty(10.0)``, penalised between real and generated scans and with Wasserstein's loss, or
-            ``R1(1.0)``, penalised at real scans and with the logistic loss.
+        reg: ``GradientPenalty(10.0)``, for Wasserstein's loss, penalised between real and generated scans, or
+            ``R1(1.0)``, for the logistic loss, penalised at real scans.
     """
 
     def __init__(self, reg: gradreg.Regularizer) -> None:
@@ -43,14 +43,14 @@ class Gan(keras.Model):
         self.penalty_metric = keras.metrics.Mean("penalty")
 
     def losses_of(self, real: Any, fake: Any) -> tuple[Any, Any]:
-        """(the critic's loss, the generator's) of scores."""
+        """The losses (of the critic, of the generator) from scores."""
         if self.wasserstein:
             return tf.reduce_mean(fake) - tf.reduce_mean(real), -tf.reduce_mean(fake)
         critic = tf.reduce_mean(tf.nn.softplus(fake)) + tf.reduce_mean(tf.nn.softplus(-real))
         return critic, tf.reduce_mean(tf.nn.softplus(-fake))
 
     def train_step(self, real: Any) -> dict[str, Any]:
-        """One step of the critic and one of the generator."""
+        """Do one step of the critic and one of the generator."""
         step, size = self.critic_optimizer.iterations, real.shape[0]
         fake = self.generator(tf.random.normal((size, NOISE)))
         share = tf.random.uniform((size, 1))

@@ -1,4 +1,4 @@
-"""Digits in Keras' fit, on whichever backend Keras runs: 100 labelled scans, with and without a gradient regularizer.
+"""Digits in Keras' fit, on any backend of Keras: 100 labelled scans, with and without a gradient regularizer.
 
 Run: KERAS_BACKEND=torch python examples/keras_digits.py
 """

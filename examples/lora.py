@@ -1,7 +1,7 @@
-"""A small Llama that was trained on scikit-learn's documentation is adapted to NumPy's by LoRA, on few sentences.
+"""A small Llama, trained on scikit-learn's documentation and adapted to NumPy's by LoRA, on few sentences.
 
 DataGrad at the embeddings keeps the loss of a sentence from moving much with the embeddings of its words, which are
-frozen. The adapted model is judged on sentences that it has not seen.
+frozen. The adapted model is tested on sentences that it has not seen.
 
 Run: python examples/lora.py
 """
@@ -75,7 +75,7 @@ def fit(model: Any, examples: Examples, reg: gradreg.Regularizer | None, steps: 
 
 
 def evaluate(model: Any, examples: Examples) -> tuple[float, float]:
-    """(mean loss of a word, mean norm of the gradient of a sentence's loss at the embeddings)."""
+    """(mean loss per word, mean norm of the gradient of a sentence's loss at the embeddings)."""
     batch = {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
     labels = torch.nn.functional.pad(batch.pop("labels")[:, 1:], (0, 1), value=-100)
     term = gradreg.DataGrad(1.0, at="base_model.model.model.embed_tokens", squared=False)
@@ -86,7 +86,7 @@ def evaluate(model: Any, examples: Examples) -> tuple[float, float]:
 
 
 def main(pretraining: int, steps: int, labelled: int, weight: float, seed: int) -> dict[str, tuple[float, float]]:
-    """Per method (loss, norm) on 500 new sentences."""
+    """(loss, norm) per method on 500 new sentences."""
     known, new = data()
     order = numpy.random.default_rng(seed).permutation(len(new))
     few, others = [new[i] for i in order[:labelled]], [new[i] for i in order[labelled : labelled + 500]]

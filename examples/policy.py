@@ -1,7 +1,7 @@
 """A Lipschitz-constrained policy: PPO on Pendulum, with a penalty on the gradient of the log-probability.
 
-The penalty is the one of Chen et al., Learning Smooth Humanoid Locomotion through Lipschitz-Constrained Policies, 2024:
-the mean squared norm of the gradient of log pi(a | s) with respect to s. DataGrad is that, with -log pi(a | s) as loss.
+The penalty is from Chen et al., Learning Smooth Humanoid Locomotion through Lipschitz-Constrained Policies, 2024:
+the mean squared norm of the gradient of log pi(a | s) with respect to s. This is DataGrad with the loss -log pi(a | s).
 
 Run: python examples/policy.py
 """
@@ -25,7 +25,7 @@ def network() -> nn.Module:
 
 
 class Policy(nn.Module):
-    """The mean of a Gaussian over torques, as a part of the largest torque."""
+    """The mean of a Gaussian over torques, as a fraction of the largest torque."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Policy(nn.Module):
         return self.body(s)
 
     def negative_log_probability(self, mean: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """One per sample."""
+        """The loss per sample."""
         return -Normal(mean, self.log_deviation.exp()).log_prob(action).sum(-1)
 
 
@@ -50,7 +50,7 @@ def advantages(rewards: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def rollouts(envs: gymnasium.vector.VectorEnv, policy: Policy, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Observations (T + 1, N, 3), actions (T, N, 1) and rewards (T, N), one horizon after the other."""
+    """Observations (T + 1, N, 3), actions (T, N, 1) and rewards (T, N), from one horizon after another."""
     s = torch.tensor(envs.reset(seed=seed)[0])
     while True:
         observations, actions, rewards = [s], [], []
@@ -81,7 +81,7 @@ def train(reg: gradreg.Regularizer | None, iterations: int, seed: int) -> Policy
         returns = gains + values[:-1].flatten()
         gains = (gains - gains.mean()) / gains.std()
         for batch in torch.cat([torch.randperm(len(s)) for _ in range(5)]).split(256):
-            # One forward pass gives the means of the surrogate, and the penalty of the actions taken.
+            # One forward pass gives the means for the surrogate and the penalty for the actions taken.
             _, parts = gradreg.loss(policy, s[batch], a[batch], reg, step=step, loss_fn=policy.negative_log_probability)
             ratio = (before[batch] - policy.negative_log_probability(parts.outputs, a[batch])).exp()
             surrogate = -torch.minimum(ratio * gains[batch], ratio.clamp(0.8, 1.2) * gains[batch]).mean()
@@ -109,7 +109,7 @@ def evaluate(policy: Policy, noise: float, seed: int = 10**6) -> tuple[float, fl
 
 
 def main(iterations: int, seeds: int, noise: float) -> dict[str, dict[str, float]]:
-    """Per method: return and change of the torque per step without and with noise, mean Jacobian norm."""
+    """For each method: return and change of the torque per step without and with noise, mean Jacobian norm."""
     results = {}
     print(f"{'':13}{'return':>8}{'change':>8}{'with noise: return':>20}{'change':>8}{'norm':>8}")
     for name, reg in {"plain": None, "constrained": gradreg.DataGrad(0.005)}.items():

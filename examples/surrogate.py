@@ -1,8 +1,8 @@
 """A surrogate of a physical energy, trained with and without its derivatives.
 
 The system is a cluster of four atoms in the plane with Lennard-Jones forces. A simulation gives energies and, at no
-further cost, forces: the negative gradient of the energy with respect to the coordinates. `SobolevReg` draws the
-network's Jacobian towards them (Czarnecki et al., Sobolev Training for Neural Networks, 2017).
+further cost, forces: the negative gradient of the energy with respect to the coordinates. `SobolevReg` fits the
+network's Jacobian to them (Czarnecki et al., Sobolev Training for Neural Networks, 2017).
 
 Run: python examples/surrogate.py
 """

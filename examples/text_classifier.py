@@ -1,6 +1,6 @@
-"""A small BERT tells from one sentence of scikit-learn's documentation which of its modules the sentence is about.
+"""A small BERT predicts from a sentence of scikit-learn's documentation which module it is about.
 
-Few sentences are labelled, and the model has not read any text before: the regularizer keeps the outputs from moving
+Few sentences are labelled, and the model has seen no text before: the regularizer keeps the outputs from moving
 much with the embeddings of the words.
 
 Run: python examples/text_classifier.py
@@ -85,7 +85,7 @@ def train(reg: gradreg.Regularizer | None, steps: int, labelled: int, seed: int)
 
 
 def main(steps: int, seeds: int, labelled: int, weight: float) -> dict[str, tuple[float, float]]:
-    """Per method the mean over seeds of accuracy and norm."""
+    """The means over the seeds of accuracy and norm, per method."""
     outcome = {}
     for name, reg in {"plain": None, "SpectReg": gradreg.SpectReg(weight, at="embeddings")}.items():
         runs = torch.tensor([train(reg, steps, labelled, seed) for seed in range(seeds)])

@@ -1,1 +1,1 @@
-"""``gradreg bench``: what each regularizer costs, as a ratio to a plain training step measured beside it."""
+"""``gradreg bench``: the cost of each regularizer, as a ratio to a plain training step measured beside it."""

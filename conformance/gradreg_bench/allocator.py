@@ -1,7 +1,7 @@
-"""Takes the C library's allocator out of the comparison.
+"""Removes the effect of the C library's allocator from the comparison.
 
 By default glibc returns freed memory to the system and faults it in again, page by page, at every step. That slows the
-steps that allocate more out of proportion. Every variant is timed in a process that keeps its memory.
+steps that allocate more out of proportion. So every variant is timed in a process that keeps its memory.
 """
 
 import ctypes
@@ -14,15 +14,15 @@ _LARGEST = 2**31 - 1
 
 
 def keep_memory() -> str:
-    """Tell glibc to keep what is freed and to map nothing separately; returns what was done, in words."""
+    """Tell glibc to keep freed memory and to map nothing separately; return a description of the setting."""
     function = _libc("mallopt")
     if function is not None and function(_MMAP_MAX, 0) and function(_TRIM_THRESHOLD, _LARGEST):
-        return "glibc keeps freed memory (M_MMAP_MAX=0, M_TRIM_THRESHOLD=2**31-1), for every variant alike"
-    return "the system's allocator as it is"
+        return "glibc keeps freed memory (M_MMAP_MAX=0, M_TRIM_THRESHOLD=2**31-1), for all variants"
+    return "the system's allocator, unchanged"
 
 
 def release() -> None:
-    """Return free memory to the system now, where the C library can."""
+    """Return free memory to the system now, if the C library can."""
     function = _libc("malloc_trim")
     if function is not None:
         function(0)

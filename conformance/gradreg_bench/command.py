@@ -38,7 +38,7 @@ __all__ = ["bench"]
     metavar="NAME[-MODE]",
     default=("torch",),
     show_default="torch",
-    help="A backend, and a mode of it such as jax-fast; may be given again.",
+    help="A backend, or a mode of it such as jax-fast; repeatable.",
 )
 @click.option(
     "--network",
@@ -46,14 +46,12 @@ __all__ = ["bench"]
     multiple=True,
     metavar="NETWORK",
     type=click.Choice([*NETWORKS, "all", HOST]),
-    help=f"One of {', '.join(NETWORKS)}, or all; may be given again. `host`: the microseconds and calls of Python by "
-    "which a call exceeds the same by hand. [mlp and lenet]",
+    help=f"One of {', '.join(NETWORKS)}, or all; repeatable. `host`: the microseconds and Python calls that loss "
+    "adds to the same computation written directly. [mlp and lenet]",
 )
-@click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Samples; may be given again. [64]")
-@click.option(
-    "--projections", multiple=True, type=click.IntRange(1), help="Rows of SpectReg; may be given again. [1 and 4]"
-)
-@click.option("--variant", "patterns", multiple=True, help="Names or patterns such as '*Reg'; may be given again.")
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Samples per batch; repeatable. [64]")
+@click.option("--projections", multiple=True, type=click.IntRange(1), help="Rows of SpectReg; repeatable. [1 and 4]")
+@click.option("--variant", "patterns", multiple=True, help="Names or patterns such as '*Reg'; repeatable.")
 @click.option(
     "--regularizer",
     "own",
@@ -82,9 +80,9 @@ __all__ = ["bench"]
     type=click.FloatRange(0),
     default=TOLERANCE,
     show_default=True,
-    help="By how much a ratio may grow with --compare; it has grown if the quartiles lie apart, too.",
+    help="The allowed growth of a ratio with --compare; growth counts only if the quartiles are also disjoint.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Such as cuda, where the framework's steps take one.")
+@click.option("--device", default="cpu", show_default=True, help="Such as cuda, if the framework's steps support it.")
 @click.option(
     "--precision",
     type=click.Choice(list(PRECISIONS)),
@@ -113,21 +111,19 @@ def bench(
     timeout: float,
     out: Path,
 ) -> None:
-    """Measure what each regularizer costs, as a ratio to a plain training step.
+    """Measure the cost of each regularizer, as a ratio to a plain training step.
 
     All variants of a model are timed in turn in one process. MODULE:FACTORY, found from the current directory, is a
-    function without arguments that returns (model, x, y) of your own. NumPy arrays are turned into the framework's,
-    their floats into float32.
+    function without arguments that returns your own (model, x, y). NumPy arrays are converted to the framework's,
+    floats to float32.
     """
     if factory is not None and (networks or batches):
-        raise InputError("bench: a factory brings its own network and batch; leave out --network and --batch.")
+        raise InputError("bench: a factory has its own network and batch; omit --network and --batch.")
     if own and (patterns or projections):
-        raise InputError(
-            "bench: --regularizer is timed instead of the variants; leave out --variant and --projections."
-        )
+        raise InputError("bench: --regularizer is timed instead of the variants; omit --variant and --projections.")
     available = len(cores()) or os.cpu_count() or 1
     if threads > available:
-        raise InputError(f"bench: --threads {threads}: there are {available} cores. Ask for at most as many.")
+        raise InputError(f"bench: --threads {threads}: there are only {available} cores. Choose at most that many.")
     projections = projections or (1, 4)
     variants(projections, patterns)
     regularizers = tuple((path.stem, _regularizer(path)) for path in own)
@@ -157,14 +153,14 @@ def bench(
 
 
 def _chosen(networks: tuple[str, ...]) -> tuple[str, ...]:
-    """The networks that were asked for."""
+    """The requested networks."""
     if "all" in networks:
         return (*NETWORKS, *((HOST,) if HOST in networks else ()))
     return networks or ("mlp", "lenet")
 
 
 def _judge(before: list[Result], results: list[Result], tolerance: float) -> None:
-    """Show how the ratios have changed, and end with 1 if one has grown."""
+    """Show how the ratios have changed, and exit with status 1 if one has grown."""
     compared = changes(before, results, tolerance)
     print_changes(get_console(), compared)
     if any(one.regressed for one in compared):
@@ -172,7 +168,7 @@ def _judge(before: list[Result], results: list[Result], tolerance: float) -> Non
 
 
 def _regularizer(path: Path) -> str:
-    """The file's text, once it is known to be a regularizer."""
+    """The file's text, checked to be a regularizer."""
     try:
         value = read_json_file(path, "a regularizer")
         from_dict(value)
@@ -184,7 +180,7 @@ def _regularizer(path: Path) -> str:
 
 
 def _measure(tasks: list[Task], memory: bool, timeout: float, out: Path) -> list[Result]:
-    """Run the tasks, print a table per task, and write the numbers after each one, and the pictures at the end."""
+    """Run the tasks, print a table per task, write the numbers after each task and the figures at the end."""
     from gradreg_bench.figure import draw
 
     console = get_console()
@@ -198,7 +194,7 @@ def _measure(tasks: list[Task], memory: bool, timeout: float, out: Path) -> list
             result = run(task, timeout)
             results.append(with_memory(result) if memory else result)
         report.print_result(console, results[-1])
-        write_json(numbers, report.as_json(results, loads))  # a long run that is cut off keeps what it has
+        write_json(numbers, report.as_json(results, loads))  # an interrupted run keeps its results
     print_modes(console, over_modes(results))
     timed = [result for result in results if result.measurements]
     if timed:

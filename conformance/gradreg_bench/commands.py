@@ -12,7 +12,7 @@ def gradreg_commands() -> list[CommandDescription]:
         CommandDescription(
             name="bench",
             target="gradreg_bench.command:bench",
-            summary="Measure what each regularizer costs beside a plain step.",
+            summary="Measure the cost of each regularizer beside a plain step.",
             install='pip install "gradreg[bench,torch]"',
         )
     ]

@@ -16,7 +16,7 @@ from gradreg_core.errors import InputError
 __all__ = ["TOLERANCE", "Change", "changes", "print_changes", "read_results"]
 
 TOLERANCE = 0.15
-"""A choice: the spread of ratios from one run to another has not been measured."""
+"""The default tolerance, a choice: the spread of ratios between runs has not been measured."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,24 @@ class Change:
 
     @property
     def growth(self) -> float:
-        """The ratio now over the ratio then; infinite where the variant had a time and has none any more."""
+        """The ratio now over the ratio then; infinite if the variant no longer has a time."""
         if self.now.ratio is None or self.before.ratio is None:
             return float("inf")
         return self.now.ratio.median / self.before.ratio.median
 
     @property
     def regressed(self) -> bool:
-        """Whether it has failed, or its median grew by more than the tolerance and the quartiles lie apart."""
+        """Whether it failed, or its median grew by more than the tolerance with disjoint quartiles."""
         if self.now.ratio is None or self.before.ratio is None:
             return True
         return self.growth > 1 + self.tolerance and self.now.ratio.low > self.before.ratio.high
 
 
 def read_results(path: Path) -> list[Result]:
-    """The results in a file that the command wrote.
+    """The results in a file written by the command.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: the file is missing, or holds something else.
     """
     try:
         values = read_json_file(path, "results of gradreg bench")
@@ -64,15 +64,15 @@ def read_results(path: Path) -> list[Result]:
 
 
 def changes(before: Sequence[Result], now: Sequence[Result], tolerance: float = TOLERANCE) -> list[Change]:
-    """What was measured both times, with the same framework, mode, model, batch and number of threads.
+    """The variants measured both times, with the same framework, mode, model, batch and number of threads.
 
     Args:
         before: the earlier results.
-        now: the later ones.
-        tolerance: by how much a ratio may grow, as a share of it.
+        now: the later results.
+        tolerance: the allowed growth of a ratio, as a fraction of it.
 
     Raises:
-        InputError: nothing was measured both times.
+        InputError: no variant was measured both times.
     """
     pairs = [
         Change(new.task.framework, new.task.model, new.task.batch, old_row, row, tolerance)
@@ -84,8 +84,8 @@ def changes(before: Sequence[Result], now: Sequence[Result], tolerance: float = 
     if not pairs:
         known = sorted({f"{old.task.framework} {model_title(old.task.model, old.task.batch)}" for old in before})
         raise InputError(
-            f"bench: --compare: the file has none of what was measured; it has {', '.join(known) or 'no results'}, "
-            f"with the threads that it names. Choose among them with --backend, --network and --batch."
+            f"bench: --compare: the file has none of the measured results; it has {', '.join(known) or 'no results'}, "
+            f"with the number of threads given there. Choose from these with --backend, --network and --batch."
         )
     return pairs
 
@@ -103,7 +103,7 @@ def _rows(old: Result, new: Result) -> Iterator[tuple[Measurement, Measurement]]
 
 
 def print_changes(console: Console, compared: Sequence[Change]) -> None:
-    """All ratios that were measured both times, what regressed in red."""
+    """All ratios measured both times, regressions in red."""
     title = f"ratios to the plain step, then and now (more than {100 * compared[0].tolerance:.0f} % is a regression)"
     headings = ["then", "now", "growth"]
     table = make_table(["framework", "model", "variant", *headings], right=headings, title=title)

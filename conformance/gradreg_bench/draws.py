@@ -1,4 +1,4 @@
-"""The bits of draws, made by the framework on its device, against the published ones."""
+"""Compares the bits of draws, computed by the framework on its device, with the published ones."""
 
 import hashlib
 from typing import Any
@@ -11,7 +11,7 @@ from gradreg_core.random import STREAM_DIRECTION, Draws
 __all__ = ["PUBLISHED", "digest", "draws_agree"]
 
 PUBLISHED = "5d21d37d40b7250036446b616e61c8cc8efa78b451bf4bebbf18c6bd79a62f63"
-"""SHA-256 of what `digest` draws, on the CPU, the same in all frameworks."""
+"""SHA-256 of the draws of `digest` on the CPU, the same in all frameworks."""
 _SEED, _STEP, _SAMPLES, _SIZE = 7, 11, 64, 1001
 
 

@@ -1,4 +1,4 @@
-"""The picture of the results, drawn by Matplotlib without a window or global state."""
+"""The figure of the results, drawn with Matplotlib without a window or global state."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from gradreg_core.cli.files import replacing
 __all__ = ["draw", "picture"]
 
 _OURS, _OTHERS, _LIMIT = "#0072b2", "#8c8c8c", "#d55e00"
-"""Colours of Okabe and Ito, which can be told apart in grey too."""
+"""Colours of Okabe and Ito, which are distinguishable in grey too."""
 _COLUMNS, _DPI = 3, 150
 _LABEL_WIDTH = 66
-"""Letters of the label per column of panels, about what fits."""
+"""The number of letters of the label that fit per column of panels."""
 
 
 def draw(results: Sequence[Result], *paths: Path) -> None:
@@ -51,7 +51,7 @@ def picture(results: Sequence[Result]) -> Figure:
 
 
 def _label(results: Sequence[Result]) -> str:
-    """What the axis and the marks mean, of marks that are there."""
+    """The axis label, with the meaning of the marks in the figure."""
     rows = [row for result in results for row in result.measurements if row.ratio is not None]
     limit = "; |: limit of exact double backpropagation" if any(row.limit is not None for row in rows) else ""
     grey = "; grey: baselines" if any(row.name in BASELINES for row in rows) else ""

@@ -1,4 +1,4 @@
-"""Training steps over the harness of a backend, for backends whose description names no steps of their own."""
+"""Training steps over the harness of a backend, for backends without training steps in their description."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ class HarnessSteps(Steps):
         super().__init__(backend, model, x, y, mode)
         self.harness = load_component(backend, "harness")()
         if not self.harness.any_callable:
-            raise UnsupportedError(f"bench: the backend {backend!r} does not take any function as a model.")
+            raise UnsupportedError(f"bench: the backend {backend!r} does not accept arbitrary functions as models.")
         if not isinstance(model, tuple):
             raise InputError(f"bench: {backend}: expected a pair (function of (params, x), params), got {model!r}.")
         dtype = "float32" if "float32" in self.harness.dtypes else self.harness.dtypes[0]
@@ -46,7 +46,7 @@ class HarnessSteps(Steps):
         return steps
 
     def _array(self, value: Any, dtype: str) -> Any:
-        """A NumPy array as the framework's own; other arrays are left as they are."""
+        """A NumPy array as the framework's own; other arrays unchanged."""
         return self.harness.array(value, dtype, self.harness.devices[0]) if isinstance(value, np.ndarray) else value
 
     def forward(self, x: Any) -> Any:

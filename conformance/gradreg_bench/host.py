@@ -1,6 +1,6 @@
-"""The host's share of a call: what `loss` costs beyond the same computation by hand, where nothing else takes time.
+"""The host's share of a call: the cost of `loss` beyond the same computation by hand, with negligible arithmetic.
 
-The network is so small that its arithmetic takes no time, and everything runs eagerly. Both are counted without a
+The network is so small that its arithmetic takes no time, and everything runs eagerly. Both are measured without a
 backward pass, which is the same for both.
 """
 
@@ -19,7 +19,7 @@ from gradreg_core.spec import Regularizer
 __all__ = ["BATCH", "CASES", "TINY", "HostRow", "measure_host", "python_calls"]
 
 HOST = "host"
-"""Stands for the measurement where others name a network."""
+"""The name of the measurement in place of a network."""
 TINY = nets.Network((8,), (nets.Dense(8), nets.Activation("relu"), nets.Dense(4)))
 BATCH = 4
 NOT_DUE = "not due"
@@ -29,16 +29,16 @@ CASES: dict[str, Regularizer | None] = {
     "SpectReg": SpectReg(0.01),
     "DataGrad": DataGrad(1.0),
 }
-"""By name; the steps that are measured begin at 1, where the second is not due."""
+"""The cases by name; the measured steps start at 1, so a term with `every=` is not due."""
 _CALLS, _WARM_UP, _COUNTED = 20, 20, 32
 
 
 def measure_host(steps: Steps, rounds: int) -> tuple[HostRow, ...]:
-    """Every case on the model of `steps`, in turn; the steps must be of the network TINY.
+    """Measure every case on the model of `steps`, which must be the network TINY, in turn.
 
     Args:
-        steps: of a framework, in a mode that runs eagerly.
-        rounds: each of 20 calls; the least time counts, because all else that happens on a machine only adds to it.
+        steps: the steps of a framework, in a mode that runs eagerly.
+        rounds: the number of rounds, each of 20 calls; the least time counts, because other load only adds to it.
     """
     return tuple(_row(steps, name, reg, rounds) for name, reg in CASES.items())
 
@@ -77,9 +77,9 @@ def _row(steps: Steps, name: str, reg: Regularizer | None, rounds: int) -> HostR
 
 
 def python_calls(run: Callable[[], Any], times: int = 1) -> float:
-    """The calls of Python functions in one run, the mean over several; C functions do not count.
+    """The number of Python function calls in one run, the mean over several; C functions do not count.
 
-    The garbage collector is off: libraries have it call functions of theirs, whenever it happens to run.
+    The garbage collector is off: libraries register functions that it calls whenever it runs.
     """
     count = 0
 
@@ -95,4 +95,4 @@ def python_calls(run: Callable[[], Any], times: int = 1) -> float:
     finally:
         sys.setprofile(None)
         gc.enable()
-    return count / times - 1  # without `run` itself
+    return count / times - 1  # excluding `run` itself

@@ -19,9 +19,9 @@ __all__ = ["JaxSteps"]
 
 
 class JaxSteps(Steps):
-    """Steps of a pair (function of (params, x), params).
+    """The steps of a pair (function of (params, x), params).
 
-    In the mode "fast", a network described in :mod:`gradreg_bench.networks` has the convolution of
+    In the mode "fast", a network described in :mod:`gradreg_bench.networks` uses the convolution of
     `gradreg_jax.convolution`, in all steps.
     """
 

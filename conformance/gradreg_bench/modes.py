@@ -1,6 +1,6 @@
-"""Which mode of a framework is fastest: times as multiples of its fastest plain step.
+"""Compares the modes of a framework: times as multiples of its fastest plain step.
 
-A compiler may slow a plain step down, and then every ratio to it looks better than it is.
+A compiler may slow down a plain step; then every ratio to it looks better than it is.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class ModeRow:
     batch: int
     variant: str
     times: dict[str, float]
-    """For each mode: seconds over those of the plain step in the mode where it is fastest."""
+    """The seconds per mode, relative to the plain step in its fastest mode."""
 
     @property
     def fastest(self) -> str:
@@ -36,7 +36,7 @@ class ModeRow:
 
 
 def over_modes(results: Sequence[Result]) -> list[ModeRow]:
-    """The variants of every model that was timed in more than one mode of a backend, alike otherwise."""
+    """The variants of every model timed in several modes of a backend under otherwise equal conditions."""
     groups: dict[Any, list[Result]] = {}
     for result in results:
         groups.setdefault(_alike(result.task), []).append(result)
@@ -67,11 +67,11 @@ def as_json(rows: Sequence[ModeRow]) -> list[dict[str, Any]]:
 
 
 def print_modes(console: Console, rows: Sequence[ModeRow]) -> None:
-    """A table of all modes, as multiples of the plain step in the mode where that is fastest."""
+    """A table of all modes, as multiples of the plain step in its fastest mode."""
     if not rows:
         return
     modes = list(dict.fromkeys(mode for row in rows for mode in row.times))
-    title = "times over the plain step of the mode in which that is fastest (first: the backend's first mode)"
+    title = "times relative to the plain step in its fastest mode (first: the backend's first mode)"
     table = make_table(["backend", "model", "variant", *modes, "fastest"], right=modes, title=title)
     for row in rows:
         cells = [f"{row.times[mode]:.2f}" if mode in row.times else "" for mode in modes]

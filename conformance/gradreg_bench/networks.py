@@ -1,6 +1,6 @@
-"""The networks whose steps are timed, described once for all frameworks, and the arithmetic that they need.
+"""The networks of the timed steps, described once for all frameworks, and the arithmetic that they need.
 
-Counting multiply-adds of dense, convolutional and attention layers and nothing else, with a forward pass as the unit
+Counting only multiply-adds of dense, convolutional and attention layers, with a forward pass as the unit
 and f the share of the first layer, whose input needs no gradient:
 
     plain step                 3 - f          forward 1, weights 1, inputs 1 - f
@@ -53,7 +53,7 @@ NETWORKS: dict[str, nets.Network] = {
     "resnet-batchnorm": _resnet(nets.BatchNorm),
     "transformer": _transformer(),
 }
-"""By name: an MLP 784-512-512-10; LeNet-5 with and without padding; a ResNet of 16 layers on 32 x 32 x 3 images with
+"""Networks: an MLP 784-512-512-10; LeNet-5 with and without padding; a ResNet of 16 layers on 32 x 32 x 3 images with
 GroupNorm, or with BatchNorm on given statistics; a transformer of two blocks over 16 tokens of 48 numbers."""
 
 
@@ -71,7 +71,7 @@ def _work(layer: nets.Layer, shape: nets.Shape) -> int:
 
 
 def layer_work(network: nets.Network) -> Iterator[tuple[str, int]]:
-    """(path, multiply-adds of a forward pass for one sample) of the layers that have any, in order of application."""
+    """(path, multiply-adds of a forward pass for one sample) of each layer that has any, in order of application."""
     for path, layer, shape in network.walk():
         if work := _work(layer, shape):
             yield path, work
@@ -84,5 +84,5 @@ def first_share(network: nets.Network) -> float:
 
 
 def limit(share: float, projections: float) -> float:
-    """(3 + 3k - f) / (3 - f), the least ratio of an exact penalty of k projections to a plain step."""
+    """(3 + 3k - f) / (3 - f), the lowest ratio of an exact penalty with k projections to a plain step."""
     return (3 + 3 * projections - share) / (3 - share)

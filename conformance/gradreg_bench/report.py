@@ -22,7 +22,7 @@ _CLOCKS = {"wall": "wall time", "cpu": "processor time of the process"}
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured: processor, cores, load over the last minute."""
+    """The machine: processor, cores, load over the last minute."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "processor": _processor(),
@@ -96,7 +96,7 @@ def _print_host(console: Console, result: Result) -> None:
 
 
 def _cells(row: Measurement, plain_memory: int | None) -> list[str]:
-    """A row of the table; the plain step is the unit, so most of its cells are empty."""
+    """One row of the table; the plain step is the unit, so most of its cells are empty."""
     assert row.ratio is not None
     cells = [row.name, f"{row.ratio.median:.2f}", "", "", ""]
     if row.name != PLAIN:
@@ -109,12 +109,12 @@ def _cells(row: Measurement, plain_memory: int | None) -> list[str]:
 
 
 def print_notes(console: Console, result: Result) -> None:
-    """What a reader of the tables must know."""
+    """The explanation of the tables."""
     notes = [
         "time: the median over the rounds of a step's time divided by the plain step's in the same round; forward and "
         "backward pass, no optimizer",
         "limit: (3 + 3k - f) / (3 - f) for k rows, f the first layer's share of a forward pass (0 if it is unknown)",
-        "memory: peak of a step beyond what was there before it, as a multiple of the plain step's, in a fresh process",
+        "memory: peak of a step above the memory before it, as a multiple of the plain step's, in a fresh process",
         f"allocator: {result.allocator}",
         f"threads: {result.task.threads}; clock: {_CLOCKS[result.task.clock]}",
         *(f"{name}: {text}" for name, text in BASELINES.items() if any(r.name == name for r in result.measurements)),

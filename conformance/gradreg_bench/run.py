@@ -1,4 +1,4 @@
-"""Runs tasks in processes of their own, each on the given number of cores."""
+"""Runs each task in a separate process, on the given number of cores."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 def cores() -> list[int]:
-    """The numbers of the cores that this process may use; empty if the system does not tell."""
+    """The numbers of the cores that this process may use; empty if unknown."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -25,8 +25,8 @@ def run(task: Task, timeout: float = TIMEOUT) -> Result:
     """The task's result, from a fresh process.
 
     Args:
-        task: to measure.
-        timeout: seconds that importing and calling a factory may take.
+        task: the task to measure.
+        timeout: the limit in seconds for importing and calling a factory.
 
     Raises:
         InputError: the task cannot be measured; the message says why.
@@ -41,7 +41,7 @@ def run(task: Task, timeout: float = TIMEOUT) -> Result:
             environment=environment,
         )
         if not answer.exists():
-            raise PluginError(f"bench: {task.model} in {task.framework}: the process that measures {child.ending}")
+            raise PluginError(f"bench: {task.model} in {task.framework}: the measuring process {child.ending}")
         values = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in values:
         raise InputError(values["error"])
@@ -49,7 +49,7 @@ def run(task: Task, timeout: float = TIMEOUT) -> Result:
 
 
 def with_memory(result: Result) -> Result:
-    """The result, with the peak of every variant that has a time, each from a fresh process.
+    """The result, with the peak memory of every variant that has a time, each from a fresh process.
 
     If the process of a variant fails, its peak stays unknown.
     """

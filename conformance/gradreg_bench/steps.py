@@ -1,6 +1,6 @@
 """Training steps of one model on one batch: the loss and the gradients of all parameters, without an optimizer.
 
-The regularized steps call gradreg. The baselines are written here, over a few operations that each framework brings.
+The regularized steps call gradreg. The baselines are written here, with a few operations from each framework.
 """
 
 import math
@@ -35,18 +35,18 @@ Total = Callable[[Model, Any, Any, Any], Any]
 
 
 class Steps(ABC):
-    """Steps of one model on one batch. A framework's class is named by `benchmark` in the description of its backend.
+    """Steps of one model on one batch. `benchmark` in the description of a backend names its class.
 
     Args:
         backend: the backend's name.
-        model: as the framework writes it; the caller's factory returns it.
-        x: inputs.
-        y: labels.
+        model: a model of the framework, such as the caller's factory returns.
+        x: the inputs.
+        y: the labels.
         mode: one of `modes`.
     """
 
     modes: ClassVar[tuple[str, ...]]
-    """Ways to run a step. The first is the default."""
+    """The modes of a step. The first is the default."""
 
     def __init__(self, backend: str, model: Any, x: Any, y: Any, mode: str) -> None:
         self.backend, self.model, self.x, self.y, self.mode = backend, model, x, y, mode
@@ -67,10 +67,10 @@ class Steps(ABC):
         return None
 
     def step(self, variant: Variant) -> Callable[[int], Any]:
-        """The step as a call with the number of the step.
+        """The step as a function of the step's number.
 
         Raises:
-            UnsupportedError: the variant is not written for this framework or mode.
+            UnsupportedError: the variant does not exist for this framework or mode.
         """
         if variant.reg is not None:
             whole = variant.reg
@@ -90,22 +90,22 @@ class Steps(ABC):
         if (device, precision) != ("cpu", "float32"):
             raise UnsupportedError(
                 f"bench: --device {device} --precision {precision}: the steps of {self.backend} run on the CPU in "
-                f"float32 here. Leave both options out for it."
+                f"float32 here. Omit both options."
             )
 
     def peak_memory(self, step: Callable[[int], Any]) -> int | None:
-        """Bytes that a step needs at its peak beyond what was there before it; None if nobody tells."""
+        """The peak memory of a step above the memory before it, in bytes; None if unknown."""
         return peak_memory(step)
 
     @property
     def eager_model(self) -> Model:
-        """The model as `loss` takes it where nothing is compiled."""
+        """The model as an argument of `loss`, not compiled."""
         return self.forward
 
     def by_hand(self, reg: Regularizer | None) -> Callable[[], Any]:
-        """The loss, and a row's penalty from the same forward pass, written without gradreg; nothing is compiled.
+        """The loss plus a row's penalty from the same forward pass, without gradreg and not compiled.
 
-        The row is (f - y) of a penalty on the loss, and fixed noise of any other.
+        The row is (f - y) for a penalty on the loss, and fixed noise for any other.
         """
         if reg is None:
             return lambda: self.loss(self.eager_model(self.x))
@@ -119,10 +119,10 @@ class Steps(ABC):
         return run
 
     def operations(self, run: Callable[[], Any]) -> int | None:
-        """How many operations `run` launches, views left out; None if the framework does not tell."""
+        """The number of operations that `run` launches, without views; None if unknown."""
         return None
 
-    # --- what a framework brings ---------------------------------------------------------------------------------
+    # --- provided by a framework ---------------------------------------------------------------------------------
     @abstractmethod
     def forward(self, x: Any) -> Any:
         """The model's outputs."""
@@ -131,7 +131,7 @@ class Steps(ABC):
     def prepare(self, total: Total, variant: Variant) -> Callable[[int], Any]:
         """A call that computes `total` and its gradients with respect to the parameters, compiled if the mode says so.
 
-        It returns when the numbers are there.
+        It returns once the numbers are computed.
         """
 
     @abstractmethod
@@ -158,7 +158,7 @@ class Steps(ABC):
 
     @abstractmethod
     def difference(self, z: Any) -> Any:
-        """F - y, the softmax of logits less the labels."""
+        """F - y, the softmax of logits minus the labels."""
 
     @abstractmethod
     def sum(self, array: Any) -> Any:
@@ -169,11 +169,11 @@ class Steps(ABC):
         """`array` as a constant."""
 
     def jacobian(self, model: Model, x: Any) -> Any:
-        """The whole Jacobian, by the framework's own transformation."""
+        """The whole Jacobian, from the framework's own transformation."""
         raise UnsupportedError(f"not written for {self.backend}")
 
     def checkpointed(self, model: Model) -> Model:
-        """The model, whose activations are recomputed in the backward pass."""
+        """The model with its activations recomputed in the backward pass."""
         raise UnsupportedError(f"not written for {self.backend}")
 
     # --- the steps -----------------------------------------------------------------------------------------------

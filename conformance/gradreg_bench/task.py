@@ -1,4 +1,4 @@
-"""Tasks and results of one measuring process: values that go through JSON."""
+"""Tasks and results of one measuring process: values that are passed as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,20 +13,20 @@ __all__ = ["HostRow", "Measurement", "Result", "Task", "model_title"]
 
 
 def model_title(model: str, batch: int) -> str:
-    """A model in tables and figures, with its batch if it does not bring its own."""
+    """A model in tables and figures, with its batch, unless it has its own."""
     return f"{model}, batch {batch}" if batch else model
 
 
 @dataclass(frozen=True)
 class Task:
-    """One model in one framework, whose variants are timed in one process."""
+    """One model in one framework, with its variants timed in one process."""
 
     framework: str
     """The name of a backend, followed by ``-`` and a mode unless it is the backend's first: "jax", "jax-fast"."""
     model: str
     """A key of NETWORKS, or ``"module:factory"``."""
     batch: int
-    """Samples; 0 for those of a factory, which brings its own."""
+    """The number of samples; 0 for a factory, which has its own."""
     projections: tuple[int, ...]
     patterns: tuple[str, ...]
     repeats: int
@@ -34,12 +34,12 @@ class Task:
     clock: str = "wall"
     """A key of :data:`gradreg_bench.timing.CLOCKS`."""
     memory_of: str | None = None
-    """Measure the memory of this variant, and no time."""
+    """Measure only the memory of this variant, not its time."""
     regularizers: tuple[tuple[str, str], ...] = ()
     """(name, JSON of `to_dict`) of regularizers to time instead of the built-in variants."""
     device: str = "cpu"
     precision: str = "float32"
-    """Of products: a key of :data:`gradreg_bench.steps.PRECISIONS`."""
+    """The precision of products: a key of :data:`gradreg_bench.steps.PRECISIONS`."""
 
     @property
     def backend(self) -> str:
@@ -54,7 +54,7 @@ class Task:
         return self.framework[len(self.backend) + 1 :]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The task as JSON values."""
         return asdict(self)
 
     @classmethod
@@ -69,15 +69,15 @@ class Measurement:
 
     name: str
     ratio: Spread | None
-    """Of its time to the plain step's in the same round."""
+    """The ratio of its time to the plain step's in the same round."""
     seconds: float | None
-    """The median of a step."""
+    """The median time of a step."""
     limit: float | None
-    """The least ratio of exact double backpropagation; None if it is not known."""
+    """The lowest ratio of exact double backpropagation; None if unknown."""
     memory: int | None = None
-    """Bytes at the peak of a step, beyond what was there before it."""
+    """The peak memory of a step above the memory before it, in bytes."""
     failed: str = ""
-    """Why there are no numbers."""
+    """The reason if there are no numbers."""
 
     @property
     def share_of_limit(self) -> float | None:
@@ -87,22 +87,22 @@ class Measurement:
 
 @dataclass(frozen=True)
 class HostRow:
-    """One case, by `loss` and by hand."""
+    """One case, with `loss` and written directly."""
 
     name: str
     microseconds: float
-    """The least of all rounds, of `loss`."""
+    """The shortest time of `loss` over all rounds."""
     by_hand: float
     python_calls: float
-    """Calls of Python functions in one call of `loss`, the mean over 32 steps."""
+    """Python function calls in one call of `loss`, the mean over 32 steps."""
     calls_by_hand: float
     operations: int | None
-    """Operations of the framework that are launched, views left out; None if it does not tell."""
+    """Operations that the framework launches, without views; None if unknown."""
     operations_by_hand: int | None
 
     @property
     def overhead(self) -> float:
-        """Microseconds beyond those by hand."""
+        """Microseconds more than when written directly."""
         return self.microseconds - self.by_hand
 
 
@@ -115,16 +115,16 @@ class Result:
     allocator: str
     measurements: tuple[Measurement, ...] = ()
     host: tuple[HostRow, ...] = ()
-    """The host's share of a call, where that was asked for."""
+    """The host's share of a call, if requested."""
     draws_agree: bool | None = None
-    """Whether the draws on the device have the bits that are published; None where nobody asked."""
+    """Whether the draws on the device have the published bits; None if not requested."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The result as JSON values."""
         rows = [asdict(row) | {"share_of_limit": row.share_of_limit} for row in self.measurements]
         return {**asdict(self), "measurements": rows}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Result":
-        """From `to_dict`; other keys, such as the load in a file of results, are left out."""
+        """Make a result from `to_dict`; ignore other keys, such as the load in a file of results."""
         return cattrs.structure(values, cls)

@@ -15,7 +15,7 @@ __all__ = ["TensorFlowSteps"]
 
 
 def _tensor(value: Any) -> Any:
-    """A NumPy array as a tensor, floats in float32; anything else as it is."""
+    """A NumPy array as a tensor, floats in float32; other values unchanged."""
     if not isinstance(value, np.ndarray):
         return value
     return tf.constant(value, tf.float32 if value.dtype.kind == "f" else None)

@@ -1,4 +1,4 @@
-"""Times steps side by side, and measures the memory of one."""
+"""Times steps side by side, and measures a step's memory."""
 
 import gc
 import random
@@ -16,7 +16,7 @@ Step = Callable[[int], None]
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _WARM_UP = 2
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""The wall clock, or the processor time of the process, which other processes stretch less."""
+"""The wall clock, or the processor time of the process, which depends less on other processes."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Spread:
 
 
 def spread(values: list[float]) -> Spread:
-    """Median and quartiles; with one value all three are that."""
+    """Median and quartiles; all three equal a single value."""
     if len(values) < 2:
         return Spread(values[0], values[0], values[0])
     low, _, high = quantiles(values, n=4, method="inclusive")
@@ -43,8 +43,8 @@ def interleaved(
 
     Args:
         steps: name -> a call that takes the step's number and returns when the step is done.
-        cycles: name -> how many consecutive steps make one measurement.
-        repeats: rounds that count, after two steps of each variant to warm up.
+        cycles: name -> the number of consecutive steps in one measurement.
+        repeats: the number of measured rounds, after two warm-up steps of each variant.
         clock: a key of CLOCKS.
     """
     now = CLOCKS[clock]
@@ -70,9 +70,9 @@ def interleaved(
 
 
 def peak_memory(step: Step) -> int | None:
-    """Bytes that a step needs at its peak beyond what was there before it; None if the system does not tell.
+    """The peak memory of a step above the memory before it, in bytes; None if unknown.
 
-    The process must be fresh, and the peak is reset once the step has run (and been compiled).
+    The process must be fresh. The peak is reset after the step has run (and compiled) once.
     """
     step(0)
     step(0)

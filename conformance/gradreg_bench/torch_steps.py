@@ -22,14 +22,14 @@ _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
 def _tensor(value: Any) -> Any:
-    """A NumPy array as a tensor, floats in float32; anything else as it is."""
+    """A NumPy array as a tensor, floats in float32; other values unchanged."""
     if not isinstance(value, np.ndarray):
         return value
     return torch.tensor(value, dtype=torch.float32 if value.dtype.kind == "f" else None)
 
 
 class TorchSteps(Steps):
-    """Steps of a module. In the mode "compile", inductor compiles the function that gives the loss."""
+    """The steps of a module. In the mode "compile", inductor compiles the loss function."""
 
     modes = ("eager", "compile")
 
@@ -40,7 +40,7 @@ class TorchSteps(Steps):
 
     @classmethod
     def of_network(cls, backend: str, network: nets.Network, batch: int, mode: str) -> "TorchSteps":
-        """In PyTorch's own layers and layout."""
+        """The network in PyTorch's own layers and layout."""
         torch.manual_seed(0)
         model = nn.Sequential(*_modules(network.layers, network.input_shape)).eval()
         shape = network.input_shape
@@ -48,7 +48,7 @@ class TorchSteps(Steps):
         return cls(backend, model, x, torch.randint(network.output_shape[-1], (batch,)), mode)
 
     def first_share(self) -> float | None:
-        """By PyTorch's own count: a plain step has (3 - f) times the operations of a forward pass."""
+        """Counted by PyTorch: a plain step has (3 - f) times the operations of a forward pass."""
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False) as forward:
@@ -67,7 +67,7 @@ class TorchSteps(Steps):
         return self.model  # type: ignore[no-any-return]
 
     def operations(self, run: Callable[[], Any]) -> int | None:
-        """On a GPU also a proof that nothing in `run` waits for it: PyTorch raises then."""
+        """On a GPU, also make PyTorch raise if anything in `run` waits for it."""
         cuda = self.x.is_cuda
         if cuda:
             torch.cuda.set_sync_debug_mode("error")
@@ -102,7 +102,7 @@ class TorchSteps(Steps):
             with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16):
                 return total(self.model, None, self.x, step)
 
-        compiles = self.mode == "compile"  # which has programs without the penalty only where the step is an int
+        compiles = self.mode == "compile"  # a compiled program omits the penalty only if the step is an int
         if compiles:
             if variant.reg is None and variant.name != PLAIN:
                 raise UnsupportedError("autograd.grad does not compile")
@@ -159,7 +159,7 @@ class TorchSteps(Steps):
 
 
 class Launched(TorchDispatchMode):
-    """Counts the operations inside that compute; views launch nothing."""
+    """Counts the computing operations inside; views launch nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class _Attention(nn.Module):
 
 
 def _modules(layers: tuple[nets.Layer, ...], shape: nets.Shape) -> list[nn.Module]:
-    """PyTorch's own layers, channels first; `shape` is that of a sample with the channels last."""
+    """PyTorch's own layers, channels first; `shape` is a sample's, with the channels last."""
     modules: list[nn.Module] = []
     for layer in layers:
         modules.append(_module(layer, shape))

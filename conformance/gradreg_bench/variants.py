@@ -1,4 +1,4 @@
-"""The steps that are timed: a plain one, one per regularizer, and baselines, which are written without gradreg."""
+"""The timed steps: a plain one, one per regularizer, and baselines written without gradreg."""
 
 import json
 import math
@@ -31,15 +31,15 @@ PLAIN = "plain"
 BASELINES = {
     "DataGrad recomputed": "DataGrad with the framework's checkpointing: in PyTorch the model in sqrt(layers) parts, "
     "in JAX as a whole; less memory, more time",
-    "separate forward": "the loss, and a projection's penalty from a forward pass of its own",
-    "projection loop": "each row of the Jacobian of the loss's own forward pass, its square added to a sum (the widely "
+    "separate forward": "the loss, and a projection's penalty from a separate forward pass",
+    "projection loop": "each row of the Jacobian of the loss's forward pass, its square added to a sum (the widely "
     "used public package), one backward",
     "backward per projection": "the same with one backward per row, which frees its graph",
-    "vmap(jacrev)": "the whole Jacobian by the framework's own transformation, in a forward pass of its own",
+    "vmap(jacrev)": "the whole Jacobian by the framework's own transformation, in a separate forward pass",
     "gradient difference": "the penalty's gradient from the difference of two gradients at x and x + h J^T w; wrong at "
     "the kinks of ReLU networks",
 }
-"""How this is written without gradreg: name -> what it does."""
+"""Baselines without gradreg: name -> description."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class Variant:
     reg: Regularizer | None = None
     """None for the plain step and for a baseline."""
     rows: int | None = 1
-    """How many rows of the Jacobian are pulled back; 0 for none, None for all m."""
+    """The number of rows of the Jacobian to pull back; 0 for none, None for all m."""
     share: float = 1.0
-    """The part of samples or steps that are penalised."""
+    """The fraction of samples or steps that are penalised."""
     cycle: int = 1
-    """How many consecutive steps are timed together."""
+    """The number of consecutive steps timed together."""
     due: bool = False
-    """Whether each step is given the regularizer of that step, with a program for each."""
+    """Whether each step gets the regularizer due at that step, with a separate program for each."""
     bounded: bool = True
-    """Whether the limit of exact double backpropagation applies to it."""
+    """Whether the limit of exact double backpropagation applies."""
 
     def limit(self, first_share: float | None, outputs: int) -> float | None:
-        """The least ratio to a plain step; None if it is not known. Without f it is that for f = 0, which is lower."""
+        """The lowest ratio to a plain step; None if unknown. Without f, the limit for f = 0, which is lower."""
         if not self.bounded:
             return None
         rows = outputs if self.rows is None else self.rows
@@ -69,11 +69,11 @@ class Variant:
 
 
 def variants(projections: Sequence[int], patterns: Sequence[str] = ()) -> list[Variant]:
-    """Every variant whose name matches one of `patterns` (all without any), the plain step first.
+    """Every variant whose name matches one of `patterns` (all if there are no patterns), the plain step first.
 
     Args:
         projections: numbers of random rows to time SpectReg with; 1 is always timed.
-        patterns: as file names are matched, such as ``"*Reg"``.
+        patterns: patterns as for file names, such as ``"*Reg"``.
 
     Raises:
         InputError: a pattern matches nothing.
@@ -123,11 +123,11 @@ def own_variants(regularizers: Sequence[tuple[str, str]]) -> list[Variant]:
 
     Raises:
         SpecError: a text is not a regularizer.
-        InputError: a name is given twice, or is that of the plain step.
+        InputError: a name is given twice, or equals the plain step's.
     """
     names = [PLAIN, *(name for name, _ in regularizers)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"bench: expected regularizers of different names, got {twice[0]!r} twice; rename a file.")
+        raise InputError(f"bench: expected regularizers of different names, got {twice[0]!r} twice; rename one file.")
     chosen = []
     for name, text in regularizers:
         reg = from_dict(json.loads(text))

@@ -1,6 +1,6 @@
-"""The process that measures: a task as JSON on standard input, a result as JSON in the file that is named.
+"""The measuring process: reads a task as JSON from standard input, writes a result as JSON to a given file.
 
-One process per task, so that frameworks do not share threads; one more per variant for its memory.
+There is one process per task, so frameworks do not share threads, and one more per variant for its memory.
 """
 
 import inspect
@@ -32,8 +32,8 @@ def load(task: Task, seconds: float = TIMEOUT) -> Steps:
     """The steps of the task's model.
 
     Args:
-        task: whose model.
-        seconds: that importing and calling a factory may take.
+        task: the task.
+        seconds: the limit for importing and calling a factory.
 
     Raises:
         InputError: the backend has no such mode, or the factory cannot be imported or called, or returns something
@@ -59,26 +59,26 @@ def load(task: Task, seconds: float = TIMEOUT) -> Steps:
 
 
 def _made(target: str, seconds: float) -> tuple[Any, Any, Any]:
-    """What the caller's factory returns."""
+    """The result of the caller's factory."""
     factory = resolve(target, "bench", seconds)
     if not callable(factory) or any(
         parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         for parameter in inspect.signature(factory).parameters.values()
     ):
-        raise InputError(f"bench: {target}: expected a function that is called without arguments, got {factory!r}.")
+        raise InputError(f"bench: {target}: expected a function without arguments, got {factory!r}.")
     made = call("bench", target, factory, seconds)
     if not isinstance(made, tuple) or len(made) != 3:
         raise InputError(
             f"bench: {target}: expected (model, x, y), got {type(made).__name__}. A model is an nn.Module, a Keras "
-            f"model, or elsewhere a pair (function of (params, x), params)."
+            f"model, or in other frameworks a pair (function of (params, x), params)."
         )
     return made
 
 
 def measure(task: Task, seconds: float = TIMEOUT) -> Result:
     """Measure the task in this process; `seconds` is the limit of a factory."""
-    # A heap that keeps what is freed would count the gaps between the blocks as memory in use.
+    # A heap that keeps freed memory would count the gaps between blocks as memory in use.
     allocator = keep_memory() if task.memory_of is None else "the system's"
     steps = load(task, seconds)
     if task.model == HOST:
@@ -94,7 +94,7 @@ def measure(task: Task, seconds: float = TIMEOUT) -> Result:
 
 
 def _timed(task: Task, steps: Steps, chosen: list[Variant], share: float | None) -> tuple[Measurement, ...]:
-    """The variants, timed in turn; those that fail on a first step are left out, and say why."""
+    """The variants, timed in turn; a variant that fails on its first step is left out with the reason."""
     outputs = steps.outputs
     calls, failed = {}, {}
     for variant in chosen:
@@ -125,9 +125,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Read the task, write the result or the error."""
+    """Read the task, and write the result or the error."""
     target, task = Path(sys.argv[1]), Task.from_dict(json.load(sys.stdin))
-    if usable := cores():  # before a framework counts them
+    if usable := cores():  # before a framework counts the cores
         os.sched_setaffinity(0, usable[: task.threads])
     try:
         answer = measure(task, float(sys.argv[2])).to_dict()

@@ -1,4 +1,4 @@
-"""Watches a training: norms of the Jacobian, penalties, and the share of the penalty in the gradient.
+"""Monitors a training: norms of the Jacobian, penalties, and the share of the penalty in the gradient.
 
 Importing this package imports no framework and no Matplotlib. Callbacks are in `gradreg_monitor.keras`,
 `gradreg_monitor.lightning` and `gradreg_monitor.transformers`, which import their framework.

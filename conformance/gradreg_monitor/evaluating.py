@@ -1,4 +1,4 @@
-"""A model as it is for evaluation, for a moment: after it modes, state and generators are as they were."""
+"""Puts a model in evaluation mode temporarily; modes, state and generators are restored afterwards."""
 
 import random
 import sys
@@ -17,7 +17,7 @@ _MODES = {"deterministic": True, "use_running_average": True}
 
 
 def unwrapped(model: Any) -> Any:
-    """The module inside of DataParallel, DistributedDataParallel and torch.compile; other models as they are.
+    """The module inside DataParallel, DistributedDataParallel and torch.compile; other models unchanged.
 
     A forward pass of DistributedDataParallel makes it expect a backward pass, and a compiled module has no second
     derivative.
@@ -33,9 +33,9 @@ def unwrapped(model: Any) -> Any:
 
 @contextmanager
 def undisturbed(model: Any, evaluation: bool) -> Iterator[None]:
-    """Modules are in evaluation mode inside if `evaluation`, and derivatives can be taken.
+    """A context with modules in evaluation mode if `evaluation`, in which derivatives can be taken.
 
-    Modes and the generators of Python and NumPy are put back; the model's own state is the backend's to keep
+    It restores modes and the generators of Python and NumPy; the backend restores the model's state
     (`gradreg_core.backend.Backend.repeatable`).
     """
     with ExitStack() as stack:
@@ -61,7 +61,7 @@ def _host_generators() -> Iterator[None]:
 
 @contextmanager
 def _evaluation_mode(owners: list[Any]) -> Iterator[None]:
-    """The modules among the owners, and those inside them, one by one: `train()` of a module may do more than that."""
+    """The modules among the owners, and those inside them, one by one: `train()` may do more than set the mode."""
     before: list[tuple[Any, str, Any]] = []
     try:
         for module, name, value in _modes(owners):

@@ -1,4 +1,4 @@
-"""The picture of a monitor's records, drawn by Matplotlib without a window or global state."""
+"""The figure of a monitor's records, drawn with Matplotlib without a window or global state."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 __all__ = ["draw", "plot"]
 
 _COLOURS = ("#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#56b4e9", "#000000")
-"""Of Okabe and Ito, told apart without colour by their markers too."""
+"""Colours of Okabe and Ito, and markers that distinguish the lines without colour."""
 _MARKERS = "osD^vP*"
 _PANELS = (
     ("loss and penalty", ("loss", "penalty"), "log"),
     ("norms of the Jacobian, mean over samples", ("jacobian/",), "log"),
     ("the penalty in the gradient of the parameters", ("gradient/",), "linear"),
 )
-"""Title, beginnings of the names, and scale of each panel."""
+"""The title, name prefixes and scale of each panel."""
 _MANY = 30
-"""Records from which on lines have no markers."""
+"""The number of records from which lines have no markers."""
 
 
 def plot(
     records: "Sequence[Mapping[str, float]] | str | os.PathLike[str]", path: "str | os.PathLike[str] | None" = None
 ) -> "Figure":
-    """A figure of records over the steps: losses and penalties, norms of the Jacobian, the penalty's share.
+    """Plot records over the steps: losses and penalties, norms of the Jacobian, the penalty's share.
 
     Args:
         records: ``monitor.records``, or the path of a file of :class:`CsvWriter`.
-        path: also write the figure there; the ending says as what.
+        path: also write the figure to this file; the ending sets the format.
 
     Returns:
         The matplotlib Figure.
@@ -47,7 +47,7 @@ def plot(
 
     rows = read_csv(records) if isinstance(records, str | os.PathLike) else list(records)
     if not rows:
-        raise InputError("plot: there are no records yet. Call the monitor at a step that is divisible by its every=.")
+        raise InputError("plot: there are no records yet. Call the monitor at a step divisible by its every=.")
     figure = Figure(figsize=(11, 3.1), layout="constrained")
     draw(figure, rows)
     if path is not None:
@@ -56,7 +56,7 @@ def plot(
 
 
 def draw(figure: "Figure", rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw records into a figure, in place of what it holds."""
+    """Draw records into a figure, replacing its contents."""
     figure.clear()
     names = [name for name in rows[-1] if name not in ("step", "seconds")]
     panels = [

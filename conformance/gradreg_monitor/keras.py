@@ -1,4 +1,4 @@
-"""A monitor in ``model.fit`` of Keras, and the search for a weight over such fits, on each of Keras' backends."""
+"""A monitor for Keras' ``model.fit``, and the search for a weight over such fits, on all of Keras' backends."""
 
 import gc
 from collections.abc import Callable
@@ -25,13 +25,13 @@ class MonitorCallback(keras.callbacks.Callback):
         model.fit(x, y, callbacks=[MonitorCallback(monitor)])
 
     The batch is converted to the framework that Keras runs on. The loss is the model's compiled one, unless the monitor
-    has a `loss_fn`. A step is a batch; after a restart the count goes on from ``optimizer.iterations``.
+    has a `loss_fn`. A step is a batch; after a restart the count continues from ``optimizer.iterations``.
 
     Args:
         monitor: see :class:`gradreg_monitor.Monitor`. Its `every` counts batches.
 
     Raises:
-        InputError: when training begins, if the model has several losses and the monitor no `loss_fn`.
+        InputError: when training starts, if the model has several losses and the monitor no `loss_fn`.
     """
 
     def __init__(self, monitor: Monitor) -> None:
@@ -40,7 +40,7 @@ class MonitorCallback(keras.callbacks.Callback):
         self._start = self._done = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Convert the batch, and record the model as it is."""
+        """Convert the batch, and record the model before training."""
         model, monitor = self.model, self.monitor
         monitor.move(keras.ops.convert_to_tensor, keras.config.backend())
         if monitor.y is not None:
@@ -54,7 +54,7 @@ class MonitorCallback(keras.callbacks.Callback):
         self._start = self._done
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Record, if a step that is divisible by `every` has passed."""
+        """Record if a step divisible by `every` has passed."""
         before, self._done = self._done, self._start + batch + 1
         if self._done // self.monitor.every > before // self.monitor.every:
             self._record()
@@ -71,8 +71,8 @@ def _compiled_loss(model: Any) -> Any:
     loss = getattr(model, "loss", None)
     if loss is None or isinstance(loss, dict | list | tuple):
         raise InputError(
-            f"MonitorCallback: expected a model that is compiled with one loss, got loss={loss!r}. Give the monitor "
-            f"loss_fn=, a function of (outputs, y) that returns one loss per sample, and outputs= where the model "
+            f"MonitorCallback: expected a model compiled with one loss, got loss={loss!r}. Give the monitor "
+            f"loss_fn=, a function of (outputs, y) that returns one loss per sample, and outputs= if the model "
             f"returns several."
         )
     return keras.losses.get(loss)
@@ -87,7 +87,7 @@ def keras_fit(
     metric: str = "accuracy",
     norm_samples: int = 200,
 ) -> Callable[[Regularizer | None, int], tuple[float, float | None]]:
-    """What :func:`gradreg_core.search` calls, made of a function that makes a Keras model.
+    """Make the function that :func:`gradreg_core.search` calls from a function that makes a Keras model.
 
     ::
 
@@ -95,21 +95,21 @@ def keras_fit(
         result = gradreg_core.search(fit, SpectReg(0.01), validation_size=len(y_valid))
 
     Args:
-        make: ``make(reg)`` -> a compiled model, without a regularizer where `reg` is None.
+        make: ``make(reg)`` -> a compiled model, without a regularizer if `reg` is None.
         data: (train, validation), each a pair (x, y) of arrays; or a function seed -> such a pair, for
             cross-validation.
-        epochs: of each training.
-        batch_size: of training.
-        metric: of ``model.evaluate`` on the validation data, by name; with a minus in front where lower is better, such
+        epochs: the number of epochs per training.
+        batch_size: the batch size of training.
+        metric: of ``model.evaluate`` on the validation data, by name; prefixed by a minus if lower is better, such
             as ``"-loss"``.
-        norm_samples: validation samples that the Jacobian's norm is a mean over, where the inputs are one array of
+        norm_samples: the number of validation samples for the Jacobian's mean norm, if the inputs are one array of
             floats; 0 for no norm.
 
     Returns:
-        fit(reg, seed) -> (score, norm). The seed is that of ``keras.utils.set_random_seed``.
+        fit(reg, seed) -> (score, norm). The seed is passed to ``keras.utils.set_random_seed``.
 
     Raises:
-        InputError: when it is called: the model has no such metric, or `data` has another form.
+        InputError: when it is called: the model has no such metric, or `data` has a different form.
     """
 
     def fit(reg: Regularizer | None, seed: int) -> tuple[float, float | None]:
@@ -121,14 +121,14 @@ def keras_fit(
         score = chosen_score("keras_fit", metric, logs)
         norm = _norm(model, x_valid, norm_samples)
         del model
-        gc.collect()  # a model refers to itself, and a search makes many
+        gc.collect()  # a model refers to itself, and a search creates many
         return score, norm
 
     return fit
 
 
 def _norm(model: Any, x: Any, count: int) -> float | None:
-    """The mean norm of the Jacobian on the first samples; None where the inputs are not one array of floats."""
+    """The mean norm of the Jacobian on the first samples; None if the inputs are not one array of floats."""
     if not count or isinstance(x, dict | list | tuple) or "float" not in str(getattr(x, "dtype", "")):
         return None
     points = keras.ops.convert_to_tensor(x[:count])

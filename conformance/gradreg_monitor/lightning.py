@@ -1,4 +1,4 @@
-"""A monitor in a Trainer of Lightning, and the search for a weight over such trainings."""
+"""A monitor for Lightning's Trainer, and the search for a weight over such trainings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,13 +24,13 @@ class MonitorCallback(Callback):
         monitor = Monitor(x_valid, y_valid, reg, every=100)
         Trainer(callbacks=[MonitorCallback(monitor)])
 
-    The model is the LightningModule itself: its `forward` returns the outputs. Values go to the trainer's loggers too.
-    Where several processes train all of them record, since the parameters may be split, and one of them writes.
+    The model is the LightningModule itself: its `forward` returns the outputs. The loggers get the values too.
+    If several processes train, all record, since the parameters may be split, and one of them writes.
 
     Args:
         monitor: see :class:`gradreg_monitor.Monitor`. Its `every` counts steps of the optimizer, as
             ``trainer.global_step`` does. Its batch is moved to the module's device.
-        prefix: in front of the names in the loggers.
+        prefix: a prefix of the names in the loggers.
     """
 
     def __init__(self, monitor: Monitor, *, prefix: str = "gradreg/") -> None:
@@ -38,7 +38,7 @@ class MonitorCallback(Callback):
         self._last: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Move the batch, and record the model as it is."""
+        """Move the batch, and record the model before training."""
         self.monitor.move(lambda array: array.to(pl_module.device))
         self._last = None
         self._record(trainer, pl_module)
@@ -46,7 +46,7 @@ class MonitorCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record, if the optimizer has stepped and the step is divisible by `every`."""
+        """Record if the optimizer has stepped and the step is divisible by `every`."""
         self._record(trainer, pl_module)
 
     def _record(self, trainer: Trainer, module: LightningModule) -> None:
@@ -69,7 +69,7 @@ def lightning_fit(
     metric: str = "val_acc",
     norm_samples: int = 200,
 ) -> Callable[[Regularizer | None, int], tuple[float, float | None]]:
-    """What :func:`gradreg_core.search` calls, made of functions that make a LightningModule and a Trainer.
+    """Make the function that :func:`gradreg_core.search` calls from a LightningModule's maker and a Trainer's.
 
     ::
 
@@ -77,20 +77,20 @@ def lightning_fit(
         result = gradreg_core.search(fit, SpectReg(0.01), validation_size=len(valid_set))
 
     Args:
-        make: ``make(reg)`` -> a module, without a regularizer where `reg` is None; its class will often do.
+        make: ``make(reg)`` -> a module, without a regularizer if `reg` is None; often simply its class.
         data: (train, validation), each a DataLoader; or a function seed -> such a pair, for cross-validation.
-        trainer: makes a Trainer.
-        metric: that ``validation_step`` logs, by name; with a minus in front where lower is better, such as
+        trainer: a function that makes a Trainer.
+        metric: the name of a metric that ``validation_step`` logs; prefixed by a minus if lower is better, such as
             ``"-val_loss"``.
-        norm_samples: samples of the first validation batch that the Jacobian's norm is a mean over, where a batch is a
+        norm_samples: the number of samples of the first validation batch for the Jacobian's mean norm, if a batch is a
             pair (x, y) with floats x; 0 for no norm.
 
     Returns:
-        fit(reg, seed) -> (score, norm). The seed is that of ``seed_everything``.
+        fit(reg, seed) -> (score, norm). The seed is passed to ``seed_everything``.
 
     Raises:
         InputError: when it is called: the module logs no such metric, the training was interrupted, or `data` has
-            another form.
+            a different form.
     """
 
     def fit(reg: Regularizer | None, seed: int) -> tuple[float, float | None]:
@@ -108,7 +108,7 @@ def lightning_fit(
 
 
 def _norm(module: LightningModule, validation: Any, count: int) -> float | None:
-    """The mean norm of the Jacobian on the first samples; None where a batch is no pair with floats in front."""
+    """The mean norm of the Jacobian on the first samples; None if a batch is not a pair with floats first."""
     batch = next(iter(validation)) if count else None
     x = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else None
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():

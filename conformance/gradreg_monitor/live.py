@@ -1,4 +1,4 @@
-"""A picture of the records that changes as they come: a figure in a notebook, lines of bars in a terminal."""
+"""A live view of the records: a figure in a notebook, lines of bars in a terminal."""
 
 import math
 import sys
@@ -12,16 +12,16 @@ __all__ = ["LivePlot", "sparkline"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40
-"""Bars in a line."""
+"""The number of bars per line."""
 
 
 class LivePlot:
-    """A writer that shows the records: in a notebook a figure that is drawn anew, in a terminal a line per value.
+    """A writer that shows the records: in a notebook as a figure that is redrawn, in a terminal as a line per value.
 
-    Nothing is shown where the output is neither. In a terminal call `close` at the end, or use it in a ``with``.
+    Other outputs show nothing. In a terminal call `close` at the end, or use it in a ``with`` statement.
 
     Args:
-        notebook: whether to draw a figure for a notebook; None looks where the program runs.
+        notebook: whether to draw a figure for a notebook; None detects where the program runs.
     """
 
     def __init__(self, *, notebook: bool | None = None) -> None:
@@ -30,7 +30,7 @@ class LivePlot:
         self._shown: Any = None
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
-        """Show a record beside those before it."""
+        """Show a record with all earlier ones."""
         self.rows.append({"step": step, **values})
         if self.notebook:
             self._draw()
@@ -38,7 +38,7 @@ class LivePlot:
             self._print()
 
     def close(self) -> None:
-        """Leave what is shown as it is, and give the terminal back."""
+        """Keep the current view, and release the terminal."""
         if not self.notebook and self._shown is not None:
             self._shown.stop()
             self._shown = None
@@ -57,7 +57,7 @@ class LivePlot:
         draw(figure, self.rows)
         drawn = BytesIO()
         figure.savefig(drawn, format="png", dpi=100)
-        image = Image(drawn.getvalue())  # shown also where no backend of Matplotlib was chosen
+        image = Image(drawn.getvalue())  # works without a chosen Matplotlib backend
         if self._shown is None:
             self._shown = display(image, display_id=True)
         else:
@@ -88,7 +88,7 @@ class LivePlot:
 
 
 def sparkline(numbers: Sequence[float], width: int = _WIDTH) -> str:
-    """Bars between the smallest and the largest number, at most `width` of them; a space where there is no number."""
+    """Bars between the smallest and the largest number, at most `width` of them; a space for a missing number."""
     if len(numbers) > width:
         numbers = [numbers[index * (len(numbers) - 1) // (width - 1)] for index in range(width)]
     finite = [number for number in numbers if math.isfinite(number)]

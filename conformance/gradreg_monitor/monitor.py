@@ -1,4 +1,4 @@
-"""A monitor of a training, in any loop and any framework."""
+"""A monitor for training in any loop and any framework."""
 
 import operator
 import time
@@ -28,7 +28,7 @@ class Monitor:
 
         monitor = Monitor(x_valid, y_valid, SpectReg(0.01), every=100, writers=[CsvWriter("watch.csv")])
         for step in range(5000):
-            ...                                # one step of training, as ever
+            ...                                # one training step, as usual
             monitor(model, step)
         plot(monitor.records)
 
@@ -36,36 +36,36 @@ class Monitor:
     recorded                   meaning
     ========================== =====================================================================================
     ``loss``                   the mean loss, without penalties
-    ``penalty``                all terms, weights included; ``penalty/SpectReg`` and so on where there are several
-    ``jacobian/frobenius``     mean_i ||J_i||_F, as `measure`
-    ``jacobian/spectral``      mean_i of the largest singular value of J_i
-    ``jacobian/loss_gradient`` mean_i ||dM_i/dx_i||, where the batch has a loss
-    ``gradient/share``         ||p|| / ||t||, with p the gradient of the penalty for the parameters, t the whole one
+    ``penalty``                all terms, weights included; with several terms also ``penalty/SpectReg`` and so on
+    ``jacobian/frobenius``     mean_i ||J_i||_F, as in `measure`
+    ``jacobian/spectral``      the mean over i of the largest singular value of J_i
+    ``jacobian/loss_gradient`` mean_i ||dM_i/dx_i||, if the batch has a loss
+    ``gradient/share``         ||p|| / ||t||, p the penalty's gradient for the parameters, t the whole gradient
     ``gradient/cosine``        the cosine of p and t
     ========================== =====================================================================================
 
-    The penalties are those of `reg` as it acts on average: ``every=`` and ``fraction=`` are left out. The draws are
-    those of the step. The model is left as it is: its state (moving statistics, counters, generators) and its modes
-    are as before, and so are the global generators of the framework, NumPy and Python.
+    The penalties show the average effect of `reg`: ``every=`` and ``fraction=`` are ignored. The draws are
+    the step's. The monitor restores the model's state (moving statistics, counters, generators) and its modes,
+    and the global generators of the framework, NumPy and Python.
 
     A record costs a forward pass, the backward passes of `measure` (one per output, or `projections`) and two gradients
-    for the parameters. In JAX the first record takes some seconds, which go into compiling; those after it do not.
+    for the parameters. In JAX the first record takes some seconds, for compiling; later ones do not.
 
     Args:
-        x: the input of the batch, some hundred validation samples on the device of the model; any that `loss` takes.
-        y: labels. Without `y` and `loss_fn` there is no loss, as of critics, and ``gradient/penalty`` is ||p||.
+        x: the input of the batch, a few hundred validation samples on the device of the model; any input of `loss`.
+        y: labels. Without `y` and `loss_fn` there is no loss, as for critics, and ``gradient/penalty`` is ||p||.
         reg: the regularizer of the training; None to watch a training without one.
-        every: the steps from one record to the next: those divisible by it.
+        every: record at steps divisible by this number.
         writers: called as ``write(step, values)`` at every record.
-        jacobian: whether to record the norms of the Jacobian. With integer inputs name a place by `at`, or leave
+        jacobian: whether to record the norms of the Jacobian. With integer inputs, name a place by `at`, or leave
             them out.
         at: measure the Jacobian at this place of the network instead of the input, such as ``"embeddings"``.
-        projections: estimate the Jacobian's norms from so many directions; for models with many outputs.
+        projections: estimate the Jacobian's norms from this many directions; for models with many outputs.
         gradients: whether to record the share of the penalty in the gradient.
-        evaluation: whether PyTorch's and Flax NNX's modules are looked at in evaluation mode, also those that a
-            function refers to. False: in the mode in which they are. Functions decide by themselves.
-        backend: the framework, such as "torch", where `x` is of NumPy.
-        seed, loss_fn, outputs, sample_weight, position_weight, ignore_index, class_axis, target, chunk_size: as of the
+        evaluation: whether to record PyTorch's and Flax NNX's modules in evaluation mode, also those that a
+            function refers to. False keeps their mode. Functions set their own mode.
+        backend: the framework, such as "torch", if `x` is a NumPy array.
+        seed, loss_fn, outputs, sample_weight, position_weight, ignore_index, class_axis, target, chunk_size: as in
             training, see :class:`gradreg_core.calls.Calls`.
 
     Raises:
@@ -110,7 +110,7 @@ class Monitor:
         self.jacobian, self.at, self.gradients, self.evaluation = jacobian, at, gradients, evaluation
         self.projections = integer_option("Monitor", "projections", projections, minimum=1)
         self.records: list[dict[str, float]] = []
-        """A dict per record, with ``step``, the values, and ``seconds``, what the record took."""
+        """A dict per record, with ``step``, the values, and ``seconds``, the duration of the record."""
         self.backend = backend or backend_of(x)
         self.is_writing = True
         """Whether records go to the writers; False on all processes but one."""
@@ -128,19 +128,19 @@ class Monitor:
         )
 
     def __call__(self, model: Any, step: Any, *, params: Any = None) -> dict[str, float] | None:
-        """Record, if the step is divisible by `every`.
+        """Record if the step is divisible by `every`.
 
         Args:
-            model: as it is now: a module, or a function that closes over parameters.
-            step: of training.
-            params: the parameters that `model` closes over, in JAX: they are what the gradients are for. Without them
+            model: the current model: a module, or a function that closes over parameters.
+            step: the step of training.
+            params: in JAX, the parameters that `model` closes over, for the gradients. Without them
                 these are all floating-point arrays that it closes over.
 
         Returns:
             The values, or None at other steps.
 
         Raises:
-            InputTypeError: the step is no integer, or a program is being traced; or as `loss` and `measure`.
+            InputTypeError: the step is not an integer, or a program is being traced; or as `loss` and `measure`.
             InputError: as `loss` and `measure`.
         """
         number = _integer(step)
@@ -149,7 +149,7 @@ class Monitor:
         return self.record(model, number, params=params)
 
     def record(self, model: Any, step: int, *, params: Any = None) -> dict[str, float]:
-        """Record now, whatever the step."""
+        """Record now, at any step."""
         start = time.perf_counter()
         model, backend = unwrapped(model), load_backend(self.backend)
         subject = Subject(backend, model, self.x, self.y, self._charged, step, read_once(params), self._options)
@@ -165,11 +165,11 @@ class Monitor:
         return values
 
     def move(self, convert: Callable[[Any], Any], backend: str | None = None) -> None:
-        """Convert the arrays of the batch, as to the device of the model.
+        """Convert the arrays of the batch, for example to the model's device.
 
         Args:
             convert: called with every array of `x`, `y` and the weights.
-            backend: the framework that the arrays belong to then; None if it is the same.
+            backend: the framework of the converted arrays; None if it is the same.
         """
         names = ("sample_weight", "position_weight")
         weights = {name: _converted(convert, getattr(self._options, name)) for name in names}
@@ -178,7 +178,7 @@ class Monitor:
         self.backend = backend or self.backend
 
     def use_loss(self, loss_fn: Callable[[Any, Any], Any]) -> None:
-        """Take a loss function, unless there is one."""
+        """Set the loss function, unless there is one."""
         if self._options.loss_fn is None:
             self._options = replace(self._options, loss_fn=loss_fn)
 
@@ -194,8 +194,8 @@ def _converted(convert: Callable[[Any], Any], structure: Any) -> Any:
 def _integer(step: Any) -> int:
     try:
         return operator.index(step)
-    except Exception as error:  # a tracer raises its framework's own
+    except Exception as error:  # a tracer raises its framework's own error
         raise InputTypeError(
             f"Monitor: step must be an integer that can be read, got {step!r}. Call the monitor between the steps, "
-            f"outside of jax.jit, tf.function and torch.compile."
+            f"outside jax.jit, tf.function and torch.compile."
         ) from error

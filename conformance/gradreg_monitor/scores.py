@@ -1,4 +1,4 @@
-"""The score of a training among the metrics that a framework reports, and the parts of the data that it is for."""
+"""The score of a training from a framework's metrics, and the training and validation data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["chosen_score", "parts_of"]
 
 
 def chosen_score(call: str, metric: str, logs: Mapping[str, Any]) -> float:
-    """The metric of this name; with a minus in front, less it.
+    """The metric with this name; its negative if the name starts with a minus.
 
     Raises:
         InputError: there is no such metric.
@@ -18,18 +18,18 @@ def chosen_score(call: str, metric: str, logs: Mapping[str, Any]) -> float:
     if name not in logs:
         names = ", ".join(map(repr, logs)) or "none"
         raise InputError(
-            f"{call}: expected a metric {name!r} of the validation, and the model reports {names}. Compile or log it, "
-            f"or choose one by metric=, with a minus in front where lower is better."
+            f"{call}: expected a validation metric {name!r}, but the model reports {names}. Compile or log it, "
+            f"or choose one with metric=, prefixed by a minus if lower is better."
         )
     value = float(logs[name])
     return -value if metric.startswith("-") else value
 
 
 def parts_of(call: str, data: Any, seed: int) -> tuple[Any, Any]:
-    """(train, validation).
+    """The pair (train, validation).
 
     Raises:
-        InputError: `data` is no such pair, and no function that returns one.
+        InputError: `data` is neither such a pair nor a function that returns one.
     """
     parts = data(seed) if callable(data) else data
     if not isinstance(parts, tuple | list) or len(parts) != 2:

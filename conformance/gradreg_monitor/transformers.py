@@ -1,4 +1,4 @@
-"""A monitor in a Trainer of Hugging Face's transformers."""
+"""A monitor for a Trainer of Hugging Face's transformers."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class MonitorCallback(TrainerCallback):
         monitor = Monitor(Inputs(**tokens), labels, reg, at="embeddings", outputs="logits", every=100)
         Trainer(..., callbacks=[MonitorCallback(monitor)])
 
-    Where several processes train all of them record, and one of them writes.
+    If several processes train, all of them record, and one of them writes.
 
     Args:
         monitor: see :class:`gradreg_monitor.Monitor`. Its `every` counts steps of the optimizer, as
@@ -28,11 +28,11 @@ class MonitorCallback(TrainerCallback):
         self.monitor = monitor
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Move the batch, and record the model as it is."""
+        """Move the batch, and record the model before training."""
         self.monitor.move(lambda array: array.to(args.device))
         self.on_step_end(args, state, control, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Record, if the step is divisible by `every`."""
+        """Record if the step is divisible by `every`."""
         self.monitor.is_writing = state.is_world_process_zero
         self.monitor(model, state.global_step)

@@ -1,4 +1,4 @@
-"""What a monitor records of a model on one batch: losses, penalties, norms, and the penalty's share of the gradient."""
+"""The values that a monitor records on one batch: losses, penalties, norms, and the penalty's share of the gradient."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -35,14 +35,14 @@ class Options:
     chunk_size: int | None
 
     def of(self, *left_out: str) -> dict[str, Any]:
-        """As keyword arguments, those that are None left out."""
+        """The keyword arguments, without those that are None."""
         pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in pairs if value is not None and name not in left_out}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, the batch it is looked at on, and the step of training."""
+    """A model, the batch on which it is recorded, and the step of training."""
 
     calls: Calls
     model: Any
@@ -55,12 +55,12 @@ class Subject:
 
     @property
     def ops(self) -> Backend | None:
-        """The primitives; None for a backend that brings its own calls."""
+        """The primitives; None for a backend with its own calls."""
         return getattr(self.calls, "backend", None)
 
     @property
     def has_loss(self) -> bool:
-        """Whether the batch has a loss: it does not if there is neither a label nor a loss function."""
+        """Whether the batch has a loss, which needs labels or a loss function."""
         return self.y is not None or self.options.loss_fn is not None
 
     def penalties(self) -> dict[str, float]:
@@ -84,7 +84,7 @@ class Subject:
         if at is not None:
             return self._norms_at(at, projections)
         options = self._options("sample_weight", "target", "params")
-        if projections is None:  # nothing is drawn
+        if projections is None:  # there are no draws
             options = {name: value for name, value in options.items() if name not in ("step", "seed")}
         else:
             options["projections"] = projections
@@ -108,10 +108,10 @@ class Subject:
         return {name: self._penalty(term) for name, term in terms.items()}
 
     def shares(self) -> dict[str, float]:
-        """How much of the gradient of the parameters is the penalty's, and where it points.
+        """The penalty's share of the gradient of the parameters, and its direction.
 
-        With p the gradient of the penalty and t = p + that of the loss: ||p|| / ||t|| and <p, t> / (||p|| ||t||). NaN
-        where a norm is 0. Nothing without a penalty, or for a backend whose models hide their parameters.
+        With p and q the gradients of penalty and loss and t = p + q: ||p|| / ||t|| and <p, t> / (||p|| ||t||). NaN if a
+        norm is 0. Empty without a penalty, or for a backend whose models hide their parameters.
         """
         of_penalty = None if self.reg is None else self._gradients(lambda: self._penalty_array(self.reg))
         if of_penalty is None:
@@ -131,7 +131,7 @@ class Subject:
         return () if self.reg is None else self.reg.terms
 
     def _options(self, *left_out: str) -> dict[str, Any]:
-        """Keyword arguments of a call. A backend that brings its own calls need not know the last two."""
+        """Keyword arguments of a call. A backend with its own calls need not accept the last two."""
         given = {"step": self.step, **self.options.of(*left_out)}
         if self.ops is not None:
             given["batch_norm"] = "allow"
@@ -166,7 +166,7 @@ class Subject:
         return nullcontext() if self.ops is None else self.ops.repeatable(self.model)
 
     def _gradients(self, scalar: Callable[[], Any]) -> list[Any] | None:
-        """The gradients of a scalar for the model's parameters, None where there is no path; None if none are known."""
+        """The gradients of a scalar for the model's parameters, None without a path; None if they are unknown."""
         ops = self.ops
         if ops is None:
             return None
@@ -183,17 +183,17 @@ class Subject:
         return [gradient for weight, gradient in pairs if id(weight) in trained] or [gradient for _, gradient in pairs]
 
     def _reach(self) -> Any:
-        """A scalar that depends on all parameters that are trained."""
+        """A scalar that depends on all trained parameters."""
         return self._loss(None)[0] if self.has_loss else self._penalty_array(self.reg)
 
     def _trained(self) -> set[int]:
-        """The identities of the parameters, where the backend or the caller names them: other arrays are constants."""
+        """The identities of the parameters, if the backend or the caller names them: other arrays are constants."""
         assert self.ops is not None
         leaves = self.ops.parameters(self.model) if self.params is None else self.ops.tree_leaves(self.params)
         return {id(leaf) for leaf in leaves or ()}
 
     def _dot(self, first: Sequence[Any], second: Sequence[Any]) -> float:
-        """The inner product of gradients, None standing for zeros."""
+        """The inner product of gradients, with None for zeros."""
         pairs = zip(first, second, strict=True)
         return math.fsum(self._total(one * other) for one, other in pairs if one is not None and other is not None)
 
@@ -214,7 +214,7 @@ class Subject:
 
 
 def always_charged(reg: Regularizer | None) -> Regularizer | None:
-    """The regularizer as it acts on average: each term at every step and on the whole batch."""
+    """The average regularizer: each term at every step and on the whole batch."""
     if reg is None:
         return None
     terms = tuple(map(_always, reg.terms))
@@ -227,7 +227,7 @@ def _always(term: Term) -> Term:
 
 
 def _sum(one: Any, other: Any) -> Any:
-    """The sum of two gradients, None standing for zeros."""
+    """The sum of two gradients, with None for zeros."""
     if one is None or other is None:
         return other if one is None else one
     return one + other

@@ -1,4 +1,4 @@
-"""Where a monitor's values go: CSV, TensorBoard, Weights & Biases. Any ``write(step, values)`` is a writer."""
+"""Writers of a monitor's values: CSV, TensorBoard, Weights & Biases. Any ``write(step, values)`` is a writer."""
 
 import csv
 import os
@@ -14,13 +14,13 @@ class CsvWriter:
     """A row per record, in a CSV file that is complete after every row.
 
     Args:
-        path: of the file. Its folder must exist.
-        append: go on with the file that is there, such as after a restart; without it a file is replaced at the first
+        path: the path of the file. Its folder must exist.
+        append: continue an existing file, for example after a restart; otherwise a file is replaced at the first
             record.
 
     Raises:
-        InputError: a record has other values than the file's columns.
-        DataFileError: the file to go on with is no table of a monitor.
+        InputError: a record's values differ from the file's columns.
+        DataFileError: the file to continue is not a monitor's table.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
@@ -33,8 +33,8 @@ class CsvWriter:
         starts = not self._columns
         if not starts and set(self._columns) != set(columns):
             raise InputError(
-                f"CsvWriter: {self.path} has the columns {', '.join(self._columns)}, and this record has "
-                f"{', '.join(columns)}. Give each monitor a file of its own."
+                f"CsvWriter: {self.path} has the columns {', '.join(self._columns)}, but this record has "
+                f"{', '.join(columns)}. Give each monitor its own file."
             )
         self._columns = self._columns or columns
         with self.path.open("w" if starts else "a", newline="", encoding="utf-8") as file:
@@ -48,7 +48,7 @@ def _columns(path: Path) -> list[str]:
     with path.open(newline="", encoding="utf-8") as file:
         columns = next(csv.reader(file), [])
     if columns and columns[0] != "step":
-        raise DataFileError(f"{path}: expected a table of a monitor, with the first column step, got {columns[0]!r}.")
+        raise DataFileError(f"{path}: expected a monitor's table, with the first column step, got {columns[0]!r}.")
     return columns
 
 
@@ -56,7 +56,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     """The records in a file of :class:`CsvWriter`.
 
     Raises:
-        DataFileError: it cannot be read, or holds something else.
+        DataFileError: the file cannot be read, or is not a monitor's table.
     """
     try:
         _columns(Path(path))
@@ -65,15 +65,15 @@ def read_csv(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     except DataFileError:
         raise
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise DataFileError(f"{path}: cannot be read as a table of a monitor: {error}") from error
+        raise DataFileError(f"{path}: cannot be read as a monitor's table: {error}") from error
 
 
 class TensorBoardWriter:
-    """Scalars of a `SummaryWriter`, of ``torch.utils.tensorboard``, ``tensorboardX`` or any with ``add_scalar``.
+    """Writes scalars to a `SummaryWriter` of ``torch.utils.tensorboard``, ``tensorboardX``, or any with ``add_scalar``.
 
     Args:
         writer: the SummaryWriter.
-        prefix: in front of the names.
+        prefix: a prefix of the names.
 
     Raises:
         InputTypeError: the writer has no ``add_scalar``.
@@ -85,17 +85,17 @@ class TensorBoardWriter:
         self.writer, self.prefix = writer, prefix
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
-        """Add a scalar per value."""
+        """Add one scalar per value."""
         for name, value in values.items():
             self.writer.add_scalar(f"{self.prefix}{name}", value, step)
 
 
 class WandbWriter:
-    """Values of a run of Weights & Biases, over an axis of their own, so that your own steps do not matter.
+    """Logs values to a run of Weights & Biases, over a separate axis, so your own steps do not matter.
 
     Args:
         run: what ``wandb.init()`` returned.
-        prefix: in front of the names; the axis is the prefix and ``step``.
+        prefix: a prefix of the names; the axis is the prefix and ``step``.
 
     Raises:
         InputTypeError: the run has no ``log`` and ``define_metric``.

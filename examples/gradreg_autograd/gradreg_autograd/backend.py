@@ -1,4 +1,4 @@
-"""The primitives in autograd: NumPy arrays, and boxes around them while something is differentiated."""
+"""The primitives in autograd: NumPy arrays, and boxes around them during differentiation."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ Array = Any
 
 
 class AutogradBackend(Backend):
-    """See :class:`gradreg_core.backend.Backend`, whose methods these are."""
+    """See :class:`gradreg_core.backend.Backend`, which documents the methods."""
 
     name = "autograd"
 
-    # --- what an array is
+    # --- types of arrays
     def is_array(self, value: Any) -> bool:
         return isinstance(value, np.ndarray | np.generic | ArrayBox)
 
@@ -125,7 +125,7 @@ class AutogradBackend(Backend):
         def pullback(w: Array) -> Array:
             if node is None:
                 raise InputError("x does not reach the outputs: the model does not depend on it differentiably.")
-            return backward_pass(w, node).astype(x.dtype)  # some of autograd's derivatives are always in float64
+            return backward_pass(w, node).astype(x.dtype)  # some of autograd's derivatives are always float64
 
         return outputs, pullback
 

@@ -21,7 +21,7 @@ Function = Callable[[Arrays], Array]
 
 
 class AutogradHarness(Harness):
-    """See :class:`gradreg_conformance.harness.Harness`, whose methods these are."""
+    """See :class:`gradreg_conformance.harness.Harness`, which documents the methods."""
 
     modes = ("eager",)
     layers = frozenset(RULES) | {Dropout, Residual}
@@ -45,6 +45,6 @@ class AutogradHarness(Harness):
         return function(arrays)
 
     def value_and_gradients(self, function: Function, arrays: Arrays, mode: str) -> tuple[Array, dict[str, Array]]:
-        with warnings.catch_warnings():  # the gradient of a constant penalty is 0, which is right
+        with warnings.catch_warnings():  # the gradient of a constant penalty is correctly 0
             warnings.filterwarnings("ignore", "Output seems independent of input")
             return value_and_grad(function)(dict(arrays))

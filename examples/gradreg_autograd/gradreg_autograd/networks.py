@@ -28,7 +28,7 @@ _ACTIVATIONS = {
 
 
 def _conv(x: Array, kernel: Array, padding: str) -> Array:
-    """The sum over the places of the kernel of the shifted image times the weights there."""
+    """The sum over the kernel's positions of the shifted image times the weights there."""
     size = kernel.shape[0]
     if padding == "same":
         before = size // 2
@@ -39,7 +39,7 @@ def _conv(x: Array, kernel: Array, padding: str) -> Array:
 
 
 def _windows(x: Array, size: int) -> list[Array]:
-    """The elements of each size x size window in row-major order, one array per place in the window."""
+    """The elements of each size x size window in row-major order, one array per position in the window."""
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     cut = anp.reshape(x[:, : rows * size, : columns * size], (batch, rows, size, columns, size, channels))
@@ -47,7 +47,7 @@ def _windows(x: Array, size: int) -> list[Array]:
 
 
 def _max_pool(x: Array, size: int) -> Array:
-    """Maximum over windows; among equals the first has the whole derivative."""
+    """Maximum over windows; among equals, the first has the whole derivative."""
     best, *others = _windows(x, size)
     for other in others:
         best = anp.where(best >= other, best, other)

@@ -1,4 +1,4 @@
-"""Describes the autograd backend, without importing autograd."""
+"""Describes the autograd backend without importing autograd."""
 
 from gradreg_core.plugins.hookspecs import BackendDescription, hookimpl
 
@@ -7,7 +7,7 @@ __all__ = ["gradreg_backends"]
 
 @hookimpl
 def gradreg_backends() -> list[BackendDescription]:
-    """The autograd backend."""
+    """The description of the autograd backend."""
     return [
         BackendDescription(
             name="autograd",

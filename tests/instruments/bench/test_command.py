@@ -65,7 +65,7 @@ def test_a_regularizer_of_ones_own(bench, tmp_path):
     assert [row["name"] for row in result["measurements"]] == [PLAIN, "mine"]
     assert "expected the JSON of a regularizer" in bench(*common, "--regularizer", str(wrong), code=2)
     refused = bench(*common, "--regularizer", str(mine), "--variant", "DataGrad", code=2)
-    assert "leave out --variant and --projections" in refused
+    assert "omit --variant and --projections" in refused
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_names_of_regularizers_are_given_once(bench, tmp_path, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a:b", "--batch", "3"), "a factory brings its own network and batch"),
+        (("a:b", "--batch", "3"), "a factory has its own network and batch"),
         (("--threads", "4096"), "--threads 4096: there are"),
         (("--variant", "Nothing"), "no variant matches 'Nothing'"),
         (("--backend", "mxnet"), "no backend of this name is registered"),

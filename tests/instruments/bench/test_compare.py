@@ -52,7 +52,7 @@ def test_the_tolerance_is_the_callers():
     ],
 )
 def test_nothing_in_common_is_an_error_and_not_a_pass(other):
-    with pytest.raises(InputError, match="none of what was measured"):
+    with pytest.raises(InputError, match="none of the measured results"):
         changes([other], [result(2.0)])
 
 

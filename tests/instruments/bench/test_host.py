@@ -93,7 +93,7 @@ def test_other_bits_are_noticed(monkeypatch):
 
 @pytest.mark.parametrize("framework", ["jax", "tensorflow"])
 def test_steps_that_take_no_device_say_so(framework):
-    with pytest.raises(UnsupportedError, match="Leave both options out"):
+    with pytest.raises(UnsupportedError, match="Omit both options"):
         load(Task(framework, HOST, BATCH, (1,), (), 1, 1, device="cuda"))
 
 

@@ -50,9 +50,9 @@ def test_a_batch_of_numpy_arrays_is_turned_into_the_frameworks(framework, tmp_pa
     ("framework", "model", "message"),
     [
         ("torch", "factories_of_bench:wrong", r"expected \(model, x, y\), got int"),
-        ("torch", "factories_of_bench:needs", "called without arguments"),
+        ("torch", "factories_of_bench:needs", "expected a function without arguments"),
         ("torch-fast", "mlp", "torch has the modes eager, compile, got 'fast'"),
-        ("jax", "jax.numpy:pi", "expected a function that is called without arguments, got 3.14"),
+        ("jax", "jax.numpy:pi", "expected a function without arguments, got 3.14"),
     ],
 )
 def test_errors_say_what_was_expected(framework, model, message, tmp_path, monkeypatch):

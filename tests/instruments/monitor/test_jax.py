@@ -80,5 +80,5 @@ def test_a_module_in_training_mode_is_left_as_it_is_and_looked_at_in_evaluation_
 
 def test_inside_of_a_transformation_it_is_refused() -> None:
     monitor = Monitor(X, Y)
-    with pytest.raises(InputTypeError, match=r"outside of jax\.jit"):
+    with pytest.raises(InputTypeError, match=r"outside jax\.jit"):
         jax.jit(lambda step: monitor(lambda x: x, step))(0)

@@ -82,7 +82,7 @@ def test_losses_of_several_outputs_are_refused() -> None:
     model.loss = {"first": "mse", "second": "mse"}
     callback = MonitorCallback(Monitor(fits.X, fits.Y))
     callback.set_model(model)
-    with pytest.raises(InputError, match="MonitorCallback: expected a model that is compiled with one loss"):
+    with pytest.raises(InputError, match="MonitorCallback: expected a model compiled with one loss"):
         callback.on_train_begin()
 
 

@@ -40,7 +40,7 @@ def test_files_of_others_are_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "watch.csv"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(DataFileError, match="a table of a monitor"):
+    with pytest.raises(DataFileError, match="a monitor's table"):
         read_csv(path)
 
 
