@@ -279,7 +279,7 @@ def test_the_readme_says_what_came_out():
         for data in ("wine", "breast cancer")
     }
     assert (certain["wine"], sorted(certain["breast cancer"])) == ([0, 0, 0], [0, 0, 1])
-    assert "a table of wine no gain is certain, on one of breast cancer in one network of three" in readme
+    assert "the wine table no gain is certain, on the breast cancer table only in one network of three" in readme
     study = derivatives.STUDY
     cells = study.cells(Results(PUBLISHED / study.name)).values()
     means = [math.exp(factor(study, cell["SobolevReg"], cell["values alone"], "error").mean) for cell in cells]
