@@ -76,5 +76,5 @@ def position_weights_of_a_loss_of_the_caller(subject: Subject) -> None:
 @check("gradients")
 def ignored_labels(subject: Subject) -> None:
     """ignore_index=: positions with that label have weight 0, whether or not it is a class."""
-    _agree(subject, _REGS[1], ignore_index=-100)
-    _agree(subject, _REGS[0], ignore_index=1, position_weight=_WEIGHTS[1])
+    _agree(subject, _REGS[1], ignore_index=-1)
+    _agree(subject, _REGS[0], ignore_index=0, position_weight=_WEIGHTS[1])

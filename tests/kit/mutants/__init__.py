@@ -1,6 +1,7 @@
 """Wrong backends, each a small change of the PyTorch one, that the conformance kit must catch."""
 
 from mutants import (
+    arguments,
     autodiff,
     calls,
     declarations,
@@ -17,6 +18,8 @@ from mutants import (
     pairs,
     primitives,
     projections,
+    rare,
+    refusals,
     sizes,
 )
 from mutants.mutant import MUTANTS, Mutant
@@ -24,6 +27,7 @@ from mutants.mutant import MUTANTS, Mutant
 __all__ = [
     "MUTANTS",
     "Mutant",
+    "arguments",
     "autodiff",
     "calls",
     "declarations",
@@ -40,5 +44,7 @@ __all__ = [
     "pairs",
     "primitives",
     "projections",
+    "rare",
+    "refusals",
     "sizes",
 ]
