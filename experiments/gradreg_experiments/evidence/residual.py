@@ -195,7 +195,7 @@ STUDY = Study(
     data="A zip file of CIFAR-10 as JPEG files.",
     one_by_one=True,
     searched=1,
-    more_seeds={("CIFAR-10, GroupNorm", 1000): 5},
+    more_seeds={("CIFAR-10, GroupNorm", 1000): 5, (_BATCH_NORM, 1000): 5},
 )
 
 

@@ -75,7 +75,7 @@ def test_a_small_run_makes_its_page(tmp_path, images, monkeypatch):
     residual._data.cache_clear()
     assert done.exit_code == 0
     text = (out / "README.md").read_text()
-    assert "It has\n12 trainings" in text
+    assert "experiment has 12 trainings" in " ".join(text.split())
     assert "All cells are run." in text
 
 

@@ -290,3 +290,12 @@ def test_the_readme_says_what_came_out():
     assert min(one.sign for one in gains) == 1
     low, high = (round(pick(one.mean for one in gains)) for pick in (min, max))
     assert f"a small student of digits gains {low} to {high} points over soft labels" in readme
+    study = residual.STUDY
+    cell = study.cells(Results(PUBLISHED / study.name))["CIFAR-10, BatchNorm", 1000]
+    gains = {
+        (name, measure): f"{gain(study, cell[name], cell['none'], measure).mean:.1f}"
+        for name in ("SpectReg", "weight decay", "mixup")
+        for measure in ("accuracy", "noisy")
+    }
+    assert f"gains {gains['SpectReg', 'accuracy']} points, weight decay {gains['weight decay', 'accuracy']}" in readme
+    assert f"the penalty gains {gains['SpectReg', 'noisy']} points, mixup {gains['mixup', 'noisy']}." in readme
