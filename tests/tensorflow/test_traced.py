@@ -104,7 +104,7 @@ def test_ragged_outputs() -> None:
     def ragged(x: tf.Tensor) -> Any:
         return tf.RaggedTensor.from_tensor(model(x))
 
-    with pytest.raises(InputTypeError, match=r"RaggedTensor\. Pad it, x\.to_tensor"):
+    with pytest.raises(InputTypeError, match=r"RaggedTensor\. Pad it with x\.to_tensor"):
         gradreg.penalty(ragged, X, None, REG)
     value = gradreg.penalty(ragged, X, None, REG, outputs=lambda outputs: outputs.to_tensor(shape=(4, 3)))
     tf.debugging.assert_near(value, gradreg.penalty(model, X, None, REG), rtol=1e-6)

@@ -55,10 +55,10 @@ def test_frameworks_that_are_not_installed_are_left_out_unless_they_are_named(on
     assert compare.comparable(["tensorflow", "torch"]) == (("tensorflow", "torch"), {})
     with pytest.raises(BackendImportError, match="'jax' is not installed"):
         compare.comparable(["torch", "jax"])
-    with pytest.raises(InputError, match=r"two backends or more, got torch\. Name another with --backend"):
+    with pytest.raises(InputError, match=r"at least two backends, got torch\. Add another with --backend"):
         compare.comparable(["torch", "torch"])
     only("torch")
-    with pytest.raises(InputError, match=r"two backends or more, got torch\. 'jax' is not installed.*'tensorflow'"):
+    with pytest.raises(InputError, match=r"at least two backends, got torch\. 'jax' is not installed.*'tensorflow'"):
         compare.comparable()
 
 

@@ -181,7 +181,7 @@ def test_the_generic_trainer_says_what_it_lacks(trainer, small_plan):
     )
     with pytest.raises(UnsupportedError, match="inside a residual block"):
         trainer("generic").train(plan)
-    with pytest.raises(UnsupportedError, match=r"a dtype that the harness has \(float64, .*got int8"):
+    with pytest.raises(UnsupportedError, match=r"a dtype of the harness \(float64, .*got int8"):
         trainer("generic").train(small_plan(dtype="int8"))
 
 

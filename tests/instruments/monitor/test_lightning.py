@@ -92,5 +92,5 @@ def test_a_fit_for_the_search() -> None:
     result = gradreg_core.search(fit, SpectReg(0.01), trainings=2, validation_size=16, progress=False)
     assert 0 <= result.none.score <= 1
     assert result.none.norm
-    with pytest.raises(InputError, match=r"lightning_fit: expected a metric 'accuracy' .* reports 'val_acc'"):
+    with pytest.raises(InputError, match=r"expected a validation metric 'accuracy', .* reports 'val_acc'"):
         lightning_fit(Classifier, lambda seed: (LOADER, LOADER), make_trainer, metric="accuracy")(None, 0)
