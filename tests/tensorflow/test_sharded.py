@@ -57,7 +57,7 @@ with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     weights = [tf.Variable(value) for value in start]
 report = gradreg.check(lambda x: tf.tanh(x @ weights[0]) @ weights[1], tf.constant(x), y, reg)
 assert report.ok and not report.findings, report
-seen = "its variables are those of a MirroredStrategy with 2 replicas, of which one was checked."
+seen = "its variables belong to a MirroredStrategy with 2 replicas; only one was checked."
 assert report.notes == (seen,), report
 print("equal")
 """
