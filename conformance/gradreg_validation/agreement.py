@@ -15,9 +15,9 @@ from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.spec import Regularizer
 from gradreg_validation.arrays import Names
 from gradreg_validation.batch import Batch
-from gradreg_validation.cause import cause_of, same_function
+from gradreg_validation.cause import cause_of, differing_output, same_function
 from gradreg_validation.diagnosis import Diagnosis
-from gradreg_validation.layer_pairs import layers_note, proposed_layers
+from gradreg_validation.layer_pairs import layers_note, proposed_layers, with_forms
 from gradreg_validation.matching import differing, match_parameters, pair_layers, turned_kernels, unmatched
 from gradreg_validation.models import Problem, Side
 from gradreg_validation.opening import make_side
@@ -194,10 +194,10 @@ def _compare(
     if layers is None:
         pairs = proposed_layers(sides, proposal, [(match.first, match.second) for match in matches])
     else:
-        pairs = pair_layers(sides, layers)
+        pairs = with_forms(sides, pair_layers(sides, layers))
     rows = measurement.quantity_rows(matches, evaluations)
-    layer_rows, agrees = measurement.layer_rows(pairs)
-    diverging = next((row.quantity for row in layer_rows if not row.agrees), None)
+    layer_rows, agrees = measurement.layer_rows(pairs, same_function(rows))
+    diverging = next((label for label, agree in agrees.items() if not agree), None)
     left_out = unmatched(sides, matches)
     for i, side in enumerate(sides.pair):
         notes += [f"the {sides.label(i)} model has {warning}" for warning in side.warnings()]
@@ -211,8 +211,8 @@ def _compare(
     if cause and not same_function(rows):
         if diverging is not None:
             cause += f" The first layer that differs is {diverging}."
-        outputs = [next(iter(evaluation.outputs.values())) for evaluation in evaluations]
-        cause += Diagnosis(sides, pairs, agrees).hint(outputs)
+        path = differing_output(rows)
+        cause += Diagnosis(sides, pairs, agrees).hint(path, [evaluation.outputs[path] for evaluation in evaluations])
         if layers is None and not bare:
             notes.append(layers_note(sides, pairs))
     return Agreement(

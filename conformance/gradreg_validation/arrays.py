@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradreg_core.errors import InputError, InputTypeError
+from gradreg_validation.forms import FORMS
 
 __all__ = ["Match", "Names", "Pair", "Rearrangement", "align", "pairs", "relative"]
 
@@ -29,6 +30,13 @@ class Pair(NamedTuple):
 
     names: tuple[str, str]
     how: Rearrangement
+    forms: tuple[str | None, str | None] = (None, None)
+    """Of layers: the activation that the other model's layer holds, and that is applied to this model's result."""
+
+    def applied(self, i: int, array: np.ndarray) -> np.ndarray:
+        """What the layer of one model gave, with that activation."""
+        form = self.forms[i]
+        return array if form is None else FORMS[form](array.astype(np.float64)).astype(array.dtype)
 
 
 class Match(NamedTuple):

@@ -5,7 +5,17 @@ from collections.abc import Sequence
 
 from gradreg_validation.report import Row
 
-__all__ = ["INPUT", "LOSS", "OUTPUTS", "PARAMETER", "PENALTY", "VALUES", "cause_of", "same_function"]
+__all__ = [
+    "INPUT",
+    "LOSS",
+    "OUTPUTS",
+    "PARAMETER",
+    "PENALTY",
+    "VALUES",
+    "cause_of",
+    "differing_output",
+    "same_function",
+]
 
 VALUES, OUTPUTS, LOSS = "parameters (values)", "outputs", "loss"
 """The names of rows; those below are followed by the name of a term or of a scalar."""
@@ -40,6 +50,11 @@ def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> 
         return f"the outputs differ: the models are not the same function.{extra}"
     if LOSS in differ:
         return "the outputs agree, but the loss differs: compare loss_fn and what it averages over."
+    if all(name.startswith(f"{PENALTY}WeightDecay") for name in differ):
+        return (
+            "the outputs agree, but not WeightDecay: it counts the parameters with two or more axes, and those are not "
+            "the same in both models, as where a bias has the shape (heads, features) in one of them."
+        )
     stopped = "look for stop_gradient, detach, no_grad or a custom gradient in one of the models."
     if f"{INPUT}loss" in differ or any(name.startswith(PENALTY) for name in differ):
         return f"the outputs agree, but the first derivatives differ: {stopped}"
@@ -55,3 +70,9 @@ def cause_of(rows: Sequence[Row], parameters: str, unmatched: Sequence[str]) -> 
 def same_function(rows: Sequence[Row]) -> bool:
     """Whether the outputs agree."""
     return all(row.agrees for row in rows if row.quantity.partition("[")[0] == OUTPUTS)
+
+
+def differing_output(rows: Sequence[Row]) -> str:
+    """The path of the first output that differs; "" for the only one."""
+    names = [row.quantity for row in rows if not row.agrees and row.quantity.partition("[")[0] == OUTPUTS]
+    return names[0].removeprefix(OUTPUTS).removeprefix("[").removesuffix("]") if names else ""

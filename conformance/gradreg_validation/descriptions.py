@@ -171,6 +171,11 @@ def _embedding(get: Any, kind: str, x: np.ndarray, package: str) -> Layer:
     return Layer("embedding", _present(kernel=table))
 
 
+def _prelu(get: Any, kind: str, x: np.ndarray, package: str) -> Layer:
+    slope = get("weight") if get("weight") is not None else get("alpha")
+    return Layer("prelu", _present(slope=slope), {}, package != "torch")
+
+
 def _pool(get: Any, kind: str, x: np.ndarray, package: str) -> Layer | None:
     lowered, n = kind.lower(), x.ndim - 2
     window = get("kernel_size") or get("pool_size")
@@ -182,6 +187,7 @@ def _pool(get: Any, kind: str, x: np.ndarray, package: str) -> Layer | None:
         "strides": _tuple(strides, n),
         "dilation": _tuple(get("dilation", 1), n),
         "padding": _padding(get("padding"), n),
+        "ceil": bool(get("ceil_mode", False)),
         "maximum": "max" in lowered,
         "counts_padding": bool(get("count_include_pad", False)),
     }
@@ -192,14 +198,13 @@ def _recurrent(get: Any, kind: str, x: np.ndarray, package: str) -> Layer | None
     lowered = kind.lower()
     cell = "lstm" if "lstm" in lowered else "gru" if "gru" in lowered else "rnn"
     if get("weight_ih_l0") is not None:
-        if get("num_layers", 1) != 1 or get("bidirectional"):
+        if get("num_layers", 1) != 1:
             return None
-        params = _present(
-            kernel=get("weight_ih_l0"),
-            recurrent=get("weight_hh_l0"),
-            bias=get("bias_ih_l0"),
-            recurrent_bias=get("bias_hh_l0"),
-        )
+        params: dict[str, np.ndarray] = {}
+        for side, suffix in (("", ""), ("backward ", "_reverse")) if get("bidirectional") else (("", ""),):
+            named = {"kernel": "weight_ih", "recurrent": "weight_hh", "bias": "bias_ih", "recurrent_bias": "bias_hh"}
+            arrays = {f"{side}{name}": get(f"{attribute}_l0{suffix}") for name, attribute in named.items()}
+            params |= _present(**arrays)
         options = {"order": "ifgo" if cell == "lstm" else "rzn", "time_first": not get("batch_first")}
         return Layer(cell, params, {**options, "activation": get("nonlinearity") or "tanh"})
     inner = get("cell")
@@ -227,6 +232,7 @@ _DESCRIBERS = (
     (("layernorm", "rmsnorm", "rmsnormalization"), _layer_norm),
     (("batchnorm",), _batch_norm),
     (("groupnorm", "instancenorm"), _group_norm),
+    (("prelu",), _prelu),
     (("conv",), _conv),
     (("linear", "dense"), _dense),
     (("embed",), _embedding),

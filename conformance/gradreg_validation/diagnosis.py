@@ -1,17 +1,21 @@
 """Names the mistake in the first layer that differs, if trying it makes the difference vanish."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradreg_validation.arrays import Pair, align, relative
 from gradreg_validation.descriptions import describe
 from gradreg_validation.emulation import emulate
-from gradreg_validation.explaining import Explanation, Known, explanations
+from gradreg_validation.explaining import Explanation, explanations, simple_explanations
+from gradreg_validation.known import Facts, Known
 from gradreg_validation.layer import Layer
+from gradreg_validation.layer_pairs import owning
 from gradreg_validation.mistakes import Mistake, mistakes
 from gradreg_validation.recording import Step
+from gradreg_validation.relating import relation
+from gradreg_validation.rows import label_of
 from gradreg_validation.sides import WHICH, Sides
 
 __all__ = ["Diagnosis"]
@@ -29,80 +33,162 @@ class Diagnosis:
     sides: Sides
     pairs: Sequence[Pair]
     agrees: dict[str, bool]
-    """By the name of the layer in the first model; a layer that could not be compared is left out."""
+    """By the label of the pair; a layer that could not be compared is left out."""
 
     def __post_init__(self) -> None:
         self.within = _WITHIN * self.sides.u
         self.steps = [{name: step for step in self.sides.steps(i) for name in step.outputs} for i in (0, 1)]
-        arrays = self.sides.x
-        self.masks = [
-            Known(f"x[{path!r}]" if path else "x", array.astype(np.float64))
-            for path, array in arrays.items()
-            if array.ndim > 1 and bool(np.isin(array, (0, 1)).all())
+        inputs = [
+            Known(
+                f"x[{path!r}]" if path else "the input", array.astype(np.float64) if array.dtype.kind == "f" else array
+            )
+            for path, array in self._inputs().items()
         ]
+        masks = [
+            Known("x" if one.label == "the input" else one.label, one.array.astype(np.float64))
+            for one in inputs
+            if one.array.ndim > 1 and bool(np.isin(one.array, (0, 1)).all())
+        ]
+        self.turns: dict[int, Sequence[int] | None] = {}
+        """By the number of axes: how an array of the second model is brought into the first's order."""
+        self.facts = [Facts(inputs, [], masks, self._constants()) for _ in (0, 1)]
 
-    def hint(self, outputs: Sequence[np.ndarray]) -> str:
+    def _inputs(self) -> dict[str, np.ndarray]:
+        """The batch in the first model's layout."""
+        x, axes = self.sides.x, self.sides.pair[0].axes
+        return x if axes is None or callable(axes) or list(x) != [""] else {"": np.transpose(x[""], tuple(axes))}
+
+    def _constants(self) -> list[Known]:
+        """The parameters of the first model that no layer owns."""
+        layers = list(self.steps[0])
+        values = self.sides.pair[0].values
+        free = [name for name, array in values.items() if 0 < array.ndim <= 4 and owning(layers, name) is None]
+        return [Known(f"the parameter {name}", values[name].astype(np.float64)) for name in free[:8]]
+
+    def hint(self, path: str, outputs: Sequence[np.ndarray]) -> str:
         """A sentence on the first layer that differs, or on what follows the last one; empty if nothing is confirmed.
 
         Args:
-            outputs: of the first model and of the second.
+            path: of the output that differs; "" for the only one.
+            outputs: that of the first model and of the second.
         """
-        known: tuple[list[Known], list[Known]] = ([], [])
-        for path, array in self.sides.x.items():
-            for side in known:
-                side.append(Known(f"x[{path!r}]" if path else "the input", array))
         for pair in self.pairs:
-            agrees = self.agrees.get(pair.names[0])
+            agrees = self.agrees.get(label_of(pair))
             if agrees is None:
                 continue
             first, second = (self.steps[i][name] for i, name in enumerate(pair.names))
-            arrays = [step.outputs[name] for step, name in zip((first, second), pair.names, strict=True)]
+            results = [step.outputs[name] for step, name in zip((first, second), pair.names, strict=True)]
             if not agrees:
-                return self._of_layer(pair, (first, second), arrays, known)
-            label = pair.names[0]
-            known[0].append(Known(label, arrays[0]))
-            known[1].append(Known(label, _laid_out(arrays[1], arrays[0])))
-        return self._between("the outputs", outputs, known)
+                return self._of_layer(pair, (first, second), [pair.applied(i, y) for i, y in enumerate(results)])
+            self._learn(pair, (first, second), results)
+        label = f"outputs[{path!r}]" if path else "the output"
+        return self._between(label, outputs) or self._related(label, outputs)
 
-    def _of_layer(
-        self, pair: Pair, steps: tuple[Step, Step], arrays: Sequence[np.ndarray], known: tuple[list[Known], list[Known]]
-    ) -> str:
-        inputs = [_main_input(step) for step in steps]
-        if inputs[0] is not None and inputs[1] is not None:
-            difference = _aligned(inputs[1], inputs[0])
-            if np.isfinite(difference) and difference > self.within:
-                text = self._between(f"the input of {pair.names[0]}", [inputs[0], inputs[1]], known)
-                return text or (
-                    f" Its inputs differ already, by {difference:.1e}: the cause lies between it and the layers before."
-                )
+    def _learn(self, pair: Pair, steps: tuple[Step, Step], results: Sequence[np.ndarray]) -> None:
+        """What went into a layer that agrees, and what came out, are known from here on."""
+        one, two = (_main_input(step) for step in steps)
+        if one is not None and two is not None and _aligned(two, one) <= self.within:
+            new = not any(_equal(one, known.array, self.within) for known in self.facts[0].all())
+            if new:
+                self._know(f"the input of {pair.names[0]}", (one, two))
+        plain = [i for i in (0, 1) if pair.forms[i] is not None]
+        if plain:  # one model has the result before its activation, which is then as good as known in both
+            before = results[plain[0]]
+            self._know(pair.names[0], (before, before) if plain[0] == 0 else (self._laid_out(before, results[0]),) * 2)
+        else:
+            self._know(pair.names[0], (results[0], results[1]))
+
+    def _know(self, label: str, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+        """An array that both have, and by it the order of axes of such arrays; square images do not tell it."""
+        turn, difference = align(arrays[1], arrays[0], None, True, batch=True)
+        if difference <= self.within and not callable(turn):
+            self.turns[arrays[0].ndim] = turn
+        self.facts[0].layers.append(Known(label, arrays[0]))
+        self.facts[1].layers.append(Known(label, self._laid_out(arrays[1], arrays[0])))
+
+    def _of_layer(self, pair: Pair, steps: tuple[Step, Step], arrays: Sequence[np.ndarray]) -> str:
+        inputs, label = [_main_input(step) for step in steps], pair.names[0]
+        both = [array for array in inputs if array is not None]
+        difference = _aligned(both[1], both[0]) if len(both) == 2 else 0.0
+        if self.within < difference < np.inf:
+            return (
+                self._between(f"the input of {label}", both)
+                or self._related(f"the input of {label}", both)
+                or f" Its inputs differ already, by {difference:.1e}: the cause lies between it and the layers before."
+            )
         for i in (0, 1):
             if (x := inputs[i]) is not None and steps[i].layer is not None:
-                text = self._emulated(i, steps[i], x, arrays)
+                text = self._emulated(i, pair, steps[i], x, arrays) or self._through(i, pair, steps[i], x, arrays, both)
                 if text:
                     return text
-        if inputs[0] is not None and inputs[1] is not None:
-            known[0].append(Known("its input", inputs[0]))
-            known[1].append(Known("its input", _laid_out(inputs[1], inputs[0])))
-        return self._between(pair.names[0], arrays, known)
+        if len(both) == 2 and np.isinf(difference) and (text := self._between(f"the input of {label}", both)):
+            return text
+        if len(both) == 2:
+            self._know("its input", (both[0], both[1]))
+        text = self._between(label, arrays) or self._related(label, arrays)
+        if not text and np.isinf(_aligned(arrays[1], arrays[0])):
+            return f" It gives the shapes {arrays[0].shape} and {arrays[1].shape}."
+        return text
 
-    def _between(self, label: str, targets: Sequence[np.ndarray], known: tuple[list[Known], list[Known]]) -> str:
+    def _between(self, label: str, targets: Sequence[np.ndarray]) -> str:
         """What each model computes there, if both have a name and the names differ."""
-        second = _laid_out(targets[1], targets[0])
+        second = self._laid_out(targets[1], targets[0])
         sets = [
-            explanations(target, side, self.masks, self.within)
-            for target, side in zip((targets[0], second), known, strict=True)
+            explanations(target, facts, self.within)
+            for target, facts in zip((targets[0], second), self.facts, strict=True)
         ]
-        best = [_best(matches) for matches in sets]
-        if best[0] is None or best[1] is None:
+        said = [
+            _said(matches) if matches else self._alone(i, array)
+            for i, (matches, array) in enumerate(zip(sets, (targets[0], second), strict=True))
+        ]
+        if sets[0] and sets[1] and (_best(sets[0]) in sets[1] or _best(sets[1]) in sets[0]):
             return ""
-        if best[0].words in sets[1] or best[1].words in sets[0]:
-            return ""
-        return f" There, {label} is {best[0].words} in the first model, and {best[1].words} in the second."
+        if all(said):
+            return f" There, {label} is {said[0]} in the first model, and {said[1]} in the second."
+        return ""
 
-    def _emulated(self, i: int, step: Step, x: np.ndarray, arrays: Sequence[np.ndarray]) -> str:
+    def _alone(self, i: int, array: np.ndarray) -> str:
+        """The layer of one model, without a counterpart in the other, that gives the array; empty if there is none."""
+        paired = {pair.names[i] for pair in self.pairs}
+        for name, step in self.steps[i].items():
+            own = step.outputs[name]
+            if name not in paired and own.dtype.kind == "f" and own.size == array.size:
+                laid = own if i == 0 else self._laid_out(own, array)
+                if _equal(laid, array, self.within):
+                    return f"the result of {name}"
+        return ""
+
+    def _related(self, label: str, targets: Sequence[np.ndarray]) -> str:
+        """How the second's array follows from the first's."""
+        words = relation(targets[0], self._laid_out(targets[1], targets[0]), self.facts[0], self.within)
+        return f" There, {label} of the second model {words}." if words else ""
+
+    def _through(
+        self, i: int, pair: Pair, step: Step, x: np.ndarray, arrays: Sequence[np.ndarray], both: Sequence[np.ndarray]
+    ) -> str:
+        """What the other model puts into the layer, where its input is not recorded but the layer is known."""
+        layer = self._described(i, pair, step, x, arrays[i])
+        if layer is None or len(both) == 2:
+            return ""
+        target = self._laid_out(arrays[1 - i], arrays[i])
+        own = simple_explanations(x, self.facts[i], self.within)
+        others = simple_explanations(target, self.facts[i], self.within, lambda z: emulate(layer, z))
+        if not own or not others or _best(own) in others:
+            return ""
+        said = {i: _said(own), 1 - i: _said(others)}
+        return f" There, the input of {pair.names[0]} is {said[0]} in the first model, and {said[1]} in the second."
+
+    def _described(self, i: int, pair: Pair, step: Step, x: np.ndarray, y: np.ndarray) -> Layer | None:
+        """The layer, with the activation that was applied to its result; None if its emulation does not give that."""
         layer = describe(step.layer, x)
+        if layer is not None and pair.forms[i] is not None:
+            layer = replace(layer, activation=pair.forms[i])
         own = None if layer is None else emulate(layer, x)
-        if layer is None or own is None or own.shape != arrays[i].shape or relative(own, arrays[i]) > self.within:
+        return layer if own is not None and own.shape == y.shape and relative(own, y) <= self.within else None
+
+    def _emulated(self, i: int, pair: Pair, step: Step, x: np.ndarray, arrays: Sequence[np.ndarray]) -> str:
+        layer = self._described(i, pair, step, x, arrays[i])
+        if layer is None:
             return ""
         other, before = arrays[1 - i], _aligned(arrays[i], arrays[1 - i])
         mistake, after = self._tried(layer, x, other)
@@ -112,10 +198,19 @@ class Diagnosis:
         if mistake.fitted:
             words = f"eps={mistake.layer.options['eps']:.2g}"
         said = {i: mistake.own, 1 - i: words}
+        was = "the shapes did not fit before" if np.isinf(before) else f"before {before:.1e}"
         return (
             f" In the first model: {said[0]}; in the second: {said[1]}. So changed, the {WHICH[i]}'s layer gives the "
-            f"{WHICH[1 - i]}'s output (difference {after:.1e}, before {before:.1e})."
+            f"{WHICH[1 - i]}'s output (difference {after:.1e}, {was})."
         )
+
+    def _laid_out(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """The second model's array with its axes in the first's order: as in earlier layers, or else the best."""
+        turn = self.turns.get(array.ndim)
+        if turn is None and array.ndim == like.ndim > 1:
+            best = align(array, like, None, True, batch=True)[0]
+            turn = None if callable(best) else best
+        return array if turn is None else np.transpose(array, tuple(turn))
 
     def _tried(self, layer: Layer, x: np.ndarray, other: np.ndarray) -> tuple[Mistake | None, float]:
         """The mistake that gives the other's output, and the difference then."""
@@ -147,8 +242,23 @@ def _refined(mistake: Mistake, difference: float, x: np.ndarray, other: np.ndarr
     return mistake, difference
 
 
-def _best(matches: dict[str, Explanation]) -> Explanation | None:
-    return min(matches.values(), key=lambda match: match.error, default=None)
+def _best(matches: dict[str, Explanation]) -> str:
+    """The shortest of the explanations that are as good as the best."""
+    bound = max(2 * min(match.error for match in matches.values()), 1e-9)
+    return min((match.words for match in matches.values() if match.error <= bound), key=len)
+
+
+def _said(matches: dict[str, Explanation]) -> str:
+    """The best explanation, and one as short that gives the same here, as relu and relu6 may."""
+    best = _best(matches)
+    error = matches[best].error
+    alike = [other.words for other in matches.values() if abs(other.error - error) <= 1e-3 * error + 1e-12]
+    others = [words for words in alike if words != best and len(words) <= len(best) + 1]
+    return f"{best} (or {others[0]}, the same here)" if others else best
+
+
+def _equal(first: np.ndarray, second: np.ndarray, within: float) -> bool:
+    return first.shape == second.shape and relative(first, second) <= within
 
 
 def _main_input(step: Step) -> np.ndarray | None:
@@ -159,13 +269,3 @@ def _aligned(array: np.ndarray, other: np.ndarray) -> float:
     """The relative difference under the best permutation of axes; infinite if the shapes do not fit."""
     difference = align(array, other, None, True, batch=True)[1]
     return float(np.inf if np.isnan(difference) else difference)
-
-
-def _laid_out(array: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """The array with its axes in the order of `like`'s, if that can be told; else as it is."""
-    if array.ndim != like.ndim or array.ndim < 2:
-        return array
-    turn, difference = align(array, like, None, True, batch=True)
-    if np.isnan(difference) or turn is None or callable(turn):
-        return array
-    return np.transpose(array, tuple(turn))

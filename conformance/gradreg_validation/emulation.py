@@ -43,7 +43,10 @@ def _channel(array: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def pads_of(options: dict[str, Any], sizes: tuple[int, ...], window: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The zeros before and after each axis: "same" puts the odd one at the end, "valid" has none."""
+    """The zeros before and after each axis: "same" puts the odd one at the end, "valid" has none.
+
+    With the option "ceil" those behind are as many as the last window needs, which has to begin within the input.
+    """
     padding, strides, dilation = options["padding"], options["strides"], options["dilation"]
     spans = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]
     if padding == "same":
@@ -60,7 +63,13 @@ def pads_of(options: dict[str, Any], sizes: tuple[int, ...], window: tuple[int, 
         return [(span - 1, 0) for span in spans]
     if padding == "valid":
         return [(0, 0)] * len(window)
-    return [tuple(pair) for pair in padding]
+    pads: list[tuple[int, int]] = [tuple(pair) for pair in padding]
+    if options.get("ceil"):
+        for axis, ((before, after), n, s, span) in enumerate(zip(pads, sizes, strides, spans, strict=True)):
+            extra = -(n + before + after - span) % s
+            if extra and n + before + after + extra - span < n + before:
+                pads[axis] = (before, after + extra)
+    return pads
 
 
 def _windows(x: np.ndarray, window: tuple[int, ...], options: dict[str, Any], fill: float) -> np.ndarray:
@@ -195,6 +204,15 @@ def _pool(layer: Layer, x: np.ndarray) -> np.ndarray:
     return total / _windows(np.ones_like(x), window, layer.options, 0.0).sum(axes)
 
 
+def _prelu(layer: Layer, x: np.ndarray) -> np.ndarray:
+    slope = layer.params["slope"]
+    if slope.ndim > 1:
+        slope = np.moveaxis(slope, -1, 0) if layer.channels_last else slope
+    elif slope.size > 1:
+        slope = _channel(slope, x.ndim)
+    return np.where(x > 0, x, slope * x)
+
+
 _KINDS: dict[str, Callable[[Layer, np.ndarray], np.ndarray]] = {
     "dense": _dense,
     "conv": _conv,
@@ -204,6 +222,7 @@ _KINDS: dict[str, Callable[[Layer, np.ndarray], np.ndarray]] = {
     "group_norm": _group_norm,
     "embedding": _embedding,
     "pool": _pool,
+    "prelu": _prelu,
     "lstm": run,
     "gru": run,
     "rnn": run,

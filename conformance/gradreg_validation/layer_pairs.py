@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from gradreg_validation.arrays import Pair
+from gradreg_validation.forms import form_named
 from gradreg_validation.matching import list_names
 from gradreg_validation.proposal import Proposal
 from gradreg_validation.recording import Step
 from gradreg_validation.sides import Sides
 
-__all__ = ["layers_note", "proposed_layers"]
+__all__ = ["layers_note", "owning", "proposed_layers", "with_forms"]
 
 _CATEGORIES = {
     "activation": ("gelu", "relu", "tanh", "sigmoid", "silu", "softmax", "activation", "elu", "softplus", "swish"),
@@ -24,7 +25,7 @@ def proposed_layers(sides: Sides, proposal: Proposal, matched: Sequence[tuple[st
     named = [{name: step for step in part for name in step.outputs} for part in steps]
     owners: dict[str, set[str]] = {}
     for first, second in [*matched, *((str(pair[0]), str(pair[1])) for pair in proposal.pairs)]:
-        layers = [_owning(list(named[i]), name) for i, name in enumerate((first, second))]
+        layers = [owning(list(named[i]), name) for i, name in enumerate((first, second))]
         if layers[0] and layers[1]:
             owners.setdefault(layers[0], set()).add(layers[1])
     chosen: dict[str, str] = {}
@@ -36,10 +37,50 @@ def proposed_layers(sides: Sides, proposal: Proposal, matched: Sequence[tuple[st
     _between(steps, chosen)
     order = list(named[0])
     pairs = sorted(chosen.items(), key=lambda item: order.index(item[0]))
-    return [Pair((first, second), None) for first, second in pairs if not _fused(named, first, second)]
+    return with_forms(sides, [Pair((first, second), None) for first, second in pairs])
 
 
-def _owning(layers: Sequence[str], parameter: str) -> str | None:
+def with_forms(sides: Sides, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs, each with the activation that only one of its layers applies, so that the other's gets it too.
+
+    A pair whose layer holds an activation of no known form is left out.
+    """
+    named = [{name: step for step in sides.steps(i) for name in step.outputs} for i in (0, 1)]
+    kept = []
+    for pair in pairs:
+        steps = [named[i].get(name) for i, name in enumerate(pair.names)]
+        first, second = (None if step is None else _held(step) for step in steps)
+        if None in steps or bool(first) == bool(second) or not all(_linear(step) for step in steps if step):
+            kept.append(pair)
+        elif (form := form_named(first or second or "")) is not None:
+            kept.append(pair._replace(forms=(None, form) if first else (form, None)))
+    return kept
+
+
+def _kind(step: Step) -> str:
+    name = str(step.layer.get("type", "")) if isinstance(step.layer, dict) else type(step.layer).__name__
+    return name.lower()
+
+
+def _linear(step: Step) -> bool:
+    """Whether the layer is one that an activation may be part of."""
+    return any(mark in _kind(step) for mark in ("conv", "dense", "linear"))
+
+
+def _held(step: Step) -> str | None:
+    """The activation that a layer of Keras applies by itself."""
+    if not _linear(step):
+        return None
+    if isinstance(step.layer, dict):
+        return step.layer.get("activation")
+    function = getattr(step.layer, "activation", None)
+    if not type(step.layer).__module__.startswith("keras") or not callable(function):
+        return None
+    name = getattr(function, "__name__", "unknown")
+    return None if name == "linear" else name
+
+
+def owning(layers: Sequence[str], parameter: str) -> str | None:
     """The layer that has a parameter of that name: the longest whose path ends its own."""
     owner = "." + parameter.replace("/", ".").rpartition(".")[0]
     while owner:
@@ -51,9 +92,7 @@ def _owning(layers: Sequence[str], parameter: str) -> str | None:
 
 
 def _category(step: Step) -> str | None:
-    kind = type(step.layer).__name__.lower() if step.layer is not None else step.name.lower()
-    if isinstance(step.layer, dict):  # of a file
-        kind = str(step.layer["type"]).lower()
+    kind = step.name.lower() if step.layer is None else _kind(step)
     return next((category for category, marks in _CATEGORIES.items() if any(mark in kind for mark in marks)), None)
 
 
@@ -75,17 +114,6 @@ def _between(steps: Sequence[Sequence[Step]], chosen: dict[str, str]) -> None:
         others = segments[1].get(key, [])
         if len(names) == len(others):
             chosen.update(zip(names, others, strict=True))
-
-
-def _fused(named: Sequence[dict[str, Step]], first: str, second: str) -> bool:
-    """Whether one of the layers applies an activation that the other leaves to the next layer."""
-    active = []
-    for steps, name in zip(named, (first, second), strict=True):
-        function = getattr(steps[name].layer, "activation", None)
-        known = getattr(function, "__name__", "linear") if callable(function) else "linear"
-        module = type(steps[name].layer).__module__
-        active.append(module.startswith("keras") and known != "linear")
-    return active[0] != active[1]
 
 
 def layers_note(sides: Sides, pairs: Sequence[Pair]) -> str:

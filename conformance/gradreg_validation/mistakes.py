@@ -250,8 +250,11 @@ def _embedding(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
 
 
 def _pool(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
-    yield from _paddings(layer, x)
     options = layer.options
+    if options.get("ceil"):
+        floor = layer.with_options(ceil=False)
+        yield Mistake("ceil_mode, a last window that is not full", "full windows alone", floor)
+    yield from _paddings(layer, x)
     names = {True: "the maximum", False: "the average"}
     own = names[options["maximum"]]
     yield Mistake(own, names[not options["maximum"]], layer.with_options(maximum=not options["maximum"]))
@@ -260,7 +263,17 @@ def _pool(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
     yield Mistake(counted[was], counted[not was], layer.with_options(counts_padding=not was))
 
 
+def _prelu(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
+    own, slope = "its slopes", layer.params["slope"]
+    for value in (0.25, 0.0, 0.01, 0.1, 0.2, 0.3, 1.0):
+        words = f"the slope {value:g} everywhere" + (": its slopes were not copied" if value in (0.0, 0.25) else "")
+        yield Mistake(own, words, layer.with_params(slope=np.full_like(slope, value)))
+    yield Mistake(own, "its first slope everywhere", layer.with_params(slope=np.full_like(slope, np.ravel(slope)[0])))
+
+
 def _recurrent(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
+    if "backward kernel" in layer.params:
+        yield from _both_ways(layer)
     order = layer.options.get("order", "")
     for other in itertools.permutations(order):
         if "".join(other) != order:
@@ -303,6 +316,21 @@ def _recurrent(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
     )
 
 
+def _both_ways(layer: Layer) -> Iterator[Mistake]:
+    own = "forward, backward"
+    for joined in ("backward, forward", "sum", "mean", "product"):
+        yield Mistake(f"the directions joined as {own}", f"as {joined}", layer.with_options(joined=joined))
+    words = "the backward states in the order in which they were made, not turned round again"
+    yield Mistake("the backward states turned round again", words, layer.with_options(realigned=False))
+    swapped = {
+        name.removeprefix("backward ") if name.startswith("backward ") else f"backward {name}": array
+        for name, array in layer.params.items()
+    }
+    yield Mistake("its parameters", "those of the two directions exchanged", layer.with_params(**swapped))
+    alone = {name: array for name, array in layer.params.items() if not name.startswith("backward ")}
+    yield Mistake("both directions", "the forward direction alone", replace(layer, params=alone))
+
+
 _TRIED = {
     ("dense",): _dense,
     ("conv",): _conv,
@@ -312,5 +340,6 @@ _TRIED = {
     ("group_norm",): _group_norm,
     ("embedding",): _embedding,
     ("pool",): _pool,
+    ("prelu",): _prelu,
     ("lstm", "gru", "rnn"): _recurrent,
 }

@@ -40,12 +40,15 @@ class Proposal:
     """Names in the first model -> those in the second that it may be; to be answered, never guessed."""
     left_out: tuple[tuple[str, ...], tuple[str, ...]]
     """The parameters of either model without a counterpart."""
+    sums: tuple[tuple[str, str, str], ...] = ()
+    """Two parameters of one model whose sum is one of the other's, as two biases of an LSTM are; not compared."""
 
     def __str__(self) -> str:
         lines = ["parameters = ["]
         lines += [f"    {pair!r},  # by {reason}" for pair, reason in zip(self.pairs, self.reasons, strict=True)]
         lines.append("]")
         lines += [f"# which is {name!r}? {', '.join(map(repr, names))}" for name, names in self.ambiguous.items()]
+        lines += [f"# {one!r} plus {two!r} is {total!r} of the other model" for one, two, total in self.sums]
         for which, names in zip(("first", "second"), self.left_out, strict=True):
             if names:
                 lines.append(f"# the {which} model's {', '.join(map(repr, names))} has no counterpart")
@@ -85,7 +88,11 @@ def confirmed(proposal: Proposal, answers: Mapping[str, Any]) -> list[tuple[Any,
     Raises:
         InputError: a name is ambiguous and not answered.
     """
-    entries = [(name, *value) if isinstance(value, list | tuple) else (name, value) for name, value in answers.items()]
+    entries = [
+        (name, *value) if isinstance(value, list | tuple) else (name, value)
+        for name, value in answers.items()
+        if value is not None
+    ]
     taken = {entry[1] for entry in entries}
     kept = [pair for pair in proposal.pairs if pair[0] not in answers and pair[1] not in taken]
     open_ones = {
@@ -97,7 +104,7 @@ def confirmed(proposal: Proposal, answers: Mapping[str, Any]) -> list[tuple[Any,
         name, names = next(iter(unanswered.items()))
         raise InputError(
             f"validate: which parameter of the second model is {name!r}: {', '.join(map(repr, names))}? Say it with "
-            f"mapping={{{name!r}: {names[0]!r}}} (one of these); "
+            f"mapping={{{name!r}: {names[0]!r}}} (one of these, or None to leave it out); "
             f"to be answered are {', '.join(map(repr, unanswered))}."
         )
     return [*kept, *entries]
@@ -125,6 +132,9 @@ def _owner(name: str) -> str:
 def proposal_for(first: Arrays, second: Arrays) -> Proposal:
     """The proposal for two models' arrays."""
     pairs: dict[str, tuple[str, str, Any]] = {}
+    sums = [*_sums(first, second), *_sums(second, first)]
+    summed = {name for names in sums for name in names}
+    first, second = ({name: a for name, a in side.items() if name not in summed} for side in (first, second))
     for search in (_by_values, _by_owner, _by_name, _by_shape):
         left = [name for name in first if name not in pairs]
         free = [name for name in second if name not in {pair[0] for pair in pairs.values()}]
@@ -139,7 +149,23 @@ def proposal_for(first: Arrays, second: Arrays) -> Proposal:
     asked = {other for names in ambiguous.values() for other in names}
     left_out = tuple(n for n in left if n not in ambiguous), tuple(n for n in free if n not in asked)
     listed = tuple((name, other) if how is None else (name, other, how) for name, (other, _, how) in pairs.items())
-    return Proposal(listed, tuple(reason for _, reason, _ in pairs.values()), ambiguous, left_out)
+    return Proposal(listed, tuple(reason for _, reason, _ in pairs.values()), ambiguous, left_out, tuple(sums))
+
+
+def _sums(parts: Arrays, totals: Arrays) -> list[tuple[str, str, str]]:
+    """Two vectors of one layer whose sum is, in some order, a vector of the other model."""
+    vectors = {name: array for name, array in parts.items() if array.ndim == 1 and array.any()}
+    wanted = {name: np.sort(array) for name, array in totals.items() if array.ndim == 1}
+    sums = []
+    for (one, first), (two, second) in itertools.combinations(vectors.items(), 2):
+        if _owner(one) == _owner(two) and first.shape == second.shape and first.size > 1:
+            total = np.sort(first + second)
+            equal = [
+                n for n, a in wanted.items() if a.shape == total.shape and np.allclose(a, total, rtol=1e-6, atol=1e-7)
+            ]
+            if len(equal) == 1:
+                sums.append((one, two, equal[0]))
+    return sums
 
 
 def _fits(first: np.ndarray, second: np.ndarray) -> bool:

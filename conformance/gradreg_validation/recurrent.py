@@ -1,5 +1,7 @@
 """Recurrent layers in NumPy: LSTM, GRU and the plain one, with kernels (gates * units, inputs)."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from gradreg_validation.forms import FORMS
@@ -8,9 +10,23 @@ from gradreg_validation.layer import Layer
 __all__ = ["run"]
 
 
+_BACKWARD = "backward "
+
+
 def run(layer: Layer, x: np.ndarray) -> np.ndarray:
-    """The states (B, T, units) of a batch (B, T, inputs), or the last alone."""
+    """The states (B, T, units) of a batch (B, T, inputs), or the last alone; those of both directions joined."""
     options, params = layer.options, layer.params
+    other = {name.removeprefix(_BACKWARD): array for name, array in params.items() if name.startswith(_BACKWARD)}
+    if other:
+        own = {name: array for name, array in params.items() if not name.startswith(_BACKWARD)}
+        forward = run(replace(layer, params=own), x)
+        realigned = options.get("realigned", True)
+        backward = run(replace(layer, params=other, options={**options, "reverse": True, "realigned": realigned}), x)
+        joined = options.get("joined", "forward, backward")
+        if joined in ("sum", "mean", "product"):
+            return {"sum": forward + backward, "mean": (forward + backward) / 2, "product": forward * backward}[joined]
+        both = (forward, backward) if joined == "forward, backward" else (backward, forward)
+        return np.concatenate(both, -1)
     if options.get("time_first"):
         x = np.moveaxis(x, 0, 1)
     kernel, inner = params["kernel"], params["recurrent"]

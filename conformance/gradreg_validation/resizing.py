@@ -1,5 +1,6 @@
 """Resizing of images in NumPy, in the conventions that ports take for each other."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -41,6 +42,7 @@ def resizes(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, np
             yield f"resized, {method}, with {convention}", y
 
 
+@functools.lru_cache(256)
 def _matrix(old: int, new: int, places: Callable[[np.ndarray, int, int], np.ndarray], method: str) -> np.ndarray:
     """(new, old): each new position as weights of the old ones, the edges repeated."""
     matrix = np.zeros((new, old))

@@ -19,7 +19,7 @@ from gradreg_validation.models import Evaluation
 from gradreg_validation.report import Row
 from gradreg_validation.sides import Sides, blame
 
-__all__ = ["Measurement", "same_outputs"]
+__all__ = ["Measurement", "label_of", "same_outputs"]
 
 _FLOOR = 2.0
 """Unit roundoffs that are always allowed: perturbing the inputs does not show the roundings inside a linear map."""
@@ -41,6 +41,11 @@ def same_outputs(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     if set(one) == set(two):
         return [first, second]
     return [first, replace(second, outputs=dict(zip(one, second.outputs.values(), strict=True)))]
+
+
+def label_of(pair: Pair) -> str:
+    """The name of a pair of layers in reports."""
+    return pair.names[0] if pair.names[0] == pair.names[1] else " ~ ".join(pair.names)
 
 
 @dataclass
@@ -96,8 +101,16 @@ class Measurement:
             for name in names
         ]
 
-    def layer_rows(self, pairs: Sequence[Pair]) -> tuple[list[Row], dict[str, bool]]:
-        """The activations of the paired layers, in order, and which agree by their name in the first model."""
+    def layer_rows(self, pairs: Sequence[Pair], same: bool) -> tuple[list[Row], dict[str, bool]]:
+        """The activations of the paired layers, in order, and which agree by their label.
+
+        Layers whose shapes do not fit have no row. They differ if the next layer does that has one, or the outputs: a
+        model may cut off itself what the layer of the other never made.
+
+        Args:
+            pairs: the layers.
+            same: whether the outputs agree.
+        """
         if not pairs:
             return [], {}
         kept = [self.sides.activations(i) for i in (0, 1)]
@@ -105,21 +118,27 @@ class Measurement:
         moved = [self.sides.activations(measured, *inputs) for inputs in self.moved]
         rows: list[Row] = []
         agrees: dict[str, bool] = {}
+        unfit: list[str] = []
         for pair in pairs:
-            label = pair.names[0] if pair.names[0] == pair.names[1] else " ~ ".join(pair.names)
+            label = label_of(pair)
             missing = [self.sides.label(i) for i in (0, 1) if pair.names[i] not in kept[i]]
             if missing:
                 self.notes.append(f"layer {label}: no activation in the {' and '.join(missing)} model")
                 continue
-            first, second = (kept[i][pair.names[i]] for i in (0, 1))
+            first, second = (pair.applied(i, kept[i][pair.names[i]]) for i in (0, 1))
             difference = align(first, second, pair.how, self.transpose, batch=True)[1]
             if math.isnan(difference):
                 self.notes.append(f"layer {label}: shapes {first.shape} and {second.shape}, not compared")
+                unfit.append(label)
                 continue
             own, base = pair.names[measured], (first, second)[measured]
-            rows.append(self._row(label, difference, [relative(arrays[own], base) for arrays in moved]))
-            agrees[pair.names[0]] = rows[-1].agrees
-        return rows, agrees
+            changes = [relative(pair.applied(measured, arrays[own]), base) for arrays in moved]
+            rows.append(self._row(label, difference, changes))
+            if not rows[-1].agrees:
+                agrees |= dict.fromkeys(unfit, False)
+            unfit = []
+            agrees[label] = rows[-1].agrees
+        return rows, agrees if same else agrees | dict.fromkeys(unfit, False)
 
     def _row(self, name: str, difference: float, changes: Sequence[float]) -> Row:
         roundoff = max(float(np.median(changes)) if len(changes) else 0.0, _FLOOR * self.sides.u)

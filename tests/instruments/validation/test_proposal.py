@@ -5,7 +5,7 @@ import pytest
 
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_validation import propose, validate
-from gradreg_validation.proposal import proposal_for
+from gradreg_validation.proposal import confirmed, proposal_for
 from instruments.validation.ports import JAX_NAMES, Net, X, jax_port
 
 draw = np.random.default_rng(0).normal
@@ -46,6 +46,22 @@ def test_an_order_that_no_permutation_of_axes_gives_is_proposed():
         {"w": np.concatenate(gates)}, {"w": np.concatenate([gates[i] for i in (1, 0, 2)]).T}
     ).pairs
     assert how == {"blocks": (1, 0, 2), "axis": 0, "axes": (1, 0)}
+
+
+def test_two_biases_whose_sum_the_other_model_has_are_left_out():
+    one, two, kernel = draw(size=8), draw(size=8), draw(size=(8, 3))
+    first = {"rnn.weight_ih": kernel, "rnn.bias_ih": one, "rnn.bias_hh": two}
+    gates = np.concatenate([np.split(one + two, 4)[i] for i in (0, 2, 1, 3)])
+    proposal = proposal_for(first, {"cell.kernel": kernel.T, "cell.bias": gates})
+    assert [pair[:2] for pair in proposal.pairs] == [("rnn.weight_ih", "cell.kernel")]
+    assert proposal.sums == (("rnn.bias_ih", "rnn.bias_hh", "cell.bias"),)
+    assert not proposal.ambiguous
+    assert "'rnn.bias_ih' plus 'rnn.bias_hh' is 'cell.bias' of the other model" in str(proposal)
+
+
+def test_none_leaves_a_parameter_out():
+    first, second = {"a.weight": draw(size=(3, 3))}, {"c.kernel": draw(size=(3, 3)), "d.kernel": draw(size=(3, 3))}
+    assert confirmed(proposal_for(first, second), {"a.weight": None}) == []
 
 
 def test_a_mapping_of_another_kind_is_refused():

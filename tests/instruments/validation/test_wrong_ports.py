@@ -66,8 +66,8 @@ def test_the_wrong_gelu_in_jax_is_named():
         Net(), (apply, params), X, None, SpectReg(1.0), parameters={}, layers=JAX_LAYERS, activations=(None, stages)
     )
     assert report.first_divergence == "act ~ gelu"
-    assert "act ~ gelu. There, act is GELU in its exact (erf) form of its input in the first" in report.cause
-    assert "and GELU in its tanh approximation of its input in the second" in report.cause
+    assert "act ~ gelu. There, act is GELU in its exact (erf) form of fc1 in the first model" in report.cause
+    assert "and GELU in its tanh approximation of fc1 in the second" in report.cause
     assert min(row.ratio for row in report.rows) > 50
 
 
