@@ -51,7 +51,11 @@ def weight_squared() -> TorchHarness:
 
 @mutant("schedule")
 def schedule_read_at_the_first_step() -> TorchHarness:
-    return _respecified(lambda term, step: replace(term, weight=term.weight(0)) if callable(term.weight) else term)
+    def change(term: Term, step: Any) -> Term:
+        weight = term.weight
+        return replace(term, weight=lambda step: weight(0)) if callable(weight) else term
+
+    return _respecified(change)
 
 
 @mutant("every")
