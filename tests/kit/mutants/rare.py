@@ -1,6 +1,7 @@
 """Mutants that are wrong for many rows, one sample, images, or one logit at each position."""
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -111,24 +112,22 @@ def weights_rounded_to_half_precision() -> Made:
     return patched(evaluation, "weights", rounded)
 
 
-@mutant("ignored_labels")
-def an_ignored_class_of_number_0_counted() -> Made:
+def _ignoring(change: Callable[[Any], Any]) -> Made:
+    """A harness whose calls take `change(ignore_index)` for ignore_index=."""
     plain = calls.checked
 
     def altered(call: Any, *others: Any) -> Any:
         came, arguments = plain(call, *others)
-        return replace(came, ignore_index=came.ignore_index or None), arguments
+        return replace(came, ignore_index=change(came.ignore_index)), arguments
 
     return patched(calls, "checked", altered)
+
+
+@mutant("ignored_labels")
+def an_ignored_class_of_number_0_counted() -> Made:
+    return _ignoring(lambda index: index or None)
 
 
 @mutant("ignored_labels")
 def every_negative_label_to_ignore_taken_for_minus_100() -> Made:
-    plain = calls.checked
-
-    def altered(call: Any, *others: Any) -> Any:
-        came, arguments = plain(call, *others)
-        index = came.ignore_index
-        return (replace(came, ignore_index=-100) if index is not None and index < 0 else came), arguments
-
-    return patched(calls, "checked", altered)
+    return _ignoring(lambda index: -100 if index is not None and index < 0 else index)
