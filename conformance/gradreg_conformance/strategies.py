@@ -24,6 +24,9 @@ SMALL = Network((3,), (nets.Dense(3), nets.Activation("tanh"), nets.Dense(4)))
 """For all checks that do not depend on the network: a single one, so that compilers see few shapes."""
 TINY = Network((2,), (nets.Dense(2), nets.Activation("tanh"), nets.Dense(3)))
 """The same for gradients: those of the reference cost a pass over the network for every number in it."""
+SINGLE_LOGIT = Network((2,), (nets.Dense(2), nets.Activation("tanh"), nets.Dense(1)))
+POSITIONS = Network((2, 2), (nets.Dense(2), nets.Activation("tanh"), nets.Dense(3)))
+"""The same with one logit, and with logits at two positions."""
 
 SMOOTH = ("tanh", "sigmoid", "softplus", "gelu", "gelu_tanh")
 smooth_activations = st.sampled_from(SMOOTH).map(nets.Activation)

@@ -10,16 +10,13 @@ import gradreg_numpy
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
-from gradreg_conformance.strategies import TINY
+from gradreg_conformance.strategies import POSITIONS, SINGLE_LOGIT, TINY
 from gradreg_conformance.subject import Subject
-from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg
 from gradreg_core.projections import direction
 from gradreg_core.spec import JacobianPenalty
 from gradreg_numpy.oracle import COMPLEX_STEP
 
-_DENSE = Network((2, 2), (Dense(2), Activation("tanh"), Dense(3)))
-_SINGLE = Network((2,), (Dense(2), Activation("tanh"), Dense(1)))
 _BATCH = 5
 _REG = SpectReg(1.0, seed=3) + DataGrad(2.0) + ConfidencePenalty(1.0)
 _WEIGHTS = ((1.0, 3.0, 0.0), (0.0, 0.0, 0.0), (2.0, 1.0, 1.0), (0.0, 4.0, 2.0), (1.0, 1.0, 3.0))
@@ -41,9 +38,9 @@ def _forms(subject: Subject) -> list[tuple[Case, Passed]]:
     weights = (1.0, 0.0, 2.0, 0.0, 3.0)
     one = replace(plain, sample_weight=weights, ids=(7, 3, 2**30, 3, 5), step=2**20 + 7, normalizer=2.5)
     two = replace(plain, sample_weight=(1.0, 0.0, 1.0, 0.0, 1.0), ids=(-7, 3, -1, 300, -2), draw_seed=11)
-    dense = replace(plain, network=_DENSE, class_axis=1, position_weight=_WEIGHTS, normalizer=7.0)
+    dense = replace(plain, network=POSITIONS, class_axis=1, position_weight=_WEIGHTS, normalizer=7.0)
     dense = replace(dense, reg=_REG + JacobianPenalty(1.0, projection=direction()), directions="sample")
-    binary = replace(plain, network=_SINGLE, sample_weight=weights, ids=(250, 3, 130, 0, 129), draw_seed=2**63 + 5)
+    binary = replace(plain, network=SINGLE_LOGIT, sample_weight=weights, ids=(250, 3, 130, 0, 129), draw_seed=2**63 + 5)
     labels, truth = np.asarray(plain.data.y), np.asarray(binary.data.y).reshape(_BATCH)
     in_lists: Passed = {"sample_weight": [1, 0, 2, 0, 3], "sample_ids": list(one.ids or ()), "y": labels.tolist()}
     in_lists |= {"normalizer": array(2.5, subject.dtype), "step": np.int64(one.step)}

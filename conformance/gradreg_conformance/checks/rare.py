@@ -4,7 +4,7 @@ from typing import Any
 
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
-from gradreg_conformance.strategies import TINY
+from gradreg_conformance.strategies import POSITIONS, TINY
 from gradreg_conformance.subject import Subject
 from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import ConfidencePenalty, DataGrad, JacReg, SobolevReg, SpectralNormReg, SpectReg
@@ -12,7 +12,6 @@ from gradreg_core.projections import direction, exact, fisher, gaussian, orthono
 from gradreg_core.spec import JacobianPenalty, Regularizer
 
 _IMAGE = Network((2, 3, 2), (Dense(2), Activation("tanh"), Dense(4)))
-_DENSE = Network((2, 2), (Dense(2), Activation("tanh"), Dense(3)))
 _LOGIT_EACH = Network((2, 2), (Dense(2), Activation("tanh"), Dense(1)))
 _ROWS = ((1.0, 0.5, -1.0), (0.0, 2.0, 0.25), (-0.5, 0.0, 1.0), (3.0, 1.0, 1.0), (0.25, -2.0, 0.0))
 
@@ -49,7 +48,7 @@ _CALLS: tuple[tuple[Network, Regularizer, dict[str, Any]], ...] = (
     (_IMAGE, _OF_CLASSES, {"class_axis": 2}),
     (TINY, _DRAWS, {"batch": 5, "ids": (7, 3, 12, 5, 9)}),
     (
-        _DENSE,
+        POSITIONS,
         _TARGET,
         {"batch": 5, "class_axis": -1, "position_weight": _WEIGHTS, "target": "outputs", "chunk_size": 2},
     ),
