@@ -12,7 +12,7 @@ from gradreg_validation.arrays import relative
 from gradreg_validation.attending import attentions
 from gradreg_validation.combining import graphs, together
 from gradreg_validation.forms import FORMS
-from gradreg_validation.known import Candidates, Facts, Known, derived
+from gradreg_validation.known import LARGEST, Candidates, Facts, Known, derived
 from gradreg_validation.normalising import normalised
 from gradreg_validation.reducing import reduced
 from gradreg_validation.reordering import moved, padded, reordered
@@ -20,8 +20,6 @@ from gradreg_validation.resizing import resizes
 
 __all__ = ["Explanation", "explanations", "simple_explanations"]
 
-_LARGEST = 200_000
-"""Elements of an array, beyond which nothing is searched."""
 _BUDGET = 1e8
 """Elements of all arrays that one kind of search may compare."""
 _OVERHEAD = 2000
@@ -76,7 +74,7 @@ def simple_explanations(
 
 
 def _first(target: np.ndarray, facts: Facts, within: float, searches: tuple[_Search, ...]) -> dict[str, Explanation]:
-    if target.size > _LARGEST or target.dtype.kind != "f" or not np.isfinite(target).all():
+    if target.size > LARGEST or target.dtype.kind != "f" or not np.isfinite(target).all():
         return {}
     matches: dict[str, Explanation] = {}
     target = target.astype(np.float64)

@@ -7,14 +7,14 @@ import numpy as np
 
 from gradreg_validation.forms import FORMS
 
-__all__ = ["Candidates", "Facts", "Known", "derived"]
+__all__ = ["LARGEST", "Candidates", "Facts", "Known", "derived"]
 
 Candidates = Iterator[tuple[str, np.ndarray]]
 """(words, array)."""
 INNER = ("relu", "tanh", "sigmoid", "silu (swish)", "GELU in its exact (erf) form", "GELU in its tanh approximation")
 _NEAREST = 8
 """The earlier arrays that are looked at, besides the model's input."""
-_LARGEST = 200_000
+LARGEST = 200_000
 """Elements of an array, beyond which nothing is searched."""
 
 
@@ -50,7 +50,7 @@ class Facts:
 
 
 def _usable(one: Known) -> bool:
-    return one.array.dtype.kind == "f" and 0 < one.array.size <= _LARGEST
+    return one.array.dtype.kind == "f" and 0 < one.array.size <= LARGEST
 
 
 def derived(near: Sequence[Known], forms: Sequence[str] = INNER) -> list[Known]:
