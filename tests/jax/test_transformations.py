@@ -148,7 +148,8 @@ for specs, mesh in (of_rows, of_layers):
 report = gradreg.check(lambda x: jnp.tanh(x @ parts["a"]) @ parts["b"], *split, gradreg.SpectReg(1.0))
 assert report.ok, report
 assert not report.findings
-assert [note.partition(",")[2] for note in report.notes] == [" 2 are split over 4 devices."] * 2
+seen = [(note.partition(" of ")[0], note.partition(" are ")[2]) for note in report.notes]
+assert seen == [("2", "split over 4 devices.")] * 2, report
 
 specs = (P(), P("data"), P("data"), P("data"), P())
 

@@ -105,7 +105,7 @@ def test_a_fit_for_the_search() -> None:
     loss = keras_fit(make, ((fits.X, fits.Y), (fits.X, fits.Y)), metric="-loss", norm_samples=0)(None, 0)
     assert loss[0] < 0
     assert loss[1] is None
-    with pytest.raises(InputError, match=r"keras_fit: expected a metric 'val_acc' .* reports 'accuracy', 'loss'"):
+    with pytest.raises(InputError, match=r"expected a validation metric 'val_acc', .* reports 'accuracy', 'loss'"):
         keras_fit(make, ((fits.X, fits.Y), (fits.X, fits.Y)), metric="val_acc")(None, 0)
     with pytest.raises(InputError, match="keras_fit: data must be a pair"):
         keras_fit(make, (fits.X, fits.Y, fits.X))(DataGrad(1.0), 0)
