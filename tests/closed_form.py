@@ -1,4 +1,4 @@
-"""Small networks whose Jacobians are written out by hand, and what the tests of the NumPy oracle share."""
+"""Small networks whose Jacobians are written out by hand, and helpers of the NumPy oracle's tests."""
 
 import math
 

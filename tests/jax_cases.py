@@ -1,4 +1,4 @@
-"""What tests of JAX share: portable models as functions, their gradients, and those of the reference."""
+"""Helpers of the tests of JAX: portable models as functions, their gradients, and those of the reference."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ def fork(main: Callable[[int, int, int, Path], None]) -> None:
 
 
 def results(script: str | Path, size: int, folder: Path) -> dict[str, Any]:
-    """What the processes of a script have saved in results.pt."""
+    """The results that the processes of a script have saved in results.pt."""
     command = [sys.executable, str(script), str(size), str(folder)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -135,7 +135,7 @@ def save_reference(
     class_axis: int | None = None,
     outputs: Any = None,
 ) -> None:
-    """Write what a model gives on a batch, so that its port is compared where the model's framework is not installed.
+    """Write a model's results on a batch to a file, to compare its port where the model's framework is not installed.
 
     The file holds x, y, the regularizer, outputs, loss, penalties, all gradients, the parameters and the activations of
     the layers, as plain arrays. Give its path to :func:`gradreg_validation.validate` in place of the model. The
@@ -260,7 +260,7 @@ def _draws(reg: Regularizer | None, step: int) -> str:
 
 
 def _versions(sides: Sides) -> dict[str, str]:
-    """The versions of what computes: the modules that the backends need and those of their models, if imported."""
+    """The versions of the modules that the backends and their models need, if they are imported."""
     modules: list[str] = []
     saved: dict[str, str] = {}
     for side, backend in zip(sides.pair, sides.names, strict=True):

@@ -34,7 +34,7 @@ class Pair(NamedTuple):
     """Of layers: the activation that the other model's layer holds, and that is applied to this model's result."""
 
     def applied(self, i: int, array: np.ndarray) -> np.ndarray:
-        """What the layer of one model gave, with that activation."""
+        """The result of one model's layer, with that activation applied."""
         form = self.forms[i]
         return array if form is None else FORMS[form](array.astype(np.float64)).astype(array.dtype)
 

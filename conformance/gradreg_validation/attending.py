@@ -1,4 +1,4 @@
-"""Softmax attention in NumPy, in the forms that ports take for each other."""
+"""Softmax attention in NumPy, in the forms that ports mistake for one another."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ class _Form:
     rotated: str = ""
     """The letters of what is rotated."""
     repeated: str = ""
-    """How fewer heads of keys and values are brought to those of the queries."""
+    """How keys and values with fewer heads than the queries are repeated."""
     joined: bool = True
     """Whether the axis of the heads is moved back before they are joined."""
 
@@ -99,7 +99,7 @@ def _triples(
 
 
 def _masks(masks: _Named, batch: int, queries: int, keys: int) -> list[tuple[str, np.ndarray | None]]:
-    """What may be attended to, by its words: arrays (B or 1, 1, queries, keys)."""
+    """The masks to try, by their words: arrays (B or 1, 1, queries, keys) that are True where a key is kept."""
     causal = np.tril(np.ones((queries, keys), bool))[None, None]
     choices: list[tuple[str, np.ndarray | None]] = [("no mask", None), ("a causal mask", causal)]
     choices.append(("a causal mask without the diagonal", np.tril(np.ones((queries, keys), bool), -1)[None, None]))
@@ -184,8 +184,8 @@ def _biases(constants: _Named, heads: int, queries: int, keys: int) -> Iterator[
                 yield f"the bias {label} transposed", squeezed.swapaxes(1, 2)
         elif squeezed.ndim == 2 and {squeezed.shape[0], squeezed.shape[1]} == {heads, queries + keys - 1}:
             table = squeezed.T if squeezed.shape[0] == heads else squeezed
-            yield f"the bias {label} by query less key", np.moveaxis(table[distance + keys - 1], -1, 0)
-            yield f"the bias {label} by key less query", np.moveaxis(table[queries - 1 - distance], -1, 0)
+            yield f"the bias {label} by query minus key", np.moveaxis(table[distance + keys - 1], -1, 0)
+            yield f"the bias {label} by key minus query", np.moveaxis(table[queries - 1 - distance], -1, 0)
 
 
 def _attention(

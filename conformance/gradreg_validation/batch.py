@@ -22,7 +22,7 @@ class Batch:
     arrays: Arrays
     rebuild: Rebuild
     constants: Mapping[int, Any]
-    """What is no array, by position among the leaves."""
+    """The leaves that are not arrays, by position."""
     several: bool
     """Whether x is :class:`gradreg_core.inputs.Inputs`."""
     wrt: tuple[str, ...] | None

@@ -1,4 +1,4 @@
-"""What the pattern of differences between two models says about their cause."""
+"""The cause of a difference between two models, read from its pattern."""
 
 import math
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ _PARTS = 20
 _PLAIN = ("{}", "sigmoid of {}", "(1 + {})")
 _ADDED = (*_OUTER, "hard swish", "relu6", "softplus", "exp")
 Useful = Callable[[tuple[int, ...]], bool]
-"""Whether arrays of that shape are of use."""
+"""Whether arrays of a given shape help."""
 
 
 def together(target: np.ndarray, facts: Facts) -> Candidates:
@@ -51,11 +51,11 @@ def together(target: np.ndarray, facts: Facts) -> Candidates:
 
 
 def composites(facts: Facts, useful: Useful, outer: bool = True) -> Candidates:
-    """Sums, gated sums and gated units of the arrays, and functions of those, where their shape is of use.
+    """Sums, gated sums and gated units of the arrays, and functions of those, where their shape helps.
 
     Args:
         facts: the arrays.
-        useful: whether arrays of a shape are of use.
+        useful: whether arrays of a given shape help.
         outer: whether functions of gated sums are tried, of which there are many.
     """
     near = facts.near()
@@ -160,7 +160,7 @@ def _unit(label: str, parts: Sequence[np.ndarray], names: tuple[str, str]) -> Ca
 
 
 def _joined(target: np.ndarray, parts: Sequence[Known]) -> Candidates:
-    """Arrays one behind the other along an axis: the part that fits next, until the target is full."""
+    """Concatenations along an axis: the part that fits next is added until the target is full."""
     for axis in range(1, target.ndim):
         fitting = [
             one

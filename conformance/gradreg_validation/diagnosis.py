@@ -21,9 +21,9 @@ from gradreg_validation.sides import WHICH, Sides
 __all__ = ["Diagnosis"]
 
 _WITHIN = 100.0
-"""Unit roundoffs up to which an array that is recomputed in float64 counts as that of a framework in float32."""
+"""Unit roundoffs up to which an array that is recomputed in float64 counts as equal to a framework's in float32."""
 _GAIN = 8.0
-"""The difference must fall at least so many times when the mistake is tried."""
+"""The factor by which the difference must fall when the mistake is tried."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Diagnosis:
 
         Args:
             path: of the output that differs; "" for the only one.
-            outputs: that of the first model and of the second.
+            outputs: the output of the first model and of the second.
         """
         for pair in self.pairs:
             agrees = self.agrees.get(label_of(pair))
@@ -85,7 +85,7 @@ class Diagnosis:
         return self._between(label, outputs) or self._related(label, outputs)
 
     def _learn(self, pair: Pair, steps: tuple[Step, Step], results: Sequence[np.ndarray]) -> None:
-        """What went into a layer that agrees, and what came out, are known from here on."""
+        """Add the input and the output of a layer that agrees to the known arrays."""
         one, two = (_main_input(step) for step in steps)
         if one is not None and two is not None and _aligned(two, one) <= self.within:
             new = not any(_equal(one, known.array, self.within) for known in self.facts[0].all())
@@ -131,7 +131,7 @@ class Diagnosis:
         return text
 
     def _between(self, label: str, targets: Sequence[np.ndarray]) -> str:
-        """What each model computes there, if both have a name and the names differ."""
+        """A sentence on the function that each model computes there, if both have a name and the names differ."""
         second = self._laid_out(targets[1], targets[0])
         sets = [
             explanations(target, facts, self.within)
@@ -166,7 +166,7 @@ class Diagnosis:
     def _through(
         self, i: int, pair: Pair, step: Step, x: np.ndarray, arrays: Sequence[np.ndarray], both: Sequence[np.ndarray]
     ) -> str:
-        """What the other model puts into the layer, where its input is not recorded but the layer is known."""
+        """A sentence on the layer's input in the other model, which is not recorded, from the layer that is known."""
         layer = self._described(i, pair, step, x, arrays[i])
         if layer is None or len(both) == 2:
             return ""

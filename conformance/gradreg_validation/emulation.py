@@ -1,7 +1,7 @@
 """Layers computed in NumPy in float64 from a description, so that a suspected mistake can be tried on recorded arrays.
 
 Arrays are channels-first here. A dense kernel is (out, in), a convolution's (out, in / groups, *window), a transposed
-convolution's (in, out / groups, *window). Nothing is taken from a framework: what the layer gave itself is the check.
+convolution's (in, out / groups, *window). Nothing is taken from a framework: the layer's own result is the check.
 """
 
 import itertools
@@ -45,7 +45,7 @@ def _channel(array: np.ndarray, ndim: int) -> np.ndarray:
 def pads_of(options: dict[str, Any], sizes: tuple[int, ...], window: tuple[int, ...]) -> list[tuple[int, int]]:
     """The zeros before and after each axis: "same" puts the odd one at the end, "valid" has none.
 
-    With the option "ceil" those behind are as many as the last window needs, which has to begin within the input.
+    With the option "ceil" there are as many after it as the last window needs, which has to begin within the input.
     """
     padding, strides, dilation = options["padding"], options["strides"], options["dilation"]
     spans = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]

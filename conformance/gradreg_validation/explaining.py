@@ -1,4 +1,4 @@
-"""What lies between two layers: which plain function of earlier activations gives an array.
+"""Explanations of an array between two layers: plain functions of earlier activations that give it.
 
 Both models are searched alike. Where each has an explanation and they are not the same, the difference has a name.
 """
@@ -23,7 +23,7 @@ __all__ = ["Explanation", "explanations", "simple_explanations"]
 _BUDGET = 1e8
 """Elements of all arrays that one kind of search may compare."""
 _OVERHEAD = 2000
-"""What a comparison costs besides, in elements."""
+"""The fixed cost of a comparison, in elements."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _scaled(target: np.ndarray, facts: Facts) -> Candidates:
 
 
 def _with_a_constant(target: np.ndarray, facts: Facts) -> Candidates:
-    """A multiple of one array plus what is the same for every sample, as position encodings are."""
+    """A multiple of one array plus a term that is the same for every sample, such as a position encoding."""
     if len(target) < 2 or target[0].size < 3:
         return
     for one in facts.near():

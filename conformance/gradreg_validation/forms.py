@@ -1,4 +1,4 @@
-"""Elementwise functions that ports take for each other, by the name that a report gives them."""
+"""Elementwise functions that ports mistake for one another, by the name that a report gives them."""
 
 import math
 from collections.abc import Callable
@@ -78,6 +78,6 @@ _NAMES = {
 
 
 def form_named(name: str) -> str | None:
-    """The form that Keras calls so."""
+    """The form of that name in Keras; None if it is not known."""
     form = _NAMES.get(name, name)
     return form if form in FORMS else None

@@ -1,4 +1,4 @@
-"""What both models have computed alike, as material for an explanation of what comes next."""
+"""Arrays that both models have computed alike, from which the next ones are explained."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ Candidates = Iterator[tuple[str, np.ndarray]]
 """(words, array)."""
 INNER = ("relu", "tanh", "sigmoid", "silu (swish)", "GELU in its exact (erf) form", "GELU in its tanh approximation")
 _NEAREST = 8
-"""The earlier arrays that are looked at, besides the model's input."""
+"""The number of earlier arrays that are tried, besides the model's input."""
 LARGEST = 200_000
-"""Elements of an array, beyond which nothing is searched."""
+"""Elements of the largest array that is searched."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Facts:
     """Parameters that no layer owns."""
 
     def near(self) -> list[Known]:
-        """The floating-point arrays that are looked at, the nearest first."""
+        """The floating-point arrays that are tried, the nearest first."""
         layers = [one for one in self.layers if _usable(one)][-_NEAREST:]
         return [*reversed(layers), *(one for one in self.inputs if _usable(one))]
 

@@ -117,7 +117,7 @@ def _between(steps: Sequence[Sequence[Step]], chosen: dict[str, str]) -> None:
 
 
 def layers_note(sides: Sides, pairs: Sequence[Pair]) -> str:
-    """What to give as layers=, from what was compared and what was not."""
+    """The note on layers=: the pairs that were compared, or the layers that could be."""
     known = [list(sides.activations(i)) for i in (0, 1)]
     if not pairs:
         texts = [f"the {sides.label(i)} model has {list_names(names)}" for i, names in enumerate(known)]

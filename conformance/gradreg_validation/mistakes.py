@@ -1,4 +1,4 @@
-"""The usual mistakes in ports of a layer, as changes to its description: what a model would then give.
+"""The usual mistakes in ports of a layer, as changes to its description.
 
 Every entry is tried on the recorded input. Only one that turns the layer's output into the other model's is named.
 """
@@ -22,9 +22,9 @@ class Mistake:
     """A change to a layer, in words."""
 
     own: str
-    """What the layer does."""
+    """The layer's own way, in words."""
     other: str
-    """What it would do after the change."""
+    """The way after the change, in words."""
     layer: Layer
     fitted: bool = False
     """Whether a number was fitted to the output."""
@@ -162,7 +162,7 @@ def _paddings(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
         for pair in itertools.product(range(max(window) + 1), repeat=2)
     ]
     total = [sum(pair) for pair in own]
-    choices += [("all padding before", [(t, 0) for t in total]), ("all padding behind", [(0, t) for t in total])]
+    choices += [("all padding before", [(t, 0) for t in total]), ("all padding after", [(0, t) for t in total])]
     for words, padding in choices:
         changed = layer.with_options(padding=padding)
         pads = _pads(changed.options, sizes, window)
@@ -253,7 +253,7 @@ def _pool(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
     options = layer.options
     if options.get("ceil"):
         floor = layer.with_options(ceil=False)
-        yield Mistake("ceil_mode, a last window that is not full", "full windows alone", floor)
+        yield Mistake("ceil_mode, a last window that is not full", "only full windows", floor)
     yield from _paddings(layer, x)
     names = {True: "the maximum", False: "the average"}
     own = names[options["maximum"]]
@@ -326,7 +326,7 @@ def _both_ways(layer: Layer) -> Iterator[Mistake]:
         name.removeprefix("backward ") if name.startswith("backward ") else f"backward {name}": array
         for name, array in layer.params.items()
     }
-    yield Mistake("its parameters", "those of the two directions exchanged", layer.with_params(**swapped))
+    yield Mistake("its parameters", "the parameters of the two directions exchanged", layer.with_params(**swapped))
     alone = {name: array for name, array in layer.params.items() if not name.startswith("backward ")}
     yield Mistake("both directions", "the forward direction alone", replace(layer, params=alone))
 

@@ -34,7 +34,7 @@ DTYPES = ("float32", "float64")
 
 @dataclass(frozen=True)
 class Problem:
-    """What is computed, the same for both models."""
+    """The computation, the same for both models."""
 
     batch: Batch
     y: np.ndarray | None
@@ -53,12 +53,12 @@ class Evaluation:
     """The results of one model on one batch."""
 
     outputs: Arrays
-    """What the model returns, by path; "" for a single array."""
+    """The arrays that the model returns, by path; "" for a single array."""
     loss: np.ndarray | None
     penalties: tuple[np.ndarray, ...]
     by_input: Arrays
     """Gradients with respect to the input, of "loss", "penalty" and "total"; without labels, of "penalty"; without
-    either, of "outputs", their sum with fixed random factors. Those of several arrays are one after the other."""
+    either, of "outputs", their sum with fixed random factors. Gradients of several arrays are concatenated."""
     by_parameter: dict[str, Arrays]
     """Gradients with respect to the parameters by name, of the same."""
 
@@ -185,7 +185,7 @@ class Side(ABC):
         return np.asarray(array)
 
     def _hosted(self, value: Any) -> np.ndarray | None:
-        """The array's values, or None where there are none."""
+        """The array's values, or None where it has no values yet."""
         try:
             array = self._host(value)
         except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
@@ -225,7 +225,7 @@ class Side(ABC):
         return outputs, None, penalties, None if penalties else self._probe(outputs)
 
     def _probe(self, outputs: Mapping[str, Any]) -> Any:
-        """The sum of the outputs with random factors, the same in all layouts: what else has a gradient?"""
+        """The sum of the outputs with random factors, the same in all layouts: a scalar to differentiate."""
         ops, total, axis = self.calls.backend, None, self.problem.options.get("class_axis")
         for output in outputs.values():
             shape = ops.shape(output)
@@ -263,7 +263,7 @@ def goals(loss: Any, penalties: Sequence[Any], probe: Any = None) -> dict[str, A
 
 
 def joined(gradients: Sequence[np.ndarray]) -> np.ndarray:
-    """The gradients of several arrays as one; a single one as it is; none as no numbers."""
+    """The gradients of several arrays as one; a single one as it is; an empty array without any."""
     if len(gradients) == 1:
         return gradients[0]
     return np.concatenate([np.ravel(gradient) for gradient in gradients]) if gradients else np.zeros(0)

@@ -1,4 +1,4 @@
-"""An array normalised in the ways that ports take for each other."""
+"""An array normalised in the ways that ports mistake for one another."""
 
 import itertools
 
@@ -12,7 +12,7 @@ _EPS = (1e-5, 0.0, 1e-12, 1e-8, 1e-6, 1e-3, 1e-2)
 
 
 def normalised(one: Known) -> Candidates:
-    """Over one axis or all but the first: less its mean or not, over its deviation, root mean square or norm."""
+    """Over one axis or all but the first: centred or not, divided by its deviation, root mean square or norm."""
     x = one.array
     axes: list[tuple[int, ...]] = [(axis,) for axis in range(x.ndim - 1, -1, -1)]
     axes += [tuple(range(1, x.ndim)), tuple(range(2, x.ndim))] if x.ndim > 2 else []
@@ -25,12 +25,12 @@ def normalised(one: Known) -> Candidates:
         spreads = {"deviation": square / size, "root mean square": raw / size, "norm": raw}
         if size > 1:
             spreads["deviation with n - 1"] = square / (size - 1)
-        yield f"{one.label} less its mean {where}", centred
+        yield f"{one.label} minus its mean {where}", centred
         for (name, spread), eps in itertools.product(spreads.items(), _EPS):
-            for y, less in ((centred, " less its mean"), (x, "")):
-                if less and name in ("root mean square", "norm"):
+            for y, centring in ((centred, " centred and"), (x, "")):
+                if centring and name in ("root mean square", "norm"):
                     continue
-                words = f"{one.label}{less} over its {name} {where}"
+                words = f"{one.label}{centring} divided by its {name} {where}"
                 yield f"{words}, eps={eps:g}", y / np.sqrt(spread + eps)
                 if eps:
                     yield f"{words}, eps={eps:g} outside of the root", y / (np.sqrt(spread) + eps)

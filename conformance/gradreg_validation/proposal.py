@@ -35,7 +35,7 @@ class Proposal:
     pairs: tuple[tuple[Any, ...], ...]
     """(first, second) or (first, second, rearrangement), as `parameters` takes them."""
     reasons: tuple[str, ...]
-    """What each pair rests on: "values", "values in another order", "names" or "shape alone"."""
+    """The ground of each pair: "values", "values in another order", "names" or "shape alone"."""
     ambiguous: dict[str, tuple[str, ...]]
     """Names in the first model -> those in the second that it may be; to be answered, never guessed."""
     left_out: tuple[tuple[str, ...], tuple[str, ...]]
@@ -111,7 +111,7 @@ def confirmed(proposal: Proposal, answers: Mapping[str, Any]) -> list[tuple[Any,
 
 
 def resolved(mapping: Any, proposal: Proposal) -> list[tuple[Any, ...]]:
-    """What `mapping` of validate stands for."""
+    """The map of parameters that `mapping` of validate stands for."""
     if mapping == "proposed":
         return confirmed(proposal, {})
     if not isinstance(mapping, Mapping):
@@ -120,7 +120,7 @@ def resolved(mapping: Any, proposal: Proposal) -> list[tuple[Any, ...]]:
 
 
 def role_of(name: str) -> str:
-    """What a parameter is in its layer, by the last part of its name."""
+    """The role of a parameter in its layer, by the last part of its name."""
     last = name.replace("/", ".").rpartition(".")[2]
     return next((role for role, names in _ROLES.items() if last in names), last)
 

@@ -1,4 +1,4 @@
-"""The calls of a model's layers on one batch: what went in and what came out, in the order in which they ended."""
+"""The calls of a model's layers on one batch: inputs and results, in the order in which they ended."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -21,18 +21,18 @@ class Step:
     inputs: dict[str, np.ndarray]
     """The arrays among its arguments: by position, by keyword, with paths below."""
     outputs: dict[str, np.ndarray]
-    """What it returned; the first array under `name`, others under ``name[path]``."""
+    """The arrays that it returned; the first array under `name`, others under ``name[path]``."""
     layer: Any = None
     """The layer in its framework, if there is one."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keywords that are no arrays."""
+    """Keywords that are not arrays."""
 
 
 class Recorder:
     """Collects steps.
 
     Args:
-        host: an array of the framework as NumPy's; None for what is no array, or has no values now.
+        host: an array of the framework as NumPy's; None for anything else, or without values now.
     """
 
     def __init__(self, host: Callable[[Any], np.ndarray | None]) -> None:

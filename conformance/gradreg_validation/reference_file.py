@@ -53,16 +53,16 @@ class Reference:
         try:
             self.about: dict[str, Any] = json.loads(str(self.arrays["about"])) if "about" in self.arrays else {}
         except ValueError as error:
-            raise DataFileError(f"{path}: its array about is no JSON text: {error}") from error
+            raise DataFileError(f"{path}: its array about is not JSON text: {error}") from error
 
     @property
     def title(self) -> str:
-        """What reports call the model."""
+        """The model's name in reports."""
         backend = self.about.get("backend")
         return f"{backend}, in {self.path.name}" if backend else self.path.name
 
     def part(self, kind: str) -> Arrays:
-        """The arrays whose names begin with `kind`, by what follows; one of just that name is ""."""
+        """The arrays whose names begin with `kind`, by what follows; an array of just that name is ""."""
         start = kind + _SEPARATOR
         part = {name[len(start) :]: array for name, array in self.arrays.items() if name.startswith(start)}
         return {"": self.arrays[kind], **part} if kind in self.arrays else part
@@ -109,7 +109,7 @@ class FileSide(Side):
         return not (self.values or self.reference.about or self.reference.part("input gradient"))
 
     def evaluate(self, x: Arrays, changed: Arrays) -> Evaluation:
-        """What the file holds.
+        """The results in the file.
 
         Raises:
             UnsupportedError: for another batch or other parameters.
@@ -135,7 +135,7 @@ class FileSide(Side):
 
 
 def write(path: str | os.PathLike[str], sides: Sides, versions: dict[str, str]) -> None:
-    """Write what the first of the sides gives on the batch."""
+    """Write the results of the first of the sides on the batch."""
     side, problem = sides.pair[0], sides.pair[0].problem
     evaluation = sides.evaluate(0)
     arrays: Arrays = {}

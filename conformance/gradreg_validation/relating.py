@@ -12,7 +12,7 @@ from gradreg_validation.reordering import moved, reordered
 __all__ = ["relation"]
 
 _VISIBLE = 50.0
-"""A difference that is explained must be so many times what its explanation may be off."""
+"""The least ratio of a difference to the error that its explanation may have."""
 
 
 def relation(first: np.ndarray, second: np.ndarray, facts: Facts, within: float) -> str:
@@ -39,7 +39,7 @@ def relation(first: np.ndarray, second: np.ndarray, facts: Facts, within: float)
                 return words
     relative = within * scale / float(np.linalg.norm(difference))
     for multiples in (False, True):
-        for verb, sign in (("plus", 1), ("less", -1)):
+        for verb, sign in (("plus", 1), ("minus", -1)):
             reasons = simple_explanations(sign * difference, facts, relative, multiples=multiples)
             if reasons:
                 words = min(reasons.values(), key=lambda reason: reason.error).words

@@ -37,7 +37,7 @@ class Agreement:
     first_divergence: str | None
     """The first layer whose activations differ by more than roundoff; None if there is none."""
     cause: str | None
-    """What the pattern of differences says; None if the models agree."""
+    """The cause that the pattern of differences shows; None if the models agree."""
     notes: tuple[str, ...]
     tolerance: float
     """The largest ratio that counts as agreement."""

@@ -1,4 +1,4 @@
-"""Resizing of images in NumPy, in the conventions that ports take for each other."""
+"""Resizing of images in NumPy, in the conventions that ports mistake for one another."""
 
 import functools
 import math

@@ -146,7 +146,7 @@ class Measurement:
         return Row(name, difference, roundoff, ratio, bool(ratio <= self.tolerance))
 
     def _quantities(self, i: int, evaluation: Evaluation, matches: Sequence[Match]) -> Arrays:
-        """What is compared, by the name of its row, in the second model's layout."""
+        """The quantities to compare, by the name of their row, in the second model's layout."""
         axis = self.axes[i]
         quantities = {
             f"{OUTPUTS}[{path}]" if path else OUTPUTS: output if axis is None else np.moveaxis(output, axis, -1)

@@ -1,4 +1,4 @@
-"""The calls: what they give back, the norms that `measure` finds, and what they refuse before any forward pass."""
+"""The calls: their results, norms of `measure`, and the arguments that they refuse before a forward pass."""
 
 import inspect
 from typing import Any

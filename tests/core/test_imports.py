@@ -157,7 +157,7 @@ EXTRAS = {
     "keras on jax": ("gradreg_keras, gradreg_monitor.keras", {"jax", "keras"}),
     "monitor": ("gradreg_monitor.figure, gradreg_monitor.live", {"matplotlib"}),
 }
-"""What an extra is for, and what of all extras' packages it needs."""
+"""The purpose of an extra, and the packages that it needs."""
 ALONE = """
 import os, sys
 from importlib import metadata

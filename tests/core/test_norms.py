@@ -22,7 +22,7 @@ from gradreg_torch.networks import Module
 OPS = TorchBackend()
 PHIS = [value for name in norms.__all__ if isinstance(value := getattr(norms, name), type)]
 NUMPY = {"l1": 1, "l2": 2, "linf": np.inf}
-"""What numpy.linalg.norm calls them."""
+"""The names that numpy.linalg.norm has for them."""
 
 sizes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 seeds = st.integers(0, 2**32 - 1)
@@ -30,7 +30,7 @@ names = st.sampled_from(list(NORMS))
 
 
 def chunks(counts: list[int], seed: int) -> list[Tensor]:
-    """Chunks of so many rows (c, 3, 2, 2)."""
+    """Chunks of c rows, (c, 3, 2, 2)."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(count, 3, 2, 2, generator=generator, dtype=torch.float64) for count in counts]
 

@@ -1,4 +1,4 @@
-"""What `check` says of how a model runs. Models that devices or processes share are in the frameworks' own tests."""
+"""Notes of `check` on how a model runs. Models that devices or processes share are in the frameworks' own tests."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""``gradreg tune``: its files, its errors, and that it goes on where it stopped."""
+"""``gradreg tune``: its files, its errors, and how it continues where it stopped."""
 
 import json
 import os

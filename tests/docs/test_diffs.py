@@ -10,7 +10,7 @@ import pytest
 from documents import DOCS, blocks
 
 CHANGED = 2
-"""The lines of one's own loop that change, at most; imports of gradreg aside."""
+"""The most lines of your own loop that may change, without imports of gradreg."""
 GUIDES = ("training-loop", "keras", "lightning", "transformers", "devices", "watch")
 DIFFS = [
     pytest.param(guide, diff, id=f"{guide}-{number}")

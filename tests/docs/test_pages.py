@@ -55,7 +55,7 @@ x, y = tf.constant(images), tf.constant(labels)
 """,
     "Keras fit": "model, x, y = keras_model, images, labels",
 }
-"""What the tabs of the landing page take for granted."""
+"""Names that the tabs of the landing page use without defining them."""
 
 
 @pytest.mark.slow

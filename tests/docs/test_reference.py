@@ -25,7 +25,7 @@ CALLS = {"loss", "penalty", "measure", "check"}
 
 
 def _value(entry: str) -> Any:
-    """What an entry is about."""
+    """The object that an entry describes."""
     parts = entry.split(".")
     for count in range(len(parts), 0, -1):
         try:

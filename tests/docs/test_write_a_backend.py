@@ -21,7 +21,7 @@ FILES = {name: (EXAMPLE / name).read_text() for name in [*BUILT, "gradreg_autogr
 BLOCKS = [block.strip("\n") for block in re.findall(r"^```(?:python|toml)\n(.*?)^```", PAGE, re.S | re.M)]
 OUTPUTS = re.findall(r"^```text\n(.*?)^```", PAGE, re.S | re.M)
 MISTAKE = ("backward_pass(w, node)", "backward_pass(getval(w), node)")
-"""What the page breaks to show how a failure reads."""
+"""The change with which the page shows how a failure reads."""
 
 
 @pytest.fixture(scope="module")

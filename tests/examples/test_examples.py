@@ -14,7 +14,7 @@ PAGES = sorted((ROOT / "docs" / "examples").glob("*.md"))
 
 
 def results(name: str, **settings: Any) -> Any:
-    """What the example's `main` returns."""
+    """The result of the example's `main`."""
     specification = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None

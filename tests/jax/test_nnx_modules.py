@@ -32,7 +32,7 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 
 class Plain(nnx.Module):
-    """A module with an attribute that is no variable."""
+    """A module with an attribute that is not a variable."""
 
     def __init__(self, extra: Any) -> None:
         self.extra = extra

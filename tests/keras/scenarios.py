@@ -1,4 +1,4 @@
-"""What a RegularizedModel is to do on any backend of Keras: run with KERAS_BACKEND set, prints lines of JSON."""
+"""Scenarios of a RegularizedModel on any backend of Keras: run with KERAS_BACKEND set, prints lines of JSON."""
 
 import importlib
 import json

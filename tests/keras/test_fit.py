@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @functools.cache
 def outcomes(backend: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """What scenarios came to on a backend; all run in one process."""
+    """Results of the scenarios on a backend; all run in one process."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'backends'}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the NumPy oracle refuses, and how it says so."""
+"""Errors of the NumPy oracle, and their messages."""
 
 import numpy as np
 import pytest

@@ -38,7 +38,7 @@ SHARED = {
     "gradreg_core.spec": None,
     "gradreg_core.vocabulary": None,
 }
-"""What the reference may import of gradreg_core: specifications, draws, network descriptions; None for all of it."""
+"""Modules of gradreg_core that the reference may import: specifications, draws, network descriptions; None: all."""
 
 
 def of_kind(*bases):

@@ -78,7 +78,7 @@ def test_a_signal_ends_a_command_in_compiled_code(number, status, ending):
 
 
 def test_a_signal_to_a_forked_process_is_its_own_affair():
-    """A loader's workers are stopped with SIGTERM: the command goes on."""
+    """A loader's workers are stopped with SIGTERM: the command continues."""
     stdout, stderr = started(WITH_A_CHILD).communicate(timeout=60)
     assert (stdout, stderr) == (f"{-signal.SIGTERM}\n", "")
 

@@ -1,4 +1,4 @@
-"""What a type checker, help() and an editor see of the calls in a user's script."""
+"""The calls as a type checker, help() and an editor see them in a user's script."""
 
 import importlib
 import inspect

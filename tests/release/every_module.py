@@ -7,7 +7,7 @@ import sys
 import gradreg_core
 
 NOT_TO_IMPORT = (".__main__", ".suite.test_conformance")
-"""What runs when it is imported, or needs pytest around it."""
+"""Modules that run something when they are imported, or need pytest around them."""
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ total.backward()
 print("done", float(total) > 0)
 """
 PACKAGES = ["gradreg_core", "gradreg_numpy", "gradreg_torch", "gradreg_jax", "gradreg_tensorflow"]
-"""What a training imports."""
+"""Modules that a training imports."""
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a Keras model has besides its function: its variables, batch normalisation, named layers."""
+"""The parts of a Keras model besides its function: its variables, batch normalisation, named layers."""
 
 import functools
 from collections.abc import Callable

@@ -302,7 +302,7 @@ class Transformer(keras.Model):
         return self.head((hidden + self.outer(self.inner(hidden)))[:, 0])
 
     def normalised(self, h: tf.Tensor) -> tf.Tensor:
-        """What LayerNormalization computes, by arithmetic."""
+        """The result of LayerNormalization, by arithmetic."""
         mean = tf.reduce_mean(h, -1, keepdims=True)
         variance = tf.reduce_mean((h - mean) ** 2, -1, keepdims=True)
         return (h - mean) / tf.sqrt(variance + 1e-3) * self.norm.gamma + self.norm.beta

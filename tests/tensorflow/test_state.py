@@ -59,7 +59,7 @@ def in_a_container() -> tuple[Any, State]:
 
 
 def generator() -> tuple[Any, State]:
-    """A private generator, reached through an attribute of an object that is no module."""
+    """A private generator, reached through an attribute of an object that is not a module."""
 
     class Noise:
         def __init__(self) -> None:

@@ -92,7 +92,7 @@ def launched(run: Callable[[], Any]) -> Counter[str]:
     ids=["none", "not due", "SpectReg", "DataGrad"],
 )
 def test_a_call_makes_few_calls_of_python(reg: Any, step: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing has been compiled, in this process by other tests: then each graph is looked at."""
+    """Nothing may have been compiled before in this process: then each graph is searched."""
     monkeypatch.delitem(sys.modules, second_derivatives._COMPILER, raising=False)
     model = network()
     bare = None if step == 1 else reg
@@ -158,7 +158,7 @@ def test_nothing_waits_for_the_device(reg: Any) -> None:
 def test_the_graph_is_looked_at_once_where_only_an_optimizer_has_imported_the_compiler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Adam imports torch._dynamo; then the graph was looked at in every call."""
+    """Adam imports torch._dynamo; then the graph was searched in every call."""
     model, looked, behind = network(), [], second_derivatives._behind
     torch.optim.Adam(model.parameters())
     monkeypatch.delitem(sys.modules, second_derivatives._COMPILER, raising=False)

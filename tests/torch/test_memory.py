@@ -1,4 +1,4 @@
-"""What a step keeps for its backward pass, counted by PyTorch's hooks for saved tensors."""
+"""Memory that a step keeps for its backward pass, counted by PyTorch's hooks for saved tensors."""
 
 import pytest
 import torch

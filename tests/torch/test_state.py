@@ -1,4 +1,4 @@
-"""What a model keeps in attributes, generators and scripted modules moves once in a call, and not at all in check."""
+"""State in attributes, generators and scripted modules moves once in a call, and not at all in check."""
 
 import random
 from typing import Any

@@ -12,7 +12,7 @@ import trained_in_parts
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two processes end with, each with half of every batch, in two micro-batches."""
+    """Results of two processes, each with half of every batch, in two micro-batches."""
     return ranks.results(trained_in_parts.__file__, 2, tmp_path_factory.mktemp("parts"))
 
 

@@ -1,4 +1,4 @@
-"""What older versions of PyTorch do in other ways, with the names taken away that they do not have."""
+"""Behaviour on older versions of PyTorch, simulated by removing the names that they do not have."""
 
 import pytest
 import torch

@@ -111,7 +111,7 @@ def test_a_corrupt_gzip_stream_is_refused(tmp_path, data, message):
 
 def test_a_gzip_bomb_is_not_unpacked(tmp_path):
     bomb = gzip.compress(encode(IMAGES) + bytes(2**22), mtime=0)
-    # Whoever unpacked it all would find that its end is missing.
+    # Unpacking it all would find that its end is missing.
     path = write(tmp_path / "bomb", bomb[:-9])
     with pytest.raises(DataFileError, match="more bytes follow"):
         read_idx(path, 3)

@@ -10,7 +10,7 @@ from PIL import Image
 
 @pytest.fixture
 def images():
-    """Writes one: so many images of each class, whose pixels lie about 24 times the class's number."""
+    """Write a data set: this many images per class, with pixels around 24 times the class's number."""
 
     def make(path, count, classes=10, side=32):
         generator = np.random.default_rng(0)

@@ -36,7 +36,7 @@ def advanced(name, setting, every, pairs):
 
 
 def adam(gradients, rate=RATE, betas=(0.9, 0.999), counted=None, weight=1.0):
-    """Adam by hand in float64; `counted` says which steps the second moment counts."""
+    """A hand-written Adam in float64; `counted` says which steps the second moment counts."""
     weight, m, v, times = np.full(2, weight), np.zeros(2), np.zeros(2), 0
     for step, g in enumerate(np.array(gradients, float)):
         m = betas[0] * m + (1 - betas[0]) * g

@@ -31,7 +31,7 @@ def test_python_calls_are_counted():
 
 @pytest.mark.parametrize("name", ["no regularizer", "SpectReg", "DataGrad"])
 def test_by_hand_is_the_same_computation(name):
-    """But for SpectReg's noise, which is another by hand."""
+    """SpectReg is an exception: the hand-written penalty draws other noise."""
     steps = TorchSteps.of_network("torch", TINY, BATCH, "eager")
     total, parts = steps.calls.loss(steps.model, steps.x, steps.y, CASES[name])
     by_hand, loss, total = (value.item() for value in (steps.by_hand(CASES[name])(), parts.loss, total))

@@ -1,4 +1,4 @@
-"""The work of a network, as counted by hand, is what PyTorch counts."""
+"""The counted work of a network agrees with PyTorch's counter."""
 
 import pytest
 from torch.utils.flop_counter import FlopCounterMode

@@ -1,4 +1,4 @@
-"""What is compared: interleaved rounds, quartiles, the peak of memory. Nothing here depends on a time."""
+"""Interleaved rounds, quartiles and the peak of memory. Nothing here depends on a time."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is recorded, against double backward by hand in float64."""
+"""Recorded values, against a hand-written double backward in float64."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""What validate keeps as it was, and what it refuses."""
+"""validate changes neither model, and refuses inputs that it cannot compare."""
 
 import numpy as np
 import pytest

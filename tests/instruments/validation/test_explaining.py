@@ -1,4 +1,4 @@
-"""What lies between two layers is named from recorded arrays alone."""
+"""The function between two layers is named from recorded arrays alone."""
 
 import numpy as np
 import pytest
@@ -100,8 +100,8 @@ PAIRS = {
         {"x": ROWS},
         positions(ROWS),
         positions(ROWS, ddof=1),
-        "x less its mean over its deviation over the last axis",
-        "x less its mean over its deviation with n - 1 over the last axis",
+        "x centred and divided by its deviation over the last axis",
+        "x centred and divided by its deviation with n - 1 over the last axis",
     ),
     "FiLM without the one": (
         {"h": IMAGE, "g": GATE, "b": GATE[::-1]},
@@ -175,7 +175,7 @@ def test_no_shape_of_attention_raises():
         (lambda y: 0.5 * y, "is that of the first times 0.5"),
         (relu, "is relu of that of the first"),
         (lambda y: np.concatenate([y[..., 4:], y[..., :4]], -1), "its 2 blocks along axis 2 in the order (1, 0)"),
-        (lambda y: y - TOKENS, "is that of the first less h"),
+        (lambda y: y - TOKENS, "is that of the first minus h"),
         (lambda y: y + 3 * TOKENS, "is that of the first plus h times 3"),
         (lambda y: y + np.arange(32.0).reshape(4, 8), "plus a term that is the same for every sample"),
     ],

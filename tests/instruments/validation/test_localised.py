@@ -34,7 +34,7 @@ class Pooled(nn.Module):
 def test_layers_whose_shapes_do_not_fit_differ_if_the_next_does():
     report = compared(Pooled(ceil=True), Pooled(ceil=False), IMAGES)
     assert report.first_divergence == "pool"
-    assert "ceil_mode, a last window that is not full; in the second: full windows alone" in report.cause
+    assert "ceil_mode, a last window that is not full; in the second: only full windows" in report.cause
     right = compared(Pooled(ceil=True, crop=True), Pooled(ceil=False), IMAGES)
     assert right.ok
     assert right.first_divergence is None
@@ -59,7 +59,7 @@ def test_of_several_outputs_the_one_that_differs_is_explained():
 
 
 class Both(nn.Module):
-    """A network over a bidirectional layer; `how` is what becomes of its result."""
+    """A network over a bidirectional layer; `how` turns its result into the next layer's input."""
 
     def __init__(self, how=lambda y: y):
         super().__init__()

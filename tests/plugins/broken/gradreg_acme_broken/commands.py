@@ -1,4 +1,4 @@
-"""Commands that are wrong in one way each: the name is gradreg's own, and the target is no command."""
+"""Commands that are wrong in one way each: the name is gradreg's own, and the target is not a command."""
 
 from gradreg_core.plugins.hookspecs import CommandDescription, hookimpl
 
