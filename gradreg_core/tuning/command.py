@@ -58,7 +58,7 @@ def tune(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     journal = None if out is None else out / _TRAININGS
-    note = "" if out is None else f"The finished trainings are kept in {out}. To go on: {command_line()}"
+    note = "" if out is None else f"The finished trainings are kept in {out}. To continue: {command_line()}"
     try:
         with terminable(note):
             result = search(

@@ -106,7 +106,7 @@ def test_an_error_is_one_line_and_the_status_is_2(tune: Any, function: str, argu
 def test_a_search_that_is_stopped_says_how_to_go_on(tune: Any) -> None:
     done = tune("stopped", "--out", "tuned", "--no-plot")
     assert done.exit_code == 130
-    assert "The finished trainings are kept in tuned. To go on: main tune " in done.stderr
+    assert "The finished trainings are kept in tuned. To continue: main tune " in done.stderr
     assert tune("fit", "--out", "tuned", "--no-plot", "--trainings", "3").exit_code == 0
     assert len(__import__(tune.name).calls) == 3
 

@@ -16,7 +16,7 @@ import sys
 import numpy as np
 from gradreg_core.cli.stopping import terminable
 matrix = np.random.default_rng(0).normal(size=(3000, 3000))
-with terminable("To go on: again", seconds=0.3):
+with terminable("To continue: again", seconds=0.3):
     print("ready", flush=True)
     np.linalg.svd(matrix)  # half a minute
 """
@@ -74,7 +74,7 @@ def test_a_signal_ends_a_command_in_compiled_code(number, status, ending):
     begin = time.monotonic()
     _, stderr = process.communicate(timeout=60)
     assert time.monotonic() - begin < 10
-    assert (process.returncode, stderr) == (status, f"error: the command was {ending}. To go on: again\n")
+    assert (process.returncode, stderr) == (status, f"error: the command was {ending}. To continue: again\n")
 
 
 def test_a_signal_to_a_forked_process_is_its_own_affair():
