@@ -13,15 +13,18 @@ from gradreg_sweep import report
 from gradreg_sweep.compositions import COMPOSITIONS, PENALTY
 from gradreg_sweep.framework import Framework
 from gradreg_sweep.operation import Operation
+from gradreg_sweep.precision import DTYPES
 from gradreg_sweep.registry import framework, names
-from gradreg_sweep.search import UNTRIED, Finding, References, chosen, examine
+from gradreg_sweep.search import Finding, References, chosen, examine
+from gradreg_sweep.verdict import UNTRIED
 
 __all__ = ["sweep"]
 
 _STYLES = {"right": "green", "raises": "yellow", "undecided": "dim"}
 _BETWEEN = 20.0
 """Seconds between two reports of an unfinished sweep."""
-_Plan = list[tuple[Framework, str, Operation, str]]
+_Plan = list[tuple[Framework, str, Operation, str, str]]
+"""Framework, mode, operation, composition, and dtype; "" for the operation's own."""
 
 
 @click.command(epilog="\b\nExample:\n  gradreg sweep torch --op pool --show")
@@ -38,6 +41,13 @@ _Plan = list[tuple[Framework, str, Operation, str]]
     type=click.Choice([*COMPOSITIONS, "all"]),
     help=f"Modes of differentiation, the outer first: {', '.join(COMPOSITIONS)}, or all; may be repeated "
     "[reverse-reverse].",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(DTYPES),
+    help="Of the arrays; below float64, what counts is what rounding does not explain; may be repeated [float64].",
 )
 @click.option("--enumerated", is_flag=True, help="Also the operations that the framework's own modules list.")
 @click.option("--examples", type=click.IntRange(1), help="Configurations to draw per operation [depends on the mode].")
@@ -57,6 +67,7 @@ def sweep(
     operations: tuple[str, ...],
     modes: tuple[str, ...],
     compositions: tuple[str, ...],
+    dtypes: tuple[str, ...],
     enumerated: bool,
     examples: int | None,
     path: Path | None,
@@ -74,26 +85,28 @@ def sweep(
     if not backends and not earlier:
         raise InputError(f"sweep: expected a framework, one or more of {', '.join(names())}.")
     kinds = tuple(COMPOSITIONS) if "all" in compositions else compositions or (PENALTY,)
-    plan = _plan([framework(name) for name in backends], modes, operations, kinds, enumerated)
+    plan = _plan([framework(name) for name in backends], modes, operations, kinds, dtypes, enumerated)
     if listing:
-        for swept, mode, operation, composition in plan:
-            click.echo(f"{swept.name} {mode} {composition} {operation.name}")
+        for swept, mode, operation, composition, dtype in plan:
+            click.echo(" ".join(filter(None, [swept.name, mode, composition, dtype, operation.name])))
         return
     findings = [finding for file in earlier for finding in report.read(file)]
-    done = {_key(finding.version, finding.mode, finding.operation, finding.composition) for finding in findings}
-    plan = [item for item in plan if _key(item[0].version, item[1], item[2].name, item[3]) not in done]
+    done = {(row.version, row.mode, row.operation, row.composition, row.dtype) for row in findings}
+    plan = [item for item in plan if _key(*item) not in done]
     known = report.read(compare) if compare is not None else []
     _collect(findings, _run(plan, examples), path, known)
     _print(findings, show)
     for before, after in report.changes(known, findings):
-        place = f"{after.operation}, {after.composition}, {after.mode}"
+        place = f"{after.operation}, {after.composition}, {after.mode}, {after.dtype}"
         click.echo(f"{place}: {before.kind} in {before.version}, {after.kind} in {after.version}")
     if any(finding.kind in report.SILENT for finding in findings):
         click.get_current_context().exit(1)
 
 
-def _key(version: str, mode: str, operation: str, composition: str) -> tuple[str, str, str, str]:
-    return version, mode, operation, composition
+def _key(
+    swept: Framework, mode: str, operation: Operation, composition: str, dtype: str
+) -> tuple[str, str, str, str, str]:
+    return swept.version, mode, operation.name, composition, dtype or "float64"
 
 
 def _collect(findings: list[Finding], new: Iterator[Finding], path: Path | None, compared: list[Finding]) -> None:
@@ -114,6 +127,7 @@ def _plan(
     modes: tuple[str, ...],
     operations: tuple[str, ...],
     compositions: tuple[str, ...],
+    dtypes: tuple[str, ...],
     enumerated: bool,
 ) -> _Plan:
     """What is run, in the order of the report."""
@@ -123,13 +137,14 @@ def _plan(
         raise InputError(f"sweep: no such mode: {', '.join(sorted(unknown))}. There are {known}.")
     more = {swept.name: tuple(swept.enumerated()) if enumerated else () for swept in frameworks}
     plan = [
-        (swept, mode, operation, composition)
+        (swept, mode, operation, composition, dtype)
         for swept in frameworks
         for mode in swept.modes
         for kinds in [[kind for kind in compositions if mode in (modes or swept.modes_for(kind)[:1])]]
         for operation in chosen(swept, mode, operations, more[swept.name])
         for composition in (kinds[:1] if operation.untried else kinds)
         if mode in swept.modes_for(composition)
+        for dtype in ([""] if operation.untried else dtypes or [""])
     ]
     if frameworks and not plan:
         raise InputError(
@@ -143,20 +158,21 @@ def _run(plan: _Plan, examples: int | None) -> Iterator[Finding]:
     references: References = {}
     before: tuple[str, str] | None = None
     with progress_bar("", len(plan)) as bar:
-        for swept, mode, operation, composition in plan:
-            bar.describe(f"{mode} {composition} {operation.name}")
+        for swept, mode, operation, composition, dtype in plan:
+            bar.describe(" ".join(filter(None, [mode, composition, dtype, operation.name])))
             if before != (mode, operation.name):
                 references, before = {}, (mode, operation.name)
-            yield examine(swept, operation, mode, examples, composition, references)
+            yield examine(swept, operation, mode, examples, composition, references, dtype or None)
             bar.advance()
 
 
 def _print(findings: list[Finding], show: bool) -> None:
-    table = make_table(["operation", "mode", "composition", "kind", "error", "remark"])
+    table = make_table(["operation", "mode", "composition", "dtype", "kind", "error", "remark"])
     for finding in (finding for finding in findings if finding.kind != UNTRIED):
         kind = Text(finding.kind, _STYLES.get(finding.kind, "bold red"))
         remark = "; ".join(filter(None, [finding.detail, "single" if finding.single else ""]))
-        table.add_row(finding.operation, finding.mode, finding.composition, kind, report.size(finding), remark)
+        where = (finding.operation, finding.mode, finding.composition, finding.dtype)
+        table.add_row(*where, kind, report.size(finding), remark)
     get_console().print(table)
     texts = report.texts(findings) if show else {}
     for finding in findings if show else ():

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Estimate", "derivative"]
+__all__ = ["ENOUGH", "Estimate", "derivative"]
 
 FIRST_STEP = 0.25
 LEVELS = 16
 ENOUGH = 1e-12
+"""The relative error at which smaller steps are not tried."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Estimate:
     kinked: bool
 
 
-def derivative(function: Callable[[float], np.ndarray], rounding: float = 2.0**-52) -> Estimate:
+def derivative(function: Callable[[float], np.ndarray], rounding: float = 2.0**-52, enough: float = ENOUGH) -> Estimate:
     """f'(0) by Ridders' method: Richardson's extrapolation of (f(h) - f(-h)) / 2h over h, h/2, h/4, ...
 
     The entry of the tableau whose neighbours agree best is taken, and their difference estimates its error: large steps
@@ -37,6 +38,7 @@ def derivative(function: Callable[[float], np.ndarray], rounding: float = 2.0**-
     Args:
         function: f.
         rounding: the relative error of a value of f.
+        enough: the relative error at which smaller steps are not tried.
     """
     middle = np.asarray(function(0.0), np.float64)
     size = float(np.linalg.norm(middle))
@@ -55,7 +57,7 @@ def derivative(function: Callable[[float], np.ndarray], rounding: float = 2.0**-
             if change < error:
                 best, error = row[-1], change
         previous = row
-        if error <= ENOUGH * max(size, float(np.linalg.norm(best))):
+        if error <= enough * max(size, float(np.linalg.norm(best))):
             break
     # The derivatives from the two sides differ by h f''(0), but at a kink by its jump over h.
     kinked = not bend <= 0.5 * (size + float(np.linalg.norm(best)))

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-
-from jinja2 import Environment, StrictUndefined, Template
 
 from gradreg_sweep.compositions import PENALTY
+from gradreg_sweep.low_program import low_program
 from gradreg_sweep.operation import Operation, Program, Syntax
 from gradreg_sweep.problem import Problem
+from gradreg_sweep.templating import template
 from gradreg_sweep.verdict import Verdict
 
 __all__ = ["Framework"]
@@ -82,12 +81,6 @@ print("{{ label }}: ", {{ plain("number") }}, " differences:", (ends[0] - ends[1
 {% endif %}"""
 
 
-@cache
-def _template(text: str) -> Template:
-    environment = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)  # noqa: S701 - Python
-    return environment.from_string(text)
-
-
 @dataclass(frozen=True)
 class Framework:
     """A framework as the sweep drives it: raw, by its own means alone.
@@ -128,7 +121,9 @@ class Framework:
 
     def reproduction(self, program: Program, mode: str, verdict: Verdict, composition: str = PENALTY) -> str:
         """The whole program that shows a verdict."""
-        head = [self.syntax.imports, *([self.syntax.setting] if self.syntax.setting else [])]
+        if program.low:
+            return low_program(self.syntax, self.derivatives, program, mode, verdict, composition)
+        head = [self.syntax.imports, *([self.syntax.setting.format(on=True)] if self.syntax.setting else [])]
         return "\n".join([*head, "", program.source(), "", self._ending(program, mode, verdict, composition), ""])
 
     def _ending(self, program: Program, mode: str, verdict: Verdict, composition: str) -> str:
@@ -140,13 +135,12 @@ class Framework:
         """
         first, target = verdict.kind == "first derivative", verdict.array
         variable = target.startswith("layer.")
-        wide = not first and program.configuration["dtype"] == "float32"
-        moved = [self.syntax.wide.format(name=name) if wide else name for name in program.names]
+        moved = list(program.names)
         if target in program.names:
             moved[program.names.index(target)] += " + t * u" if composition != PENALTY and not first else " + t * v"
         step = "1e-2" if verdict.single and not first else "1e-4"
         mixed = composition != PENALTY and not first
-        text = _template(self.derivatives + _MIXED if mixed else self.ending).render(
+        text = template(self.derivatives + _MIXED if mixed else self.ending).render(
             composition=composition,
             arguments=", ".join(program.names),
             first=first,

@@ -24,11 +24,11 @@ __all__ = ["FRAMEWORK"]
 class _JaxProblem(Problem):
     """All derivatives come from one program, because compiling takes longer than anything else.
 
-    Float64 is switched on for the problem's own calls alone.
+    Float64 is switched on for the problem's own calls alone, and off if its dtype is another.
     """
 
     def context(self) -> AbstractContextManager[Any]:
-        return enable_x64()
+        return enable_x64(self.dtype == "float64")
 
     def native(self, arrays: Mapping[str, np.ndarray]) -> list[jax.Array]:
         return [jnp.asarray(arrays[name], self.dtype) for name in self.names]
@@ -119,6 +119,7 @@ print("JAX: ", float(jnp.sum(v * second({{ arguments }}))), " differences:", (en
 _DERIVATIVES = """\
 {% set label = "JAX" %}
 {% macro constant(values) %}jnp.asarray({{ values }}){% endmacro %}
+{% macro typed(values) %}jnp.asarray({{ values }}, dtype){% endmacro %}
 {% macro total(array) %}jnp.sum({{ array }}){% endmacro %}
 {% macro plain(number) %}float({{ number }}){% endmacro %}
 {% macro compiled(function) %}{{ "jax.jit(%s)" % function if mode == "jit" else function }}{% endmacro %}
@@ -173,12 +174,11 @@ FRAMEWORK = Framework(
     examples=4,
     syntax=Syntax(
         imports="import jax\nimport jax.numpy as jnp\nimport numpy as np",
-        setting='jax.config.update("jax_enable_x64", True)',
+        setting='jax.config.update("jax_enable_x64", {on})',
         array='jnp.asarray({values}, "{dtype}")',
         before="jnp.tanh(x @ A)",
         after="jnp.sin({code})",
-        weight="{values}",
-        wide='{name}.astype("float64")',
+        weight='jnp.asarray({values}, "{dtype}")',
     ),
     operations=OPERATIONS,
     problem=_JaxProblem,

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from gradreg_sweep.precision import ROUNDED
+
 __all__ = ["MATRICES", "VECTORS", "Configuration", "Operation", "Program", "Syntax", "function", "functions"]
 
 Configuration = Mapping[str, Any]
@@ -106,8 +108,10 @@ class Syntax:
         before: the nonlinear layer, an expression of x and A.
         after: a nonlinear function of {code}, so that the cotangent that reaches the operation varies.
         weight: w from {values}, numbers of the shape of f's outputs.
-        wide: the array {name} in float64.
-        setting: a line that switches float64 on for a program that runs alone, if the framework needs one.
+        setting: a line that switches float64 on where {on} is true, for a program that runs alone, if the framework
+            needs one.
+        dtype: the dtype {dtype} in a program.
+        same: a line that gives ``layer`` in float64 the variables that it has in {first}.
         seeded: a line that seeds the initial weights of layers.
         variable: the differentiated variable number {index} of the operation's ``layer``.
     """
@@ -117,8 +121,9 @@ class Syntax:
     before: str
     after: str
     weight: str
-    wide: str
     setting: str = ""
+    dtype: str = '"{dtype}"'
+    same: str = ""
     seeded: str = ""
     variable: str = ""
 
@@ -133,6 +138,11 @@ class Program:
     operation: Operation
     configuration: Configuration
     syntax: Syntax
+
+    @property
+    def low(self) -> bool:
+        """Whether the dtype is below float64; then the data are numbers that every dtype has."""
+        return bool(self.configuration["dtype"] != "float64")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,15 +169,19 @@ class Program:
         lines += ["", "", f"def f({', '.join(self.names)}):"]
         lines.append(f"    h = {'x' if chosen['bare'] else self.syntax.before}")
         lines.append(f"    return {self.syntax.after.format(code=self.operation.code.format(**chosen))}")
-        weight = self.syntax.weight.format(values=f"rng.normal(size=f({', '.join(self.names)}).shape)", **chosen)
+        values = self._drawn(f"rng.normal(size=f({', '.join(self.names)}).shape)")
+        weight = self.syntax.weight.format(values=values, **chosen)
         return "\n".join([*lines, "", "", f"w = {weight}"])
 
     def _array(self, values: str, chosen: Configuration) -> str:
-        return self.syntax.array.format(values=values, dtype=chosen["dtype"])
+        return self.syntax.array.format(values=self._drawn(values), dtype=chosen["dtype"])
+
+    def _drawn(self, values: str) -> str:
+        return f"rounded({values})" if self.low else values
 
     def run(self, dtype: str | None = None) -> dict[str, Any]:
         """The names that the program defines, after it ran."""
         namespace: dict[str, Any] = {"np": np}
-        text = f"{self.syntax.imports}\n{self.source(dtype)}"
+        text = f"{self.syntax.imports}\n{ROUNDED}\n{self.source(dtype)}"
         exec(compile(text, f"<{self.operation.name}>", "exec"), namespace)  # noqa: S102 - our own tables
         return namespace

@@ -40,6 +40,13 @@ class Problem(ABC):
         with self.context():
             return float(self.weighted(*self.native(arrays)))
 
+    def output(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:
+        """f, and the name of its dtype."""
+        with self.context():
+            result = self.f(*self.native(arrays))
+            name = getattr(result.dtype, "name", str(result.dtype).removeprefix("torch."))
+            return self.to_numpy(result), name
+
     def gradient(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """The gradient g = J^T w, of the shape of x; None if the framework returns none."""
         with self.context():

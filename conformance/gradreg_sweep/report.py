@@ -12,9 +12,9 @@ import cattrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gradreg_sweep.compositions import COMPOSITIONS
-from gradreg_sweep.search import UNTRIED, Finding
+from gradreg_sweep.search import Finding
 from gradreg_sweep.upstream import REPORTS, UNREPORTED, issue
-from gradreg_sweep.verdict import KINDS, SILENT
+from gradreg_sweep.verdict import KINDS, SILENT, UNTRIED
 from gradreg_sweep.write_up import where, write_up
 
 __all__ = ["SILENT", "as_pages", "changes", "read", "size", "texts", "write"]
@@ -28,7 +28,12 @@ class _Row:
 
     findings: tuple[Finding, ...]
     right: tuple[Finding, ...] = ()
-    """Where the same operation was right."""
+    """Where the same operation was right in float64."""
+
+    @property
+    def low(self) -> bool:
+        """Whether it shows below float64 alone."""
+        return all(finding.dtype != "float64" for finding in self.findings)
 
     @property
     def first(self) -> Finding:
@@ -85,7 +90,9 @@ def _rows(findings: Iterable[Finding]) -> list[_Row]:
         kind = "silent" if finding.kind in SILENT else finding.kind
         groups.setdefault((finding.version, finding.operation, kind), []).append(finding)
     return [
-        _Row(tuple(group), tuple(groups.get((version, operation, "right"), ())))
+        _Row(
+            tuple(group), tuple(row for row in groups.get((version, operation, "right"), ()) if row.dtype == "float64")
+        )
         for (version, operation, _), group in groups.items()
     ]
 
@@ -107,9 +114,9 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
         autoescape=False,  # noqa: S701
     )
     environment.filters["plain"] = lambda text: text.replace("__", r"\_\_")  # names in messages are no emphasis
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    groups: dict[tuple[str, str, str, str], list[Finding]] = {}
     for finding in sorted(_tried(findings), key=lambda finding: list(COMPOSITIONS).index(finding.composition)):
-        groups.setdefault((finding.version, finding.composition, finding.mode), []).append(finding)
+        groups.setdefault((finding.version, finding.composition, finding.mode, finding.dtype), []).append(finding)
     versions = list(dict.fromkeys(finding.version for finding in findings))
     groups = dict(sorted(groups.items(), key=lambda item: versions.index(item[0][0])))
     rows, others = _rows(findings), _versions(findings, compared)
@@ -119,6 +126,7 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
         groups=list(groups.items()),
         kinds=KINDS,
         compositions={name: text for name, text in COMPOSITIONS.items() if any(key[1] == name for key in groups)},
+        low=[row for row in rows if row.low and row.first.kind not in ("right", "undecided")],
         silent=[row for row in rows if row.first.kind in SILENT],
         loud=[row for row in rows if row.first.kind == "raises"],
         first=[row for row in rows if row.first.kind == "first derivative"],
@@ -132,7 +140,11 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
         machine=platform.machine(),
         python=platform.python_version(),
     )
-    coverage = environment.get_template("coverage.md").render(stem=stem, covered=_coverage(findings))
+    coverage = environment.get_template("coverage.md").render(
+        stem=stem,
+        covered=_coverage([finding for finding in findings if finding.dtype == "float64"]),
+        low=_low(findings),
+    )
     pages = {f"{stem}.md": summary, f"{stem}/coverage.md": coverage}
     for name in dict.fromkeys(finding.framework for finding in findings):
         own = [row for row in rows if row.first.framework == name]
@@ -165,6 +177,22 @@ def _coverage(findings: Sequence[Finding]) -> list[tuple[str, _Listed, _Listed]]
             if finding.kind == UNTRIED:
                 others.setdefault(finding.detail, []).append(finding.operation)
         rows.append((version, _listed(examined), _listed(others)))
+    return rows
+
+
+def _low(findings: Sequence[Finding]) -> dict[str, list[tuple[str, str, int, _Listed]]]:
+    """Of each version: dtypes below float64, where, how many operations, and those that were not judged, by why not."""
+    rows: dict[str, list[tuple[str, str, int, _Listed]]] = {}
+    own = [finding for finding in findings if finding.dtype != "float64"]
+    for version, dtype in dict.fromkeys((finding.version, finding.dtype) for finding in own):
+        same = [finding for finding in own if (finding.version, finding.dtype) == (version, dtype)]
+        others: dict[str, list[str]] = {}
+        for finding in same:
+            if finding.kind == UNTRIED and finding.operation not in others.setdefault(finding.detail, []):
+                others[finding.detail].append(finding.operation)
+        ways = ", ".join(dict.fromkeys(f"{finding.composition} ({finding.mode})" for finding in same))
+        count = len({finding.operation for finding in _tried(same)})
+        rows.setdefault(version, []).append((dtype, ways, count, _listed(others)))
     return rows
 
 
@@ -220,8 +248,8 @@ def _versions(findings: Sequence[Finding], compared: Sequence[Finding]) -> list[
     return rows
 
 
-def _place(finding: Finding) -> tuple[str, str, str, str]:
-    return finding.framework, finding.operation, finding.mode, finding.composition
+def _place(finding: Finding) -> tuple[str, ...]:
+    return finding.framework, finding.operation, finding.mode, finding.composition, finding.dtype
 
 
 def write(path: Path, findings: Sequence[Finding], compared: Sequence[Finding] = ()) -> list[Path]:

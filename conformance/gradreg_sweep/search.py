@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from gradreg_sweep.compositions import PENALTY
 from gradreg_sweep.framework import Framework
+from gradreg_sweep.low_precision import judge_low
 from gradreg_sweep.operation import Configuration, Operation
-from gradreg_sweep.verdict import Reference, Verdict, judge, load
+from gradreg_sweep.verdict import UNTRIED, Reference, Verdict, judge, load
 
-__all__ = ["UNTRIED", "Finding", "References", "chosen", "examine"]
+__all__ = ["Finding", "References", "chosen", "examine"]
 
-UNTRIED = "not tried"
-"""The kind of a finding about an operation that is listed only."""
+_UNSHOWN = ("right", "undecided", UNTRIED)
 References = dict[str, Reference | Verdict]
 
 
@@ -48,6 +48,8 @@ class Finding:
     seconds: float = 0.0
     composition: str = PENALTY
     """Of the modes of differentiation, one of :data:`~gradreg_sweep.compositions.COMPOSITIONS`."""
+    dtype: str = "float64"
+    """That was asked for; a few operations name others of their own where none was."""
 
 
 class _ShownError(Exception):
@@ -58,8 +60,15 @@ class _Search:
     """The verdicts by configuration, and the kind being made smaller."""
 
     def __init__(
-        self, framework: Framework, operation: Operation, mode: str, composition: str, references: References
+        self,
+        framework: Framework,
+        operation: Operation,
+        mode: str,
+        composition: str,
+        references: References,
+        dtype: str | None = None,
     ) -> None:
+        self.dtype = dtype or "float64"
         self.framework, self.operation, self.mode, self.composition = framework, operation, mode, composition
         self.references = references
         self.verdicts: dict[str, Verdict] = {}
@@ -71,12 +80,17 @@ class _Search:
         key = json.dumps(configuration, sort_keys=True)
         if key not in self.verdicts:
             dtype, plain = configuration["dtype"], self.framework.modes[0]
+            low = dtype != "float64"
+            data = json.dumps({**configuration, "dtype": low}, sort_keys=True)
             program = self.operation.program(configuration, self.framework.syntax)
             problem = self.framework.problem
-            tested = partial(problem, program, self.mode, dtype) if (self.mode, dtype) != (plain, "float64") else None
-            if key not in self.references:
-                self.references[key] = load(partial(problem, program, plain, "float64"), dtype == "float32")
-            verdict = judge(self.references[key], tested, dtype == "float32", self.composition)
+            tested = partial(problem, program, self.mode, dtype)
+            if data not in self.references:
+                self.references[data] = load(partial(problem, program, plain, "float64"), low)
+            if low:
+                verdict = judge_low(self.references[data], tested, dtype, self.composition)
+            else:
+                verdict = judge(self.references[data], None if self.mode == plain else tested, self.composition)
             if self.operation.borrowed and verdict.kind == "first derivative":
                 verdict = Verdict("undecided", detail="differences disagree with the first derivative already")
             self.verdicts[key] = verdict
@@ -85,7 +99,7 @@ class _Search:
     def body(self, configuration: dict[str, Any]) -> None:
         """One example of hypothesis."""
         verdict = self.verdict(configuration)
-        if verdict.kind in ("right", "undecided"):
+        if verdict.kind in _UNSHOWN:
             return
         if not self.kinds:
             # A gradient that is None is a simpler sight than one that is wrong because a part of it is None.
@@ -97,7 +111,7 @@ class _Search:
     def finding(self, seconds: float) -> Finding:
         """What became of the operation."""
         if self.smallest is None:
-            bad = [key for key, verdict in self.verdicts.items() if verdict.kind not in ("right", "undecided")]
+            bad = [key for key, verdict in self.verdicts.items() if verdict.kind not in _UNSHOWN]
             if not bad:
                 return self._unshown(seconds)
             self.smallest = json.loads(min(bad, key=len))
@@ -110,7 +124,7 @@ class _Search:
             kind=shown.kind,
             error=max((verdict.error for verdict in self.verdicts.values() if verdict.kind == compared), default=0.0),
             detail=shown.detail,
-            also=tuple(sorted(kinds - {shown.kind, "right", "undecided"})),
+            also=tuple(sorted(kinds - {shown.kind, *_UNSHOWN})),
             configuration=dict(self.smallest),
             reproduction=self.framework.reproduction(program, self.mode, shown, self.composition),
         )
@@ -118,19 +132,20 @@ class _Search:
     def _unshown(self, seconds: float) -> Finding:
         """The finding if no configuration showed anything: right if at least one could be judged."""
         verdicts = self.verdicts.values()
-        right = any(verdict.kind == "right" for verdict in verdicts)
-        undecided = next((verdict.detail for verdict in verdicts if verdict.kind == "undecided"), "")
+        first = next((kind for kind in _UNSHOWN if any(verdict.kind == kind for verdict in verdicts)), UNTRIED)
+        detail = next((verdict.detail for verdict in verdicts if verdict.kind == first), "")
         return Finding(
             framework=self.framework.name,
             version=self.framework.version,
             mode=self.mode,
             operation=self.operation.name,
-            kind="right" if right else "undecided",
-            detail="" if right else undecided,
+            kind=first,
+            detail=detail,
             single=any(verdict.single for verdict in verdicts),
             examples=len(verdicts),
             seconds=round(seconds, 2),
             composition=self.composition,
+            dtype=self.dtype,
         )
 
 
@@ -160,6 +175,7 @@ def examine(
     examples: int | None = None,
     composition: str = PENALTY,
     references: References | None = None,
+    dtype: str | None = None,
 ) -> Finding:
     """Search the configurations of an operation; what is wrong is shrunk, and written as a program.
 
@@ -168,17 +184,18 @@ def examine(
         operation: what is examined.
         mode: how it is run.
         examples: configurations to draw besides the usual one; None for the framework's number.
-        composition: of the modes of differentiation; other than that of penalties, in float64 only.
+        composition: of the modes of differentiation.
         references: of the same operation and mode, by configuration, which are used and added to.
+        dtype: of the arrays; None for the operation's own, float64 for nearly all.
     """
     if examples is None:
         examples = framework.examples // (2 if mode in framework.slow else 1)
     if operation.untried:
         return Finding(framework.name, framework.version, mode, operation.name, UNTRIED, detail=operation.untried)
     start = time.perf_counter()
-    if composition != PENALTY:
-        operation = replace(operation, dtypes={})
-    search = _Search(framework, operation, mode, composition, {} if references is None else references)
+    if dtype is not None or composition != PENALTY:
+        operation = replace(operation, dtypes={mode: (dtype or "float64",)})
+    search = _Search(framework, operation, mode, composition, {} if references is None else references, dtype)
     run = given(operation.configurations(mode))(search.body)
     run = settings(
         max_examples=examples,

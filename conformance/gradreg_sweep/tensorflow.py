@@ -140,6 +140,7 @@ print("TensorFlow: ", found, " differences:", wanted)
 _DERIVATIVES = """\
 {% set label = "TensorFlow" %}
 {% macro constant(values) %}tf.constant({{ values }}){% endmacro %}
+{% macro typed(values) %}tf.constant({{ values }}, dtype){% endmacro %}
 {% macro total(array) %}tf.reduce_sum({{ array }}){% endmacro %}
 {% macro plain(number) %}float({{ number }}){% endmacro %}
 {% macro compiled(function) %}
@@ -193,7 +194,7 @@ FRAMEWORK = Framework(
         before="tf.tanh(x @ A)",
         after="tf.sin({code})",
         weight="{values}",
-        wide='tf.cast({name}, "float64")',
+        same="weights = layer.get_weights() if dtype == {first} else weights\nlayer.set_weights(weights)",
         seeded="tf.keras.utils.set_random_seed(0)",
         variable="layer.trainable_variables[{index}].value",
     ),

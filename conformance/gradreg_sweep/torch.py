@@ -25,7 +25,7 @@ class _TorchProblem(Problem):
         return tuple(layer.parameters()) if self.mode == "eager" else ()
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
-        return np.array(array.detach().numpy(), np.float64)
+        return np.array(array.detach().double().numpy())
 
     def native(self, arrays: Mapping[str, np.ndarray]) -> list[torch.Tensor]:
         with torch.no_grad():
@@ -137,6 +137,7 @@ print("PyTorch: ", (v * second).sum().item(), " differences:", (ends[0] - ends[1
 _DERIVATIVES = """\
 {% set label = "PyTorch" %}
 {% macro constant(values) %}torch.tensor({{ values }}){% endmacro %}
+{% macro typed(values) %}torch.tensor({{ values }}, dtype=dtype){% endmacro %}
 {% macro total(array) %}({{ array }}).sum(){% endmacro %}
 {% macro plain(number) %}{{ number }}.item(){% endmacro %}
 {% macro compiled(function) %}
@@ -175,7 +176,8 @@ FRAMEWORK = Framework(
         before="torch.tanh(x @ A)",
         after="torch.sin({code})",
         weight="torch.tensor({values}, dtype=torch.{dtype})",
-        wide="{name}.double()",
+        dtype="torch.{dtype}",
+        same="state = layer.state_dict() if dtype == {first} else state\n_ = layer.load_state_dict(state)",
         seeded="_ = torch.manual_seed(0)",
         variable="[*layer.parameters()][{index}]",
     ),

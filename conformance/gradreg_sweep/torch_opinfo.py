@@ -11,6 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from gradreg_sweep.operation import Configuration, Operation, Program, Syntax
+from gradreg_sweep.precision import rounded
 from gradreg_sweep.torch_ops import OPERATIONS
 
 __all__ = ["SampledOperation", "listed_operations", "operations"]
@@ -48,12 +49,11 @@ class SampledOperation(Operation):
 
     def configurations(self, mode: str) -> st.SearchStrategy[dict[str, Any]]:
         numbers = st.integers(0, max(0, len(self.samples) - 1))
-        return st.fixed_dictionaries(
-            {"sample": numbers, "dtype": st.just("float64"), "bare": st.just(True), "seed": st.just(0)}
-        )
+        dtypes = st.sampled_from(self.dtypes.get(mode, ("float64",)))
+        return st.fixed_dictionaries({"sample": numbers, "dtype": dtypes, "bare": st.just(True), "seed": st.just(0)})
 
     def usual(self, mode: str) -> dict[str, Any]:
-        return {"sample": 0, "dtype": "float64", "bare": True, "seed": 0}
+        return {"sample": 0, "dtype": self.dtypes.get(mode, ("float64",))[0], "bare": True, "seed": 0}
 
     def input_shape(self, configuration: Configuration) -> tuple[int, ...]:
         return tuple(self.samples[configuration["sample"]].input.shape)
@@ -68,18 +68,27 @@ class _SampledProgram(Program):
 
     operation: SampledOperation
 
-    @cached_property
-    def _call(self) -> tuple[str, dict[str, torch.Tensor]]:
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._call("float64")[1])
+
+    def _call(self, dtype: str) -> tuple[str, dict[str, str]]:
+        """The call, and the arrays that are differentiated, in a dtype."""
         sample = self.operation.samples[self.configuration["sample"]]
-        arrays: dict[str, torch.Tensor] = {}
+        arrays: dict[str, str] = {}
+
+        def literal(value: torch.Tensor) -> str:
+            if not (self.low and value.is_floating_point()):
+                return _literal(value, value.dtype)
+            return _literal(torch.from_numpy(rounded(value.detach().numpy())), f"torch.{dtype}")
 
         def written(value: Any) -> str:
             if torch.is_tensor(value):
                 if value.requires_grad and value.is_floating_point():
                     name = f"a{len(arrays)}" if arrays else "x"
-                    arrays[name] = value.detach()
+                    arrays[name] = literal(value)
                     return name
-                return _literal(value)
+                return literal(value)
             if isinstance(value, list | tuple) and type(value) in (list, tuple):
                 parts = "".join(f"{written(part)}, " for part in value)
                 return f"[{parts}]" if isinstance(value, list) else f"({parts})"
@@ -89,21 +98,19 @@ class _SampledProgram(Program):
         arguments += [f"{name}={written(value)}" for name, value in sample.kwargs.items()]
         return f"{self.operation.code}({', '.join(arguments)})", arrays
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._call[1])
-
     def source(self, dtype: str | None = None) -> str:
-        call, arrays = self._call
+        dtype = dtype or self.configuration["dtype"]
+        call, arrays = self._call(dtype)
         lines = ["rng = np.random.default_rng(0)"]
-        lines += [f"{name} = {_literal(array)}.requires_grad_()" for name, array in arrays.items()]
+        lines += [f"{name} = {array}.requires_grad_()" for name, array in arrays.items()]
         arguments = ", ".join(arrays)
-        weight = self.syntax.weight.format(values=f"rng.normal(size=f({arguments}).shape)", dtype="float64")
+        values = self._drawn(f"rng.normal(size=f({arguments}).shape)")
+        weight = self.syntax.weight.format(values=values, dtype=dtype)
         return "\n".join([*lines, "", "", _F.format(arguments=arguments, call=call), "", "", f"w = {weight}"])
 
 
-def _literal(array: torch.Tensor) -> str:
-    return f"torch.tensor({array.detach().tolist()!r}, dtype={array.dtype})"
+def _literal(array: torch.Tensor, dtype: Any) -> str:
+    return f"torch.tensor({array.detach().tolist()!r}, dtype={dtype})"
 
 
 def _leaves(sample: Any) -> list[Any]:

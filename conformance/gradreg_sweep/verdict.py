@@ -15,10 +15,24 @@ from typing import Any
 import numpy as np
 
 from gradreg_sweep.compositions import FORWARD, PENALTY, THIRD
-from gradreg_sweep.differences import Estimate, derivative
+from gradreg_sweep.differences import ENOUGH, Estimate, derivative
+from gradreg_sweep.precision import rounded
 from gradreg_sweep.problem import Problem
 
-__all__ = ["KINDS", "LONGEST", "SILENT", "Reference", "Verdict", "judge", "load"]
+__all__ = [
+    "KINDS",
+    "LONGEST",
+    "SILENT",
+    "UNTRIED",
+    "Reference",
+    "Slopes",
+    "Verdict",
+    "judge",
+    "load",
+    "message",
+    "neighbours",
+    "slopes_of",
+]
 
 KINDS = {
     "right": "agrees with differences",
@@ -41,6 +55,10 @@ MARGIN = 10.0
 """On the differences' estimate of their own error, which is not a bound."""
 SINGLE = 3e-3
 """Relative, for an operation that computes in float32 inside: its differences are no better than that."""
+UNTRIED = "not tried"
+"""The kind where nothing could be judged."""
+ENOUGH_LOW = 1e-6
+"""Relative error of differences that serve a dtype below float64."""
 LONGEST = 200
 """Characters of an error's message that are kept."""
 ROUNDINGS = 32.0
@@ -71,16 +89,15 @@ class Reference:
 
     Args:
         problem: in the plain mode and float64.
-        single: whether the arrays are rounded to float32.
+        low: whether it serves a dtype below float64: its numbers are rounded, and differences need fewer digits.
     """
 
-    def __init__(self, problem: Problem, single: bool) -> None:
-        self.problem = problem
-        self.arrays = dict(problem.arrays)
-        if single:
-            self.arrays = {name: value.astype(np.float32).astype(np.float64) for name, value in self.arrays.items()}
+    def __init__(self, problem: Problem, low: bool = False) -> None:
+        self.problem, self.low = problem, low
         rng = np.random.default_rng(0)
-        self.directions = {name: rng.normal(size=value.shape) for name, value in self.arrays.items()}
+        cut = rounded if low else np.asarray
+        self.arrays = {name: cut(value) for name, value in problem.arrays.items()}
+        self.directions = {name: cut(rng.normal(size=value.shape)) for name, value in self.arrays.items()}
         middle = problem.value(self.arrays)
         self.coarse = _is_coarse(lambda t: problem.value(self.moved("x", t)), middle)
         """Whether the operation computes in float32 inside."""
@@ -114,12 +131,17 @@ class Reference:
             }
             compute = function[of]
             self.changes[of, name] = derivative(
-                lambda t: np.asarray(compute(self.moved(name, t)), np.float64), self.rounding
+                lambda t: np.asarray(compute(self.moved(name, t)), np.float64),
+                self.rounding,
+                ENOUGH_LOW if self.low else ENOUGH,
             )
         return self.changes[of, name]
 
-    def expected(self, composition: str, name: str) -> tuple[Estimate, float, float, float]:
-        """Of the derivative along an array's direction: the differences, the number wanted, its margin and scale."""
+    def expected(self, composition: str, name: str, least: float = 1e-3) -> tuple[Estimate, float, float, float]:
+        """Of the derivative along an array's direction: the differences, the number wanted, its margin and scale.
+
+        The scale is at least the share `least` of the norms whose product bounds the sum.
+        """
         v = self.directions["x"]
         base = float(np.linalg.norm(v)) * float(np.linalg.norm(self.gradient))
         of, factor = "gradient", v
@@ -129,7 +151,7 @@ class Reference:
             of, factor = "value" if composition == FORWARD else "curvature", np.ones(())
         estimate = self.change(of, name)
         wanted, margin = float(np.sum(factor * estimate.value)), MARGIN * estimate.error * float(np.linalg.norm(factor))
-        return estimate, wanted, margin, max(abs(wanted), 1e-3 * base, 1e-300)
+        return estimate, wanted, margin, max(abs(wanted), least * base, 1e-300)
 
     def bent(self) -> bool:
         """Whether the second derivative along v, by reverse mode, agrees with differences: third ones build on it."""
@@ -143,7 +165,7 @@ class Reference:
         try:
             g = self.problem.gradient(self.arrays)
         except Exception as error:
-            return self.verdict("first derivative", detail=_message(error))
+            return self.verdict("first derivative", detail=message(error))
         slope = self.change("value", "x")
         if g is None and slope.value == 0:
             return self.verdict("undecided", detail="the result does not depend on x")
@@ -154,7 +176,7 @@ class Reference:
         if not np.isfinite(g).all():
             return self.verdict("first derivative", 1.0, detail="NaN")
         self.gradient = g
-        near = [np.asarray(self.problem.gradient(arrays)) for arrays in _neighbours(self.arrays, 52)]
+        near = [np.asarray(self.problem.gradient(arrays)) for arrays in neighbours(self.arrays, 52)]
         noise = max(float(np.linalg.norm(moved - g)) for moved in near) / max(float(np.linalg.norm(g)), 1e-300)
         self.rounding = max(self.rounding, noise if np.isfinite(noise) else 0.0)
         scale = max(float(np.linalg.norm(g)), abs(float(slope.value)), 1e-300)
@@ -164,7 +186,7 @@ class Reference:
         allowed = max(SINGLE if self.coarse else RIGHT, MARGIN * slope.error / scale)
         if difference > allowed:
             numbers: dict[str, float | None] = {"x": self._slope(self.arrays)}
-            spread = _spread(lambda arrays: {"x": self._slope(arrays)}, self.arrays, numbers, 52)
+            spread = _spread(lambda arrays: {"x": self._slope(arrays)}, self.arrays, numbers)
             if difference > spread["x"] / scale:
                 return self.verdict("first derivative", difference)
         return None
@@ -173,31 +195,29 @@ class Reference:
         return float(np.sum(np.asarray(self.problem.gradient(arrays)) * self.directions["x"]))
 
 
-def load(make: Callable[[], Problem], single: bool) -> Reference | Verdict:
+def load(make: Callable[[], Problem], low: bool = False) -> Reference | Verdict:
     """The reference of a problem, or a verdict where it cannot be computed.
 
     Args:
         make: makes the problem in the plain mode and float64.
-        single: whether the dtype under test is float32.
+        low: whether the dtype under test is below float64.
     """
     try:
-        return Reference(make(), single)
+        return Reference(make(), low)
     except Exception as error:
-        return Verdict("undecided", detail=_message(error))
+        return Verdict("undecided", detail=message(error))
 
 
 def judge(
     reference: Reference | Verdict,
     load_tested: Callable[[], Problem] | None = None,
-    single: bool = False,
     composition: str = PENALTY,
 ) -> Verdict:
-    """The verdict on one program.
+    """The verdict on one program in float64.
 
     Args:
         reference: of :func:`load`.
-        load_tested: makes the problem in the mode and dtype under test; None if those are the reference's.
-        single: whether the dtype under test is float32.
+        load_tested: makes the problem in the mode under test; None if that is the reference's.
         composition: of the modes of differentiation.
     """
     if isinstance(reference, Verdict):
@@ -206,19 +226,19 @@ def judge(
         return reference.first
     try:
         tested = reference.problem if load_tested is None else load_tested()
-        slopes = partial(_slopes, tested, composition, reference.directions)
+        slopes = partial(slopes_of, tested, composition, reference.directions)
         numbers = slopes(reference.arrays)
     except Exception as error:
-        return reference.verdict("raises", detail=_message(error))
+        return reference.verdict("raises", detail=message(error))
     if composition in THIRD and not reference.bent():
         return reference.verdict("undecided", detail="the second derivative is wrong already, or a kink is too near")
-    return _compared(reference, composition, numbers, slopes, single)
+    return _compared(reference, composition, numbers, slopes)
 
 
-_Slopes = Callable[[Mapping[str, np.ndarray]], dict[str, float | None]]
+Slopes = Callable[[Mapping[str, np.ndarray]], dict[str, float | None]]
 
 
-def _slopes(
+def slopes_of(
     tested: Problem, composition: str, directions: dict[str, np.ndarray], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, float | None]:
     """What the framework computes, along the direction of each array; None where it says that there is no gradient."""
@@ -231,16 +251,14 @@ def _slopes(
     }
 
 
-def _compared(
-    reference: Reference, composition: str, numbers: dict[str, float | None], slopes: _Slopes, single: bool
-) -> Verdict:
+def _compared(reference: Reference, composition: str, numbers: dict[str, float | None], slopes: Slopes) -> Verdict:
     """The first array along whose direction the number is wrong, x before the others, or that all are right."""
     worst, noise = reference.verdict("right"), None
     for name, number in numbers.items():
         try:
             estimate, wanted, margin, scale = reference.expected(composition, name)
         except Exception as left:  # the arrays have left the operation's domain
-            return reference.verdict("undecided", detail=_message(left))
+            return reference.verdict("undecided", detail=message(left))
         value = 0.0 if number is None else number
         scale = max(scale, abs(value)) if np.isfinite(value) else scale
         if reference.undecidable(estimate, margin, scale):
@@ -250,7 +268,7 @@ def _compared(
         if error <= max(allowed, margin / scale) or worst.kind != "right":
             continue
         if np.isfinite(error) and number is not None:
-            noise = noise or _spread(slopes, reference.arrays, numbers, 23 if single else 52)
+            noise = noise or _spread(slopes, reference.arrays, numbers)
             if error <= noise[name] / scale:
                 continue
         kind = "None" if number is None else "wrong" if np.isfinite(error) else "NaN"
@@ -265,30 +283,29 @@ def _is_coarse(value: Callable[[float], float], middle: float) -> bool:
     return min(abs(near - middling), abs(near - wide)) > 1e-2 * size
 
 
-def _neighbours(arrays: Mapping[str, np.ndarray], bits: int) -> list[dict[str, np.ndarray]]:
-    """Three times the arrays with each number changed in the last of some bits."""
+def neighbours(arrays: Mapping[str, np.ndarray], bits: int, times: int = 3) -> list[dict[str, np.ndarray]]:
+    """Some times the arrays with each number changed in the last of some bits."""
     rng = np.random.default_rng(1)
     return [
         {name: value * (1 + 2.0**-bits * rng.choice([-1, 1], size=value.shape)) for name, value in arrays.items()}
-        for _ in range(3)
+        for _ in range(times)
     ]
 
 
-def _spread(
-    slopes: _Slopes, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float | None], bits: int
-) -> dict[str, float]:
-    """What rounding may do to each number: its largest change when the arrays change in the last of some bits."""
+def _spread(slopes: Slopes, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float | None]) -> dict[str, float]:
+    """What rounding may do to each number: its largest change when the arrays change in the last place."""
     largest = dict.fromkeys(numbers, 0.0)
-    for near in _neighbours(arrays, bits):
+    for near in neighbours(arrays, 52):
         moved = slopes(near)
         for name, before in numbers.items():
             after = moved[name]
             if before is not None and after is not None:
-                change = max(abs(after - before), 2.0**-bits * abs(before))
+                change = max(abs(after - before), 2.0**-52 * abs(before))
                 largest[name] = max(largest[name], ROUNDINGS * change)
     return largest
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
+    """An error in one line, without what differs from run to run."""
     text = re.sub("0x[0-9a-f]+", "0x...", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:LONGEST]}"

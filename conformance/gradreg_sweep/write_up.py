@@ -9,12 +9,15 @@ from gradreg_sweep.verdict import LONGEST, SILENT
 
 __all__ = ["where", "write_up"]
 
+_FINITE = "a finite number, as central differences give"
+
 
 def where(findings: Iterable[Finding]) -> str:
-    """The compositions of findings, each with its modes."""
+    """The compositions of findings, each with its modes, and the dtype where it is not float64."""
     modes: dict[str, list[str]] = {}
     for finding in findings:
-        modes.setdefault(finding.composition, []).append(finding.mode)
+        dtype = "" if finding.dtype == "float64" else f" in {finding.dtype}"
+        modes.setdefault(finding.composition, []).append(finding.mode + dtype)
     return "; ".join(f"{composition} ({', '.join(names)})" for composition, names in modes.items())
 
 
@@ -31,12 +34,15 @@ def write_up(findings: Sequence[Finding], right: Sequence[Finding], size: str) -
     kind = (first.detail or "wrong") if of_first else first.kind
     ways = list(dict.fromkeys(finding.composition for finding in same))
     order = "gradient" if of_first else f"derivative by {_listed(ways)}"
+    dtypes = list(dict.fromkeys(finding.dtype for finding in same))
+    place = "" if "float64" in dtypes else f" in {_listed(dtypes)}"
     silent = kind in SILENT
     title = f"{first.operation}: the {order} is silently {kind}" if silent else f"{first.operation}: no {order}"
+    title += place
     expected, got = {
         "wrong": ("the two numbers that it prints agree", f"they differ, by up to {size} of the larger one"),
         "None": ("a derivative; by central differences it is not zero", "None, without an error"),
-        "NaN": ("a finite number, as central differences give", "NaN"),
+        "NaN": ("a finite number, as the same program gives in float64" if place else _FINITE, "NaN"),
     }.get(kind, ("a derivative, as the function has one", first.detail))
     about = "" if of_first else f" {ways[0].capitalize()} is {COMPOSITIONS[ways[0]]}."
     rows = [

@@ -39,7 +39,7 @@ def test_what_was_not_examined_is_listed_with_the_reason_and_not_counted() -> No
     others = ["torch.other", "torch.nn.functional._other_, p=0.5", "torch.nn.functional.two"]
     untried = [finding(operation=name, kind="not tried", detail="it is random") for name in others]
     pages = report.as_pages([finding(), *untried])
-    assert "| PyTorch 0 | reverse-reverse | eager | 1 |" in pages["findings.md"]
+    assert "| PyTorch 0 | reverse-reverse | eager | float64 | 1 |" in pages["findings.md"]
     coverage = pages["findings/coverage.md"]
     assert "Examined in reverse-reverse (1):\n\n- **other**: mine\n\n" in coverage
     names = "- **torch**: other\n- **torch.nn.functional**: \\_other\\_, p=0.5; two\n"
@@ -94,6 +94,20 @@ def test_what_another_version_gets_wrong_in_silence_is_shown() -> None:
     head = "(=mine-nan)=\n### mine in PyTorch 1\n\nreverse-reverse (eager): NaN\n\n```python\nprint(2)\n```"
     assert head in pages["findings/torch.md"]
     assert "> **mine: the derivative by reverse-reverse is silently NaN**" in pages["findings/torch.md"]
+
+
+def test_a_finding_in_one_dtype_alone_is_told_apart() -> None:
+    right = finding(kind="right", reproduction="")
+    untried = finding(operation="other", kind="not tried", detail="it has no value there", dtype="bfloat16")
+    pages = report.as_pages([finding(kind="NaN", dtype="bfloat16"), right, untried])
+    summary = pages["findings.md"]
+    assert "| PyTorch 0 | reverse-reverse | eager | bfloat16 | 1 |" in summary
+    assert "In float32 or bfloat16 alone: [mine](findings/torch.md#mine-nan) (NaN).\n" in summary
+    assert "| reverse-reverse (eager in bfloat16) | NaN | " in summary
+    assert "| not reported | right by reverse-reverse (eager) |" in summary
+    assert "> **mine: the derivative by reverse-reverse is silently NaN in bfloat16**" in pages["findings/torch.md"]
+    assert "In bfloat16, 1 operations were examined in reverse-reverse (eager), and" in pages["findings/coverage.md"]
+    assert "Not examined in bfloat16 (1), since it has no value there:" in pages["findings/coverage.md"]
 
 
 def test_what_is_not_reported_has_a_text_for_a_report() -> None:

@@ -1,0 +1,103 @@
+"""What is wrong in one dtype alone is found in that dtype, and rounding is no error."""
+
+from dataclasses import replace
+
+import pytest
+
+from gradreg_jax.versions import enable_x64
+from gradreg_sweep.operation import Operation
+from gradreg_sweep.registry import framework
+from gradreg_sweep.search import Finding, examine
+from instruments.sweep.findings import disagreement, run
+
+# The square, whose second derivative is cut off in bfloat16.
+SQUARES = {
+    "tensorflow": """@tf.custom_gradient
+def square(h):
+    held = tf.stop_gradient(h) if h.dtype == "bfloat16" else h
+    return h**2, lambda up: 2 * held * up""",
+    "jax": """@jax.custom_vjp
+def square(h):
+    return h**2
+
+
+def pulled(h, up):
+    return (2 * (jax.lax.stop_gradient(h) if h.dtype == "bfloat16" else h) * up,)
+
+
+square.defvjp(lambda h: (h**2, h), pulled)""",
+    "torch": """class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h):
+        ctx.save_for_backward(h)
+        return h**2
+
+    @staticmethod
+    def backward(ctx, up):
+        (h,) = ctx.saved_tensors
+        return 2 * (h.detach() if h.dtype == torch.bfloat16 else h) * up
+
+
+square = Square.apply""",
+}
+
+
+def examined(name: str, operation: Operation, dtype: str, composition: str = "reverse-reverse") -> Finding:
+    swept = framework(name)
+    return examine(swept, operation, swept.modes[0], 3, composition, dtype=dtype)
+
+
+def run_alone(finding: Finding) -> str:
+    """`run`, with JAX's switch of float64 as it was afterwards."""
+    text = finding.reproduction.replace('jax.config.update("jax_enable_x64", dtype == "float64")', "pass")
+    with enable_x64(True):
+        return run(replace(finding, reproduction=text))
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_a_gradient_stopped_in_bfloat16_alone_is_found_there_and_shown(name: str) -> None:
+    square = Operation("square", "square(h)", setup=SQUARES[name])
+    finding = examined(name, square, "bfloat16")
+    assert (finding.kind, finding.dtype) == ("wrong", "bfloat16")
+    assert disagreement(run_alone(finding)) > 0.5
+    assert examined(name, square, "float32").kind == "right"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("h.float().exp().to(h.dtype)", "right"), ("(60 * h).exp() / 1e30", "undecided")]
+)
+def test_rounding_is_no_error(code: str, kind: str) -> None:
+    # The exponential of a rounded 60 h has no digits in bfloat16, so its value is off already.
+    operation = Operation("mine", code, sizes={"b": (3, 3), "n": (4, 4)})
+    assert examined("torch", operation, "bfloat16").kind == kind
+
+
+def test_an_operation_that_does_not_take_the_dtype_is_not_counted() -> None:
+    finding = examined("torch", Operation("mine", "torch.special.erfcx(h)"), "bfloat16")
+    assert (finding.kind, finding.detail) == ("not tried", "its value cannot be computed there")
+
+
+def test_a_value_that_is_no_number_in_one_dtype_is_a_finding() -> None:
+    finding = examined("torch", Operation("mine", "torch.linalg.matrix_exp(h)", shape="({n}, {n})"), "bfloat16")
+    assert (finding.kind, finding.detail) == ("first derivative", "NaN")
+    assert "nan" in run(finding)
+
+
+def test_what_has_no_derivative_in_one_dtype_raises_there() -> None:
+    kinds = {"torch.special.i0(h)": "raises", "torch.special.i1(h)": "first derivative"}
+    for code, kind in kinds.items():
+        finding = examined("torch", Operation("mine", code), "bfloat16")
+        assert finding.kind == kind
+        assert "i1_backward" in finding.detail
+    assert examined("torch", Operation("mine", "torch.special.i0(h)"), "float32").kind == "right"
+
+
+@pytest.mark.parametrize("composition", ["forward-reverse", "reverse-forward", "reverse-reverse-reverse"])
+def test_the_program_computes_what_the_sweep_does(composition: str) -> None:
+    # The cube by its Taylor polynomial, cut off after the derivatives that the composition builds on.
+    terms = ["c ** 3", "3 * c ** 2 * (h - c)", "3 * c * (h - c) ** 2"][: 3 if composition.count("-") == 2 else 2]
+    cut = " + ".join(terms).replace("c", "h.detach()")
+    cube = Operation("cube", f"h ** 3 if h.dtype == torch.float64 else {cut}")
+    finding = examined("torch", cube, "float32", composition)
+    assert finding.kind == "wrong"
+    assert disagreement(run(finding)) > 1e-2
