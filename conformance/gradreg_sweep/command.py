@@ -50,7 +50,11 @@ _Plan = list[tuple[Framework, str, Operation, str, str]]
     help="Of the arrays; below float64, what counts is what rounding does not explain; may be repeated [float64].",
 )
 @click.option("--enumerated", is_flag=True, help="Also the operations that the framework's own modules list.")
-@click.option("--examples", type=click.IntRange(1), help="Configurations to draw per operation [depends on the mode].")
+@click.option(
+    "--examples",
+    type=click.IntRange(0),
+    help="Configurations to draw per operation, besides the usual one [depends on the mode].",
+)
 @out_option("--report", "path", folder=False, suffixes=(".md", ".json"), help="Write a page or JSON.")
 @click.option(
     "--add",

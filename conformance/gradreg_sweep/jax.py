@@ -48,8 +48,15 @@ class _JaxProblem(Problem):
         return jnp.zeros_like(array)
 
     def mixed(self, composition: str, arrays: Sequence[Any], directions: Sequence[Any]) -> Sequence[Any]:
-        compute = partial(super().mixed, composition)
-        return (compute if self.mode == "eager" else jax.jit(compute))(arrays, directions)
+        if composition not in self._mixed:
+            compute = partial(super().mixed, composition)
+            self._mixed[composition] = compute if self.mode == "eager" else jax.jit(compute)
+        return self._mixed[composition](arrays, directions)
+
+    @cached_property
+    def _mixed(self) -> dict[str, Callable[..., Sequence[Any]]]:
+        """The compositions that were used, compiled once."""
+        return {}
 
     def curvature(self, arrays: Mapping[str, np.ndarray], v: np.ndarray) -> float:
         with self.context():

@@ -1,4 +1,7 @@
-"""Programs that show what goes wrong in a dtype below float64: the same lines in both."""
+"""Programs that show what goes wrong in a dtype below float64: the same lines in both, and differences in float64.
+
+What a mode compiles is compiled in the lower dtype alone: a few kernels have no float64 there.
+"""
 
 from textwrap import indent
 
@@ -78,12 +81,20 @@ def third({{ arguments }}):  # the second derivative along v by reverse mode
 {% endif %}
 {% endif %}
 {% if compiled(number) != number %}
-compute = {{ compiled("lambda %s: %s" % (arguments, number)) }}
+compute = lambda {{ arguments }}: {{ number }}
+if dtype != {{ high }}:
+    compute = {{ compiled("compute") }}
 number = compute({{ arguments }})
 {% else %}
 number = {{ number }}
 {% endif %}
-print(f"{dtype}: ", {{ plain("number") if numbers else "number" }})"""
+print(f"{dtype}: ", {{ plain("number") if numbers else "number" }})
+{% if numbers and not variable %}
+{% set function = "z" if kind == "first derivative" else "third" if composition.count("-") == 2 else "inner" %}
+if dtype == {{ high }}:
+    ends = [{{ plain("%s(%s)" % (function, ends)) }} for t in (1e-4, -1e-4)]
+    print("differences: ", (ends[0] - ends[1]) / 2e-4)
+{% endif %}"""
 
 
 def low_program(
@@ -104,8 +115,11 @@ def low_program(
     )
     variable = verdict.array.startswith("layer.")
     target = syntax.variable.format(index=verdict.array.partition(".")[2]) if variable else verdict.array
+    tangent = "v" if verdict.kind == "first derivative" else "u"
     values = {
         "arguments": ", ".join(program.names),
+        "ends": ", ".join(f"{name} + t * {tangent}" if name == target else name for name in program.names),
+        "high": high,
         "composition": composition,
         "kind": verdict.kind,
         "mode": mode,

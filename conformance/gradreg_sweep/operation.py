@@ -1,7 +1,9 @@
 """An operation as a framework's users write it: source code with a small configuration to draw."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ Configuration = Mapping[str, Any]
 VECTORS: dict[str, Any] = {"shape": "({b}, {n})", "sizes": {"b": (1, 3), "n": (2, 4)}}
 MATRICES: dict[str, Any] = {"shape": "({n}, {n})", "sizes": {"n": (2, 3)}}
 """Shapes of x for :class:`Operation`."""
+_LARGEST_SCALE = 20
+"""The exponent of the largest scale: beyond it, the smaller elements of a result would not count."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,8 @@ class Syntax:
 class Program:
     """The first lines of a program about one configuration: arrays, f and w, with which everything else is computed.
 
-    f(x, A, ...) = sin(operation(tanh(x A), ...)), or sin(operation(x, ...)) where the configuration is bare.
+    f(x, A, ...) = sin(operation(tanh(x A), ...)), or sin(operation(x, ...)) where the configuration is bare. Below
+    float64 the operation is divided by `scale` first.
     """
 
     operation: Operation
@@ -149,9 +154,31 @@ class Program:
         """The arguments of f, x first."""
         return ("x", *([] if self.configuration["bare"] else ["A"]), *self.operation.arrays)
 
+    @cached_property
+    def scale(self) -> int:
+        """1 in float64; else a power of two that leaves at most 2 of the operation, whose sine has the same digits.
+
+        It is 1 where the operation fails, is not finite, or is larger than any such scale.
+        """
+        if not self.low:
+            return 1
+        try:
+            names = self._defined(self.lines("float32", "{code}"))
+            value = names["f"](*(names[name] for name in self.names))
+            value = value.detach() if hasattr(value, "detach") else value
+            largest = float(np.max(np.abs(np.asarray(value)), initial=0.0))
+        except Exception:
+            return 1
+        return 2 ** math.ceil(math.log2(largest / 2)) if 2 < largest < 2.0**_LARGEST_SCALE else 1
+
     def source(self, dtype: str | None = None) -> str:
         """The lines, without imports; with `dtype` in place of the configuration's."""
-        chosen = dict(self.configuration) | ({"dtype": dtype} if dtype else {})
+        code = "{code}" if self.scale == 1 else f"({{code}}) / {self.scale}"
+        return self.lines(dtype or self.configuration["dtype"], self.syntax.after.format(code=code))
+
+    def lines(self, dtype: str, after: str) -> str:
+        """The lines in a dtype, where f returns `after` of {code}."""
+        chosen = dict(self.configuration) | {"dtype": dtype}
         shape = self.operation.input_shape(chosen)
         lines = [f"rng = np.random.default_rng({chosen['seed']})", f"x = rng.normal(size={shape})"]
         if chosen.get("zero"):
@@ -168,7 +195,7 @@ class Program:
             lines += self.operation.setup.format(**chosen).split("\n")
         lines += ["", "", f"def f({', '.join(self.names)}):"]
         lines.append(f"    h = {'x' if chosen['bare'] else self.syntax.before}")
-        lines.append(f"    return {self.syntax.after.format(code=self.operation.code.format(**chosen))}")
+        lines.append(f"    return {after.format(code=self.operation.code.format(**chosen))}")
         values = self._drawn(f"rng.normal(size=f({', '.join(self.names)}).shape)")
         weight = self.syntax.weight.format(values=values, **chosen)
         return "\n".join([*lines, "", "", f"w = {weight}"])
@@ -181,7 +208,10 @@ class Program:
 
     def run(self, dtype: str | None = None) -> dict[str, Any]:
         """The names that the program defines, after it ran."""
+        return self._defined(self.source(dtype))
+
+    def _defined(self, source: str) -> dict[str, Any]:
         namespace: dict[str, Any] = {"np": np}
-        text = f"{self.syntax.imports}\n{ROUNDED}\n{self.source(dtype)}"
+        text = f"{self.syntax.imports}\n{ROUNDED}\n{source}"
         exec(compile(text, f"<{self.operation.name}>", "exec"), namespace)  # noqa: S102 - our own tables
         return namespace

@@ -29,11 +29,8 @@ class _Row:
     findings: tuple[Finding, ...]
     right: tuple[Finding, ...] = ()
     """Where the same operation was right in float64."""
-
-    @property
-    def low(self) -> bool:
-        """Whether it shows below float64 alone."""
-        return all(finding.dtype != "float64" for finding in self.findings)
+    low: bool = False
+    """Whether the findings are of other dtypes, and each is right in float64 in its composition and mode."""
 
     @property
     def first(self) -> Finding:
@@ -57,7 +54,8 @@ class _Row:
 
     @property
     def anchor(self) -> str:
-        return re.sub(r"[\W_]+", "-", f"{self.first.operation}-{self.first.kind}".lower()).strip("-")
+        name = f"{self.first.operation}-{self.first.kind}{'-' + self.first.dtype if self.low else ''}"
+        return re.sub(r"[\W_]+", "-", name.lower()).strip("-")
 
     @property
     def page(self) -> str:
@@ -84,17 +82,19 @@ def size(finding: Finding) -> str:
 
 
 def _rows(findings: Iterable[Finding]) -> list[_Row]:
-    """The silent kinds of one operation together, and each other kind by itself."""
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
-    for finding in _tried(findings):
+    """The silent kinds of one operation together, and each other kind by itself; what is below float64 alone apart."""
+    findings = _tried(findings)
+    exact = {_place(finding)[:-1] for finding in findings if (finding.kind, finding.dtype) == ("right", "float64")}
+    groups: dict[tuple[str, str, str, bool], list[Finding]] = {}
+    for finding in findings:
         kind = "silent" if finding.kind in SILENT else finding.kind
-        groups.setdefault((finding.version, finding.operation, kind), []).append(finding)
-    return [
-        _Row(
-            tuple(group), tuple(row for row in groups.get((version, operation, "right"), ()) if row.dtype == "float64")
-        )
-        for (version, operation, _), group in groups.items()
-    ]
+        low = finding.dtype != "float64" and _place(finding)[:-1] in exact
+        groups.setdefault((finding.version, finding.operation, kind, low), []).append(finding)
+    rows = []
+    for (version, operation, _, low), group in groups.items():
+        right = [row for row in groups.get((version, operation, "right", False), ()) if row.dtype == "float64"]
+        rows.append(_Row(tuple(group), tuple(right), low))
+    return rows
 
 
 def texts(findings: Iterable[Finding]) -> dict[str, list[str]]:

@@ -198,7 +198,7 @@ def examine(
     search = _Search(framework, operation, mode, composition, {} if references is None else references, dtype)
     run = given(operation.configurations(mode))(search.body)
     run = settings(
-        max_examples=examples,
+        max_examples=max(1, examples),
         derandomize=True,
         deadline=None,
         database=None,
@@ -211,5 +211,6 @@ def examine(
         warnings.simplefilter("ignore")  # the frameworks', of operations that are about to go
         # The usual configuration is judged first; if it shows something that no drawn one does, it is kept.
         search.verdict(operation.usual(mode))
-        run()
+        if examples:
+            run()
     return search.finding(time.perf_counter() - start)

@@ -28,7 +28,8 @@ _F = """def f({arguments}):
     result = {call}
     parts = torch.utils._pytree.tree_leaves(result)
     parts = [torch.view_as_real(part) if part.is_complex() else part for part in parts if torch.is_tensor(part)]
-    return torch.sin(torch.cat([part.flatten() for part in parts if part.is_floating_point()]))"""
+    return {after}"""
+_PARTS = "torch.cat([part.flatten() for part in parts if part.is_floating_point()])"
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,24 @@ class _SampledProgram(Program):
         arguments += [f"{name}={written(value)}" for name, value in sample.kwargs.items()]
         return f"{self.operation.code}({', '.join(arguments)})", arrays
 
-    def source(self, dtype: str | None = None) -> str:
-        dtype = dtype or self.configuration["dtype"]
+    def lines(self, dtype: str, after: str) -> str:
         call, arrays = self._call(dtype)
         lines = ["rng = np.random.default_rng(0)"]
         lines += [f"{name} = {array}.requires_grad_()" for name, array in arrays.items()]
         arguments = ", ".join(arrays)
         values = self._drawn(f"rng.normal(size=f({arguments}).shape)")
         weight = self.syntax.weight.format(values=values, dtype=dtype)
-        return "\n".join([*lines, "", "", _F.format(arguments=arguments, call=call), "", "", f"w = {weight}"])
+        return "\n".join(
+            [
+                *lines,
+                "",
+                "",
+                _F.format(arguments=arguments, call=call, after=after.format(code=_PARTS)),
+                "",
+                "",
+                f"w = {weight}",
+            ]
+        )
 
 
 def _literal(array: torch.Tensor, dtype: Any) -> str:

@@ -41,7 +41,7 @@ KINDS = {
     "NaN": "the second derivative is NaN or infinite",
     "raises": "there is no second derivative, and an error says so",
     "first derivative": "the first derivative is already wrong or missing",
-    "undecided": "differences do not converge at any point that was tried",
+    "undecided": "differences do not converge, or rounding takes the digits, at any point that was tried",
 }
 """Kind -> what it means."""
 SILENT = ("wrong", "None", "NaN")

@@ -39,8 +39,9 @@ def write_up(findings: Sequence[Finding], right: Sequence[Finding], size: str) -
     silent = kind in SILENT
     title = f"{first.operation}: the {order} is silently {kind}" if silent else f"{first.operation}: no {order}"
     title += place
+    numbers = "two numbers" if first.dtype == "float64" else "numbers"
     expected, got = {
-        "wrong": ("the two numbers that it prints agree", f"they differ, by up to {size} of the larger one"),
+        "wrong": (f"the {numbers} that it prints agree", f"they differ, by up to {size} of the larger one"),
         "None": ("a derivative; by central differences it is not zero", "None, without an error"),
         "NaN": ("a finite number, as the same program gives in float64" if place else _FINITE, "NaN"),
     }.get(kind, ("a derivative, as the function has one", first.detail))

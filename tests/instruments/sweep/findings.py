@@ -42,8 +42,8 @@ def run(finding: Finding) -> str:
 
 
 def disagreement(printed: str) -> float:
-    """Relative, of the two numbers that a program prints."""
-    one, other = (float(number) for number in re.findall(r": +(\S+)", printed))
+    """Relative, of the first and the last number that a program prints."""
+    one, *_, other = (float(number) for number in re.findall(r": +(\S+)", printed))
     return abs(one - other) / max(abs(one), abs(other))
 
 

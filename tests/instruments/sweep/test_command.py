@@ -14,7 +14,14 @@ def test_the_command(gradreg, tmp_path) -> None:
     assert "right" in swept.output
     assert "softmin" in (tmp_path / "a" / "torch.md").read_text()
     composed = call("torch", "--op", "softmin", "--mode", "func", "--composition", "forward-forward")
-    assert "forward-forward  right" in composed.output
+    assert composed.output.split("\n")[1].split()[1:] == ["func", "forward-forward", "float64", "right"]
+    low = call(
+        "torch", "--op", "softmin", "--dtype", "bfloat16", "--examples", "0", "--report", str(tmp_path / "l.json")
+    )
+    assert low.exit_code == 0, low.output
+    assert [(row.dtype, row.kind, row.examples) for row in report.read(tmp_path / "l.json")] == [
+        ("bfloat16", "right", 1)
+    ]
     assert "no operation matches" in call("torch", "--op", "nonsense").output
     assert "no such mode: xla. There are torch: eager, func, compile" in call("torch", "--mode", "xla").output
     assert "expected one of torch, jax, tensorflow, got 'mxnet'" in call("mxnet").output

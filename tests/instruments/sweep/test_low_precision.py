@@ -63,6 +63,29 @@ def test_a_gradient_stopped_in_bfloat16_alone_is_found_there_and_shown(name: str
     assert examined(name, square, "float32").kind == "right"
 
 
+def test_large_results_are_scaled_so_that_rounding_does_not_hide_an_error() -> None:
+    square = Operation("square", "60 * square(h)", setup=SQUARES["torch"])
+    syntax = framework("torch").syntax
+    low, exact = (
+        square.program({**square.usual("eager"), "dtype": dtype}, syntax) for dtype in ("bfloat16", "float64")
+    )
+    assert (low.scale, exact.scale) == (32, 1)
+    assert "torch.sin((60 * square(h)) / 32)" in low.source()
+    assert "torch.sin(60 * square(h))" in exact.source()
+    finding = examined("torch", square, "bfloat16")
+    assert finding.kind == "wrong"
+    assert disagreement(run(finding)) > 0.1
+    assert examined("torch", Operation("square", "60 * h**2"), "bfloat16").kind == "right"
+
+
+def test_a_point_that_rounding_reaches_by_chance_and_another_function_are_not_judged() -> None:
+    chance = "h**2 * (math.nan if h.dtype == torch.float32 and (x == start).all() else 1)"
+    finding = examined("torch", Operation("mine", chance, setup="import math\nstart = x.detach().clone()"), "float32")
+    assert (finding.kind, finding.detail) == ("undecided", "rounding reaches a point without a derivative")
+    finding = examined("torch", Operation("mine", "h + (h.dtype == torch.float32)"), "float32")
+    assert (finding.kind, finding.detail) == ("undecided", "its value is off by more than rounding explains")
+
+
 @pytest.mark.parametrize(
     ("code", "kind"), [("h.float().exp().to(h.dtype)", "right"), ("(60 * h).exp() / 1e30", "undecided")]
 )

@@ -15,7 +15,7 @@ RECORDS = report.read(DOCS / "findings" / "records.json")
 OTHERS = [row for path in sorted((DOCS / "findings").glob("*-*.json")) for row in report.read(path)]
 """Of other versions of the frameworks."""
 SHOWN = {
-    (row.operation, row.kind): row
+    (row.operation, row.kind, row.dtype): row
     for row in reversed(RECORDS)
     if row.reproduction and row.framework == "torch" and row.mode != "compile"
 }
@@ -102,12 +102,24 @@ def test_a_finding_in_one_dtype_alone_is_told_apart() -> None:
     pages = report.as_pages([finding(kind="NaN", dtype="bfloat16"), right, untried])
     summary = pages["findings.md"]
     assert "| PyTorch 0 | reverse-reverse | eager | bfloat16 | 1 |" in summary
-    assert "In float32 or bfloat16 alone: [mine](findings/torch.md#mine-nan) (NaN).\n" in summary
+    alone = "- [mine](findings/torch.md#mine-nan-bfloat16): NaN, reverse-reverse (eager in bfloat16)\n"
+    assert f"In float32 or bfloat16 alone, where the same is right in float64:\n\n{alone}" in summary
     assert "| reverse-reverse (eager in bfloat16) | NaN | " in summary
     assert "| not reported | right by reverse-reverse (eager) |" in summary
     assert "> **mine: the derivative by reverse-reverse is silently NaN in bfloat16**" in pages["findings/torch.md"]
     assert "In bfloat16, 1 operations were examined in reverse-reverse (eager), and" in pages["findings/coverage.md"]
     assert "Not examined in bfloat16 (1), since it has no value there:" in pages["findings/coverage.md"]
+
+
+def test_what_is_missing_in_float64_too_is_not_told_apart() -> None:
+    both = [finding(kind="raises", composition=way) for way in ("forward-forward", "forward-reverse")]
+    low = [finding(kind="raises", composition="forward-forward", dtype="float32")]
+    summary = report.as_pages([*both, *low])["findings.md"]
+    assert "In float32 or bfloat16 alone" not in summary
+    right = finding(kind="right", composition="reverse-reverse", reproduction="")
+    other = finding(kind="raises", composition="reverse-reverse", dtype="float32")
+    summary = report.as_pages([*both, *low, right, other])["findings.md"]
+    assert "- [mine](findings/torch.md#mine-raises-float32): raises, reverse-reverse (eager in float32)\n\n" in summary
 
 
 def test_what_is_not_reported_has_a_text_for_a_report() -> None:
@@ -145,20 +157,20 @@ def test_the_records_have_what_the_frameworks_are_known_to_get_wrong() -> None:
     assert any(row.operation == "tf.nn.softsign" and row.kind == "raises" for row in RECORDS)
 
 
-@pytest.mark.parametrize("shown", SHOWN.values(), ids=lambda row: f"{row.operation}-{row.kind}")
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=lambda row: f"{row.operation}-{row.kind}-{row.dtype}")
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of checkpoint, before it refuses
 @pytest.mark.filterwarnings("ignore:.*index_reduce:UserWarning")  # of single operations, as the next
 @pytest.mark.filterwarnings("ignore:torch.triangular_solve:UserWarning")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # PyTorch's own, by forward mode
 def test_the_programs_of_the_records_show_it(shown) -> None:
-    if shown.kind == "raises" or (shown.kind == "first derivative" and shown.detail):
+    if shown.kind == "raises" or (shown.kind == "first derivative" and shown.detail not in ("", "NaN")):
         causes = "not implemented|double backward|use_reentrant|saved tensor hooks|mutate a captured|have storage"
-        causes += "|inplace|forward AD"
+        causes += "|inplace|forward AD|same dtype"
         with pytest.raises(RuntimeError, match=causes):
             run(shown)
     elif shown.kind == "None":
         assert "None" in run(shown)
-    elif shown.kind == "NaN":
+    elif "NaN" in (shown.kind, shown.detail):
         assert "nan" in run(shown)
     else:
         assert disagreement(run(shown)) > 1e-5
