@@ -24,7 +24,7 @@ _STYLES = {"right": "green", "raises": "yellow", "undecided": "dim"}
 _BETWEEN = 20.0
 """Seconds between two reports of an unfinished sweep."""
 _Plan = list[tuple[Framework, str, Operation, str, str]]
-"""Framework, mode, operation, composition, and dtype; "" for the operation's own."""
+"""Framework, mode, operation, composition and dtype; the dtype "" stands for the operation's own."""
 
 
 @click.command(epilog="\b\nExample:\n  gradreg sweep torch --op pool --show")
@@ -47,7 +47,7 @@ _Plan = list[tuple[Framework, str, Operation, str, str]]
     "dtypes",
     multiple=True,
     type=click.Choice(DTYPES),
-    help="Of the arrays; below float64, what counts is what rounding does not explain; may be repeated [float64].",
+    help="Of the arrays; below float64, an error counts if rounding does not explain it; may be repeated [float64].",
 )
 @click.option("--enumerated", is_flag=True, help="Also the operations that the framework's own modules list.")
 @click.option(
@@ -61,10 +61,12 @@ _Plan = list[tuple[Framework, str, Operation, str, str]]
     "earlier",
     multiple=True,
     type=click.Path(path_type=Path, exists=True),
-    help="Put a JSON report in front, and run only what it has not; may be repeated.",
+    help="Start with a JSON report, and run only what it lacks; may be repeated.",
 )
-@click.option("--compare", type=click.Path(path_type=Path, exists=True), help="Say what differs from a JSON report.")
-@click.option("--list", "listing", is_flag=True, help="List the operations, and run none.")
+@click.option(
+    "--compare", type=click.Path(path_type=Path, exists=True), help="List the differences from a JSON report."
+)
+@click.option("--list", "listing", is_flag=True, help="List the operations without running them.")
 @click.option("--show", is_flag=True, help="Print the program and the report of each finding.")
 def sweep(
     backends: tuple[str, ...],
@@ -114,7 +116,7 @@ def _key(
 
 
 def _collect(findings: list[Finding], new: Iterator[Finding], path: Path | None, compared: list[Finding]) -> None:
-    """Add to the findings, and write them now and then: a sweep that is stopped leaves what it has."""
+    """Add to the findings, and write them every few seconds: a sweep that is interrupted leaves a report."""
     written = time.monotonic()
     for finding in new:
         findings.append(finding)
@@ -134,7 +136,7 @@ def _plan(
     dtypes: tuple[str, ...],
     enumerated: bool,
 ) -> _Plan:
-    """What is run, in the order of the report."""
+    """The runs, in the order of the report."""
     unknown = set(modes) - {mode for swept in frameworks for mode in swept.modes}
     if unknown and frameworks:
         known = "; ".join(f"{swept.name}: {', '.join(swept.modes)}" for swept in frameworks)

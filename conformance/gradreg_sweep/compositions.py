@@ -6,10 +6,10 @@ from typing import Any, Protocol
 __all__ = ["COMPOSITIONS", "FORWARD", "PENALTY", "THIRD", "Modes", "mixed"]
 
 PENALTY = "reverse-reverse"
-"""What a penalty on the gradient takes."""
+"""The composition behind a penalty on the gradient."""
 FORWARD = "forward"
 THIRD = ("reverse-forward-forward", "reverse-reverse-reverse")
-"""Of third derivatives."""
+"""Compositions for third derivatives."""
 COMPOSITIONS = {
     PENALTY: "the gradient of ||J^T w||^2, as penalties on gradients take it",
     FORWARD: "the first derivative of <w, f> along a direction, as products J v take it",
@@ -19,13 +19,13 @@ COMPOSITIONS = {
     THIRD[0]: "the gradient of the second derivative of <w, f> along v by forward mode",
     THIRD[1]: "the gradient of the second derivative of <w, f> along v by reverse mode",
 }
-"""Name, the outer mode first -> what is computed."""
+"""Name, with the outer mode first -> the derivative."""
 
 Function = Callable[..., Any]
 
 
 class Modes(Protocol):
-    """Reverse and forward mode of a framework, which compose."""
+    """A framework's reverse and forward mode, which can be nested."""
 
     def reverse(self, function: Function, arrays: Sequence[Any]) -> Sequence[Any]:
         """The gradients of a scalar function with respect to each array; None where the framework returns none."""
@@ -43,7 +43,7 @@ class Modes(Protocol):
 def mixed(
     composition: str, modes: Modes, weighted: Function, arrays: Sequence[Any], directions: Sequence[Any]
 ) -> list[Any]:
-    """The mixed derivative of a scalar function along v and along the direction of each array; None for no gradient.
+    """The mixed derivative of a scalar function along v and each array's direction; None if there is no gradient.
 
     The first derivative is along the direction alone, the third along v twice. v is the direction of the first array.
 

@@ -10,7 +10,7 @@ __all__ = ["ENOUGH", "Estimate", "derivative"]
 FIRST_STEP = 0.25
 LEVELS = 16
 ENOUGH = 1e-12
-"""The relative error at which smaller steps are not tried."""
+"""The relative error at which no smaller step is tried."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ def derivative(function: Callable[[float], np.ndarray], rounding: float = 2.0**-
 
     The entry of the tableau whose neighbours agree best is taken, and their difference estimates its error: large steps
     serve if the function is smooth or rounded to float32, small ones if a kink is near. The estimate is at least the
-    error of rounding, so that no chance agreement counts.
+    error of rounding, so that agreement by chance does not count.
 
     Args:
         function: f.
         rounding: the relative error of a value of f.
-        enough: the relative error at which smaller steps are not tried.
+        enough: the relative error at which no smaller step is tried.
     """
     middle = np.asarray(function(0.0), np.float64)
     size = float(np.linalg.norm(middle))

@@ -1,4 +1,4 @@
-"""Operations from the modules of a framework: every public function that some pattern of arguments suits."""
+"""Operations from the modules of a framework: every public function that one of the patterns of arguments fits."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Patterns:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """What is made of a function's {value}: a real array."""
+        """The real array made of a function's {value}."""
         return "{value}", "{value}[0]", self.real, self.real.replace("{value}", "{value}[0]")
 
 
@@ -81,7 +81,7 @@ def enumerate_functions(
         if code is not None:
             yield Operation(name, code[0], borrowed=True, **code[1])
         else:
-            yield Operation(name, "", untried=reason or "no pattern of arguments suits it")
+            yield Operation(name, "", untried=reason or "no pattern of arguments fits it")
 
 
 def _suited(

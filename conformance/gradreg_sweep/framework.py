@@ -1,4 +1,4 @@
-"""The one shape in which a framework is swept: a record, a class that differentiates, and a template of programs."""
+"""A framework under the sweep: a record, a class that differentiates, and a template of programs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -83,22 +83,22 @@ print("{{ label }}: ", {{ plain("number") }}, " differences:", (ends[0] - ends[1
 
 @dataclass(frozen=True)
 class Framework:
-    """A framework as the sweep drives it: raw, by its own means alone.
+    """A framework under the sweep, by its own means only.
 
     Args:
-        name: by which it is asked for.
-        version: name and version of what computes.
+        name: on the command line.
+        version: name and version.
         modes: ways to run. The first is the plain one.
         slow: modes that take long to compile: half as many examples, and only for the operations that name them.
         examples: configurations to draw per operation in a mode that is not slow.
-        syntax: how the framework writes what stands around an operation.
-        operations: what is swept.
+        syntax: the framework's code around an operation.
+        operations: those that are swept.
         problem: makes a program's :class:`Problem`.
         ending: a Jinja template of the lines after the program's that show a verdict without gradreg.
         derivatives: Jinja definitions for the same in any other composition: `label`, the bodies `forward` and
             `reverse` of functions that differentiate, and macros for a constant, a sum, a plain number, and a function
             compiled as the mode says.
-        missing: mode -> compositions that the framework does not offer there.
+        missing: mode -> compositions that the framework lacks there.
         enumerated: lists further operations, from the framework's own modules; it may take a minute.
     """
 
@@ -131,7 +131,7 @@ class Framework:
 
         It gets the arguments of f, the target of the derivative, whether that is a variable of a layer, and the
         arguments moved by t along v. `numbers` says whether two numbers are printed, the framework's and the
-        difference quotient's; otherwise what the framework returns or raises speaks for itself.
+        difference quotient's; otherwise the program prints what the framework returns, or raises.
         """
         first, target = verdict.kind == "first derivative", verdict.array
         variable = target.startswith("layer.")

@@ -22,9 +22,9 @@ __all__ = ["FRAMEWORK"]
 
 
 class _JaxProblem(Problem):
-    """All derivatives come from one program, because compiling takes longer than anything else.
+    """All derivatives come from one program, because compilation takes most of the time.
 
-    Float64 is switched on for the problem's own calls alone, and off if its dtype is another.
+    Float64 is switched on only during the problem's own calls, and off if its dtype is lower.
     """
 
     def context(self) -> AbstractContextManager[Any]:
@@ -149,17 +149,17 @@ def _enumerated() -> Iterator[Operation]:
         arrays = {name: jnp.asarray(value) if name == "h" else value for name, value in values.items()}
         return eval(code, {"jax": jax, "jnp": jnp, "np": np, **arrays})  # noqa: S307 - our own patterns
 
-    # Without jit, what is compiled is single primitives, which many functions share.
+    # Without jit, JAX compiles single primitives, which many functions share.
     with enable_x64(), jax.disable_jit():
         yield from enumerate_functions(modules, patterns, evaluate, OPERATIONS, _EXCLUDED)
 
 
-_SHAPE, _ZERO = "its shape depends on data", "its derivative is zero or none"
+_SHAPE, _ZERO = "its shape depends on data", "its derivative is zero or missing"
 _EXCLUDED = {
     **dict.fromkeys(("unique", "union1d", "setdiff1d", "setxor1d", "trim_zeros", "extract"), _SHAPE),
     **dict.fromkeys(("from_dlpack", "frombuffer", "save", "load"), "it has nothing to differentiate"),
     **dict.fromkeys(("floor_divide", "spacing", "nextafter", "frexp", "stop_gradient"), _ZERO),
-    "DotDimensionNumbers": "it is no operation",
+    "DotDimensionNumbers": "it is not an operation",
 }
 _DISTRIBUTIONS = ("norm", "beta", "gamma", "logistic", "t", "cauchy", "laplace", "expon", "chi2", "pareto", "gumbel_r")
 _MODULES = {

@@ -1,4 +1,4 @@
-"""Whether second derivatives in float32 or bfloat16 are off by more than rounding explains.
+"""Verdicts on second derivatives in float32 and bfloat16: are they off by more than rounding explains?
 
 The data are numbers of 8 bits, so the same program computes the same function in float64, where differences say what
 the number should be. It is wrong if it has less than half of the digits of its dtype, relative to the number or to the
@@ -60,7 +60,7 @@ def judge_low(
 
 
 def _value(tested: Problem, reference: Reference, values: np.ndarray, exact: np.ndarray, dtype: str) -> Verdict | None:
-    """A verdict if the value is off already, by more than rounding."""
+    """A verdict if the value is already off by more than rounding explains."""
     if float(np.max(np.abs(values - exact), initial=0.0)) <= _half(dtype):
         return None
     if not np.isfinite(values).all():
@@ -87,7 +87,7 @@ def _second(tested: Problem, reference: Reference, composition: str, dtype: str)
 
 
 def _first(tested: Problem, reference: Reference, dtype: str) -> Verdict | None:
-    """A verdict if the first derivative is off already, which is undecided if rounding or a tie after it may be why."""
+    """A verdict if the first derivative is already off: undecided if rounding or a tie may explain it."""
     try:
         gradient = tested.gradient(reference.arrays)
     except Exception as error:
@@ -139,7 +139,7 @@ def _compared(
 
 
 def _near(reference: Reference, dtype: str) -> list[dict[str, np.ndarray]]:
-    """The arrays changed by a rounding, some times."""
+    """Some copies of the arrays, each changed by a rounding."""
     return neighbours(reference.arrays, round(-np.log2(LOW[dtype])) - 1, NEIGHBOURS)
 
 
@@ -151,7 +151,7 @@ def _lost(reference: Reference, tested: Callable[..., Any], dtype: str) -> Verdi
 
 
 def _noise(reference: Reference, tested: Callable[..., Any], exact: Callable[..., Any], dtype: str) -> float:
-    """What rounding may do to a number or the norm of an array, in the dtype and in float64.
+    """The largest error of a number, or norm of the error of an array, that rounding explains.
 
     Args:
         reference: whose arrays are changed by a rounding.

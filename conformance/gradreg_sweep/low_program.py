@@ -1,6 +1,6 @@
 """Programs that show what goes wrong in a dtype below float64: the same lines in both, and differences in float64.
 
-What a mode compiles is compiled in the lower dtype alone: a few kernels have no float64 there.
+A compiled mode compiles in the lower dtype only: a few kernels do not take float64.
 """
 
 from textwrap import indent

@@ -19,7 +19,7 @@ VECTORS: dict[str, Any] = {"shape": "({b}, {n})", "sizes": {"b": (1, 3), "n": (2
 MATRICES: dict[str, Any] = {"shape": "({n}, {n})", "sizes": {"n": (2, 3)}}
 """Shapes of x for :class:`Operation`."""
 _LARGEST_SCALE = 20
-"""The exponent of the largest scale: beyond it, the smaller elements of a result would not count."""
+"""The exponent of the largest scale: with a larger one, the small elements of a result would not count."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Operation:
         bounded: whether h must be in (-1, 1), so that the nonlinear layer always comes before.
         modes: the modes it is tried in; None for all except the slow ones.
         dtypes: mode -> the dtypes to try there, the simplest first; "float64" for modes that are not named.
-        untried: why it is listed only, and not examined.
-        borrowed: whether its arguments were not made for this, but listed or guessed: if the first derivative disagrees
-            with differences, they do not suit (results that are not unique, symmetric arguments, rounding).
+        untried: why it is listed but not examined.
+        borrowed: whether its arguments are listed or guessed. If the first derivative then disagrees with differences,
+            the arguments are at fault (results that are not unique, symmetric arguments, rounding).
     """
 
     name: str
@@ -72,7 +72,7 @@ class Operation:
         return st.fixed_dictionaries(draws)
 
     def usual(self, mode: str) -> dict[str, Any]:
-        """The first that is tried: the largest sizes, the first options, one row of zeros, a nonlinear layer before."""
+        """The first configuration: the largest sizes, the first options, one row of zeros, a nonlinear layer before."""
         chosen: dict[str, Any] = {name: ends[1] for name, ends in self.sizes.items()}
         chosen |= {name: values[0] for name, values in self.options.items()}
         chosen |= {"zero": 1} if self.zeros else {}
@@ -104,7 +104,7 @@ def functions(prefix: str, calls: Sequence[str], **more: Any) -> tuple[Operation
 
 @dataclass(frozen=True)
 class Syntax:
-    """How a framework writes what stands around an operation.
+    """A framework's code around an operation.
 
     Args:
         imports: the lines at the top, NumPy's included.
@@ -156,9 +156,9 @@ class Program:
 
     @cached_property
     def scale(self) -> int:
-        """1 in float64; else a power of two that leaves at most 2 of the operation, whose sine has the same digits.
+        """1 in float64; otherwise a power of two by which results are at most 2, so that their sine keeps its digits.
 
-        It is 1 where the operation fails, is not finite, or is larger than any such scale.
+        It is 1 if the operation fails or its result is not finite or too large.
         """
         if not self.low:
             return 1

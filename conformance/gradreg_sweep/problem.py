@@ -21,7 +21,7 @@ class Problem(ABC):
     Args:
         program: the program, which is run once for its arrays, f and w.
         mode: one of the framework's.
-        dtype: that of the program's arrays.
+        dtype: of the program's arrays.
     """
 
     def __init__(self, program: Program, mode: str, dtype: str) -> None:
@@ -88,7 +88,7 @@ class Problem(ABC):
         return mixed(composition, self, self.weighted, arrays, directions)
 
     def context(self) -> AbstractContextManager[Any]:
-        """Held while anything is computed."""
+        """The context of every computation."""
         return nullcontext()
 
     def layer_variables(self, layer: Any) -> Iterable[Any]:
@@ -105,7 +105,7 @@ class Problem(ABC):
 
     @abstractmethod
     def constants(self, arrays: Mapping[str, np.ndarray]) -> list[Any]:
-        """Arrays of the framework in the order of the program's, which are not differentiated."""
+        """The same arrays as constants, in the order of the program's."""
 
     @abstractmethod
     def reverse(self, function: Callable[..., Any], arrays: Sequence[Any]) -> Sequence[Any]:

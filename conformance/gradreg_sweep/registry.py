@@ -1,4 +1,4 @@
-"""The frameworks that can be swept, imported when they are asked for."""
+"""The frameworks that can be swept, imported on demand."""
 
 from gradreg_core.errors import InputError
 from gradreg_core.plugins.discovery import backends
@@ -17,7 +17,7 @@ def framework(name: str) -> Framework:
     """The framework of the backend `name`.
 
     Raises:
-        InputError: no backend of that name brings operations to sweep.
+        InputError: no backend of that name has operations to sweep.
         BackendImportError: it is not installed.
     """
     if name not in names():

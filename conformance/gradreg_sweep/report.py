@@ -30,7 +30,7 @@ class _Row:
     right: tuple[Finding, ...] = ()
     """Where the same operation was right in float64."""
     low: bool = False
-    """Whether the findings are of other dtypes, and each is right in float64 in its composition and mode."""
+    """Whether the findings are of lower dtypes, and the same derivative is right in float64."""
 
     @property
     def first(self) -> Finding:
@@ -68,7 +68,7 @@ class _Row:
 
     @property
     def text(self) -> list[str]:
-        """The paragraphs of a report about the program, the title first; none where there is a report."""
+        """The paragraphs of a report about the program, the title first; empty if it is reported."""
         return [] if issue(self.first) != UNREPORTED else write_up(self.findings, self.right, size(self.first))
 
 
@@ -82,14 +82,15 @@ def size(finding: Finding) -> str:
 
 
 def _rows(findings: Iterable[Finding]) -> list[_Row]:
-    """The silent kinds of one operation together, and each other kind by itself; what is below float64 alone apart."""
+    """A row for an operation's silent kinds, one for each other kind, and rows apart for faults of lower dtypes."""
     findings = _tried(findings)
-    exact = {_place(finding)[:-1] for finding in findings if (finding.kind, finding.dtype) == ("right", "float64")}
+    exact = {_place(finding)[:-1]: finding.kind for finding in findings if finding.dtype == "float64"}
     groups: dict[tuple[str, str, str, bool], list[Finding]] = {}
     for finding in findings:
-        kind = "silent" if finding.kind in SILENT else finding.kind
-        low = finding.dtype != "float64" and _place(finding)[:-1] in exact
-        groups.setdefault((finding.version, finding.operation, kind, low), []).append(finding)
+        kind, known = finding.kind, exact.get(_place(finding)[:-1], "undecided")
+        low = known == "right" or kind == "first derivative" != known != "undecided"
+        key = finding.version, finding.operation, "silent" if kind in SILENT else kind
+        groups.setdefault((*key, low and finding.dtype != "float64"), []).append(finding)
     rows = []
     for (version, operation, _, low), group in groups.items():
         right = [row for row in groups.get((version, operation, "right", False), ()) if row.dtype == "float64"]
@@ -98,7 +99,7 @@ def _rows(findings: Iterable[Finding]) -> list[_Row]:
 
 
 def texts(findings: Iterable[Finding]) -> dict[str, list[str]]:
-    """Program -> the paragraphs of a report about it, the title first; none where it is reported."""
+    """Program -> the paragraphs of a report about it, the title first; empty if it is reported."""
     return {row.first.reproduction: row.text for row in _rows(findings) if row.first.reproduction}
 
 
@@ -113,7 +114,7 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701
     )
-    environment.filters["plain"] = lambda text: text.replace("__", r"\_\_")  # names in messages are no emphasis
+    environment.filters["plain"] = lambda text: text.replace("__", r"\_\_")  # names in messages, not emphasis
     groups: dict[tuple[str, str, str, str], list[Finding]] = {}
     for finding in sorted(_tried(findings), key=lambda finding: list(COMPOSITIONS).index(finding.composition)):
         groups.setdefault((finding.version, finding.composition, finding.mode, finding.dtype), []).append(finding)
@@ -158,11 +159,11 @@ def as_pages(findings: Sequence[Finding], stem: str = "findings", compared: Sequ
 
 
 _Listed = dict[str, tuple[int, dict[str, list[str]]]]
-"""Of each group of operations: how many, and their names by module."""
+"""Group of operations -> their number, and their names by module."""
 
 
 def _coverage(findings: Sequence[Finding]) -> list[tuple[str, _Listed, _Listed]]:
-    """Of each version: the operations examined by their compositions, and the others by the reason."""
+    """Each version with the operations examined, by compositions, and the others, by reason."""
     rows = []
     for version in dict.fromkeys(finding.version for finding in findings):
         own = [finding for finding in findings if finding.version == version]
@@ -181,12 +182,15 @@ def _coverage(findings: Sequence[Finding]) -> list[tuple[str, _Listed, _Listed]]
 
 
 def _low(findings: Sequence[Finding]) -> dict[str, list[tuple[str, str, int, _Listed]]]:
-    """Of each version: dtypes below float64, where, how many operations, and those that were not judged, by why not."""
+    """Version -> its lower dtypes, each with compositions, number of operations, and those left out, by reason."""
     rows: dict[str, list[tuple[str, str, int, _Listed]]] = {}
     own = [finding for finding in findings if finding.dtype != "float64"]
+    exact = [finding for finding in _tried(findings) if finding.dtype == "float64"]
     for version, dtype in dict.fromkeys((finding.version, finding.dtype) for finding in own):
         same = [finding for finding in own if (finding.version, finding.dtype) == (version, dtype)]
-        others: dict[str, list[str]] = {}
+        ran = {finding.operation for finding in same}
+        left = [row.operation for row in exact if row.version == version and row.operation not in ran]
+        others: dict[str, list[str]] = {"it was not run": list(dict.fromkeys(left))} if left else {}
         for finding in same:
             if finding.kind == UNTRIED and finding.operation not in others.setdefault(finding.detail, []):
                 others[finding.detail].append(finding.operation)
@@ -201,7 +205,7 @@ def _listed(groups: dict[str, list[str]]) -> _Listed:
 
 
 def _by_module(operations: Sequence[str]) -> dict[str, list[str]]:
-    """The names without their module, in Markdown; what is no dotted name has the module ``other``."""
+    """The names without their module, in Markdown; a name without dots has the module ``other``."""
     modules: dict[str, list[str]] = {}
     for operation in operations:
         dotted = re.fullmatch(r"([\w.]+)\.(\w+\b.*)", operation)
@@ -212,16 +216,16 @@ def _by_module(operations: Sequence[str]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class _Versions:
-    """What two versions of a framework make of the same operations."""
+    """The differences between two versions of a framework."""
 
     before: str
     after: str
     count: int
-    """The records that both have, of an operation by a composition in a mode."""
+    """The number of records that both have: an operation by a composition in a mode."""
     changed: list[tuple[Finding, Finding]]
 
     silent: list[_Row]
-    """What the second gets wrong in silence, and the first did not."""
+    """The second version's silent errors that the first does not have."""
 
     @property
     def mended(self) -> int:
@@ -233,7 +237,7 @@ class _Versions:
 
 
 def _versions(findings: Sequence[Finding], compared: Sequence[Finding]) -> list[_Versions]:
-    """What was judged in both, against each other version of the same framework."""
+    """The records that were judged in two versions of a framework, compared."""
     findings, compared = ([row for row in rows if row.kind not in _UNJUDGED] for rows in (findings, compared))
     rows = []
     for other in dict.fromkeys(finding.version for finding in compared):
@@ -272,7 +276,7 @@ def _record(finding: Finding) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Finding]:
-    """The findings of a JSON report; keys that are not known are left out."""
+    """The findings of a JSON report; unknown keys are ignored."""
     return cattrs.structure(json.loads(path.read_text())["findings"], list[Finding])
 
 

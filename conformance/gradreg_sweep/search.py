@@ -1,4 +1,4 @@
-"""Hypothesis searches the configurations of an operation for errors, and shrinks what it finds."""
+"""The search for errors among the configurations of an operation, by hypothesis, which also shrinks them."""
 
 import json
 import time
@@ -25,7 +25,7 @@ References = dict[str, Reference | Verdict]
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one operation in one mode."""
+    """The result for one operation in one mode."""
 
     framework: str
     version: str
@@ -37,19 +37,19 @@ class Finding:
     """The largest relative error over all examples."""
     detail: str = ""
     single: bool = False
-    """Whether the operation computes in float32 inside, so that float64 arrays are no more exact than that."""
+    """Whether the operation computes in float32 inside, whatever the dtype of its arrays."""
     also: tuple[str, ...] = ()
     """Kinds seen in other configurations."""
     examples: int = 0
     configuration: dict[str, Any] = field(default_factory=dict)
-    """The smallest that shows it."""
+    """The smallest configuration that shows it."""
     reproduction: str = ""
-    """A program that shows it by the framework and NumPy alone."""
+    """A program that shows it with the framework and NumPy only."""
     seconds: float = 0.0
     composition: str = PENALTY
     """Of the modes of differentiation, one of :data:`~gradreg_sweep.compositions.COMPOSITIONS`."""
     dtype: str = "float64"
-    """That was asked for; a few operations name others of their own where none was."""
+    """The dtype asked for; without one, a few operations choose their own."""
 
 
 class _ShownError(Exception):
@@ -102,14 +102,14 @@ class _Search:
         if verdict.kind in _UNSHOWN:
             return
         if not self.kinds:
-            # A gradient that is None is a simpler sight than one that is wrong because a part of it is None.
+            # A gradient that is None is easier to understand than one that is wrong because a part of it is None.
             self.kinds = {verdict.kind} | ({"None"} if verdict.kind == "wrong" else set())
         if verdict.kind in self.kinds:
             self.smallest = configuration
             raise _ShownError
 
     def finding(self, seconds: float) -> Finding:
-        """What became of the operation."""
+        """The result for the operation."""
         if self.smallest is None:
             bad = [key for key, verdict in self.verdicts.items() if verdict.kind not in _UNSHOWN]
             if not bad:
@@ -177,15 +177,15 @@ def examine(
     references: References | None = None,
     dtype: str | None = None,
 ) -> Finding:
-    """Search the configurations of an operation; what is wrong is shrunk, and written as a program.
+    """Search the configurations of an operation; an error is shrunk and written as a program.
 
     Args:
         framework: the operation's.
-        operation: what is examined.
-        mode: how it is run.
+        operation: the one to examine.
+        mode: one of the framework's.
         examples: configurations to draw besides the usual one; None for the framework's number.
         composition: of the modes of differentiation.
-        references: of the same operation and mode, by configuration, which are used and added to.
+        references: of the same operation and mode, by configuration; used, and extended.
         dtype: of the arrays; None for the operation's own, float64 for nearly all.
     """
     if examples is None:
@@ -208,8 +208,8 @@ def examine(
         suppress_health_check=list(HealthCheck),
     )(run)
     with warnings.catch_warnings(), suppress(_ShownError):
-        warnings.simplefilter("ignore")  # the frameworks', of operations that are about to go
-        # The usual configuration is judged first; if it shows something that no drawn one does, it is kept.
+        warnings.simplefilter("ignore")  # warnings of the frameworks about deprecated operations
+        # The usual configuration is judged first; an error that only it shows is kept.
         search.verdict(operation.usual(mode))
         if examples:
             run()

@@ -9,6 +9,6 @@ __all__ = ["template"]
 
 @cache
 def template(text: str) -> Template:
-    """A Jinja template of Python."""
+    """A Jinja template of Python code."""
     environment = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)  # noqa: S701 - Python
     return environment.from_string(text)

@@ -1,4 +1,4 @@
-"""TensorFlow under the sweep: nested tapes, and none of gradreg's replacements."""
+"""TensorFlow under the sweep: nested tapes, without gradreg's replacements."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -175,8 +175,8 @@ def _enumerated() -> Iterator[Operation]:
 _EXCLUDED = {
     **dict.fromkeys(("random", "stateless", "dropout", "timestamp"), "it is random"),
     **dict.fromkeys(("unique", "collapse_repeated"), "its shape depends on data"),
-    **dict.fromkeys(("floor", "nextafter", "stop_gradient", "bitcast", "view"), "its derivative is zero or none"),
-    **dict.fromkeys(("get_static_value", "convert_to_numpy", "print", "debugging"), "it is no operation"),
+    **dict.fromkeys(("floor", "nextafter", "stop_gradient", "bitcast", "view"), "its derivative is zero or missing"),
+    **dict.fromkeys(("get_static_value", "convert_to_numpy", "print", "debugging"), "it is not an operation"),
 }
 _MODULES = (
     "nn", "math", "linalg", "signal", "keras.ops", "keras.activations", "keras.losses", "math.special", "image",

@@ -1,4 +1,4 @@
-"""The rest of TensorFlow's and Keras' libraries whose arguments no pattern fits: layers, images, signals, matrices."""
+"""More of TensorFlow and Keras, with arguments that no pattern fits: layers, images, signals, matrices."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["LIBRARY"]
 
 COLOURS: dict[str, Any] = {"shape": "({b}, {r}, {r}, 3)", "sizes": {"b": (1, 2), "r": (2, 3)}}
 SPREAD = "3 * h + tf.range(1.0, {n} + 1, dtype=h.dtype)"
-"""Rows whose entries differ, so that no tie is near."""
+"""Rows with distinct entries, far from ties."""
 
 _KERAS_LAYERS = (
     *(

@@ -81,7 +81,7 @@ _POOLS = (
         if rank < 3 or kind.startswith("Global")
     ),
     *(
-        # On a CPU these have no float64.
+        # These lack float64 kernels on a CPU.
         function(f"tf.keras.layers.{kind}Pooling3D", "layer(tf.cast(h, 'float32'))",
                  setup=f"layer = tf.keras.layers.{kind}Pooling3D(2)", **VOLUMES)
         for kind in ("Max", "Average")

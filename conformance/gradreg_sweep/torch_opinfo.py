@@ -1,4 +1,4 @@
-"""PyTorch's own list of operations, with the samples that its tests are made of, as operations of the sweep."""
+"""PyTorch's own list of operations, with the samples of its tests, as operations of the sweep."""
 
 import re
 import warnings
@@ -17,7 +17,7 @@ from gradreg_sweep.torch_ops import OPERATIONS
 __all__ = ["SampledOperation", "listed_operations", "operations"]
 
 _SMALL, _LARGEST, _SAMPLES = 40, 1000, 6
-"""Numbers in a sample's arrays, in one where there is none so small, and samples per operation."""
+"""Numbers in a sample's arrays, the same if an operation has no sample that small, and samples per operation."""
 _UNSUITED = re.compile(
     r"(.*\.)?(normal|.*dropout.*|multi_head_attention_forward|ceil|floor|round|trunc|sign|sgn|as_strided.*|empty.*"
     r"|max_unpool.*|bfloat16|half|float|cfloat|chalf|native_.*|zero_|to_sparse)"
@@ -41,7 +41,7 @@ class SampledOperation(Operation):
 
     @cached_property
     def samples(self) -> list[Any]:
-        """Small samples, spread over all that there are; the smallest two where none is small."""
+        """Small samples, spread over all that there are; the two smallest if there are none."""
         drawn = self.info.sample_inputs("cpu", torch.float64, requires_grad=True)
         suited = [sample for sample in drawn if _suited(sample)]
         small = [sample for sample in suited if _count(sample) <= _SMALL]
@@ -155,13 +155,13 @@ def _named(name: str) -> str | None:
 
 @cache
 def operations() -> tuple[Operation, ...]:
-    """All operations of PyTorch's list; none where its tests' list is not installed."""
+    """All operations of PyTorch's list; empty if its test modules are not installed."""
     try:
         from torch.testing._internal.common_methods_invocations import op_db
     except ImportError:
         return ()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of samples that are not used
+        warnings.simplefilter("ignore")  # about samples that are not used
         return tuple(listed_operations(op_db))
 
 

@@ -1,4 +1,4 @@
-"""Where findings are reported: issues of the frameworks, found by searching."""
+"""Issues of the frameworks that report findings, found by searching."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ _ANY = ("*",)
 
 @dataclass(frozen=True)
 class Report:
-    """An issue or a pull request, and the findings that it is about.
+    """An issue or a pull request, with the findings that it reports.
 
     Args:
         issue: owner/repository#number.
-        title: what it says, in a few words.
+        title: in a few words.
         operations: patterns of their names.
         kinds: of the findings.
         detail: a part of the error.
@@ -140,9 +140,9 @@ REPORTS = (
     _tensorflow(7641, "resize, bicubic", "tf.image.resize, bicubic", "*UpSampling2D, bicubic", **_RAISES),
     _tensorflow(126092, "softsign", "tf.nn.softsign", "tf.keras.*softsign", **_RAISES),
 )  # fmt: skip
-"""The first that covers a finding is the one that is cited."""
+"""The first that covers a finding is cited."""
 
 
 def issue(finding: Finding) -> str:
-    """A link in Markdown to the report of a finding; UNREPORTED where none is known."""
+    """A link in Markdown to the report of a finding; UNREPORTED if none is known."""
     return next((report.link for report in REPORTS if report.covers(finding)), UNREPORTED)

@@ -36,16 +36,16 @@ __all__ = [
 
 KINDS = {
     "right": "agrees with differences",
-    "wrong": "the second derivative is wrong, and no error says so",
-    "None": "a part of the second derivative is None, and no error says so",
+    "wrong": "the second derivative is wrong, without an error",
+    "None": "a part of the second derivative is None, without an error",
     "NaN": "the second derivative is NaN or infinite",
-    "raises": "there is no second derivative, and an error says so",
+    "raises": "there is no second derivative, and the framework raises an error",
     "first derivative": "the first derivative is already wrong or missing",
     "undecided": "differences do not converge, or rounding takes the digits, at any point that was tried",
 }
 """Kind -> what it means."""
 SILENT = ("wrong", "None", "NaN")
-"""Kinds that a training run does not notice, or notices late."""
+"""Kinds that go unnoticed in training, or are noticed late."""
 
 RIGHT = 1e-7
 """Relative. Rounding in float64 leaves 1e-12 or so, ill-conditioned linear algebra 1e-9."""
@@ -54,11 +54,11 @@ DECIDED = 1e-3
 MARGIN = 10.0
 """On the differences' estimate of their own error, which is not a bound."""
 SINGLE = 3e-3
-"""Relative, for an operation that computes in float32 inside: its differences are no better than that."""
+"""Relative, for an operation that computes in float32 inside: its differences are not better than that."""
 UNTRIED = "not tried"
-"""The kind where nothing could be judged."""
+"""The kind of an operation that could not be judged."""
 ENOUGH_LOW = 1e-6
-"""Relative error of differences that serve a dtype below float64."""
+"""Relative error of differences that is enough for a dtype below float64."""
 LONGEST = 200
 """Characters of an error's message that are kept."""
 ROUNDINGS = 32.0
@@ -72,9 +72,9 @@ class Verdict:
     Args:
         kind: one of KINDS.
         error: relative, if numbers disagree.
-        array: the name of the array whose gradient it is about.
+        array: the name of the array whose gradient was judged.
         detail: the error raised, or another remark.
-        single: whether the operation computes in float32, though its arrays are float64.
+        single: whether the operation computes in float32 although its arrays are float64.
     """
 
     kind: str
@@ -85,7 +85,7 @@ class Verdict:
 
 
 class Reference:
-    """A problem in the plain mode and float64: where it is judged, and what differences say there, computed once.
+    """A problem in the plain mode and float64: the point where it is judged, and its differences there, computed once.
 
     Args:
         problem: in the plain mode and float64.
@@ -114,7 +114,7 @@ class Reference:
         return self.arrays | {name: self.arrays[name] + t * self.directions[name]}
 
     def undecidable(self, estimate: Estimate, margin: float, scale: float) -> bool:
-        """Whether differences mean nothing here: a kink is near, or they do not converge."""
+        """Whether differences are of no use here: a kink is near, or they do not converge."""
         return estimate.kinked or not margin <= (10 if self.coarse else 1) * DECIDED * scale
 
     def verdict(self, kind: str, error: float = 0.0, array: str = "x", detail: str = "") -> Verdict:
@@ -241,7 +241,7 @@ Slopes = Callable[[Mapping[str, np.ndarray]], dict[str, float | None]]
 def slopes_of(
     tested: Problem, composition: str, directions: dict[str, np.ndarray], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, float | None]:
-    """What the framework computes, along the direction of each array; None where it says that there is no gradient."""
+    """The framework's derivative along the direction of each array; None where the framework returns no gradient."""
     if composition != PENALTY:
         return tested.pairings(composition, arrays, directions)
     gradients = tested.penalty_gradients(arrays)
@@ -293,7 +293,7 @@ def neighbours(arrays: Mapping[str, np.ndarray], bits: int, times: int = 3) -> l
 
 
 def _spread(slopes: Slopes, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float | None]) -> dict[str, float]:
-    """What rounding may do to each number: its largest change when the arrays change in the last place."""
+    """A bound of rounding for each number, from its largest change when the arrays change in the last place."""
     largest = dict.fromkeys(numbers, 0.0)
     for near in neighbours(arrays, 52):
         moved = slopes(near)
@@ -306,6 +306,6 @@ def _spread(slopes: Slopes, arrays: Mapping[str, np.ndarray], numbers: Mapping[s
 
 
 def message(error: Exception) -> str:
-    """An error in one line, without what differs from run to run."""
+    """An error in one line, without addresses, which differ from run to run."""
     text = re.sub("0x[0-9a-f]+", "0x...", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:LONGEST]}"

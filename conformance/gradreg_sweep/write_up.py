@@ -13,7 +13,7 @@ _FINITE = "a finite number, as central differences give"
 
 
 def where(findings: Iterable[Finding]) -> str:
-    """The compositions of findings, each with its modes, and the dtype where it is not float64."""
+    """The compositions of findings, each with its modes, and with dtypes other than float64."""
     modes: dict[str, list[str]] = {}
     for finding in findings:
         dtype = "" if finding.dtype == "float64" else f" in {finding.dtype}"
@@ -22,11 +22,11 @@ def where(findings: Iterable[Finding]) -> str:
 
 
 def write_up(findings: Sequence[Finding], right: Sequence[Finding], size: str) -> list[str]:
-    """Title, what the program shows, what is expected and what came, and where, as paragraphs without the program.
+    """The paragraphs of a report: title, program, expected and actual result, compositions.
 
     Args:
         findings: of silent kinds, or of one other kind; the program is the first's.
-        right: where the same operation was right.
+        right: findings where the same operation is right.
         size: of the first's error, in words.
     """
     first, same = findings[0], [finding for finding in findings if issue(finding) == issue(findings[0])]

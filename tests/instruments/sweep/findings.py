@@ -22,7 +22,7 @@ WRONG = {
     "tf.keras.ops.moments": 1e-3,
     "tf.nn.softmax_cross_entropy_with_logits, labels of the model": 1e-3,
 }
-"""What TensorFlow is known to get wrong: operation -> the least relative error."""
+"""Known errors of TensorFlow: operation -> the least relative error."""
 
 
 @cache
@@ -33,7 +33,7 @@ def examined(name: str, operation: str, mode: str = "") -> Finding:
 
 
 def run(finding: Finding) -> str:
-    """What the finding's program prints, run by itself."""
+    """The output of the finding's program, run by itself."""
     assert "gradreg" not in finding.reproduction
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -44,7 +44,7 @@ def test_functions_are_listed_once_with_arguments_that_suit_or_with_a_reason() -
     }
     assert {operation.name: operation.untried for operation in listed if operation.untried} == {
         "m.random_draw": "it is random",
-        "m.text": "no pattern of arguments suits it",
+        "m.text": "no pattern of arguments fits it",
     }
 
 

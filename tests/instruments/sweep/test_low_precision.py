@@ -1,4 +1,4 @@
-"""What is wrong in one dtype alone is found in that dtype, and rounding is no error."""
+"""An error of one dtype is found in that dtype; rounding does not count as an error."""
 
 from dataclasses import replace
 

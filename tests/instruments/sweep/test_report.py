@@ -76,7 +76,7 @@ def test_a_page_tells_two_versions_apart() -> None:
     after = [finding(version="PyTorch 1", kind="right"), finding(version="PyTorch 1", operation="same")]
     page = report.as_pages([finding(), finding(operation="same")], compared=after)["findings.md"]
     assert (
-        "Of 2 records of both PyTorch 0 and PyTorch 1, 1 differ: 1 are right in the second\nalone, 0 in the first"
+        "Of 2 records of both PyTorch 0 and PyTorch 1, 1 differ: 1 are right only in the second,\n0 only in the first."
         in page
     )
     assert "| mine | reverse-reverse (eager) | wrong | right |" in page
@@ -99,23 +99,32 @@ def test_what_another_version_gets_wrong_in_silence_is_shown() -> None:
 def test_a_finding_in_one_dtype_alone_is_told_apart() -> None:
     right = finding(kind="right", reproduction="")
     untried = finding(operation="other", kind="not tried", detail="it has no value there", dtype="bfloat16")
-    pages = report.as_pages([finding(kind="NaN", dtype="bfloat16"), right, untried])
+    later = finding(operation="later", kind="right", reproduction="")
+    pages = report.as_pages([finding(kind="NaN", dtype="bfloat16"), right, untried, later])
     summary = pages["findings.md"]
     assert "| PyTorch 0 | reverse-reverse | eager | bfloat16 | 1 |" in summary
     alone = "- [mine](findings/torch.md#mine-nan-bfloat16): NaN, reverse-reverse (eager in bfloat16)\n"
-    assert f"In float32 or bfloat16 alone, where the same is right in float64:\n\n{alone}" in summary
+    assert f"Right in float64, but not in float32 or bfloat16:\n\n{alone}" in summary
     assert "| reverse-reverse (eager in bfloat16) | NaN | " in summary
     assert "| not reported | right by reverse-reverse (eager) |" in summary
     assert "> **mine: the derivative by reverse-reverse is silently NaN in bfloat16**" in pages["findings/torch.md"]
-    assert "In bfloat16, 1 operations were examined in reverse-reverse (eager), and" in pages["findings/coverage.md"]
+    assert (
+        "In bfloat16, 1 operations were examined, in reverse-reverse (eager). Everything"
+        in pages["findings/coverage.md"]
+    )
     assert "Not examined in bfloat16 (1), since it has no value there:" in pages["findings/coverage.md"]
+    assert (
+        "Not examined in bfloat16 (1), since it was not run:\n\n- **other**: later\n" in pages["findings/coverage.md"]
+    )
 
 
 def test_what_is_missing_in_float64_too_is_not_told_apart() -> None:
     both = [finding(kind="raises", composition=way) for way in ("forward-forward", "forward-reverse")]
     low = [finding(kind="raises", composition="forward-forward", dtype="float32")]
     summary = report.as_pages([*both, *low])["findings.md"]
-    assert "In float32 or bfloat16 alone" not in summary
+    assert "Right in float64, but not in" not in summary
+    lost = [finding(kind="raises"), finding(kind="first derivative", detail="None", dtype="bfloat16")]
+    assert "- [mine](findings/torch.md#mine-first-derivative-bfloat16)" in report.as_pages(lost)["findings.md"]
     right = finding(kind="right", composition="reverse-reverse", reproduction="")
     other = finding(kind="raises", composition="reverse-reverse", dtype="float32")
     summary = report.as_pages([*both, *low, right, other])["findings.md"]
