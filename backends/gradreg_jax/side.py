@@ -10,6 +10,7 @@ import numpy as np
 from gradreg_core.errors import InputTypeError
 from gradreg_jax.recording import recorded_modules
 from gradreg_validation.batch import Arrays
+from gradreg_validation.keras_layers import called_with, is_keras, layers_of, recorded_layers
 from gradreg_validation.models import Evaluation, Side, goals, joined
 from gradreg_validation.recording import Recorder, Step
 
@@ -37,6 +38,8 @@ class JaxSide(Side):
         self.compiled = jax.jit(self._everything, compiler_options=options)
 
     equinox = False
+    layers: Mapping[str, Any] = {}
+    """Those of a Keras model."""
     merged: Callable[[Any], Any] | None = None
     """The structure that, with its state, makes an NNX module."""
 
@@ -55,6 +58,12 @@ class JaxSide(Side):
 
             self.merged = merged
             return lambda tree, *args, **kwargs: merged(tree)(*args, **kwargs), state
+        if is_keras(model):
+            self.layers = layers_of(model)
+            self.layer_kinds = {name: type(layer).__name__ for name, layer in self.layers.items()}
+            return lambda tree, *args, **kwargs: called_with(model, tree)(*args, **kwargs), {
+                variable.path: variable.value for variable in model.variables
+            }
         linen = sys.modules.get("flax.linen")
         if linen is not None and isinstance(model, linen.Module):
             raise InputTypeError("a Linen module has no parameters of its own; pass (model.apply, variables).")
@@ -114,7 +123,12 @@ class JaxSide(Side):
             call = module
         else:
             module, call = None, lambda *args, **kwargs: self.call(tree, *args, **kwargs)
-        with jax.disable_jit(), self._tapped(recorder), recorded_modules(module, recorder):
+        with (
+            jax.disable_jit(),
+            self._tapped(recorder),
+            recorded_modules(module, recorder),
+            recorded_layers(self.layers, recorder),
+        ):
             self._pass(call)(self._packed_alone(natives))
         return recorder.steps
 

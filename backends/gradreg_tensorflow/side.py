@@ -1,15 +1,14 @@
 """One side of a validation in TensorFlow."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from gradreg_core.errors import InputError
 from gradreg_validation.batch import Arrays
+from gradreg_validation.keras_layers import is_keras, layers_of, recorded_layers
 from gradreg_validation.models import Evaluation, Side, goals, joined
 from gradreg_validation.recording import Recorder, Step
 
@@ -20,14 +19,11 @@ class TensorFlowSide(Side):
     """A Keras model or tf.Module, whose variables are restored afterwards, or a plain function."""
 
     def _open(self) -> None:
-        owner, keras = self.model, sys.modules.get("keras")
-        self.keras_layers = keras is not None and isinstance(owner, keras.layers.Layer)
+        owner = self.model
+        self.keras_layers = is_keras(owner)
+        self.layers = layers_of(owner) if self.keras_layers else {}
+        self.layer_kinds = {name: type(layer).__name__ for name, layer in self.layers.items()}
         self.variables = dict(self._named_variables())
-        if self.keras_layers:
-            self.layers = {layer.name: layer for layer in owner._flatten_layers(include_self=False)}
-            self.layer_kinds = {name: type(layer).__name__ for name, layer in self.layers.items()}
-            if not all(layer.built for layer in (owner, *self.layers.values())):
-                raise InputError(f"{type(owner).__name__} has no weights yet: call it once on a batch, or build it.")
         self.values = {
             name: np.array(variable.numpy())
             for name, variable in self.variables.items()
@@ -96,27 +92,7 @@ class TensorFlowSide(Side):
     def record(self, x: Arrays, changed: Arrays) -> list[Step]:
         if self.stages is not None:
             return self._staged(x, ())
-        recorder, layers = Recorder(self._hosted), list(self.layers.items()) if self.keras_layers else []
-
-        def keeper(name: str, layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-            def keep(*args: Any, **options: Any) -> Any:
-                output = call(*args, **options)
-                recorder.add(name, layer, args, options, output)
-                return output
-
-            return keep
-
-        before = [vars(layer).get("call") for _, layer in layers]
-        try:
-            for name, layer in layers:
-                vars(layer)["call"] = keeper(name, layer, layer.call)
-            natives = {path: self._native(array) for path, array in x.items()}
-            with self._with(changed), self._tapped(recorder):
-                self._pass(self.model)(self._packed_alone(natives))
-        finally:
-            for (_, layer), call in zip(layers, before, strict=True):
-                if call is None:
-                    vars(layer).pop("call", None)
-                else:
-                    vars(layer)["call"] = call
+        recorder, natives = Recorder(self._hosted), {path: self._native(array) for path, array in x.items()}
+        with self._with(changed), self._tapped(recorder), recorded_layers(self.layers, recorder):
+            self._pass(self.model)(self._packed_alone(natives))
         return recorder.steps

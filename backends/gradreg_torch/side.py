@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel  # the fused kernels have no second derivative
 
 from gradreg_validation.batch import Arrays
+from gradreg_validation.keras_layers import called_with, is_keras, layers_of, recorded_layers
 from gradreg_validation.models import Evaluation, Side, goals, joined, unsupported
 from gradreg_validation.recording import Recorder, Step
 
@@ -20,14 +21,21 @@ class TorchSide(Side):
 
     def _open(self) -> None:
         model = getattr(self.model, "_orig_mod", self.model)  # the module inside torch.compile
-        self.module = model if isinstance(model, torch.nn.Module) else None
+        self.module = model if isinstance(model, torch.nn.Module) and not is_keras(model) else None
         self.device: torch.device | str = "cpu"
+        self.keras = model if is_keras(model) else None
+        if self.keras is not None:
+            self.layers = layers_of(self.keras)
+            self._hold({v.path: v.value for v in model.trainable_variables}, {v.path: v.value for v in model.variables})
         if self.module is None:
             return
-        self.trained = dict(self.module.named_parameters())
-        self.arrays = {**self.trained, **dict(self.module.named_buffers())}
-        self.values = {name: self._host(array) for name, array in self.arrays.items() if array.is_floating_point()}
         self.layers = {name: module for name, module in self.module.named_modules() if name}
+        trained = dict(self.module.named_parameters())
+        self._hold(trained, {**trained, **dict(self.module.named_buffers())})
+
+    def _hold(self, trained: dict[str, Any], arrays: dict[str, Any]) -> None:
+        self.trained, self.arrays = trained, arrays
+        self.values = {name: self._host(array) for name, array in self.arrays.items() if array.is_floating_point()}
         self.layer_kinds = {name: type(module).__name__ for name, module in self.layers.items()}
         self.device = next((array.device for array in self.arrays.values()), self.device)
 
@@ -65,7 +73,7 @@ class TorchSide(Side):
             torch.backends.mha.set_fastpath_enabled(fused)
 
     def _copies(self, changed: Arrays) -> dict[str, Any]:
-        if self.module is None:
+        if self.module is None and self.keras is None:
             return {}
         return {
             name: self._native(changed[name]).to(array.dtype) if name in changed else array.detach().clone()
@@ -74,6 +82,8 @@ class TorchSide(Side):
 
     def _bound(self, copies: dict[str, Any]) -> Callable[[Any], Any]:
         module = self.module
+        if self.keras is not None:
+            return self._pass(called_with(self.keras, copies))
         if module is None:
             return self._pass(self.model)
         return self._pass(lambda *args, **kwargs: torch.func.functional_call(module, copies, args, kwargs))
@@ -104,6 +114,7 @@ class TorchSide(Side):
         if self.stages is not None:
             return self._staged(x, ())
         recorder, modules = Recorder(self._hosted), {} if self.module is None else self.layers
+        layers = {} if self.keras is None else self.layers
 
         def keeper(name: str) -> Callable[..., None]:
             return lambda module, args, kwargs, output: recorder.add(name, module, args, kwargs, output)
@@ -111,7 +122,7 @@ class TorchSide(Side):
         hooks = [module.register_forward_hook(keeper(name), with_kwargs=True) for name, module in modules.items()]
         try:
             natives = {path: self._native(array) for path, array in x.items()}
-            with self._tapped(recorder):
+            with self._tapped(recorder), recorded_layers(layers, recorder):
                 self._bound(self._copies(changed))(self._packed_alone(natives))
         finally:
             for hook in hooks:

@@ -1,12 +1,13 @@
 """Softmax attention in NumPy, in the forms that ports mistake for one another."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["attentions"]
+__all__ = ["attention_weights", "attentions", "scales"]
 
 _Named = Sequence[tuple[str, np.ndarray]]
 _Rope = Callable[[np.ndarray], np.ndarray]
@@ -23,14 +24,21 @@ class _Form:
     rotation: str = ""
     rotated: str = ""
     """The letters of what is rotated."""
+    normed: str = ""
+    """How queries and keys are normalised over the features of a head."""
     repeated: str = ""
     """How keys and values with fewer heads than the queries are repeated."""
     joined: bool = True
     """Whether the axis of the heads is moved back before they are joined."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether heads and softmax are in the usual layout."""
+        return self.split == "by head" and self.axis == -1 and self.joined
+
     def words(self, mask: str, bias: str, label: str) -> str:
         """The form in a report."""
-        extras = [self.repeated, f"{self.rotation} in {self.rotated}" if self.rotation else "", bias]
+        extras = [self.repeated, self.normed, f"{self.rotation} in {self.rotated}" if self.rotation else "", bias]
         said = "".join(f", {extra}" for extra in extras if extra)
         over = "" if self.axis == -1 else ", softmax over the queries"
         apart = "" if self.joined else ", heads joined without moving the axis"
@@ -55,7 +63,8 @@ def attentions(
         return
     batch, length = target.shape[:2]
     width = target[0, 0].size
-    flat = [(label, array.reshape(*array.shape[:2], -1)) for label, array in near if array.ndim in (3, 4)]
+    near = [(label, _by_position(array, length)) for label, array in near if array.ndim in (3, 4)]
+    flat = [(label, array.reshape(*array.shape[:2], -1)) for label, array in near]
     given = {array.shape[2] for _, array in near if array.ndim == 4}
     heads = [h for h in range(1, min(width, 16) + 1) if width % h == 0 and (not given or h in given)]
     for label, (q, k, v) in _triples(flat, width, heads):
@@ -63,11 +72,19 @@ def attentions(
             continue
         allowed = _masks(masks, batch, length, k.shape[1])
         for count in heads:
-            for bias, added in [("", np.zeros(())), *_biases(constants, count, length, k.shape[1])]:
-                for form in _forms(count, q.shape[2], k.shape[2], rotated=positions and not bias):
+            biases = [*_biases(constants, count, length, k.shape[1]), *_alibi(count, length, k.shape[1])]
+            for bias, added in [("", np.zeros(())), *(biases if positions else ())]:
+                forms = _forms(count, q.shape[2], k.shape[2], rotated=positions and not bias)
+                for form in (one for one in forms if not bias or one.is_plain):
                     for mask, kept in allowed:
                         y = _attention(form, (q, k, v), kept, added)
                         yield form.words(mask, bias, label), y.reshape(target.shape)
+
+
+def _by_position(array: np.ndarray, length: int) -> np.ndarray:
+    """An array (B, T, ...); one of (B, heads, T, size) with its axes exchanged."""
+    turned = array.ndim == 4 and array.shape[1] != length == array.shape[2]
+    return array.swapaxes(1, 2) if turned else array
 
 
 def _triples(
@@ -103,6 +120,9 @@ def _masks(masks: _Named, batch: int, queries: int, keys: int) -> list[tuple[str
     causal = np.tril(np.ones((queries, keys), bool))[None, None]
     choices: list[tuple[str, np.ndarray | None]] = [("no mask", None), ("a causal mask", causal)]
     choices.append(("a causal mask without the diagonal", np.tril(np.ones((queries, keys), bool), -1)[None, None]))
+    choices.append(
+        ("a causal mask that lets one later position in", np.tril(np.ones((queries, keys), bool), 1)[None, None])
+    )
     choices.append(("a mask of the past (causal, turned round)", np.triu(np.ones((queries, keys), bool))[None, None]))
     for label, mask in masks:
         if mask.shape == (batch, keys):
@@ -128,6 +148,9 @@ def _forms(heads: int, width: int, narrow: int, rotated: bool) -> Iterator[_Form
     for repeated in repeats:
         base = _Form(heads, repeated=repeated)
         if rotated:
+            yield from (
+                replace(base, normed=words, scale=name) for words in _NORMS for name in scales(width, size, heads)
+            )
             if size % 2 == 0:
                 for rotation, letters in itertools.product(_rotations(size), ("q and k", "q", "k", "q, k and v")):
                     yield replace(base, rotation=rotation, rotated=letters)
@@ -135,19 +158,20 @@ def _forms(heads: int, width: int, narrow: int, rotated: bool) -> Iterator[_Form
         for split in (
             ("by head", "interleaved", "without moving the axis") if heads > 1 and not repeated else ("by head",)
         ):
-            for scale, axis in itertools.product(_scales(width, size, heads), (-1, -2)):
+            for scale, axis in itertools.product(scales(width, size, heads), (-1, -2)):
                 form = replace(base, split=split, scale=scale, axis=axis)
                 yield form
                 if heads > 1 and split == "by head" and axis == -1:
                     yield replace(form, joined=False)
 
 
-def _scales(width: int, size: int, heads: int) -> dict[str, float]:
-    scales = {"1/sqrt(features of a head)": size**-0.5, "1 (no scale)": 1.0, "1/(features of a head)": 1 / size}
-    scales |= {"1/sqrt(all features)": width**-0.5, "1/sqrt(heads)": heads**-0.5}
-    scales["sqrt(features of a head)"] = size**0.5
+def scales(width: int, size: int, heads: int) -> dict[str, float]:
+    """The usual factors of the scores by name, each factor once."""
+    factors = {"1/sqrt(features of a head)": size**-0.5, "1 (no scale)": 1.0, "1/(features of a head)": 1 / size}
+    factors |= {"1/sqrt(all features)": width**-0.5, "1/sqrt(heads)": heads**-0.5}
+    factors["sqrt(features of a head)"] = size**0.5
     first: dict[float, str] = {}
-    for name, factor in scales.items():
+    for name, factor in factors.items():
         first.setdefault(factor, name)
     return {name: factor for factor, name in first.items()}
 
@@ -188,6 +212,16 @@ def _biases(constants: _Named, heads: int, queries: int, keys: int) -> Iterator[
             yield f"the bias {label} by key minus query", np.moveaxis(table[queries - 1 - distance], -1, 0)
 
 
+def _alibi(heads: int, queries: int, keys: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Linear biases of the distance (ALiBi), whose slopes are powers of 2 ** (-8 / heads)."""
+    distance = np.arange(queries)[:, None] - np.arange(keys)
+    slopes = (2.0 ** (-8 / heads * np.arange(1, heads + 1)))[:, None, None]
+    yield "ALiBi: minus slope times distance", -slopes * np.abs(distance)
+    yield "ALiBi with the wrong sign: plus slope times distance", slopes * np.abs(distance)
+    yield "ALiBi: slope times (key minus query)", -slopes * distance
+    yield "ALiBi with the wrong sign: slope times (query minus key)", slopes * distance
+
+
 def _attention(
     form: _Form, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], mask: np.ndarray | None, bias: np.ndarray
 ) -> np.ndarray:
@@ -202,15 +236,29 @@ def _attention(
             else lambda x: np.tile(x, (1, times, 1, 1))
         )
         k, v = spread(k), spread(v)
+    if form.normed:
+        q, k = (_NORMS[form.normed](x) for x in (q, k))
     if form.rotation:
         base, layout = _rotations(size)[form.rotation]
         q, k, v = (
             _rotated(x, base, layout) if letter in form.rotated.replace("and", "") else x
             for letter, x in zip("qkv", (q, k, v), strict=True)
         )
-    scores = q @ np.swapaxes(k, -1, -2) * _scales(width, size, form.heads)[form.scale] + bias
-    y = _weights(scores, mask, form.axis) @ v
+    scores = q @ np.swapaxes(k, -1, -2) * scales(width, size, form.heads)[form.scale] + bias
+    y = attention_weights(scores, mask, form.axis) @ v
     return _joined(y, form.split) if form.joined else y
+
+
+def _rms(x: np.ndarray, eps: float) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+
+
+_NORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    **{f"q and k over their root mean square, eps={eps:g}": functools.partial(_rms, eps=eps) for eps in (1e-6, 1e-5)},
+    "q and k over their norm": lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True),
+    "q and k centred and over their deviation, eps=1e-06": lambda x: _rms(x - x.mean(-1, keepdims=True), 1e-6),
+    "q and k centred and over their deviation, eps=1e-05": lambda x: _rms(x - x.mean(-1, keepdims=True), 1e-5),
+}
 
 
 def _split(array: np.ndarray, heads: int, how: str) -> np.ndarray:
@@ -228,7 +276,8 @@ def _joined(y: np.ndarray, how: str) -> np.ndarray:
     return y.transpose(order).reshape(batch, length, -1)
 
 
-def _weights(scores: np.ndarray, mask: np.ndarray | None, axis: int) -> np.ndarray:
+def attention_weights(scores: np.ndarray, mask: np.ndarray | None, axis: int) -> np.ndarray:
+    """The softmax of the scores over an axis, with zeros where the mask is False."""
     if mask is not None:
         scores = np.where(mask, scores, -1e30)
     power = np.exp(scores - scores.max(axis, keepdims=True))

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from gradreg_validation.forms import form_named
+from gradreg_validation.heads import describe_attention
 from gradreg_validation.layer import Layer
+from gradreg_validation.recording import Step
 
 __all__ = ["as_dict", "describe", "from_dict"]
 
 
-def describe(layer: Any, x: np.ndarray) -> Layer | None:
+def describe(layer: Any, x: np.ndarray, step: Step | None = None) -> Layer | None:
     """The layer in words and numbers; None for a kind that is not known.
 
     Args:
         layer: a module, or a layer that has been described, with the keys of :class:`Layer`.
-        x: what went in.
+        x: its input.
+        step: the whole call, which tells the masks of an attention.
     """
     if isinstance(layer, Mapping):
         fields = {name: value for name, value in layer.items() if name != "type"}
@@ -31,6 +34,11 @@ def describe(layer: Any, x: np.ndarray) -> Layer | None:
         value = getattr(layer, name, default)
         return _array(value) if hasattr(value, "shape") and not isinstance(value, np.ndarray) else value
 
+    if "attention" in kind and step is not None:
+        try:
+            return describe_attention(layer, package, x, step.inputs, step.options, _array)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return None
     for marks, describer in _DESCRIBERS:
         if any(mark in kind for mark in marks):
             try:
@@ -241,9 +249,10 @@ _DESCRIBERS = (
 )
 
 
-def as_dict(layer: Any, x: np.ndarray | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A layer as values of JSON, with its type, and its parameters."""
-    described = None if x is None else describe(layer, x)
+def as_dict(step: Step) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The layer of a call as values of JSON, with its type, and its parameters."""
+    layer, x = step.layer, next(iter(step.inputs.values()), None)
+    described = None if x is None else describe(layer, x, step)
     fields: dict[str, Any] = {} if layer is None else {"type": type(layer).__name__}
     if described is None:
         return fields, {}

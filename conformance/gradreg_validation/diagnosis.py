@@ -1,5 +1,6 @@
 """Names the mistake in the first layer that differs, if trying it makes the difference vanish."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,9 +11,9 @@ from gradreg_validation.descriptions import describe
 from gradreg_validation.emulation import emulate
 from gradreg_validation.explaining import Explanation, explanations, simple_explanations
 from gradreg_validation.known import Facts, Known
-from gradreg_validation.layer import Layer
+from gradreg_validation.layer import Layer, Mistake
 from gradreg_validation.layer_pairs import owning
-from gradreg_validation.mistakes import Mistake, mistakes
+from gradreg_validation.mistakes import mistakes
 from gradreg_validation.recording import Step
 from gradreg_validation.relating import relation
 from gradreg_validation.rows import label_of
@@ -59,10 +60,11 @@ class Diagnosis:
         return x if axes is None or callable(axes) or list(x) != [""] else {"": np.transpose(x[""], tuple(axes))}
 
     def _constants(self) -> list[Known]:
-        """The parameters of the first model that no layer owns."""
+        """The parameters of the first model that no layer of a known kind owns."""
         layers = list(self.steps[0])
         values = self.sides.pair[0].values
-        free = [name for name, array in values.items() if 0 < array.ndim <= 4 and owning(layers, name) is None]
+        known = {name for name, step in self.steps[0].items() if _is_known(step)}
+        free = [name for name, array in values.items() if 0 < array.ndim <= 4 and owning(layers, name) not in known]
         return [Known(f"the parameter {name}", values[name].astype(np.float64)) for name in free[:8]]
 
     def hint(self, path: str, outputs: Sequence[np.ndarray]) -> str:
@@ -121,6 +123,8 @@ class Diagnosis:
                 text = self._emulated(i, pair, steps[i], x, arrays) or self._through(i, pair, steps[i], x, arrays, both)
                 if text:
                     return text
+        if len(both) == 2 and (text := self._numbers(pair, steps, both, arrays)):
+            return text
         if len(both) == 2 and np.isinf(difference) and (text := self._between(f"the input of {label}", both)):
             return text
         if len(both) == 2:
@@ -137,6 +141,9 @@ class Diagnosis:
             explanations(target, facts, self.within)
             for target, facts in zip((targets[0], second), self.facts, strict=True)
         ]
+        for i, target in enumerate((targets[0], second)):
+            if not sets[i] and sets[1 - i] and (facts := self._with_own(i)):
+                sets[i] = explanations(target, facts, self.within)
         said = [
             _said(matches) if matches else self._alone(i, array)
             for i, (matches, array) in enumerate(zip(sets, (targets[0], second), strict=True))
@@ -146,6 +153,16 @@ class Diagnosis:
         if all(said):
             return f" There, {label} is {said[0]} in the first model, and {said[1]} in the second."
         return ""
+
+    def _with_own(self, i: int) -> Facts | None:
+        """The known arrays with the results of a model's layers that the other does not have; None without such."""
+        paired = {pair.names[i] for pair in self.pairs}
+        end = next((pair.names[i] for pair in self.pairs if self.agrees.get(label_of(pair)) is False), None)
+        facts, names = self.facts[i], list(self.steps[i])
+        before = names[: names.index(end)] if end in names else names
+        own = [Known(name, self.steps[i][name].outputs[name]) for name in before if name not in paired]
+        laid = [one if i == 0 else Known(one.label, self._laid_out(one.array, one.array)) for one in own]
+        return replace(facts, layers=[*facts.layers, *laid]) if laid else None
 
     def _alone(self, i: int, array: np.ndarray) -> str:
         """The layer of one model, without a counterpart in the other, that gives the array; empty if there is none."""
@@ -178,13 +195,54 @@ class Diagnosis:
         said = {i: _said(own), 1 - i: _said(others)}
         return f" There, the input of {pair.names[0]} is {said[0]} in the first model, and {said[1]} in the second."
 
+    def _numbers(
+        self, pair: Pair, steps: tuple[Step, Step], inputs: Sequence[np.ndarray], arrays: Sequence[np.ndarray]
+    ) -> str:
+        """A sentence on parameters that differ, if the first's layer with the second's gives the second's output."""
+        layers = [self._described(i, pair, steps[i], inputs[i], arrays[i]) for i in (0, 1)]
+        if layers[0] is None or layers[1] is None or layers[0].kind != layers[1].kind:
+            return ""
+        both = {name: (array, layers[1].params.get(name)) for name, array in layers[0].params.items()}
+        differ = {
+            name: two
+            for name, (one, two) in both.items()
+            if two is not None and one.shape == two.shape and relative(one, two) > self.within
+        }
+        y = emulate(layers[0].with_params(**differ), inputs[0]) if differ else None
+        if y is None or _aligned(y, arrays[1]) > self.within:
+            return ""
+        tied = "".join(
+            f" In the {WHICH[i]} model its {name} is that of {owner}."
+            for i, name in itertools.product((0, 1), differ)
+            for owner in self._owners(i, pair.names[i], layers[i].params[name])
+        )
+        return (
+            f" The two layers differ in their {' and '.join(differ)}; with the second's, the first's layer "
+            f"gives the second's output.{tied}"
+        )
+
+    def _owners(self, i: int, layer: str, array: np.ndarray) -> list[str]:
+        """The parameters outside of a layer that hold the same numbers, as tied ones do."""
+        names = list(self.steps[i])
+        return [
+            name
+            for name, value in self.sides.pair[i].values.items()
+            if value.ndim > 1 and owning(names, name) != layer and _equal(*_as_one(array, value), self.within)
+        ][:1]
+
     def _described(self, i: int, pair: Pair, step: Step, x: np.ndarray, y: np.ndarray) -> Layer | None:
         """The layer, with the activation that was applied to its result; None if its emulation does not give that."""
-        layer = describe(step.layer, x)
-        if layer is not None and pair.forms[i] is not None:
+        layer = describe(step.layer, x, step)
+        if layer is None:
+            return None
+        if pair.forms[i] is not None:
             layer = replace(layer, activation=pair.forms[i])
-        own = None if layer is None else emulate(layer, x)
-        return layer if own is not None and own.shape == y.shape and relative(own, y) <= self.within else None
+        for offset in (0.0, 1.0) if layer.kind == "layer_norm" else (0.0,):
+            tried = layer.with_options(scale_offset=offset) if offset else layer
+            own = emulate(tried, x)
+            if own is not None and own.shape == y.shape and relative(own, y) <= self.within:
+                return tried
+        return None
 
     def _emulated(self, i: int, pair: Pair, step: Step, x: np.ndarray, arrays: Sequence[np.ndarray]) -> str:
         layer = self._described(i, pair, step, x, arrays[i])
@@ -259,6 +317,17 @@ def _said(matches: dict[str, Explanation]) -> str:
 
 def _equal(first: np.ndarray, second: np.ndarray, within: float) -> bool:
     return first.shape == second.shape and relative(first, second) <= within
+
+
+def _as_one(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The second turned to the first's shape, where it is its transpose."""
+    turned = second.ndim == 2 and first.shape == second.T.shape and (first.shape != second.shape or first.size == 1)
+    return first, second.T if turned else second
+
+
+def _is_known(step: Step) -> bool:
+    x = _main_input(step)
+    return x is not None and describe(step.layer, x, step) is not None
 
 
 def _main_input(step: Step) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradreg_validation.forms import FORMS
+from gradreg_validation.heads import attend
 from gradreg_validation.layer import Layer
 from gradreg_validation.recurrent import run
 
@@ -214,6 +215,7 @@ def _prelu(layer: Layer, x: np.ndarray) -> np.ndarray:
 
 
 _KINDS: dict[str, Callable[[Layer, np.ndarray], np.ndarray]] = {
+    "attention": attend,
     "dense": _dense,
     "conv": _conv,
     "conv_transpose": _conv_transpose,

@@ -13,10 +13,11 @@ from gradreg_validation.attending import attentions
 from gradreg_validation.combining import graphs, together
 from gradreg_validation.forms import FORMS
 from gradreg_validation.known import LARGEST, Candidates, Facts, Known, derived
-from gradreg_validation.normalising import normalised
+from gradreg_validation.normalising import denormalised, normalised
 from gradreg_validation.reducing import reduced
 from gradreg_validation.reordering import moved, padded, reordered
 from gradreg_validation.resizing import resizes
+from gradreg_validation.routing import mixtures
 
 __all__ = ["Explanation", "explanations", "simple_explanations"]
 
@@ -47,7 +48,10 @@ def explanations(target: np.ndarray, facts: Facts, within: float) -> dict[str, E
         facts: what is known.
         within: the largest relative error.
     """
-    searches = (_the_same, _alone, _scaled, _with_a_constant, together, graphs, reduced, _attended, _turned)
+    searches = (
+        *(_the_same, _alone, _scaled, _with_a_constant, together, graphs, denormalised, mixtures),
+        *(reduced, _attended, _turned),
+    )
     return _first(target, facts, within, searches)
 
 

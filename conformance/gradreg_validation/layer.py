@@ -1,11 +1,11 @@
-"""The description of a layer."""
+"""The description of a layer, and changes to it."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Layer"]
+__all__ = ["Layer", "Mistake"]
 
 
 @dataclass(frozen=True)
@@ -30,3 +30,16 @@ class Layer:
     def without(self, name: str) -> "Layer":
         """The layer without one parameter."""
         return replace(self, params={key: array for key, array in self.params.items() if key != name})
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A change to a layer, in words."""
+
+    own: str
+    """The layer's own way, in words."""
+    other: str
+    """The way after the change, in words."""
+    layer: Layer
+    fitted: bool = False
+    """Whether a number was fitted to the output."""

@@ -5,29 +5,17 @@ Every entry is tried on the recorded input. Only one that turns the layer's outp
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gradreg_validation.emulation import pads_of
 from gradreg_validation.forms import FORMS
-from gradreg_validation.layer import Layer
+from gradreg_validation.heads import attention_mistakes
+from gradreg_validation.layer import Layer, Mistake
 
-__all__ = ["Mistake", "mistakes"]
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A change to a layer, in words."""
-
-    own: str
-    """The layer's own way, in words."""
-    other: str
-    """The way after the change, in words."""
-    layer: Layer
-    fitted: bool = False
-    """Whether a number was fitted to the output."""
+__all__ = ["mistakes"]
 
 
 def mistakes(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
@@ -208,7 +196,9 @@ def _layer_norm(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
         if other != count:
             yield Mistake(f"over {count} axes", f"over the last {other} axes", layer.with_options(count=other))
     yield Mistake("variance over n", "variance over n - 1", layer.with_options(ddof=1))
-    yield Mistake("scale", "1 + scale", layer.with_options(scale_offset=1.0))
+    offset = layer.options.get("scale_offset", 0.0)
+    words = ("1 + scale", "scale") if offset else ("scale", "1 + scale")
+    yield Mistake(*words, layer.with_options(scale_offset=1.0 - offset))
 
 
 def _batch_norm(layer: Layer, x: np.ndarray) -> Iterator[Mistake]:
@@ -332,6 +322,7 @@ def _both_ways(layer: Layer) -> Iterator[Mistake]:
 
 
 _TRIED = {
+    ("attention",): attention_mistakes,
     ("dense",): _dense,
     ("conv",): _conv,
     ("conv_transpose",): _conv_transpose,

@@ -156,7 +156,7 @@ def write(path: str | os.PathLike[str], sides: Sides, versions: dict[str, str]) 
         arrays["loss"] = evaluation.loss
     layers = []
     for i, step in enumerate(sides.steps(0)):
-        described, params = descriptions.as_dict(step.layer, next(iter(step.inputs.values()), None))
+        described, params = descriptions.as_dict(step)
         layers.append({"name": step.name, "layer": described})
         put(f"layer {i} input", step.inputs)
         put(f"layer {i} output", step.outputs)

@@ -11,6 +11,8 @@ from gradreg_validation.reordering import moved, reordered
 
 __all__ = ["relation"]
 
+_ENTRIES = 64
+"""The most entries along an axis that are tried in another order."""
 _VISIBLE = 50.0
 """The least ratio of a difference to the error that its explanation may have."""
 
@@ -60,6 +62,9 @@ def _functions(one: np.ndarray, two: np.ndarray) -> Iterator[tuple[str, np.ndarr
                 yield f"is that of the first without the {form}", two
     for words, array in (*moved(known), *reordered(known, two.shape)):
         yield f"is {words}", array
+    for axis in dict.fromkeys((one.ndim - 1, 1) if one.ndim > 1 else ()):
+        if (order := _order(one, two, axis)) is not None:
+            yield f"is that of the first with axis {axis} in the order {order}", np.take(one, order, axis)
     if one.ndim == 2 and one.shape[0] == one.shape[1]:
         yield "is that of the first transposed", one.T
     if len(one) > 2 and one.ndim > 1:
@@ -67,3 +72,12 @@ def _functions(one: np.ndarray, two: np.ndarray) -> Iterator[tuple[str, np.ndarr
             channels = tuple(i for i in range(one.ndim) if i != axis)
             ratios = (one * two).sum(channels, keepdims=True) / (one**2).sum(channels, keepdims=True)
             yield f"is that of the first times one factor for each entry of axis {axis}", ratios * one
+
+
+def _order(one: np.ndarray, two: np.ndarray, axis: int) -> tuple[int, ...] | None:
+    """The permutation along an axis under which the entries are closest; None if they do not pair off."""
+    if one.shape != two.shape or not 1 < one.shape[axis] <= _ENTRIES:
+        return None
+    first, second = (np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) for array in (one, two))
+    order = tuple(int(np.argmin(np.linalg.norm(first - entry, axis=1))) for entry in second)
+    return order if sorted(order) == list(range(len(order))) != list(order) else None

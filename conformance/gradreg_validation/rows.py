@@ -21,6 +21,8 @@ from gradreg_validation.sides import Sides, blame
 
 __all__ = ["Measurement", "label_of", "same_outputs"]
 
+_NEGLIGIBLE = 64.0
+"""Unit roundoffs up to which a gradient counts as zero, as that of a penalty of a piecewise linear network is."""
 _FLOOR = 2.0
 """Unit roundoffs that are always allowed: perturbing the inputs does not show the roundings inside a linear map."""
 
@@ -41,6 +43,14 @@ def same_outputs(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     if set(one) == set(two):
         return [first, second]
     return [first, replace(second, outputs=dict(zip(one, second.outputs.values(), strict=True)))]
+
+
+def _goal(name: str, evaluation: Evaluation) -> float:
+    """The size of the scalar of that name."""
+    loss = 0.0 if evaluation.loss is None else abs(float(evaluation.loss))
+    penalty = float(sum(abs(float(penalty)) for penalty in evaluation.penalties))
+    outputs = math.sqrt(sum(float(np.sum(np.abs(array) ** 2)) for array in evaluation.outputs.values()))
+    return {"loss": loss, "penalty": penalty, "total": loss + penalty, "outputs": outputs}[name]
 
 
 def label_of(pair: Pair) -> str:
@@ -89,6 +99,9 @@ class Measurement:
             side = self.sides.pair[measured]
             moved = [self._quantities(measured, side.evaluate(*inputs), both) for inputs in self.moved]
         base = (first, second)[measured]
+        zero = self._zero(evaluations, both, (first, second))
+        if zero:
+            self.notes.append(f"zero up to roundoff in both models: {', '.join(zero)}")
         match = worst(matches)
         values = [] if match is None else [self._row(VALUES, match.difference, ())]
         names = [name for name in first if name in second]
@@ -96,10 +109,32 @@ class Measurement:
             self.notes.append(f"not compared, because one side is a file without it: {', '.join(alone)}")
         return values + [
             self._row(
-                name, relative(first[name], second[name]), [relative(arrays[name], base[name]) for arrays in moved]
+                name,
+                0.0 if name in zero else relative(first[name], second[name]),
+                [relative(arrays[name], base[name]) for arrays in moved],
             )
             for name in names
         ]
+
+    def _zero(
+        self, evaluations: Sequence[Evaluation], matches: Sequence[Match], quantities: Sequence[Arrays]
+    ) -> list[str]:
+        """The gradients that are zero up to roundoff, though not all their numbers are: no scale is left to compare at.
+
+        A gradient of the size |goal| / ||variables|| is one under which the goal changes by as much as the variables.
+        """
+        values = [self.sides.pair[0].values[match.first] for match in matches]
+        variables = {INPUT: [self.sides.x[path] for path in self.sides.batch.floating], PARAMETER: values}
+        sizes = {kind: math.sqrt(sum(float(np.sum(a**2)) for a in arrays)) for kind, arrays in variables.items()}
+        zero = []
+        for name in (name for name in quantities[0] if name.startswith((INPUT, PARAMETER)) and name in quantities[1]):
+            kind = INPUT if name.startswith(INPUT) else PARAMETER
+            goal = max(_goal(name.removeprefix(kind), evaluation) for evaluation in evaluations)
+            bound = _NEGLIGIBLE * self.sides.u * goal / sizes[kind] if sizes[kind] else 0.0
+            norms = [float(np.linalg.norm(part[name])) for part in quantities]
+            if 0 < max(norms) <= bound:
+                zero.append(name)
+        return zero
 
     def layer_rows(self, pairs: Sequence[Pair], same: bool) -> tuple[list[Row], dict[str, bool]]:
         """The activations of the paired layers, in order, and which agree by their label.

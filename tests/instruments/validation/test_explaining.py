@@ -16,6 +16,9 @@ IMAGE, OTHER, LAST = draw(size=(2, 4, 6, 6)), draw(size=(2, 4, 6, 6)), draw(size
 GATE, MU, EPS, ROWS = draw(size=(2, 4)), draw(size=(3, 5)), draw(size=(3, 5)), draw(size=(3, 6))
 WIDE = draw(size=(2, 8, 6, 6))
 SCALE, TOKENS, GRAPH = draw(size=4), draw(size=(2, 4, 8)), (draw(size=(2, 4, 4)) > 0).astype(float) + np.eye(4)
+SERIES, SHORT, ROWS4 = draw(size=(3, 4, 8)), 0.1 * draw(size=(3, 4, 5)), draw(size=(3, 4))
+QKV = {name: SERIES[:, :, i : i + 6] for i, name in enumerate("qkv")}
+EXPERTS = [draw(size=(5, 3)), *draw(size=(3, 5, 4))]
 sigmoid, relu = FORMS["sigmoid"], FORMS["relu"]
 
 
@@ -32,7 +35,71 @@ def positions(x, ddof=0, eps=1e-5):
     return (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True, ddof=ddof) + eps)
 
 
+def attended(normed=False, ahead=0, slope=0.0):
+    """Causal attention with two heads, (3, 4, 6)."""
+    q, k, v = (np.moveaxis(SERIES[:, :, i : i + 6].reshape(3, 4, 2, 3), 2, 1) for i in range(3))
+    if normed:
+        q, k = (array / np.linalg.norm(array, axis=-1, keepdims=True) for array in (q, k))
+    distance = np.arange(4)[:, None] - np.arange(4)
+    scores = q @ k.swapaxes(-1, -2) / 3**0.5 - slope * np.array([1 / 16, 1 / 256])[:, None, None] * np.abs(distance)
+    power = np.exp(np.where(distance >= -ahead, scores, -np.inf))
+    return np.moveaxis(power / power.sum(-1, keepdims=True) @ v, 1, 2).reshape(3, 4, 6)
+
+
+def routed(renormalised):
+    weights = FORMS["softmax over the last axis"](EXPERTS[0])
+    top = np.where(weights >= np.sort(weights, -1)[:, 1:2], weights, 0)
+    top = top / top.sum(-1, keepdims=True) if renormalised else top
+    return sum(top[:, i : i + 1] * EXPERTS[i + 1] for i in range(3))
+
+
+def deviation(eps):
+    return np.sqrt(SHORT.var(1, keepdims=True) + eps)
+
+
 PAIRS = {
+    "a causal mask off by one": (
+        QKV,
+        attended(),
+        attended(ahead=1),
+        "a causal mask (q, k, v = q, k, v)",
+        "a causal mask that lets one later position in",
+    ),
+    "the sign of ALiBi": (
+        QKV,
+        attended(slope=1),
+        attended(slope=-1),
+        "a causal mask, ALiBi: minus slope times distance",
+        "a causal mask, ALiBi with the wrong sign: plus slope times distance",
+    ),
+    "queries and keys that are not normalised": (
+        QKV,
+        attended(normed=True),
+        attended(),
+        "a causal mask, q and k over their norm",
+        "a causal mask (q, k, v = q, k, v)",
+    ),
+    "gates of experts that are not divided by their sum": (
+        {"gate": EXPERTS[0], "e0": EXPERTS[1], "e1": EXPERTS[2], "e2": EXPERTS[3]},
+        routed(True),
+        routed(False),
+        "the sum of e0 to e2, weighted by softmax of gate, the top 2 divided by their sum",
+        "the sum of e0 to e2, weighted by softmax of gate, the top 2 as they are",
+    ),
+    "a forecast scaled back without eps": (
+        {"series": SHORT, "h": SERIES[:, :, :5]},
+        SERIES[:, :, :5] * deviation(1e-2) + SHORT.mean(1, keepdims=True),
+        SERIES[:, :, :5] * deviation(0) + SHORT.mean(1, keepdims=True),
+        "h times the deviation of series over its steps, eps=0.01, plus the mean",
+        "h times the deviation of series over its steps, eps=0, plus the mean",
+    ),
+    "a weight of RMSNorm for 1 + weight": (
+        {"h": ROWS4},
+        ROWS4 / np.sqrt((ROWS4**2).mean(-1, keepdims=True) + 1e-6) * (1 + SCALE),
+        ROWS4 / np.sqrt((ROWS4**2).mean(-1, keepdims=True) + 1e-6) * SCALE,
+        "h divided by its root mean square over the last axis, eps=1e-06, times (1 + the parameter gamma)",
+        "h divided by its root mean square over the last axis, eps=1e-06, times the parameter gamma",
+    ),
     "a concatenation of three in another order": (
         {"a": IMAGE, "b": OTHER, "c": IMAGE[:, :2] + 1},
         np.concatenate([relu(IMAGE), OTHER, IMAGE[:, :2] + 1], 1),
@@ -142,8 +209,8 @@ PAIRS = {
 
 
 def facts(arrays):
-    inputs = [Known(label, array) for label, array in arrays.items() if label == "adjacency"]
-    layers = [Known(label, array) for label, array in arrays.items() if label != "adjacency"]
+    inputs = [Known(label, array) for label, array in arrays.items() if label in ("adjacency", "series")]
+    layers = [Known(label, array) for label, array in arrays.items() if label not in ("adjacency", "series")]
     return Facts(inputs, layers, (), [Known("the parameter gamma", SCALE)])
 
 
@@ -175,6 +242,7 @@ def test_no_shape_of_attention_raises():
         (lambda y: 0.5 * y, "is that of the first times 0.5"),
         (relu, "is relu of that of the first"),
         (lambda y: np.concatenate([y[..., 4:], y[..., :4]], -1), "its 2 blocks along axis 2 in the order (1, 0)"),
+        (lambda y: y[..., [2, 0, 1, 4, 3, 7, 5, 6]], "with axis 2 in the order (2, 0, 1, 4, 3, 7, 5, 6)"),
         (lambda y: y - TOKENS, "is that of the first minus h"),
         (lambda y: y + 3 * TOKENS, "is that of the first plus h times 3"),
         (lambda y: y + np.arange(32.0).reshape(4, 8), "plus a term that is the same for every sample"),
