@@ -252,7 +252,7 @@ class _Batch:
 
     def zero(self) -> Array:
         like = self.passes.like
-        return self.ops.constant(0.0, self.ops.dtype(like) if is_floating(self.ops.dtype(like)) else "float32", like)
+        return self.ops.constant(0.0, "float64" if self.ops.dtype(like) == "float64" else "float32", like)
 
     def charged(self, term: Term, plan_knows: bool) -> Array:
         """The weighted penalty of a term that is due, or that may be due unless `plan_knows`."""

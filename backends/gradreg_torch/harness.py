@@ -57,9 +57,10 @@ class _Own(nn.Module):
         self.register_buffer("passes", torch.tensor(0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.passes += 1
+        if self.training:
+            self.passes += 1
         z = x @ self.matrix @ self.part.matrix @ self.frozen
-        return z * (0.5 * nn.functional.dropout(torch.ones_like(z), 0.5))
+        return z * (0.5 * nn.functional.dropout(torch.ones_like(z), 0.5, self.training))
 
 
 class TorchHarness(Harness):
@@ -121,6 +122,10 @@ class TorchHarness(Harness):
         """A module; the mask is dropout's."""
         model = _Own(trained, frozen)
         return OwnModel(model, lambda: int(model.passes))
+
+    def random_state(self) -> bytes:
+        """That of the CPU's default generator."""
+        return torch.get_rng_state().numpy().tobytes()
 
     def traces(self, array: torch.Tensor) -> tuple[bool, bool, bool]:
         """Whether it requires a gradient, has one, and was computed from others that do."""

@@ -60,8 +60,8 @@ class Form:
         wrt: the arrays that are differentiated, by index; None for all. Needs "arguments".
         counts: where the integer of each sample that its input is multiplied by is: "" (there is none), "leaf", among
             the arrays, or "closure", in the model. The network begins with Dropout, whose mask it is.
-        returns: "array", or one of RETURNS: an object with `logits`, a mapping with `logits`, the end of a path, a
-            position, what a function makes of it, or two pieces that count together.
+        returns: "array", "vector" (B,) of one logit, or one of RETURNS: an object with `logits`, a mapping with
+            `logits`, the end of a path, a position, what a function makes of it, or two pieces that count together.
         labels: "array", or "dict": in two pieces, for a loss of the caller's.
         taps: "", "each": the output of each layer is marked by its index, or "shared": all by one name.
     """
@@ -152,6 +152,7 @@ class Form:
             "position": lambda: (other, z),
             "function": lambda: {"first": z - other, "second": other},
             "pieces": lambda: {"second": z[:, 1:], "more": (other, z[:, :1])},
+            "vector": lambda: z[:, 0],
         }
         return structures[self.returns]()
 

@@ -131,6 +131,10 @@ class Harness:
         """
         return None
 
+    def random_state(self) -> Any:
+        """The state of the generator that `own_model` draws from, as a value that compares; None if it has none."""
+        return None
+
     def traces(self, array: Array) -> Any:
         """What hangs on an array: whether it has a history, and a gradient; None where arrays have neither."""
         return None
@@ -147,7 +151,7 @@ class Harness:
         """Drop compiled programs, of which a long run makes many. Default: nothing."""
 
 
-OPTIONAL = ("named_model", "own_model", "traces", "compiled", "no_gradient")
+OPTIONAL = ("named_model", "own_model", "random_state", "traces", "compiled", "no_gradient")
 """The methods of a harness without which some checks are not applicable, or look at less."""
 
 

@@ -50,6 +50,14 @@ def test_weight_decay_finds_the_parameters() -> None:
     assert float(given) == pytest.approx(kernel, rel=1e-6)  # float32
 
 
+def test_weight_decay_alone_of_half_precision() -> None:
+    weight, x = tf.fill((2, 2), tf.cast(300.0, tf.float16)), tf.zeros((3, 2), tf.float16)
+    value = gradreg.penalty(lambda x: x @ weight, x, None, WeightDecay(1.0), params=[weight])
+    assert (value.dtype, float(value)) == (tf.float32, 180_000.0)  # which float16 cannot hold
+    later = gradreg.penalty(lambda x: x @ weight, x, None, SpectReg(1.0, every=2), step=1)
+    assert (later.dtype, float(later)) == (tf.float32, 0.0)
+
+
 # --- batch normalisation ---------------------------------------------------------------------------------------------
 @functools.cache
 def normalised() -> keras.Model:

@@ -12,14 +12,18 @@ from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.strategies import POSITIONS, SINGLE_LOGIT, TINY
 from gradreg_conformance.subject import Subject
+from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import ConfidencePenalty, DataGrad, SpectReg
 from gradreg_core.projections import direction
-from gradreg_core.spec import JacobianPenalty
+from gradreg_core.spec import JacobianPenalty, Regularizer
 from gradreg_numpy.oracle import COMPLEX_STEP
 
 _BATCH = 5
+_SQUARE = Network((3,), (Dense(2), Activation("tanh"), Dense(3)))
+"""Whose directions fit the space of the outputs and that of the input."""
 _REG = SpectReg(1.0, seed=3) + DataGrad(2.0) + ConfidencePenalty(1.0)
 _WEIGHTS = ((1.0, 3.0, 0.0), (0.0, 0.0, 0.0), (2.0, 1.0, 1.0), (0.0, 4.0, 2.0), (1.0, 1.0, 3.0))
+_NAMED = ("sample_weight", "position_weight", "normalizer", "directions")
 _STEP = 1e-3
 _OF_DIFFERENCES = 1e-7
 """What differences with that step leave, with room; a gradient that is lost is off by itself."""
@@ -37,7 +41,8 @@ def _forms(subject: Subject) -> list[tuple[Case, Passed]]:
     plain = Case(TINY, _REG, _BATCH, dtype=subject.dtype)
     weights = (1.0, 0.0, 2.0, 0.0, 3.0)
     one = replace(plain, sample_weight=weights, ids=(7, 3, 2**30, 3, 5), step=2**20 + 7, normalizer=2.5)
-    two = replace(plain, sample_weight=(1.0, 0.0, 1.0, 0.0, 1.0), ids=(-7, 3, -1, 300, -2), draw_seed=11)
+    one = replace(one, reg=_REG + DataGrad(1.0, fraction=0.5, seed=1))
+    two = replace(plain, sample_weight=(1.0, 0.0, 1.0, 0.0, 1.0), ids=(-7, 3, -1, 300, -2), draw_seed=2**40 + 11)
     dense = replace(plain, network=POSITIONS, class_axis=1, position_weight=_WEIGHTS, normalizer=7.0)
     dense = replace(dense, reg=_REG + JacobianPenalty(1.0, projection=direction()), directions="sample")
     binary = replace(plain, network=SINGLE_LOGIT, sample_weight=weights, ids=(250, 3, 130, 0, 129), draw_seed=2**63 + 5)
@@ -45,14 +50,23 @@ def _forms(subject: Subject) -> list[tuple[Case, Passed]]:
     in_lists: Passed = {"sample_weight": [1, 0, 2, 0, 3], "sample_ids": list(one.ids or ()), "y": labels.tolist()}
     in_lists |= {"normalizer": array(2.5, subject.dtype), "step": np.int64(one.step)}
     in_arrays: Passed = {"sample_weight": array(np.array(two.sample_weight) > 0, "bool"), "y": labels.astype(np.int16)}
-    in_arrays |= {"sample_ids": array(two.ids, "int32"), "seed": array(11, "int64")}
+    in_arrays |= {"sample_ids": array(two.ids, "int32"), "seed": array(2**40 + 11, "int64")}
     of_positions: Passed = {"position_weight": array(_WEIGHTS, "int32"), "class_axis": -2, "normalizer": 7}
-    # The axes of the outputs, (classes, positions), in place of (positions * classes).
-    own = np.asarray(dense.data.directions).reshape(_BATCH, 3, 2).swapaxes(1, 2)
-    of_positions["directions"] = array(own, subject.dtype)
+    of_positions["directions"] = array(_own_axes(dense), subject.dtype)
+    # No label of 8 bits is 257, whose lower bits are those of the class 1.
+    of_positions |= {"y": array(dense.data.y, "uint8"), "ignore_index": 257}
+    rows = replace(dense, directions="rows")
+    of_rows: Passed = {"directions": array(_own_axes(rows), subject.dtype)}
     of_bits: Passed = {"y": array(truth.astype(bool), "bool"), "sample_weight": array(weights, "int32")}
     of_bits |= {"sample_ids": array(binary.ids, "uint8"), "seed": np.uint64(2**63 + 5)}
-    return [(one, in_lists), (replace(two, step=2**35 + 9), in_arrays), (dense, of_positions), (binary, of_bits)]
+    two = replace(two, step=2**35 + 9)
+    return [(one, in_lists), (two, in_arrays), (dense, of_positions), (rows, of_rows), (binary, of_bits)]
+
+
+def _own_axes(case: Case) -> np.ndarray:
+    """The directions in the axes of the outputs, (..., classes, positions) in place of (..., positions * classes)."""
+    given = np.asarray(case.data.directions)
+    return given.reshape(*given.shape[:-1], 3, 2).swapaxes(-1, -2)
 
 
 @check("values", general=True)
@@ -72,29 +86,34 @@ def arguments_in_every_form(subject: Subject) -> None:
 
 def _computed(subject: Subject, arrays: Any) -> Any:
     """The total of a call whose weights, labels and directions are arrays that the caller differentiates too."""
-    ops = subject.ops
-    reg = JacobianPenalty(lambda step: arrays["factor"] * 1.0, projection=direction()) + DataGrad(2.0)
-    network = {path: arrays[path] for path in TINY.weights()}
-    total, _ = subject.harness.calls.loss(
-        subject.model(TINY, network),
+    ops, named = subject.ops, {name: arrays[name] for name in _NAMED}
+    network = {path: arrays[path] for path in _SQUARE.weights()}
+    total, parts = subject.harness.calls.loss(
+        subject.model(_SQUARE, network),
         arrays["x"],
         ops.softmax(arrays["y"]),
-        reg,
+        _reg(lambda step: arrays["factor"] * 1.0),
         step=1,
-        sample_weight=arrays["sample_weight"],
-        directions=arrays["directions"],
+        **named,
     )
-    return total
+    return total + ops.sum(parts.outputs * parts.outputs, (0, 1))
+
+
+def _reg(schedule: Any) -> Regularizer:
+    return (
+        JacobianPenalty(schedule, projection=direction())
+        + JacobianPenalty(1.0, projection=direction(), side="input")
+        + DataGrad(2.0)
+    )
 
 
 def _expected(case: Case, given: Passed) -> float:
     """The same by the reference, of real numbers."""
-    reg = JacobianPenalty(lambda step: float(given["factor"]), projection=direction()) + DataGrad(2.0)
     odds = np.exp(given["y"])
-    options = {"sample_weight": given["sample_weight"], "directions": given["directions"], "step": 1}
-    labels = odds / odds.sum(-1, keepdims=True)
-    total, _ = gradreg_numpy.loss(case.data.model(TINY), case.data.x, labels, reg, **options)
-    return float(total)
+    named = {name: given[name] for name in _NAMED} | {"normalizer": float(given["normalizer"])}
+    labels, reg = odds / odds.sum(-1, keepdims=True), _reg(lambda step: float(given["factor"]))
+    total, parts = gradreg_numpy.loss(case.data.model(_SQUARE), given["x"], labels, reg, step=1, **named)
+    return float(total + (parts.outputs**2).sum())
 
 
 def _difference(function: Callable[[float], float]) -> float:
@@ -109,12 +128,14 @@ def _allowed(subject: Subject, wanted: float) -> float:
 
 @check("gradients")
 def gradients_of_what_the_caller_computes(subject: Subject) -> None:
-    """Soft labels, sample weights, directions and a schedule's weight may be computed: gradients flow through them."""
+    """Gradients flow through soft labels, all weights, directions, a schedule's weight, and the outputs returned."""
     subject.need_any_callable()
-    case = Case(TINY, _REG, _BATCH, dtype=subject.dtype)
+    case = Case(_SQUARE, _REG, _BATCH, dtype=subject.dtype)
     rng = np.random.default_rng(0)
-    shapes = {"y": (_BATCH, 3), "directions": (_BATCH, 3), "sample_weight": (_BATCH,), "factor": ()}
-    given = {name: np.exp(rng.normal(size=shape)) for name, shape in shapes.items()}
+    square, vector = (_BATCH, 3), (_BATCH,)
+    shapes = {"y": square, "directions": square, "sample_weight": vector, "position_weight": vector}
+    shapes |= {"normalizer": (), "factor": ()}
+    given = {name: np.exp(rng.normal(size=shape)) for name, shape in shapes.items()} | {"x": case.data.x}
     arrays = subject.arrays(case) | {name: subject.array(values, subject.dtype) for name, values in given.items()}
     _, slopes = subject.harness.value_and_gradients(lambda free: _computed(subject, free), arrays, subject.mode)
     subject.measured.examples += 1
@@ -137,11 +158,11 @@ def the_gradient_is_differentiated_again(subject: Subject) -> None:
     v, u = rng.normal(size=(2, *data.x.shape))
 
     def slope(arrays: Any) -> Any:
-        """The derivative of the penalty along v."""
+        """The derivative of half the square of the penalty along v."""
 
         def penalty(x: Any) -> Any:
             value = subject.harness.calls.penalty(subject.model(TINY, arrays), x, subject.labels(case), case.reg)
-            return ops.reshape(value, (1,))
+            return ops.reshape(0.5 * value * value, (1,))
 
         _, pullback = ops.vjp(penalty, arrays["x"])
         one = ops.constant([1.0], subject.dtype, arrays["x"])
@@ -153,7 +174,7 @@ def the_gradient_is_differentiated_again(subject: Subject) -> None:
     def moved(step: float) -> float:
         x = data.x + step * u + 1j * COMPLEX_STEP * v
         value = gradreg_numpy.penalty(data.model(TINY), x, data.y, case.reg)
-        return float(np.imag(value) / COMPLEX_STEP)
+        return float(np.real(value) * np.imag(value) / COMPLEX_STEP)
 
     wanted = _difference(moved)
     subject.close(case, "u^T H v", float((subject.numbers(slopes["x"]) * u).sum()), wanted, _allowed(subject, wanted))

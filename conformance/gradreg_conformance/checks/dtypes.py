@@ -14,7 +14,8 @@ from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.norms import hinge, target
 from gradreg_core.portable.networks import Activation, Dense, Network
-from gradreg_core.presets import DataGrad, FrobReg, OneHot, SpectReg
+from gradreg_core.presets import DataGrad, FrobReg, OneHot, SpectReg, WeightDecay
+from gradreg_core.projections import direction
 from gradreg_core.spec import JacobianPenalty
 
 _HALVES = ("float16", "bfloat16")
@@ -34,6 +35,7 @@ def _halves(subject: Subject) -> list[str]:
 @check("values")
 def results_are_scalars_in_float32_or_better(subject: Subject) -> None:
     """Penalty and total are of shape (), on the input's device, in float32 for half precision, else in its type."""
+    _whatever_the_weight(subject)
     for dtype in subject.harness.dtypes:
         wanted = "float32" if dtype in _HALVES else dtype
         for of, reg in _REGS.items():
@@ -48,6 +50,22 @@ def results_are_scalars_in_float32_or_better(subject: Subject) -> None:
             devices = [str(getattr(array, "device", "")) for array in (result, arrays["x"])]
             if devices[0] != devices[1]:
                 subject.disagree(case, f"the {of} is on {devices[0]}, the input on {devices[1]}")
+
+
+def _whatever_the_weight(subject: Subject) -> None:
+    """Neither a schedule's weight of float64 nor a term that is not due changes the type of the penalty."""
+    for dtype in subject.harness.dtypes:
+        case = Case(_CHOOSING, SpectReg(1.0, every=2), step=1, dtype=dtype)
+        came = _dtype(subject, subject.harness.value(subject.function(case), subject.arrays(case), subject.mode))
+        if came != ("float32" if dtype in _HALVES else dtype):
+            subject.disagree(case, f"the penalty of a term that is not due, of {dtype} arrays, is in {came}")
+    if subject.backend is None or not {"float32", "float64"} <= set(subject.harness.dtypes):
+        return
+    weight = subject.array(0.5, "float64")
+    case = Case(_CHOOSING, DataGrad(lambda step: weight), step=1, dtype="float32")
+    came = _dtype(subject, subject.harness.value(subject.function(case), subject.arrays(case), subject.mode))
+    if came != "float32":
+        raise Disagreement(f"the penalty of float32 arrays with a weight of float64 is in {came}, expected float32")
 
 
 def _dtype(subject: Subject, array: Any) -> str:
@@ -114,10 +132,13 @@ def _linear(
     given = {"0.weight": weight, "0.bias": bias, "x": x}
     arrays = {name: subject.array(array, dtype) for name, array in given.items()}
     labels = None if y is None else subject.array(y, "int64")
+    if labels is not None and subject.backend is not None and y.dtype == np.uint16:
+        labels = subject.backend.asarray(y, arrays["x"])
 
     def function(free: Any) -> Any:
         model = subject.model(network, free)
-        return subject.harness.calls.penalty(model, free["x"], labels, reg, **options)
+        params = {path: free[path] for path in network.weights()}
+        return subject.harness.calls.penalty(model, free["x"], labels, reg, params=params, **options)
 
     subject.measured.examples += 1
     value, slopes = subject.harness.value_and_gradients(function, arrays, subject.mode)
@@ -138,6 +159,53 @@ def _large_squares(subject: Subject, dtype: str) -> None:
     weight = np.full((3, 2), 300.0)
     result = _linear(subject, dtype, weight, np.zeros(2), None, FrobReg(1.0), np.zeros((2, 3)))
     _is(subject, "the sum of six squares of 300", result, 540_000.0, dtype)
+    result = _linear(subject, dtype, weight, np.zeros(2), None, WeightDecay(1.0), np.zeros((2, 3)))
+    _is(subject, "half the sum of six squares of 300 as WeightDecay", result, 270_000.0, dtype)
+
+
+@check("values")
+def half_precision_beside_float32(subject: Subject) -> None:
+    """Where the input, the outputs or a loss alone is in half precision, squares and losses are formed in float32 too.
+
+    The models are linear, so that the penalties and the losses are known.
+    """
+    subject.need_any_callable()
+    ops, calls = subject.ops, subject.harness.calls
+    for dtype in _halves(subject):
+        subject.measured.examples += 1
+        x = subject.array(np.ones((2, 3)), dtype)
+        _losses_of_half(subject, dtype, x)
+        if dtype != "float16":
+            continue  # which alone has a small range
+        small = subject.array(np.full((3, 2), 1e-4), dtype)
+        kept = subject.numbers(small)
+
+        def widened(x: Any, weight: Any = small) -> Any:
+            return ops.matmul(ops.astype(x, "float32"), ops.astype(weight, "float32"))
+
+        penalty = calls.penalty(widened, x, None, FrobReg(1.0))
+        _is(subject, "FrobReg of float32 outputs", float(subject.numbers(penalty)), float((kept**2).sum()), dtype)
+        along = JacobianPenalty(1.0, side="input", projection=direction((1.0, 1.0, 1.0)))
+        penalty = calls.penalty(lambda x, weight=small: ops.matmul(x, weight), x, None, along)
+        wanted = float((kept.sum(0) ** 2).sum())
+        _is(subject, "a penalty with directions in the input", float(subject.numbers(penalty)), wanted, dtype)
+        leaves = (x[:, :1], subject.array(np.full((2, 1), 70_001.0), "float32"))
+        penalty = calls.penalty(
+            lambda x: ops.astype(x[0], "float32") * 2.0 + (x[1] - 70_000.0) * 3.0, leaves, None, FrobReg(1.0)
+        )
+        _is(subject, "FrobReg of float16 and float32 inputs", float(subject.numbers(penalty)), 13.0, dtype)
+
+
+def _losses_of_half(subject: Subject, dtype: str, x: Any) -> None:
+    """The loss alone, of outputs that half precision holds without rounding, as exact as float32 is."""
+    calls = subject.harness.calls
+    logits = subject.array(np.array([[1.0, 0.0, -1.0]] * 2), dtype)
+    total, _ = calls.loss(lambda x: logits + 0.0 * x, x, subject.array(np.array([0, 1]), "int64"), None)
+    wanted = float(np.log(np.exp([1.0, 0.0, -1.0]).sum()) - 0.5)
+    _is(subject, f"the cross-entropy of logits 1, 0, -1 in {dtype}", float(subject.numbers(total)), wanted, "float32")
+    wide = subject.array(np.full((2, 300), 256.0), dtype)
+    total, _ = calls.loss(lambda x: wide + 0.0 * x[:, :1], x, None, None, loss_fn=lambda z, y: z + 0.0)
+    _is(subject, f"the mean of 300 losses of 256 in {dtype}", float(subject.numbers(total)), 256.0, "float32")
 
 
 def _large_logits(subject: Subject, dtype: str) -> None:
@@ -150,7 +218,7 @@ def _large_logits(subject: Subject, dtype: str) -> None:
 def _many_classes(subject: Subject, dtype: str) -> None:
     """Of 300 classes, whose weights are their numbers over 16, the logits of the labels 257 and 299."""
     numbers = np.arange(300) / 16
-    labels = np.array([257, 299])
+    labels = np.array([257, 299], np.uint16)
     result = _linear(subject, dtype, numbers[None], np.zeros(300), labels, OneHot(1.0), np.zeros((2, 1)))
     held = subject.numbers(subject.array(numbers, dtype))[labels]
     _is(subject, "OneHot for the labels 257 and 299", result, float((held**2).mean()), dtype)

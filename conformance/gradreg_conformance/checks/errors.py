@@ -9,7 +9,7 @@ from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.strategies import SMALL
 from gradreg_conformance.subject import Subject
-from gradreg_core.errors import GradregError, InputError, InputTypeError
+from gradreg_core.errors import BatchNormError, GradregError, InputError, InputTypeError
 from gradreg_core.inputs import Inputs
 from gradreg_core.presets import DataGrad, OneHot, SobolevReg, SpectReg, WeightDecay
 from gradreg_core.projections import direction, orthonormal, top_k
@@ -122,6 +122,9 @@ def _of_models(subject: Subject) -> Misuses:
     yield "an integer input", InputTypeError, {"x": whole, "model": lambda x: x}
     yield "a list as input", InputTypeError, {"x": [[1.0, 2.0]]}
     yield "a model that averages over the batch", InputError, {"around": lambda z: ops.sum(z, 0, True), **spect}
+    if _reads(subject):
+        coupled = {"around": lambda z: z - 0.5 * ops.sum(z, 0, True), "batch_norm": "error", **spect}
+        yield "coupled samples with batch_norm='error'", BatchNormError, coupled
     yield "integers as outputs", InputTypeError, {"around": lambda z: ops.astype(z, "int32"), **spect}
     yield "two arrays as outputs", InputTypeError, {"around": lambda z: (z, z), **spect}
     yield "outputs= that leads nowhere", InputError, {"outputs": "logits", "around": lambda z: {"scores": z}, **spect}

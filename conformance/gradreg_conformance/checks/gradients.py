@@ -6,9 +6,12 @@ Where its documentation says so, what a projection looks at is a constant; every
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
+from gradreg_conformance.cases import Case
 from gradreg_conformance.check import NotApplicable, check
+from gradreg_conformance.reference import Expected
 from gradreg_conformance.regularizers import general_terms, preset_terms, seeds
 from gradreg_conformance.strategies import TINY, cases, classifiers
 from gradreg_conformance.subject import Subject
@@ -100,6 +103,24 @@ def confidence_penalty(subject: Subject) -> None:
 def weight_decay(subject: Subject) -> None:
     """WeightDecay: 1/2 ||w||^2 of the arrays with two or more axes and its gradients, those of the others zero."""
     _agree(subject, WeightDecay(1.0), cost=5)
+    if not subject.harness.any_callable:
+        return
+    rng = np.random.default_rng(0)
+    given = {"kernel": rng.normal(size=(2, 1, 2, 3)), "tokens": rng.normal(size=(2, 3, 2)), "bias": rng.normal(size=2)}
+    case = Case(TINY, WeightDecay(1.0), dtype=subject.dtype)
+    x = subject.arrays(case)["x"]
+
+    def penalty(arrays: Any) -> Any:
+        params = {"bias": arrays["bias"], "layers": [(arrays["kernel"],), {"tokens": arrays["tokens"]}]}
+        return subject.harness.calls.penalty(lambda x: x, x, None, case.reg, params=params)
+
+    arrays = {name: subject.array(values, subject.dtype) for name, values in given.items()}
+    value, slopes = subject.harness.value_and_gradients(penalty, arrays, subject.mode)
+    given["bias"] = np.zeros(2)
+    wanted = {**given, "value": np.array(0.5 * sum((values**2).sum() for values in given.values()))}
+    result = {"value": subject.numbers(value)} | {name: subject.numbers(slopes[name]) for name in given}
+    label = "WeightDecay of nested arrays with one, three and four axes, and its gradients,"
+    subject.compare(case, label, result, Expected(wanted, 1.0))
 
 
 @check("gradients")

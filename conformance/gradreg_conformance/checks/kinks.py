@@ -3,6 +3,7 @@
 Everything else keeps away from them. hinge(t) needs none: its derivative at t is 0.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.subject import Subject
-from gradreg_core.norms import target
+from gradreg_core.norms import hinge, target
 from gradreg_core.portable.networks import Activation, Conv2D, Dense, Flatten, Layer, MaxPool, Network
 from gradreg_core.projections import direction, exact
 from gradreg_core.spec import JacobianPenalty
@@ -50,6 +51,19 @@ def kink_of_the_l2_norm(subject: Subject) -> None:
     _expect(subject, Case(network, norm), "the L2 norm at 0", given, 0.0, zeros)
     aimed = JacobianPenalty(1.0, projection=exact(), squared=False, phi=target(1.0))
     _expect(subject, Case(network, aimed), "(n - 1)^2 of the L2 norm n at 0", given, 1.0, zeros)
+
+
+@check("gradients")
+def thresholds_of_phi(subject: Subject) -> None:
+    """A norm up to the threshold of hinge(t) costs nothing, however near it is; the threshold may be 0."""
+    weight = {"0.weight": np.array([[2.0, 0.0], [0.0, 1.0], [2.0, 0.0]])}
+    norm = JacobianPenalty(1.0, projection=exact(), squared=False)
+    up_to = replace(norm, phi=hinge(3.0)) + replace(norm, phi=hinge(3.0005))
+    zeros = {"0.weight": np.zeros((3, 2))}
+    _expect(subject, Case(_LINEAR, up_to), "hinge(3) and hinge(3.0005) of the norm 3", weight, 0.0, zeros)
+    squares = replace(norm, phi=hinge(0.0)) + replace(norm, phi=target(0.0))
+    wanted = {"0.weight": 4 * weight["0.weight"]}
+    _expect(subject, Case(_LINEAR, squares), "hinge(0) and target(0), two squares, of the norm 3", weight, 18.0, wanted)
 
 
 @check("gradients")

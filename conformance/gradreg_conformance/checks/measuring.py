@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from gradreg_conformance import reference
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
-from gradreg_conformance.strategies import SMALL, cases
+from gradreg_conformance.forms import PLAIN, Form
+from gradreg_conformance.strategies import SINGLE_LOGIT, SMALL, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import DataGrad, SpectReg
@@ -36,9 +37,8 @@ def _only(expected: reference.Expected, name: str) -> reference.Expected:
 
 
 def _measured(subject: Subject, case: Case, **options: Any) -> dict[str, np.ndarray]:
-    arrays = subject.arrays(case)
-    model = subject.model(case.network, arrays)
-    measures = subject.harness.calls.measure(model, arrays["x"], subject.labels(case), batch_norm="allow", **options)
+    model, x = subject.presented(case)(subject.arrays(case))
+    measures = subject.harness.calls.measure(model, x, subject.labels(case), batch_norm="allow", **options)
     return {name: subject.numbers(norms) for name, norms in measures._asdict().items() if norms is not None}
 
 
@@ -88,31 +88,52 @@ def measure_by_projections(subject: Subject) -> None:
 
 @check("values", general=True)
 def measure_with_every_option(subject: Subject) -> None:
-    """Measure heeds the class axis, weights of positions, ignored labels, chunks, a loss of the caller's, the draws."""
+    """Measure heeds the class axis, weights of positions, ignored labels, chunks, a loss of the caller's, the draws.
+
+    It heeds outputs= and wrt= too.
+    """
     dense: dict[str, Any] = {"class_axis": 1, "chunk_size": 2}
+    nested = Form("arguments", ((), ()), wrt=(1,), returns="path") if subject.harness.any_callable else PLAIN
     rows = ((0.5, 0.0, 2.0, 1.0), (1.0, 1.0, 0.25, 0.0), (0.0, 3.0, 0.0, 0.0))
     for options in (
         {**dense, "position_weight": rows},
         {**dense, "ignore_index": -100},
         {**dense, "labels": "distribution"},
         {"class_axis": -1, "loss": "squared"},
+        {"network": SINGLE_LOGIT, "form": nested},
     ):
-        case = Case(_DENSE, DataGrad(1.0), 3, dtype=subject.dtype, **options)
+        case = Case(**{"network": _DENSE, "reg": DataGrad(1.0), "batch": 3, "dtype": subject.dtype, **options})
         subject.measured.examples += 1
-        kept = ("loss_fn", "position_weight", "ignore_index", "class_axis", "chunk_size")
+        kept = ("loss_fn", "position_weight", "ignore_index", "class_axis", "chunk_size", "outputs")
         chosen = {name: value for name, value in subject.options(case).items() if name in kept}
         result = _measured(subject, case, **chosen)
         subject.compare(case, "the norms of measure", result, reference.expected_measures(case))
     if subject.backend is None:
         return  # calls of its own may estimate in another way
     case = Case(SMALL, DataGrad(1.0), 3, dtype=subject.dtype, step=5, draw_seed=9, ids=(7, 2**20, 3), labels="none")
-    for names in ({"sample_ids", "seed"}, {"step"}):
+    for names, count in (({"sample_ids", "seed"}, 2), ({"step"}, 1)):
         options = {name: value for name, value in subject.options(case).items() if name in names}
         alone = replace(case, ids=None, draw_seed=None) if "step" in names else replace(case, step=0)
         subject.measured.examples += 1
-        wanted = reference.expected_estimates(alone, _FROBENIUS, _SPECTRAL)
-        result = _measured(subject, case, projections=2, **options)
-        subject.compare(alone, f"measure with projections=2 and {', '.join(sorted(names))}", result, wanted)
+        frobenius = replace(_FROBENIUS, projection=orthonormal(count, unbiased=True))
+        wanted = reference.expected_estimates(alone, frobenius, _SPECTRAL)
+        result = _measured(subject, case, projections=count, **options)
+        subject.compare(alone, f"measure with projections={count} and {', '.join(sorted(names))}", result, wanted)
+
+
+@check("values")
+def measure_of_no_slope(subject: Subject) -> None:
+    """The norms of a Jacobian that is zero are 0, where a root of rounding below 0 would give NaN."""
+    case = Case(SMALL, DataGrad(1.0), 3, dtype=subject.dtype)
+    arrays = subject.arrays(case)
+    arrays["0.weight"] = subject.array(np.zeros(SMALL.weights()["0.weight"]), subject.dtype)
+    for projections in (None, 2):
+        measures = subject.harness.calls.measure(
+            subject.model(SMALL, arrays), arrays["x"], subject.labels(case), projections=projections
+        )
+        for name, norms in measures._asdict().items():
+            if not (subject.numbers(norms) == 0).all():
+                subject.disagree(case, f"measure of outputs that are constant: {name} is {subject.numbers(norms)}")
 
 
 @check("values")
@@ -134,14 +155,30 @@ def measures_are_constants(subject: Subject) -> None:
 
 @check("values")
 def check_reports_on_a_model(subject: Subject) -> None:
-    """What check gives: a report that prints and has a verdict; on a smooth model finite differences agree."""
-    case = Case(SMALL, SpectReg(1.0), batch=3, dtype=subject.dtype)
+    """What check gives: a report that prints and has a verdict; on a smooth model finite differences agree.
+
+    A sample of weight 0 does not count, although the model has a wrong derivative there, and a loss of the caller's
+    takes labels of its own.
+    """
+    case = Case(SMALL, SpectReg(1.0), batch=3, dtype=subject.dtype, loss="squared")
     arrays = subject.arrays(case)
     trained = {path: subject.harness.parameter(arrays[path]) for path in SMALL.weights()}
-    report = subject.harness.calls.check(subject.model(SMALL, trained), arrays["x"], subject.labels(case), case.reg)
     own = subject.backend is None  # calls of its own may check in another way
+    model, x, options = subject.model(SMALL, trained), arrays["x"], {"loss_fn": subject.options(case)["loss_fn"]}
+    if not own:
+        ops, bare, far = subject.ops, model, np.array([[9.0], [0.0], [0.0]])
+        x = subject.array(case.data.x + far, subject.dtype)
+        options["sample_weight"] = subject.array([0.0, 1.0, 1.0], subject.dtype)
+
+        def model(x: Any) -> Any:
+            """Right for all but large inputs, where a factor is a constant to derivatives."""
+            large = ops.astype(x[:, :1] > 5.0, subject.dtype)
+            z = bare(x * (1.0 - 0.9 * large))
+            return z * ops.stop_gradient(1.0 + large * ops.sum(z * z, 1, keepdims=True))
+
+    report = subject.harness.calls.check(model, x, subject.labels(case), case.reg, **options)
     disagreement = getattr(report, "disagreement", None)
     told = isinstance(getattr(report, "ok", None), bool) and str(report).startswith("gradreg check")
     differs = not own if disagreement is None else not disagreement < _DIFFERENCES
-    if not told or differs:
+    if not told or differs or not report.ok:
         subject.disagree(case, f"check of a smooth model gives {report}, with a disagreement of {disagreement}")

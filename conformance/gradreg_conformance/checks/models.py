@@ -48,7 +48,7 @@ def parameters_of_a_model(subject: Subject) -> None:
 
 @check("laws")
 def state_moves_once(subject: Subject) -> None:
-    """A call moves the state of the model once, whatever passes it makes."""
+    """A call moves the state of the model once, whatever passes it makes; measure does too."""
     regs: tuple[Regularizer, ...] = (
         SpectReg(1.0, fraction=0.5),
         SpectReg(1.0, fraction=0.5),
@@ -66,12 +66,52 @@ def state_moves_once(subject: Subject) -> None:
         if moved != 1:
             name = "loss" if index % 2 else "penalty"
             raise Disagreement(f"{name} with {reg!r} moved the state of the model {moved} times, expected once")
+    own, x, y = _own(subject)
+    for projections, times in ((None, 1), (2, 2)):
+        calls.measure(own.model, x, y, projections=projections)
+        if own.passes() != times:
+            raise Disagreement(
+                f"measure moved the state of the model {own.passes()} times in {times} calls, expected once per call"
+            )
+
+
+@check("laws")
+def check_leaves_the_model(subject: Subject) -> None:
+    """The call check moves parameters, state and random generators on copies, or restores them."""
+    own, x, y = _own(subject)
+    before = float(subject.numbers(subject.harness.calls.penalty(own.model, x, y, WeightDecay(1.0))))
+    passes, drawn = own.passes(), subject.harness.random_state()
+    subject.harness.calls.check(own.model, x, y, DataGrad(1.0))
+    if own.passes() != passes:
+        raise Disagreement(f"check moved the state of the model {own.passes() - passes} times, expected never")
+    if subject.harness.random_state() != drawn:
+        raise Disagreement("check drew from the framework's random generator, and did not restore it")
+    after = float(subject.numbers(subject.harness.calls.penalty(own.model, x, y, WeightDecay(1.0))))
+    if after != before:
+        raise Disagreement(f"check changed the parameters: 1/2 ||w||^2 is {after!r} after it, and was {before!r}")
+
+
+@check("laws")
+def draws_of_the_framework(subject: Subject) -> None:
+    """The framework's random generator moves by what the model draws in its passes, and not by gradreg's draws."""
+    own, x, y = _own(subject)
+    harness, reg = subject.harness, SpectReg(1.0, fraction=0.5) + DataGrad(1.0)
+    if (before := harness.random_state()) is None:
+        raise NotApplicable("the harness does not show the state of a random generator")
+    harness.calls.loss(own.model, x, y, reg)
+    if (after := harness.random_state()) == before:
+        raise Disagreement("after a call of a model that draws a mask, the framework's random generator is as before")
+    harness.calls.loss(lambda x: x * x, x, y, reg)
+    harness.calls.measure(lambda x: x * x, x, y, projections=2)
+    if harness.random_state() != after:
+        raise Disagreement("calls of a model that draws nothing moved the framework's random generator")
 
 
 @check("laws")
 def masks_are_those_of_the_loss(subject: Subject) -> None:
     """The penalty is of the same random masks as the outputs that come back with it, also by differences."""
-    for chosen in ({}, {"side": "input"}, {"side": "input", "method": "difference", "h": 1.0}, {"fraction": 0.99}):
+    difference = {"method": "difference", "h": 1.0}
+    for chosen in ({}, {"side": "input"}, {"side": "input", **difference}, difference, {"fraction": 0.99}):
         own, x, y = _own(subject)
         whole = not chosen or "fraction" in chosen
         reg = FrobReg(1.0, **chosen) if whole else JacobianPenalty(1.0, projection=ones(), **chosen)
@@ -80,7 +120,9 @@ def masks_are_those_of_the_loss(subject: Subject) -> None:
         kept = np.abs(outputs) > 0.5 * np.abs(unmasked)
         if kept.all() or not kept.any():
             raise Disagreement(f"the mask of the harness's model should drop some of the outputs, got {outputs!r}")
-        # The Jacobian of z_j = m_j (x A)_j is m_j A^T; its product with (1, ..., 1) has m_j times the sum of a column.
+        # The Jacobian of z_j = m_j (x A)_j is m_j A^T; its product with (1, ..., 1) has m_j times the sum of a column,
+        # and the gradient of the sum of z is A m.
         squares = (_PRODUCT**2).sum(0) if whole else _PRODUCT.sum(0) ** 2
-        wanted = float((kept * squares).sum(1).mean())
+        norms = ((kept @ _PRODUCT.T) ** 2) if chosen is difference else kept * squares
+        wanted = float(norms.sum(1).mean())
         _close(subject, f"{reg!r} of a model with a random mask", float(subject.numbers(parts.penalty[0])), wanted)

@@ -40,6 +40,8 @@ _CONVOLUTIONAL = Network(
 
 
 _DENSE = Network((3, 2), (Dropout(), Dense(2), Activation("tanh"), Dense(3)))
+_TYPES = {"step": "int32", "seed": "int64"}
+"""Of options that are arrays."""
 _LEAVES = ((2,), (), (1, 3))
 _WEIGHTS = ((0.5, 0.0, 2.0), (0.0, 0.0, 0.0), (1.0, 1.0, 0.25), (0.0, 3.0, 0.0))
 _FORMS: tuple[tuple[Form, Regularizer, dict[str, Any]], ...] = (
@@ -149,7 +151,7 @@ def _in_one_mode(subject: Subject, case: Case, option: str, values: tuple[int, .
     function, arrays = _passed(subject, case, "penalty")
     ready = subject.harness.compiled(function, subject.mode)
     for value in values:
-        given = {**arrays, option: subject.array(value, "int32")}
+        given = {**arrays, option: subject.array(value, _TYPES[option])}
         result = subject.harness.value(function, given, subject.mode) if ready is None else ready[0](given)
         wanted = replace(case, step=value) if option == "step" else replace(case, draw_seed=value)
         label = f"the penalty, its {option} an array,"
@@ -170,7 +172,7 @@ def draws_at_a_traced_step(subject: Subject) -> None:
 @check("modes")
 def draws_of_a_traced_seed(subject: Subject) -> None:
     """seed= that is an array gives the draws of the int, in every mode, from one compilation for all seeds."""
-    _as_arrays(subject, SpectReg(1.0, fraction=0.5), "seed", (0, 1, 2**31 - 1))
+    _as_arrays(subject, SpectReg(1.0, fraction=0.5), "seed", (0, 1, 2**40 + 3))
 
 
 @check("modes")

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
+from gradreg_conformance.reference import expected_value
 from gradreg_conformance.regularizers import Ramp, seeds
 from gradreg_conformance.strategies import SMALL, TINY, cases
 from gradreg_conformance.subject import Subject
+from gradreg_core.presets import ConfidencePenalty, SpectReg
 from gradreg_core.projections import gaussian, sphere, top_k
 from gradreg_core.spec import JacobianPenalty
 
@@ -48,6 +50,18 @@ def weight(subject: Subject) -> None:
     """The penalty is linear in its weight, which may be 0."""
     _agree(subject, st.builds(_fixed, st.sampled_from([0.25, 50.0])))
     _agree(subject, st.just(_fixed(0.0)), cost=5)
+    if not subject.harness.any_callable or subject.backend is None:
+        return
+    ops, case = subject.ops, Case(TINY, ConfidencePenalty(1.0), dtype=subject.dtype)
+    arrays = subject.arrays(case)
+    bare = subject.model(TINY, arrays)
+
+    def steep(x: Any) -> Any:
+        """The network, with a derivative that is NaN: the root's is infinite at 0."""
+        return bare(x) + 0.0 * ops.sum(ops.sqrt(0.0 * x), 1, keepdims=True)
+
+    result = subject.harness.calls.penalty(steep, arrays["x"], None, case.reg + SpectReg(0.0))
+    subject.compare(case, "a sum with a term of weight 0", {"value": subject.numbers(result)}, expected_value(case))
 
 
 @check("values")

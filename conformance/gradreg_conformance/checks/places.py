@@ -49,6 +49,13 @@ def _terms(draw: Any, first: tuple[str | None, str | None]) -> Regularizer:
     return reg + DataGrad(1.0) if draw(st.booleans()) else reg
 
 
+_OPTIONS = (
+    _term("3", "1", norm="l1", squared=False)
+    + _term("2", "0", draw="per_batch", every=2, norm="linf")
+    + _term("1", None, fraction=0.4, seed=2)
+)
+
+
 def _agree(subject: Subject, pair: tuple[str | None, str | None], taps: str) -> None:
     form = st.just(Form(taps=taps))
     drawn = cases(subject.harness, _terms(pair), st.just(_NETWORK), batch=(_BATCH, _BATCH), form=form)
@@ -60,6 +67,14 @@ def places_that_taps_mark(subject: Subject) -> None:
     """at= and of= name taps: the Jacobian of one place with respect to an earlier one, the input or the outputs."""
     for pair in _PAIRS:
         _agree(subject, pair, "each")
+
+
+@check("gradients")
+def options_of_places(subject: Subject) -> None:
+    """A term between two places has its own norm, draw, `every` and part of the batch, as any other term has."""
+    case = Case(_NETWORK, _OPTIONS, _BATCH, step=6, ids=(7, 3, 12, 5, 9), dtype=subject.dtype, form=Form(taps="each"))
+    subject.measured.examples += 1
+    subject.agree_in_slopes(case, "parts")
 
 
 @check("gradients")

@@ -1,9 +1,12 @@
 """Weights of the positions of dense outputs, and ignored labels: values and gradients, against the reference."""
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
+from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.forms import Form
 from gradreg_conformance.strategies import cases, with_options
@@ -71,6 +74,31 @@ def position_weights_of_a_loss_of_the_caller(subject: Subject) -> None:
     """A loss of the caller's gives one number for each position, and the weights average them."""
     reg = DataGrad(1.0, fraction=0.5) + DataGrad(1.0, side="input")
     _agree(subject, reg, position_weight=_WEIGHTS[0], loss="squared_per_position", class_axis=-1)
+
+
+@check("gradients")
+def positions_of_weight_zero(subject: Subject) -> None:
+    """A position of weight 0 may hold anything: where its loss is infinite, loss and penalty are those of the rest."""
+    subject.need_any_callable()
+    ops, weights = subject.ops, np.array(_WEIGHTS[0])
+    case = Case(_NETWORK, DataGrad(1.0), _BATCH, dtype=subject.dtype, position_weight=_WEIGHTS[0], class_axis=-1)
+    options = subject.options(case) | {"loss_fn": lambda z, y: ops.sum(z * z, -1) + y}
+
+    def total(arrays: Any, y: np.ndarray) -> Any:
+        model, labels = subject.model(_NETWORK, arrays), subject.array(y, subject.dtype)
+        return subject.harness.calls.loss(model, arrays["x"], labels, case.reg, **options)[0]
+
+    results = []
+    for of_the_rest in (np.inf, 0.0):
+        function = partial(total, y=np.where(weights > 0, 1.0, of_the_rest))
+        value, slopes = subject.harness.value_and_gradients(function, subject.arrays(case), subject.mode)
+        results.append([float(subject.numbers(value)), float(subject.numbers(slopes["x"]).sum())])
+    subject.measured.examples += 1
+    if results[0] != results[1]:
+        subject.disagree(
+            case,
+            f"total and slope are {results[0]} where losses of weight 0 are infinite, {results[1]} where they are 0",
+        )
 
 
 @check("gradients")

@@ -41,3 +41,11 @@ def check_notices_what_is_wrong(subject: Subject) -> None:
     report = calls.check(bare, arrays["x"], wrong, DataGrad(1.0))
     if report.ok:
         raise Disagreement(f"check with a label of 9 for four classes: expected a failure, got {report}")
+
+    def scaled(x: Any) -> Any:
+        """Times a factor that the weights alone move, and derivatives take for a constant."""
+        return bare(x) * ops.stop_gradient(ops.sum(trained["0.weight"] * trained["0.weight"], (0, 1)))
+
+    report = calls.check(scaled, arrays["x"], subject.labels(case), case.reg)
+    if report.ok:
+        raise Disagreement(f"check of a model whose weights have a wrong derivative: expected a failure, got {report}")

@@ -1,5 +1,6 @@
 """Outputs among others in a structure: values and gradients against the reference, and what comes back."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -7,19 +8,23 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+import gradreg_numpy
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import check
 from gradreg_conformance.forms import RETURNS, Form
-from gradreg_conformance.reference import expected_value
+from gradreg_conformance.reference import UNIT_ROUNDOFF, expected_value
 from gradreg_conformance.strategies import TINY, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.presets import ConfidencePenalty, DataGrad
 from gradreg_core.projections import exact, fisher, gaussian
 from gradreg_core.spec import JacobianPenalty, Regularizer
 from gradreg_core.structures import flatten
+from gradreg_numpy.oracle import COMPLEX_STEP
 
 _ONE = tuple(name for name in RETURNS if name != "pieces")
 _BATCH = 5
+_ROUNDINGS = 256
+"""Of sums of thirty products of numbers near 1."""
 _REGS: tuple[Regularizer, ...] = (
     JacobianPenalty(1.0, projection=gaussian(), fraction=0.5),
     DataGrad(1.0) + ConfidencePenalty(1.0),
@@ -86,3 +91,24 @@ def _came_back(subject: Subject, case: Case) -> None:
     result = subject.numbers(subject.harness.value(function, subject.arrays(case), subject.mode))
     flat = np.concatenate([leaf.ravel() for leaf in paths.values()])
     subject.compare(case, "parts.outputs", {"outputs": result}, replace(z, arrays={"outputs": flat}))
+    if form.returns == "path":
+        _are_differentiated(subject, case, function)
+
+
+def _are_differentiated(subject: Subject, case: Case, function: Callable[[Any], Any]) -> None:
+    """Compare the slope of the sum of all arrays in parts.outputs with that of the reference's outputs z.
+
+    The arrays are z^2 + 1 and z, and one that is always 0.
+    """
+
+    def total(arrays: Any) -> Any:
+        return subject.ops.sum(function(arrays), 0)
+
+    _, slopes = subject.harness.value_and_gradients(total, subject.arrays(case), subject.mode)
+    along = np.random.default_rng(0).normal(size=case.data.x.shape)
+    x = case.data.x + 1j * COMPLEX_STEP * along
+    _, parts = gradreg_numpy.loss(case.data.model(case.network), x, case.data.y, case.reg)
+    wanted = float(np.imag(parts.outputs**2 + parts.outputs).sum() / COMPLEX_STEP)
+    result = float((subject.numbers(slopes["x"]) * along).sum())
+    allowed = _ROUNDINGS * UNIT_ROUNDOFF[subject.dtype] * subject.harness.tolerance * (1.0 + abs(wanted))
+    subject.close(case, "the slope of the sum of parts.outputs along the input", result, wanted, allowed)

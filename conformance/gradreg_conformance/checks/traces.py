@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 from gradreg_conformance.cases import Case
@@ -12,12 +13,19 @@ from gradreg_conformance.subject import Subject
 from gradreg_core.presets import DataGrad, SpectReg
 from gradreg_core.projections import gaussian
 from gradreg_core.spec import JacobianPenalty
+from gradreg_core.taps import tap
 
 _REGS = (
     DataGrad(1.0) + SpectReg(1.0, fraction=0.5),
     SpectReg(1.0, side="input", projections=2),
     SpectReg(1.0, side="input", method="difference", h=1.0),
 )
+
+
+class _BrokenModelError(Exception):
+    """Raised by a model."""
+
+
 _SECONDS = 60.0
 """More than a call takes, on a machine that does much else."""
 
@@ -86,10 +94,49 @@ def _without(subject: Subject, case: Case, results: dict[str, Any], plain: Any) 
 
 
 @check("laws")
+def calls_after_an_error(subject: Subject) -> None:
+    """A call that raises inside of the model leaves nothing set: no place, no mode, no state of its own."""
+    subject.need_any_callable()
+    case = Case(SMALL, SpectReg(1.0, at="place") + DataGrad(1.0), 5, dtype=subject.dtype)
+    arrays, y, calls = subject.arrays(case), subject.labels(case), subject.harness.calls
+    bare, plain = subject.model(SMALL, arrays), subject.harness.traces(arrays["x"])
+
+    def model(x: Any) -> Any:
+        return bare(tap("place", x))
+
+    def broken(x: Any) -> Any:
+        raise _BrokenModelError(model(x))
+
+    def penalty() -> Any:
+        return calls.penalty(model, arrays["x"], y, case.reg)
+
+    before = float(subject.numbers(penalty()))
+    with subject.harness.no_gradient() or nullcontext():
+        for name, call in _all_calls(calls, broken, arrays["x"], y, case.reg, {}).items():
+            try:
+                call()
+            except _BrokenModelError:
+                pass
+            else:
+                if name != "check":
+                    raise Disagreement(f"{name} of a model that raises: expected its own exception, got a result")
+            if tap("place", arrays["x"]) is not arrays["x"]:
+                raise Disagreement(
+                    f"after {name} of a model that raises, a tap outside of a call is not the value itself"
+                )
+        after = penalty()
+        if subject.harness.no_gradient() is not None:
+            _without(subject, case, {"the penalty after an error": after}, plain)
+    if float(subject.numbers(after)) != before:
+        raise Disagreement(f"the penalty after an error: expected {before}, as before, got {subject.numbers(after)}")
+
+
+@check("laws")
 def calls_in_threads(subject: Subject) -> None:
     """Two threads that are inside of their calls at the same time get what each gets alone, bit for bit."""
     subject.need_any_callable()
-    first = Case(SMALL, JacobianPenalty(1.0, projection=gaussian(), seed=3), 5, dtype=subject.dtype)
+    marked = JacobianPenalty(1.0, projection=gaussian(), seed=3, at="input")
+    first = Case(SMALL, marked, 5, dtype=subject.dtype)
     second = Case(SMALL, DataGrad(2.0, fraction=0.5) + first.reg, 4, seed=1, step=7, dtype=subject.dtype)
     alone = [_penalty(subject, case, lambda: None) for case in (first, second)]
     meeting = threading.Barrier(2, timeout=_SECONDS)
@@ -115,7 +162,7 @@ def _penalty(subject: Subject, case: Case, meet: Callable[[], None]) -> float:
 
         def model(x: Any) -> Any:
             meet()
-            return bare(x)
+            return bare(tap("input", x))
 
         value = subject.harness.calls.penalty(model, arrays["x"], subject.labels(case), case.reg, **options)
         return float(subject.numbers(value))

@@ -20,6 +20,7 @@ from mutants import (
     projections,
     rare,
     refusals,
+    rest,
     sizes,
 )
 from mutants.mutant import MUTANTS, Mutant
@@ -46,5 +47,6 @@ __all__ = [
     "projections",
     "rare",
     "refusals",
+    "rest",
     "sizes",
 ]
