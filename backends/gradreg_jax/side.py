@@ -79,6 +79,9 @@ class JaxSide(Side):
     def _native(self, array: np.ndarray) -> Any:
         return jax.numpy.asarray(array)
 
+    def _host(self, array: Any) -> np.ndarray:
+        return _without_vmap(array)[0]
+
     def _transpose(self, x: Any, axes: tuple[int, ...]) -> Any:
         return jax.numpy.transpose(x, axes)
 
@@ -131,6 +134,14 @@ class JaxSide(Side):
         ):
             self._pass(call)(self._packed_alone(natives))
         return recorder.steps
+
+
+def _without_vmap(array: Any) -> tuple[np.ndarray, int]:
+    """The values of an array for all samples of the vmaps around it, whose axes come first, and the number of those."""
+    if type(array).__name__ != "BatchTracer":
+        return np.asarray(array), 0
+    values, outer = _without_vmap(array.val)
+    return np.moveaxis(values, outer + int(array.batch_dim), outer), outer + 1
 
 
 def _path_name(path: Sequence[Any]) -> str:

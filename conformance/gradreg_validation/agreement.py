@@ -88,7 +88,7 @@ def validate(
     models, x, y, reg, step = _opened((first, second), x, y, reg, step)
     batch = Batch.of(x)
     regs = _checked(reg, y, batch, repeats, tolerance)
-    options = {"loss_fn": loss_fn, "class_axis": class_axis, "outputs": outputs}
+    options = {"loss_fn": loss_fn, "class_axis": class_axis, "outputs": _outputs(models, outputs)}
     problems = [Problem(batch, y, regs[i], {"step": step, **_of_side(options, i)}) for i in (0, 1)]
     sides = _sides(models, backends, problems, inputs, activations, batch)
     measurement = _measurement(sides, problems, tolerance, transpose, np.random.default_rng(seed), repeats)
@@ -107,6 +107,12 @@ def _opened(models: tuple[Any, Any], x: Any, y: Any, reg: Any, step: int) -> tup
         x, y, step = files[0].x, files[0].y, step or int(files[0].about.get("step", 0))
         reg = files[0].reg if reg is None else reg
     return opened, x, None if y is None else np.asarray(y), reg, step
+
+
+def _outputs(models: Sequence[Any], given: Any) -> Any:
+    """The outputs that count: those that are given, or else the path with which a file was written."""
+    saved = [model.about.get("outputs") for model in models if isinstance(model, Reference)]
+    return saved[0] if given is None and saved else given
 
 
 def _sides(models: Any, backends: Any, problems: Any, inputs: Any, activations: Any, batch: Batch) -> Sides:

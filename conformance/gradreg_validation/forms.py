@@ -56,6 +56,9 @@ FORMS: dict[str, _Form] = {
 
 
 def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """NaN for one number per sample, which has no such axis."""
+    if x.ndim < 2:
+        return np.full_like(x, np.nan)
     power = np.exp(x - x.max(axis, keepdims=True))
     return power / power.sum(axis, keepdims=True)
 

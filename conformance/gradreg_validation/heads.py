@@ -28,14 +28,14 @@ def describe_attention(
     """The layer with kernels (in, heads, size), biases (heads, size), an output kernel (heads, size, out) and a mask.
 
     Args:
-        layer: MultiheadAttention of PyTorch, or MultiHeadAttention of Flax NNX or Keras; others give None.
+        layer: MultiheadAttention of PyTorch or Equinox, or MultiHeadAttention of Flax NNX or Keras; others give None.
         package: the layer's package.
         x: the queries' input.
         inputs: all arrays of the call, by position or keyword.
         options: the call's keywords that are not arrays.
         array: turns a parameter into NumPy's.
     """
-    reader = {"torch": _of_torch, "flax": _of_flax, "keras": _of_keras}.get(package)
+    reader = {"torch": _of_torch, "flax": _of_flax, "keras": _of_keras, "equinox": _of_equinox}.get(package)
     if reader is None or x.ndim != 3:
         return None
     params, chosen = reader(layer, lambda owner, name: _read(owner, name, array))
@@ -53,6 +53,7 @@ _POSITIONS: dict[str, dict[str, str]] = {
     "torch": {"0": "query", "1": "key", "2": "value"},
     "flax": {"0": "query", "1": "key", "2": "value", "inputs_k": "key", "inputs_v": "value"},
     "keras": {"0": "query", "1": "value", "2": "key"},
+    "equinox": {"0": "query", "1": "key", "2": "value", "3": "mask"},
 }
 
 
@@ -97,8 +98,23 @@ def _of_keras(layer: Any, read: Any) -> tuple[dict[str, np.ndarray], dict[str, A
     return params, {**options, "scale": float(np.float32(layer._inverse_sqrt_key_dim))}  # rounded in float64 too
 
 
+def _of_equinox(layer: Any, read: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    heads = int(layer.num_heads)
+    params: dict[str, np.ndarray] = {}
+    for part in _PARTS:
+        projection = getattr(layer, f"{part}_proj")
+        params[part] = (weight := read(projection, "weight")).T.reshape(weight.shape[1], heads, -1)
+        if (bias := read(projection, "bias")) is not None:
+            params[f"{part} bias"] = bias.reshape(heads, -1)
+    out = read(layer.output_proj, "weight")
+    params["out"] = out.T.reshape(heads, -1, len(out))
+    if (last := read(layer.output_proj, "bias")) is not None:
+        params["out bias"] = last
+    return params, {"heads": heads, "scale": params["query"].shape[2] ** -0.5, "time_first": False}
+
+
 def _mask(package: str, named: Mapping[str, np.ndarray], heads: int) -> dict[str, np.ndarray]:
-    """The mask, (B or 1, heads or 1, queries or 1, keys), True where a key is kept, and the term added to the scores."""
+    """The mask, (B or 1, heads or 1, queries or 1, keys), True where a key is kept, and the term added to scores."""
     kept: list[np.ndarray] = []
     params: dict[str, np.ndarray] = {}
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from gradreg_core.errors import DataFileError, InputError, UnsupportedError
-from gradreg_core.inputs import Inputs
 from gradreg_core.schema import from_dict, to_dict
 from gradreg_core.spec import Regularizer
 from gradreg_validation import descriptions
@@ -16,6 +15,7 @@ from gradreg_validation.batch import Arrays
 from gradreg_validation.models import Evaluation, Problem, Side
 from gradreg_validation.recording import Step
 from gradreg_validation.sides import Sides
+from gradreg_validation.skeletons import filled, skeleton
 
 __all__ = ["FileSide", "Reference", "is_reference", "require_own_batch", "write"]
 
@@ -69,11 +69,10 @@ class Reference:
 
     @property
     def x(self) -> Any:
-        """The batch: an array, or a dict of arrays by their path in what was given."""
+        """The batch, in the structure that was given; of a file without one, an array or a dict of arrays by path."""
+        if "structure" in self.about:
+            return filled(self.about["structure"], self.part("x"))
         arrays: dict[str, Any] = dict(self.part("x"))
-        if self.about.get("arguments"):
-            positions = sorted((name for name in arrays if name.isdecimal()), key=int)
-            return Inputs(*(arrays.pop(name) for name in positions), **arrays)
         return arrays[""] if list(arrays) == [""] else arrays
 
     @property
@@ -161,20 +160,28 @@ def write(path: str | os.PathLike[str], sides: Sides, versions: dict[str, str]) 
         put(f"layer {i} input", step.inputs)
         put(f"layer {i} output", step.outputs)
         put(f"layer {i} parameter", params)
-    about = {
-        "dtype": sides.dtype,
-        "backend": sides.names[0],
-        "reg": None if problem.reg is None else to_dict(problem.reg),
-        "arguments": problem.batch.several,
-        "step": problem.options.get("step", 0),
-        "versions": versions,
-        "layers": layers,
-    }
+    about = _about(sides, layers, versions)
     arrays["about"] = np.array(json.dumps(about))
     try:
         np.savez(path, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise DataFileError(f"{path}: cannot be written: {error}") from error
+
+
+def _about(sides: Sides, layers: list[dict[str, Any]], versions: dict[str, str]) -> dict[str, Any]:
+    """Everything in a file that is not an array."""
+    problem = sides.pair[0].problem
+    selector = problem.options.get("outputs")
+    return {
+        "dtype": sides.dtype,
+        "backend": sides.names[0],
+        "reg": None if problem.reg is None else to_dict(problem.reg),
+        "outputs": selector if isinstance(selector, str) else None,
+        "structure": skeleton(problem.batch),
+        "step": problem.options.get("step", 0),
+        "versions": versions,
+        "layers": layers,
+    }
 
 
 def require_own_batch(given: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ __all__ = ["Measurement", "label_of", "same_outputs"]
 
 _NEGLIGIBLE = 64.0
 """Unit roundoffs up to which a gradient counts as zero, as that of a penalty of a piecewise linear network is."""
+_ROUGH = 1e-3
+"""A roundoff beyond which a quantity is hardly compared."""
 _FLOOR = 2.0
 """Unit roundoffs that are always allowed: perturbing the inputs does not show the roundings inside a linear map."""
 
@@ -107,7 +109,7 @@ class Measurement:
         names = [name for name in first if name in second]
         if alone := [name for name in (*first, *second) if name not in names]:
             self.notes.append(f"not compared, because one side is a file without it: {', '.join(alone)}")
-        return values + [
+        rows = values + [
             self._row(
                 name,
                 0.0 if name in zero else relative(first[name], second[name]),
@@ -115,6 +117,12 @@ class Measurement:
             )
             for name in names
         ]
+        if rough := [f"{row.quantity} by {row.roundoff:.1e}" for row in rows if row.roundoff > _ROUGH]:
+            self.notes.append(
+                f"hardly compared, because one unit in the last place changes it so much, as a rounding in the model "
+                f"does: {', '.join(rough)}. Try another batch, or float64"
+            )
+        return rows
 
     def _zero(
         self, evaluations: Sequence[Evaluation], matches: Sequence[Match], quantities: Sequence[Arrays]

@@ -65,6 +65,7 @@ class Normed(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+@pytest.mark.slow
 def test_layers_that_a_port_leaves_out_are_named():
     net = seeded(Normed())
     report = compared(net, seeded(Normed(normed=False), net.state_dict()))

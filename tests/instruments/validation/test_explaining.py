@@ -214,7 +214,11 @@ def facts(arrays):
     return Facts(inputs, layers, (), [Known("the parameter gamma", SCALE)])
 
 
-@pytest.mark.parametrize("name", sorted(PAIRS))
+LONG = {"the sign of ALiBi", "queries and keys that are not normalised"}
+CASES = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in sorted(PAIRS)]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_both_arrays_are_named_and_the_names_differ(name):
     arrays, first, second, *words = PAIRS[name]
     sets = [explanations(array.astype(np.float32), facts(arrays), WITHIN) for array in (first, second)]

@@ -8,6 +8,7 @@ from gradreg_validation import save_reference, validate
 from gradreg_validation.descriptions import describe
 from gradreg_validation.emulation import emulate
 from gradreg_validation.recording import Step
+from instruments.validation.ports import arrays
 
 torch = pytest.importorskip("torch")
 keras = pytest.importorskip("keras")
@@ -131,6 +132,7 @@ def test_attentions_are_emulated_with_their_masks():
     assert np.allclose(emulate(describe(own, x.numpy(), step), x.numpy()), y.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_attention_of_flax_is_emulated():
     nnx = pytest.importorskip("flax.nnx")
     layer = nnx.MultiHeadAttention(HEADS, WIDTH, decode=False, rngs=nnx.Rngs(0))
@@ -138,6 +140,45 @@ def test_an_attention_of_flax_is_emulated():
     mask = np.tril(np.ones((1, 1, LENGTH, LENGTH), bool))
     step = Step("", {"0": x, "mask": mask}, {}, layer)
     assert np.allclose(emulate(describe(layer, x, step), x), layer(x, mask=mask), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_layers_of_equinox_under_vmap_are_compared():
+    """Equinox's layers take one sample, or one position: their arrays are read with the axes of vmap first."""
+    jax, equinox = pytest.importorskip("jax"), pytest.importorskip("equinox")
+    net = Causal().eval()
+    old = {name: jax.numpy.asarray(array) for name, array in arrays(net).items()}
+
+    class Port(equinox.Module):
+        inner: equinox.nn.Linear
+        attention: equinox.nn.MultiheadAttention
+        head: equinox.nn.Linear
+
+        def __call__(self, x):
+            def single(rows):
+                h = jax.nn.relu(jax.vmap(self.inner)(rows))
+                return jax.vmap(self.head)(h + self.attention(h, h, h, mask=jax.numpy.ones((LENGTH, LENGTH), bool)))
+
+            return jax.vmap(single)(x)
+
+    key = jax.random.key(0)
+    biases = {f"use_{part}_bias": True for part in ("query", "key", "value", "output")}
+    linear, attention = equinox.nn.Linear, equinox.nn.MultiheadAttention(HEADS, WIDTH, key=key, **biases)
+    port = Port(linear(5, WIDTH, key=key), attention, linear(WIDTH, 2, key=key))
+    parts = [
+        port.inner,
+        *(getattr(attention, f"{part}_proj") for part in ("query", "key", "value", "output")),
+        port.head,
+    ]
+    kernels, shifts = (jax.numpy.split(old[f"attention.in_proj_{name}"], 3) for name in ("weight", "bias"))
+    pairs = [(old["inner.weight"], old["inner.bias"]), *zip(kernels, shifts, strict=True)]
+    pairs += [(old[f"{name}.weight"], old[f"{name}.bias"]) for name in ("attention.out_proj", "head")]
+    for part, (weight, bias) in zip(parts, pairs, strict=True):
+        object.__setattr__(part, "weight", weight)
+        object.__setattr__(part, "bias", bias)
+    report = validate(net, port, ROWS, reg=WeightDecay(0.1), repeats=1)
+    assert [row.agrees for row in report.layers] == [True, False, False], report
+    assert "In the first model: its mask as it is; in the second: no mask" in report.cause, report
 
 
 def test_an_attention_with_rows_of_its_own_is_not_described():

@@ -1,9 +1,12 @@
 """A reference in a file stands for the model that wrote it."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
-from gradreg_core.errors import DataFileError, InputError
+from gradreg_core.errors import DataFileError, InputError, UnsupportedError
+from gradreg_core.inputs import Inputs
 from gradreg_validation import save_reference, validate
 from instruments.validation.ports import JAX_LAYERS, Net, X, Y, jax_port, torch
 
@@ -32,6 +35,35 @@ def test_a_mistake_is_named_from_the_file(path):
     report = validate(Net(eps=1e-3), path, repeats=1)
     assert report.first_divergence == "norm"
     assert "In the first model: eps=0.001; in the second: eps=1e-05." in report.cause
+
+
+class Nested(torch.nn.Module):
+    """Two outputs of nested arguments, of which one is halved if `how` says so."""
+
+    def __init__(self, how=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right, self.how = torch.nn.Linear(5, 4), torch.nn.Linear(2, 4), how
+
+    def forward(self, x, options, scale):
+        h = self.left(x) * self.right(options["more"][0]) * scale[:, None]
+        return {"logits": h[:, :3], "aux": (torch.tanh(h) * self.how,)}
+
+
+def test_nested_inputs_and_several_outputs_keep_their_structure(tmp_path):
+    x = Inputs(X, {"more": [X[:, :2]], "name": "a"}, scale=X[:, 0], wrt=["0", "1.more"])
+    save_reference(tmp_path / "nested.npz", Nested(), x)
+    assert validate(tmp_path / "nested.npz", Nested(), repeats=1).ok
+    report = validate(tmp_path / "nested.npz", Nested(0.5), repeats=1)
+    assert "outputs['aux.0'] of the second model is that of the first times 0.5" in report.cause
+    save_reference(tmp_path / "logits.npz", Nested(), x, Y, outputs="logits")
+    assert validate(tmp_path / "logits.npz", Nested(0.5), repeats=1).ok
+    with pytest.raises(UnsupportedError, match=r"x holds Pair, which a file cannot hold: give dicts, lists, tuples"):
+        save_reference(tmp_path / "pair.npz", lambda pair: pair.one, Pair(X), backend="torch")
+
+
+class Pair(NamedTuple):
+    one: np.ndarray
 
 
 def test_outputs_alone_are_compared_too(tmp_path):

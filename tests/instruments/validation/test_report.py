@@ -8,6 +8,15 @@ from gradreg_validation import validate
 from instruments.validation.ports import Net, X, torch
 
 
+def test_what_roundoff_decides_has_a_note():
+    class Rounded(Net):
+        def forward(self, x):
+            return super().forward(x) + torch.round(x[:, :3] * 2**24) % 2
+
+    report = validate(Rounded(), Rounded(), X, reg=SpectReg(1.0), repeats=1)
+    assert any(note.startswith("hardly compared, because one unit") for note in report.notes), report
+
+
 def test_the_report_goes_to_text_and_json():
     class Broken(Net):
         def forward(self, x):
