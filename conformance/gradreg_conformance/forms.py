@@ -23,16 +23,16 @@ __all__ = ["CONTAINERS", "PLAIN", "RETURNS", "Answer", "Form", "shown"]
 
 Array = Any
 CONTAINERS = ("arguments", "dict", "tuple", "nested")
-"""What may hold the arrays of the input."""
+"""The containers of the arrays of the input."""
 RETURNS = ("object", "mapping", "path", "position", "function", "pieces")
-"""What may hold the outputs."""
+"""The containers of the outputs."""
 _KEYS = ("alpha", "context", "signal")
 """In sorted order, which is that of the components; a dict has them in another."""
 
 
 @dataclass
 class Answer:
-    """What a model returns that has more to say than its logits."""
+    """The result of a model that returns more than its logits."""
 
     hidden: Array
     logits: Array
@@ -50,7 +50,7 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Form:
-    """What the model of a case takes and returns.
+    """How the model of a case takes its input and returns its outputs.
 
     Args:
         container: what the arrays of the input are in: "array" (it is one), or one of CONTAINERS, "arguments" being
@@ -142,7 +142,7 @@ class Form:
 
     # --- the outputs ------------------------------------------------------------------------------------------------
     def returned(self, z: Array) -> Any:
-        """What the model returns for the outputs z."""
+        """The result of the model for the outputs z."""
         other = z * z + 1.0
         structures = {
             "array": lambda: z,

@@ -1,4 +1,4 @@
-"""What a backend brings so that the kit can drive it: arrays in, a portable network, values and gradients out.
+"""The harness by which the kit drives a backend: arrays in, a portable network, values and gradients out.
 
 A backend's description names its harness (``harness="acme_gradreg.harness:AcmeHarness"``), so the name of the backend
 is all that is needed to test it. Everything that the checks do goes through these few methods and the four calls.
@@ -68,7 +68,7 @@ class Harness:
     """Mode -> dtypes, for modes that do not compute in all of `dtypes`."""
 
     note: str = ""
-    """What a reader of the report should know."""
+    """A note to readers of the report."""
 
     any_callable: bool = True
     """Whether the calls take any callable as model; if not, override `model`, and some checks are not applicable."""
@@ -136,7 +136,7 @@ class Harness:
         return None
 
     def traces(self, array: Array) -> Any:
-        """What hangs on an array: whether it has a history, and a gradient; None where arrays have neither."""
+        """Whether an array has a history, and a gradient; None where arrays have neither."""
         return None
 
     def compiled(self, function: Function, mode: str) -> tuple[Function, Callable[[], int]] | None:
@@ -182,7 +182,7 @@ def _make(target: str, owner: str) -> Harness:
         harness = attrgetter(attribute)(import_module(module))()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # sys.exit() too: its status is no verdict
+    except BaseException as error:  # sys.exit() too: its status is not a verdict
         raise PluginError(
             f"conformance: the harness {target!r}{owner} cannot be made: {type(error).__name__}: {error}"
         ) from error

@@ -192,7 +192,7 @@ def _settle_dtype(one: dict[str, Any], simplest: Any) -> None:
 
 
 def _settle_layout(one: dict[str, Any], simplest: Any) -> None:
-    if one["layout"] == "unnamed":  # without a class axis, for outputs that are no logits
+    if one["layout"] == "unnamed":  # without a class axis, for outputs that are not logits
         one["loss"] = "squared" if one["loss"] != "squared" else one["loss"]
         simplest("output of A", "positions")
         one["output of B"] = "loss" if one["output of B"] == "loss" else "logits"

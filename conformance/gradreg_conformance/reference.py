@@ -138,7 +138,7 @@ def _moved_case(case: Case, *seed: int) -> tuple[gradreg_numpy.Model, np.ndarray
 
 
 def measured(case: Case, compute: Callable[[gradreg_numpy.Model, np.ndarray], Mapping[str, np.ndarray]]) -> Expected:
-    """What `compute` gives for the case's model and x, and its condition."""
+    """The result of `compute` for the case's model and x, and its condition."""
     data = case.data
     wanted = compute(data.model(case.network), data.x)
     changes = []
@@ -177,7 +177,7 @@ def expected_measures(case: Case) -> Expected:
 
 @lru_cache(maxsize=8192)
 def expected_estimates(case: Case, frobenius: JacobianPenalty, spectral: JacobianPenalty) -> Expected:
-    """What `measure` estimates along random directions: two penalties of each sample by itself."""
+    """The estimates of `measure` along random directions: two penalties of each sample by itself."""
     y, options = case.data.y, _options(case)
     size = len(case.data.x)
 

@@ -79,7 +79,7 @@ class Drawn(NamedTuple):
     claim: str = ""
     """The claim of its own check of values; empty where a check of gradients is about it."""
     own: tuple[Projections, ...] = ()
-    """What that check draws for four classes; `of` if empty."""
+    """The choices that its own check draws for four classes; `of` if empty."""
 
     def strategy(self, classes: int, positions: int) -> Projections:
         """`of` for that many classes at that many positions."""

@@ -33,7 +33,7 @@ _RAN = ("passed", "failed", "expected failure", "unexpected pass")
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of one check."""
+    """The result of one check."""
 
     name: str
     layer: str
@@ -86,7 +86,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of one backend on one device."""
+    """The results of one backend on one device."""
 
     backend: str
     versions: Mapping[str, str] = field(default_factory=_versions)
@@ -169,7 +169,7 @@ class Report:
 
     @property
     def conditions(self) -> dict[str, str]:
-        """What the verdict stands under: what was multiplied, skipped, expected to fail, left out, and not combined."""
+        """The conditions of the verdict: what was multiplied, skipped, expected to fail, left out, and not combined."""
         named = {
             "Tolerance": "as measured" if self.tolerance == 1 else f"{self.tolerance:g} times the measured",
             "Skipped": self._names("not applicable"),

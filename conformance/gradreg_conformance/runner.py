@@ -135,7 +135,7 @@ def _similar(name: str, known: Sequence[str] | Mapping[str, Check]) -> str:
 
 
 def run_check(check: Check, subject: Subject) -> Result:
-    """Run one check. Whatever it raises becomes its result; only an interrupt gets out."""
+    """Run one check. Any exception becomes its result; only an interrupt is raised."""
     measured = Measured()
     subject = replace(subject, measured=measured)
     reason = subject.harness.expected_failures.get(check.name)
@@ -190,7 +190,7 @@ def not_run(broken: int) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, where, and how to see it again, without the frames of the kit and of hypothesis."""
+    """The error, where it happened, and how to see it again, without the frames of the kit and of hypothesis."""
     if isinstance(error, Disagreement):
         text = str(error)
     else:

@@ -34,7 +34,7 @@ TO_REPRODUCE = "\nTo reproduce:\n"
 
 @dataclass
 class Measured:
-    """What one check measured: examples, and the worst error as a multiple of what rounding allows."""
+    """Measurements of one check: examples, and the worst error as a multiple of what rounding allows."""
 
     examples: int = 0
     worst: float | None = None
@@ -48,7 +48,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a check is a function of.
+    """The arguments of a check: a backend, and how it runs.
 
     Args:
         name: the backend's name.
@@ -101,7 +101,7 @@ class Subject:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the description declares; see :class:`gradreg_core.plugins.hookspecs.BackendDescription`."""
+        """The declared capabilities; see :class:`gradreg_core.plugins.hookspecs.BackendDescription`."""
         return frozenset(self.description.capabilities if self.description is not None else ())
 
     def in_mode(self, mode: str) -> "Subject":

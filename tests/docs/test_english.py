@@ -14,7 +14,6 @@ from documents import ROOT
 
 FOLDERS = ("gradreg_core", "backends", "conformance", "experiments", "examples", "docs", "tests")
 UNREAD = (
-    "conformance/gradreg_conformance",
     "tests/docs/test_english.py",
     "tests/kit",
 )

@@ -23,10 +23,11 @@ _SQUARE = Network((3,), (Dense(2), Activation("tanh"), Dense(3)))
 """Whose directions fit the space of the outputs and that of the input."""
 _REG = SpectReg(1.0, seed=3) + DataGrad(2.0) + ConfidencePenalty(1.0)
 _WEIGHTS = ((1.0, 3.0, 0.0), (0.0, 0.0, 0.0), (2.0, 1.0, 1.0), (0.0, 4.0, 2.0), (1.0, 1.0, 3.0))
+_PART = DataGrad(1.0, fraction=0.6)
 _NAMED = ("sample_weight", "position_weight", "normalizer", "directions")
 _STEP = 1e-3
 _OF_DIFFERENCES = 1e-7
-"""What differences with that step leave, with room; a gradient that is lost is off by itself."""
+"""The error of differences with that step, with room; a gradient that is lost is off by its whole size."""
 
 Passed = dict[str, Any]
 """Arguments of a call in place of the case's own, "y" for the labels."""
@@ -96,7 +97,10 @@ def _computed(subject: Subject, arrays: Any) -> Any:
         step=1,
         **named,
     )
-    return total + ops.sum(parts.outputs * parts.outputs, (0, 1))
+    del named["directions"]  # which do not go with parts of the batch
+    model, y = subject.model(_SQUARE, network), ops.softmax(arrays["y"])
+    part = subject.harness.calls.penalty(model, arrays["x"], y, _PART, **named)
+    return total + part + ops.sum(parts.outputs * parts.outputs, (0, 1))
 
 
 def _reg(schedule: Any) -> Regularizer:
@@ -113,7 +117,9 @@ def _expected(case: Case, given: Passed) -> float:
     named = {name: given[name] for name in _NAMED} | {"normalizer": float(given["normalizer"])}
     labels, reg = odds / odds.sum(-1, keepdims=True), _reg(lambda step: float(given["factor"]))
     total, parts = gradreg_numpy.loss(case.data.model(_SQUARE), given["x"], labels, reg, step=1, **named)
-    return float(total + (parts.outputs**2).sum())
+    del named["directions"]
+    part = gradreg_numpy.penalty(case.data.model(_SQUARE), given["x"], labels, _PART, **named)
+    return float(total + part + (parts.outputs**2).sum())
 
 
 def _difference(function: Callable[[float], float]) -> float:

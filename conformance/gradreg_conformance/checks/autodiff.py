@@ -1,4 +1,4 @@
-"""L1: the primitives of differentiation, against derivatives by hand."""
+"""L1: the primitives of differentiation, against derivatives that are written out."""
 
 from typing import Any
 

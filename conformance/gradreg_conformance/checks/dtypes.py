@@ -1,4 +1,4 @@
-"""L2: what a call gives back for each floating-point type of the input."""
+"""L2: the results of calls for each floating-point type of the input."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from gradreg_conformance.strategies import SMALL, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.norms import hinge, target
 from gradreg_core.portable.networks import Activation, Dense, Network
-from gradreg_core.presets import DataGrad, FrobReg, OneHot, SpectReg, WeightDecay
+from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, OneHot, SpectReg, WeightDecay
 from gradreg_core.projections import direction
 from gradreg_core.spec import JacobianPenalty
 
@@ -113,7 +113,7 @@ def small_gradients_do_not_underflow(subject: Subject) -> None:
 
 @check("gradients")
 def ranges_of_half_precision(subject: Subject) -> None:
-    """What half precision cannot hold is computed in float32: large squares, sums, exponentials, class numbers.
+    """Numbers too large for half precision are computed in float32: squares, sums, exponentials, class numbers.
 
     The network is one linear layer, so that the Jacobian is its weights: the penalties are known.
     """
@@ -201,8 +201,14 @@ def _losses_of_half(subject: Subject, dtype: str, x: Any) -> None:
     calls = subject.harness.calls
     logits = subject.array(np.array([[1.0, 0.0, -1.0]] * 2), dtype)
     total, _ = calls.loss(lambda x: logits + 0.0 * x, x, subject.array(np.array([0, 1]), "int64"), None)
-    wanted = float(np.log(np.exp([1.0, 0.0, -1.0]).sum()) - 0.5)
+    f = np.exp([1.0, 0.0, -1.0]) / np.exp([1.0, 0.0, -1.0]).sum()
+    wanted = float(-np.log(f[0]) - np.log(f[1])) / 2
     _is(subject, f"the cross-entropy of logits 1, 0, -1 in {dtype}", float(subject.numbers(total)), wanted, "float32")
+    soft, confidence = subject.array(np.array([[0.5, 0.25, 0.25]] * 2), dtype), ConfidencePenalty(1.0)
+    _, parts = calls.loss(lambda x: logits + 0.0 * x, x, soft, confidence)
+    wanted, entropy = wanted + 0.25, float(f @ np.log(f))
+    _is(subject, f"the same with soft labels in {dtype}", float(subject.numbers(parts.loss)), wanted, "float32")
+    _is(subject, f"the negative entropy in {dtype}", float(subject.numbers(parts.penalty[0])), entropy, "float32")
     wide = subject.array(np.full((2, 300), 256.0), dtype)
     total, _ = calls.loss(lambda x: wide + 0.0 * x[:, :1], x, None, None, loss_fn=lambda z, y: z + 0.0)
     _is(subject, f"the mean of 300 losses of 256 in {dtype}", float(subject.numbers(total)), 256.0, "float32")

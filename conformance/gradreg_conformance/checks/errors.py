@@ -16,7 +16,7 @@ from gradreg_core.projections import direction, orthonormal, top_k
 from gradreg_core.spec import JacobianPenalty
 
 Misuses = Iterator[tuple[str, type[GradregError], dict[str, Any]]]
-"""What is wrong, the error that is expected, and the changed arguments."""
+"""The mistake, the expected error, and the changed arguments."""
 
 
 def _penalty(subject: Subject, **changed: Any) -> Any:
@@ -178,7 +178,7 @@ def wrong_values_are_refused(subject: Subject) -> None:
 
 
 def _wrong_values(subject: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is wrong, and the changed arguments."""
+    """Mistakes, and the changed arguments."""
     dtype = subject.dtype
 
     def array(values: Any) -> Any:

@@ -1,5 +1,6 @@
 """The norms that `measure` gives, against the reference, and the report of `check` on a right model."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,17 +15,17 @@ from gradreg_conformance.strategies import SINGLE_LOGIT, SMALL, cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import DataGrad, SpectReg
-from gradreg_core.projections import orthonormal, top_singular
-from gradreg_core.spec import JacobianPenalty
+from gradreg_core.projections import direction, orthonormal, top_singular
+from gradreg_core.spec import JacobianPenalty, Regularizer
 
 _DENSE = Network((3, 2), (Dense(2), Activation("tanh"), Dense(4)))
 _FROBENIUS = JacobianPenalty(1.0, projection=orthonormal(2, unbiased=True), squared=False)
 _SPECTRAL = JacobianPenalty(1.0, projection=top_singular(30), squared=False)
-"""What measure estimates with projections=2."""
+"""The terms that measure estimates with projections=2."""
 _DIFFERENCES = 5e-3
-"""What `check` itself allows for finite differences in float32; see :mod:`gradreg_core.preflight`."""
+"""The error that `check` itself allows for finite differences in float32; see :mod:`gradreg_core.preflight`."""
 _POWER_ITERATION = 0.9
-"""What power iteration reaches at least, of the spectral norm: for m = 4 it needs ten steps, however close they lie."""
+"""The share of the spectral norm that power iteration reaches: for m = 4 it needs ten steps, however close they are."""
 
 
 def _given(subject: Subject, **options: Any) -> Any:
@@ -44,7 +45,7 @@ def _measured(subject: Subject, case: Case, **options: Any) -> dict[str, np.ndar
 
 @check("values")
 def measure_exact(subject: Subject) -> None:
-    """What measure gives: the Frobenius and the spectral norm of each sample's Jacobian, unsquared."""
+    """Measure returns the Frobenius and the spectral norm of each sample's Jacobian, unsquared."""
 
     @_given(subject, labels=st.just("none"))
     def _(case):  # type: ignore[no-untyped-def]
@@ -57,7 +58,7 @@ def measure_exact(subject: Subject) -> None:
 
 @check("values")
 def measure_the_loss(subject: Subject) -> None:
-    """What measure gives with labels: the norm of the gradient of each sample's loss, unsquared."""
+    """With labels, measure returns the norm of the gradient of each sample's loss, unsquared."""
 
     @_given(subject)
     def _(case):  # type: ignore[no-untyped-def]
@@ -67,7 +68,7 @@ def measure_the_loss(subject: Subject) -> None:
 
 @check("values")
 def measure_by_projections(subject: Subject) -> None:
-    """What measure gives with projections=m is exact in the Frobenius norm, and below and near the spectral norm.
+    """With projections=m, measure is exact in the Frobenius norm, and below and near the spectral norm.
 
     No spherical projection exceeds the spectral norm either.
     """
@@ -155,7 +156,7 @@ def measures_are_constants(subject: Subject) -> None:
 
 @check("values")
 def check_reports_on_a_model(subject: Subject) -> None:
-    """What check gives: a report that prints and has a verdict; on a smooth model finite differences agree.
+    """Check returns a report that prints and has a verdict; on a smooth model finite differences agree.
 
     A sample of weight 0 does not count, although the model has a wrong derivative there, and a loss of the caller's
     takes labels of its own.
@@ -165,6 +166,7 @@ def check_reports_on_a_model(subject: Subject) -> None:
     trained = {path: subject.harness.parameter(arrays[path]) for path in SMALL.weights()}
     own = subject.backend is None  # calls of its own may check in another way
     model, x, options = subject.model(SMALL, trained), arrays["x"], {"loss_fn": subject.options(case)["loss_fn"]}
+    reg: Regularizer = case.reg
     if not own:
         ops, bare, far = subject.ops, model, np.array([[9.0], [0.0], [0.0]])
         x = subject.array(case.data.x + far, subject.dtype)
@@ -174,9 +176,12 @@ def check_reports_on_a_model(subject: Subject) -> None:
             """Right for all but large inputs, where a factor is a constant to derivatives."""
             large = ops.astype(x[:, :1] > 5.0, subject.dtype)
             z = bare(x * (1.0 - 0.9 * large))
-            return z * ops.stop_gradient(1.0 + large * ops.sum(z * z, 1, keepdims=True))
+            return {"scores": z * ops.stop_gradient(1.0 + large * ops.sum(z * z, 1, keepdims=True))}
 
-    report = subject.harness.calls.check(model, x, subject.labels(case), case.reg, **options)
+        reg = JacobianPenalty(lambda step: 1.0 if step == 3 else math.nan, projection=direction())
+        options |= {"outputs": "scores", "step": 3, "directions": subject.array([1.0, 2.0, 0.0, -1.0], subject.dtype)}
+
+    report = subject.harness.calls.check(model, x, subject.labels(case), reg, **options)
     disagreement = getattr(report, "disagreement", None)
     told = isinstance(getattr(report, "ok", None), bool) and str(report).startswith("gradreg check")
     differs = not own if disagreement is None else not disagreement < _DIFFERENCES

@@ -85,7 +85,7 @@ def _dtype(subject: Subject, mode: str) -> str:
 
 
 def _plain_value(subject: Subject, case: Case, of: str = "penalty") -> reference.Expected:
-    """What the first mode gives, and the room that rounding has."""
+    """The result in the first mode, and the room that rounding has."""
     plain = subject.in_mode(subject.harness.modes[0])
     return replace(reference.expected_value(case, of), arrays={"value": plain.value(case, of)})
 

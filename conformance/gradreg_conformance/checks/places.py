@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.forms import Form
+from gradreg_conformance.regularizers import Ramp
 from gradreg_conformance.strategies import cases
 from gradreg_conformance.subject import Subject
 from gradreg_core.errors import InputError
+from gradreg_core.norms import target
 from gradreg_core.portable.networks import Activation, Dense, Network
 from gradreg_core.presets import DataGrad
-from gradreg_core.projections import exact, gaussian, rademacher
+from gradreg_core.projections import exact, gaussian, rademacher, sphere
 from gradreg_core.spec import JacobianPenalty, Regularizer
 from gradreg_core.taps import tap
 
@@ -50,9 +52,9 @@ def _terms(draw: Any, first: tuple[str | None, str | None]) -> Regularizer:
 
 
 _OPTIONS = (
-    _term("3", "1", norm="l1", squared=False)
-    + _term("2", "0", draw="per_batch", every=2, norm="linf")
-    + _term("1", None, fraction=0.4, seed=2)
+    replace(_term("3", "1", norm="l1", squared=False, phi=target(0.5)), weight=Ramp(1.0, 0.5))
+    + _term("2", "0", draw="per_batch", every=2, norm="linf", projection=sphere(3, unbiased=True))
+    + _term("1", None, fraction=0.4, seed=2, projection=rademacher(2), scale=0.5)
 )
 
 
@@ -71,7 +73,7 @@ def places_that_taps_mark(subject: Subject) -> None:
 
 @check("gradients")
 def options_of_places(subject: Subject) -> None:
-    """A term between two places has its own norm, draw, `every` and part of the batch, as any other term has."""
+    """A term between two places has its own norm, phi, weight, draw, `every` and part of the batch, as others have."""
     case = Case(_NETWORK, _OPTIONS, _BATCH, step=6, ids=(7, 3, 12, 5, 9), dtype=subject.dtype, form=Form(taps="each"))
     subject.measured.examples += 1
     subject.agree_in_slopes(case, "parts")

@@ -37,7 +37,7 @@ _REGS: tuple[Regularizer, ...] = (
 
 @st.composite
 def _options(draw: Any) -> dict[str, Any]:
-    """What else a call says of its samples, drawn together."""
+    """Further options of a call about its samples, drawn together."""
     return {
         "sample_weight": draw(st.sampled_from([(1.0, 0.5, 2.0, 1.0), None, (0.0, 1.0, 1.0, 0.0)])),
         "normalizer": draw(st.sampled_from([None, 7.0])),

@@ -1,4 +1,4 @@
-"""What `check` must notice: a model whose gradient is wrong, samples that are coupled, labels that do not fit."""
+"""Mistakes that `check` must notice: a wrong gradient, samples that are coupled, labels that do not fit."""
 
 from typing import Any
 

@@ -62,7 +62,11 @@ _CALLS: tuple[tuple[Network, Regularizer, dict[str, Any]], ...] = (
         {"batch": 5, "class_axis": -1, "position_weight": _WEIGHTS, "target": "outputs", "chunk_size": 2},
     ),
     (_LOGIT_EACH, _OF_LOGITS, {"batch": 5, "class_axis": -1}),
-    (SINGLE_LOGIT, _OF_LOGITS, {"batch": 5, "form": Form(returns="vector")}),
+    (
+        SINGLE_LOGIT,
+        _OF_LOGITS,
+        {"batch": 5, "form": Form(returns="vector"), "position_weight": (0.5, 2.0, 0.0, 1.0, 3.0)},
+    ),
 )
 
 

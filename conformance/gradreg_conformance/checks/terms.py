@@ -119,7 +119,7 @@ def parts_of_a_sum(subject: Subject) -> None:
 
 @check("values")
 def loss_and_outputs(subject: Subject) -> None:
-    """What loss gives: the total, the weighted mean of the cross-entropy, and the outputs."""
+    """Loss returns the total, the weighted mean of the cross-entropy, and the outputs."""
     regs, weights = st.just(DataGrad(1.0)), st.sampled_from([(1.0, 0.5, 2.0), (0.0, 3.0, 1.0)])
 
     @subject.given(cases(subject.harness, regs, st.just(SMALL), batch=(3, 3), sample_weight=weights), cost=2)

@@ -1,4 +1,4 @@
-"""What a call leaves behind: no gradient, no history where none is kept, nothing that another thread's call sees."""
+"""Calls leave nothing behind: no gradient, no history where none is kept, no place that another call sees."""
 
 import threading
 from collections.abc import Callable
@@ -143,14 +143,21 @@ def calls_in_threads(subject: Subject) -> None:
     entered = threading.local()
 
     def meet() -> None:
-        """At the first pass of each call, until both are in theirs."""
-        if not getattr(entered, "once", False):
-            entered.once = True
+        """Before and after the place that the first pass of each call marks, until both calls are there."""
+        entered.times = getattr(entered, "times", 0) + 1
+        if entered.times <= 2:
             meeting.wait()
 
+    def run(case: Case) -> float:
+        try:
+            return _penalty(subject, case, meet)
+        except BaseException:
+            meeting.abort()
+            raise
+
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(_penalty, subject, case, meet) for case in (first, second)]
-        together = [run.result() for run in runs]
+        runs = [pool.submit(run, case) for case in (first, second)]
+        together = [one.result() for one in runs]
     if together != alone:
         raise Disagreement(f"two calls at the same time: expected {alone}, as one after the other, got {together}")
 
@@ -162,7 +169,9 @@ def _penalty(subject: Subject, case: Case, meet: Callable[[], None]) -> float:
 
         def model(x: Any) -> Any:
             meet()
-            return bare(tap("input", x))
+            marked = tap("input", x)
+            meet()
+            return bare(marked)
 
         value = subject.harness.calls.penalty(model, arrays["x"], subject.labels(case), case.reg, **options)
         return float(subject.numbers(value))

@@ -5,10 +5,14 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from gradreg_core import calls
+import torch
+
+from gradreg_core import calls, measuring
 from gradreg_core.calls import Calls
 from gradreg_core.preflight import CheckReport, run
+from gradreg_core.preflight.differences import Differences
 from gradreg_core.preflight.report import Finding
+from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
 from mutants.mutant import harness_of, mutant, patched
 
@@ -130,3 +134,123 @@ def check_that_takes_any_label() -> TorchHarness:
             return super().check(model, x, None if y is None else y.clamp(max=3), reg, **options)
 
     return harness_of(calls=Wrong)
+
+
+# --- what they leave behind -------------------------------------------------------------------------------------------
+@mutant("measure_of_no_slope")
+def a_root_with_its_infinite_slope() -> Made:
+    return patched(measuring, "safe_sqrt", lambda ops, array: array / array.sqrt())
+
+
+@mutant("check_leaves_the_model")
+def check_that_moves_the_weights() -> TorchHarness:
+    class Wrong(Calls):
+        def check(self, model, *arguments, **options):  # type: ignore[no-untyped-def]
+            report = super().check(model, *arguments, **options)
+            with torch.no_grad():
+                for parameter in model.parameters() if isinstance(model, torch.nn.Module) else ():
+                    parameter.add_(1e-3)
+            return report
+
+    return harness_of(calls=Wrong)
+
+
+@mutant("check_leaves_the_model")
+def check_that_draws_from_the_framework() -> TorchHarness:
+    class Wrong(Calls):
+        def check(self, *arguments, **options):  # type: ignore[no-untyped-def]
+            torch.rand(3)
+            return super().check(*arguments, **options)
+
+    return harness_of(calls=Wrong)
+
+
+@mutant("draws_of_the_framework")
+def calls_that_restore_the_generator() -> Made:
+    plain = Calls._evaluated
+
+    def evaluated(self, *arguments):  # type: ignore[no-untyped-def]
+        state = torch.get_rng_state()
+        try:
+            return plain(self, *arguments)
+        finally:
+            torch.set_rng_state(state)
+
+    return patched(Calls, "_evaluated", evaluated)
+
+
+@mutant("draws_of_the_framework")
+def calls_that_draw_from_the_framework() -> Made:
+    plain = Calls._evaluated
+
+    def evaluated(self, *arguments):  # type: ignore[no-untyped-def]
+        torch.rand(1)
+        return plain(self, *arguments)
+
+    return patched(Calls, "_evaluated", evaluated)
+
+
+@mutant("state_moves_once")
+def measure_in_evaluation_mode() -> TorchHarness:
+    class Wrong(Calls):
+        def measure(self, model, *arguments, **options):  # type: ignore[no-untyped-def]
+            if not isinstance(model, torch.nn.Module):
+                return super().measure(model, *arguments, **options)
+            model.eval()
+            try:
+                return super().measure(model, *arguments, **options)
+            finally:
+                model.train()
+
+    return harness_of(calls=Wrong)
+
+
+@mutant("masks_are_those_of_the_loss")
+def a_gradient_of_other_masks_to_follow() -> TorchHarness:
+    class Wrong(TorchBackend):
+        def call_along(self, model, apply, x, move):  # type: ignore[no-untyped-def]
+            other = self.without_state_changes(model)
+            moved = move(*self.vjp_with_aux(lambda point: apply(other, point), x.detach()))
+            return self.call_twice(model, apply, x, moved)
+
+    return harness_of(Wrong())
+
+
+def _check_without(*names: str) -> TorchHarness:
+    """A check that ignores these options of the call."""
+
+    class Wrong(Calls):
+        def check(self, model, x, y, reg, **options):  # type: ignore[no-untyped-def]
+            kept = {name: value for name, value in options.items() if name not in names}
+            return super().check(model, x, y, reg, **kept)
+
+    return harness_of(calls=Wrong)
+
+
+_REPORTS = "check_reports_on_a_model"
+
+
+@mutant(_REPORTS)
+def check_that_ignores_the_weights_of_samples() -> TorchHarness:
+    return _check_without("sample_weight")
+
+
+@mutant(_REPORTS)
+def check_that_ignores_the_loss_of_the_caller() -> TorchHarness:
+    return _check_without("loss_fn")
+
+
+@mutant(_REPORTS)
+def check_that_ignores_the_step() -> TorchHarness:
+    return _check_without("step")
+
+
+@mutant("check_notices_what_is_wrong", exactly=False)
+def check_of_the_input_alone() -> Made:
+    plain = Differences.__init__
+
+    def made(self, *arguments, **options):  # type: ignore[no-untyped-def]
+        plain(self, *arguments, **options)
+        self.of_weights = ()
+
+    return patched(Differences, "__init__", made)

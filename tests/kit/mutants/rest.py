@@ -1,23 +1,22 @@
-"""Mutants that are right in ordinary calls, and wrong for places, thresholds, mixed precision or after errors."""
+"""Mutants that are right in ordinary calls, and wrong for places, thresholds, many inputs or after errors."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from gradreg_core import calls, engine, evaluation, forward, input_side, inputs, measuring, outputs, presets, taps
+from gradreg_core import calls, forward, input_side, taps
 from gradreg_core.calls import Calls
-from gradreg_core.evaluation import _Batch
+from gradreg_core.evaluation import _Batch, _Mean
 from gradreg_core.forward import Forward
 from gradreg_core.inputs import Arguments
-from gradreg_core.layout import HALF
 from gradreg_core.norms import hinge, target
 from gradreg_core.outputs import _LogProbabilities
 from gradreg_core.results import Parts
 from gradreg_core.terms import Term
-from gradreg_torch.backend import TorchBackend
 from gradreg_torch.harness import TorchHarness
 from mutants.mutant import harness_of, mutant, patched, per_sample
 
@@ -105,6 +104,17 @@ def outputs_that_come_back_as_constants() -> Made:
     return patched(calls, "Parts", parts)
 
 
+@mutant(_COMPUTED)
+def weights_of_a_part_as_constants() -> Made:
+    plain = _Mean.__call__
+
+    def mean(self, values, part=None):  # type: ignore[no-untyped-def]
+        weighed = part is not None and self.weight is not None
+        return plain(replace(self, weight=self.weight.detach()) if weighed else self, values, part)
+
+    return patched(_Mean, "__call__", mean)
+
+
 @mutant("outputs_come_back_as_returned")
 def outputs_in_a_structure_that_come_back_as_constants() -> Made:
     plain = calls._finished
@@ -185,144 +195,6 @@ def a_target_of_0_without_the_square() -> Made:
     return patched(target, "apply", lambda self, ops, n: n if self.t == 0 else plain(self, ops, n))
 
 
-# --- measure, check ---------------------------------------------------------------------------------------------------
-@mutant("measure_of_no_slope")
-def a_root_with_its_infinite_slope() -> Made:
-    return patched(measuring, "safe_sqrt", lambda ops, array: array / array.sqrt())
-
-
-@mutant("check_leaves_the_model")
-def check_that_moves_the_weights() -> TorchHarness:
-    class Wrong(Calls):
-        def check(self, model, *arguments, **options):  # type: ignore[no-untyped-def]
-            report = super().check(model, *arguments, **options)
-            with torch.no_grad():
-                for parameter in model.parameters() if isinstance(model, torch.nn.Module) else ():
-                    parameter.add_(1e-3)
-            return report
-
-    return harness_of(calls=Wrong)
-
-
-@mutant("check_leaves_the_model")
-def check_that_draws_from_the_framework() -> TorchHarness:
-    class Wrong(Calls):
-        def check(self, *arguments, **options):  # type: ignore[no-untyped-def]
-            torch.rand(3)
-            return super().check(*arguments, **options)
-
-    return harness_of(calls=Wrong)
-
-
-@mutant("draws_of_the_framework")
-def calls_that_restore_the_generator() -> Made:
-    plain = Calls._evaluated
-
-    def evaluated(self, *arguments):  # type: ignore[no-untyped-def]
-        state = torch.get_rng_state()
-        try:
-            return plain(self, *arguments)
-        finally:
-            torch.set_rng_state(state)
-
-    return patched(Calls, "_evaluated", evaluated)
-
-
-@mutant("draws_of_the_framework")
-def calls_that_draw_from_the_framework() -> Made:
-    plain = Calls._evaluated
-
-    def evaluated(self, *arguments):  # type: ignore[no-untyped-def]
-        torch.rand(1)
-        return plain(self, *arguments)
-
-    return patched(Calls, "_evaluated", evaluated)
-
-
-@mutant("state_moves_once")
-def measure_in_evaluation_mode() -> TorchHarness:
-    class Wrong(Calls):
-        def measure(self, model, *arguments, **options):  # type: ignore[no-untyped-def]
-            if not isinstance(model, torch.nn.Module):
-                return super().measure(model, *arguments, **options)
-            model.eval()
-            try:
-                return super().measure(model, *arguments, **options)
-            finally:
-                model.train()
-
-    return harness_of(calls=Wrong)
-
-
-@mutant("masks_are_those_of_the_loss")
-def a_gradient_of_other_masks_to_follow() -> TorchHarness:
-    class Wrong(TorchBackend):
-        def call_along(self, model, apply, x, move):  # type: ignore[no-untyped-def]
-            other = self.without_state_changes(model)
-            moved = move(*self.vjp_with_aux(lambda point: apply(other, point), x.detach()))
-            return self.call_twice(model, apply, x, moved)
-
-    return harness_of(Wrong())
-
-
-# --- half precision ---------------------------------------------------------------------------------------------------
-_HALF = "half_precision_beside_float32"
-
-
-@mutant(_HALF)
-def squares_in_the_type_of_the_input() -> Made:
-    plain = engine.pullback_of
-
-    def pullback_of(term, forward):  # type: ignore[no-untyped-def]
-        pull, half = plain(term, forward), forward.samples.like.dtype == torch.float16
-        return lambda w: pull(w).half() if half and forward.dtype == "float32" else pull(w)
-
-    return patched(engine, "pullback_of", pullback_of)
-
-
-@mutant(_HALF)
-def tangents_squared_in_half_precision() -> Made:
-    return patched(input_side, "widened", lambda ops, array: array)
-
-
-@mutant(_HALF)
-def losses_of_the_caller_added_in_half_precision() -> Made:
-    return patched(outputs, "widened", lambda ops, array: array)
-
-
-@mutant(_HALF)
-def the_cross_entropy_in_half_precision() -> Made:
-    plain = evaluation.losses
-
-    def losses(forward: Forward) -> Any:
-        values = plain(forward)
-        narrow = forward.dtype in HALF and forward.call.loss_fn is None
-        return values.to(getattr(torch, forward.dtype)).float() if narrow else values
-
-    return patched(evaluation, "losses", losses)
-
-
-@mutant(_HALF)
-def inputs_in_the_type_of_the_first() -> Made:
-    plain = inputs.pack
-    return patched(inputs, "pack", lambda ops, arrays: plain(ops, [array.to(arrays[0].dtype) for array in arrays]))
-
-
-@mutant("ranges_of_half_precision")
-def weights_that_decay_in_half_precision() -> Made:
-    return patched(presets, "widened", lambda ops, array: array)
-
-
-@mutant("results_are_scalars_in_float32_or_better")
-def the_weight_of_a_schedule_in_its_own_type() -> Made:
-    return patched(_Batch, "_checked_weight", lambda self, term, weight, value: weight)
-
-
-@mutant("results_are_scalars_in_float32_or_better")
-def nothing_due_in_half_precision() -> Made:
-    return patched(_Batch, "zero", lambda self: torch.zeros((), dtype=self.passes.like.dtype))
-
-
 # --- inputs, positions, terms -----------------------------------------------------------------------------------------
 @mutant("inputs_of_many_arrays")
 def four_arrays_of_the_input_differentiated() -> Made:
@@ -387,14 +259,17 @@ def coupled_samples_with_the_policy_error() -> Made:
 
 
 @mutant("calls_after_an_error")
-def places_that_stay_after_an_error() -> Made:
+@contextmanager
+def places_that_stay_after_an_error() -> Iterator[TorchHarness]:
     plain = taps.Places.__exit__
 
     def leave(self, kind=None, *rest):  # type: ignore[no-untyped-def]
         if kind is None:
             plain(self, kind, *rest)
 
-    return patched(taps.Places, "__exit__", leave)
+    # The places that stay end with the mutant.
+    with patched(taps, "_here", threading.local()), patched(taps.Places, "__exit__", leave) as harness:
+        yield harness
 
 
 @mutant("calls_after_an_error")
