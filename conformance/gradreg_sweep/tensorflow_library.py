@@ -165,8 +165,8 @@ _SIGNALS = (
     ), **VECTORS),
     *functions("tf", ("abs(tf.signal.stft(h, 2, 1))", "signal.fftshift(h) ** 2"), **VECTORS),
     function("tf.signal.inverse_stft", "tf.signal.inverse_stft(tf.signal.stft(h, 2, 1) ** 2, 2, 1)", **VECTORS),
-    function("tf.signal.ifft", "tf.math.imag(tf.signal.ifft(tf.cast(h, 'complex128')) ** 2)", **VECTORS),
-    function("tf.signal.rfft2d", "tf.math.imag(tf.signal.rfft2d(h) ** 2)", **MATRICES),
+    function("tf.signal.ifft", "tf.math.imag((1 + 1j) * tf.signal.ifft(tf.cast(h, 'complex128')) ** 2)", **VECTORS),
+    function("tf.signal.rfft2d", "tf.math.imag((1 + 1j) * tf.signal.rfft2d(h) ** 2)", **MATRICES),
     function("tf.signal.irfft2d", "tf.signal.irfft2d(tf.signal.rfft2d(h) ** 2)", **MATRICES),
 )  # fmt: skip
 

@@ -9,8 +9,6 @@ from gradreg_sweep.verdict import LONGEST, SILENT
 
 __all__ = ["where", "write_up"]
 
-_FINITE = "a finite number, as central differences give"
-
 
 def where(findings: Iterable[Finding]) -> str:
     """The compositions of findings, each with its modes, and with dtypes other than float64."""
@@ -39,11 +37,12 @@ def write_up(findings: Sequence[Finding], right: Sequence[Finding], size: str) -
     silent = kind in SILENT
     title = f"{first.operation}: the {order} is silently {kind}" if silent else f"{first.operation}: no {order}"
     title += place
+    exact = ", as the same program gives in float64" if place else ""
     numbers = "two numbers" if first.dtype == "float64" else "numbers"
     expected, got = {
         "wrong": (f"the {numbers} that it prints agree", f"they differ, by up to {size} of the larger one"),
-        "None": ("a derivative; by central differences it is not zero", "None, without an error"),
-        "NaN": ("a finite number, as the same program gives in float64" if place else _FINITE, "NaN"),
+        "None": (f"a derivative{exact or '; by central differences it is not zero'}", "None, without an error"),
+        "NaN": (f"a finite number{exact or ', as central differences give'}", "NaN"),
     }.get(kind, ("a derivative, as the function has one", first.detail))
     about = "" if of_first else f" {ways[0].capitalize()} is {COMPOSITIONS[ways[0]]}."
     rows = [
