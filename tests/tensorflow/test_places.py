@@ -12,7 +12,7 @@ from keras import layers
 import gradreg_tensorflow as gradreg
 from cases import FLOAT64
 from gradreg_core.errors import InputError
-from gradreg_core.presets import ConfidencePenalty, FrobReg, SpectReg
+from gradreg_core.presets import ConfidencePenalty, DataGrad, FrobReg, SpectReg
 from tensorflow_models import MODES
 
 RNG = np.random.default_rng(0)
@@ -197,6 +197,28 @@ class Several(layers.Layer):
 
     def call(self, x: tf.Tensor) -> Any:
         return {"count": tf.shape(x), "codes": (x @ FIRST, gradreg.tap("inside", x @ FIRST @ SECOND))}
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_place_keeps_the_mask_of_an_embedding(mode: str) -> None:
+    """Keras hands a mask on as an attribute of the tensor: against double backward by hand, in float64."""
+    tokens = tf.constant([[3, 1, 4, 0], [2, 0, 0, 0], [1, 2, 3, 4]])
+    embed = layers.Embedding(5, 4, mask_zero=True, name="embed", dtype="float64")
+    inner = layers.MultiHeadAttention(1, 4, dtype="float64")
+    pool, last = layers.GlobalAveragePooling1D(dtype="float64"), layers.Dense(3, dtype="float64")
+    ids = keras.Input((4,), dtype="int32")
+    model = keras.Model(ids, last(pool(inner(hidden := embed(ids), hidden))))
+    reg = DataGrad(1.0, at="embed")
+    total, parts = MODES[mode](lambda x: gradreg.loss(model, x, tf.constant([0, 1, 2]), reg))(tokens)
+    h = tf.gather(embed.embeddings, tokens)
+    with tf.GradientTape() as tape:
+        tape.watch(h)
+        mask = tokens != 0
+        outputs = last(pool(inner(h, h, query_mask=mask, value_mask=mask), mask=mask))
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits([0, 1, 2], outputs)
+    penalty = tf.reduce_mean(tf.reduce_sum(tape.gradient(losses, h) ** 2, [1, 2]))
+    np.testing.assert_allclose(parts.outputs, outputs, rtol=FLOAT64)
+    np.testing.assert_allclose(total, tf.reduce_mean(losses) + penalty, rtol=FLOAT64)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])

@@ -40,10 +40,12 @@ class WatchedPlaces(Places):
                 f"{key!r}: the place is inside a branch, a loop or an RNN's step (tf.cond, tf.while_loop, "
                 f"tf.map_fn), where each iteration has its own value. Name a layer around it, or put the tap outside."
             )
-        value = tf.identity(value)  # to distinguish it from the same tensor elsewhere
+        own = tf.identity(value)  # to distinguish it from the same tensor elsewhere
+        if (mask := getattr(value, "_keras_mask", None)) is not None:
+            own._keras_mask = mask  # of Embedding(mask_zero=True) and Masking, which the next layers read
         if key in self.at:
-            self.watch(value)
-        return value
+            self.watch(own)
+        return own
 
 
 def _graph() -> Any:
