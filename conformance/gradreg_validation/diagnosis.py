@@ -240,7 +240,7 @@ class Diagnosis:
         for offset in (0.0, 1.0) if layer.kind == "layer_norm" else (0.0,):
             tried = layer.with_options(scale_offset=offset) if offset else layer
             own = emulate(tried, x)
-            if own is not None and own.shape == y.shape and relative(own, y) <= self.within:
+            if own is not None and own.shape == y.shape and relative(own, y) <= self._within(layer):
                 return tried
         return None
 
@@ -262,6 +262,10 @@ class Diagnosis:
             f"{WHICH[1 - i]}'s output (difference {after:.1e}, {was})."
         )
 
+    def _within(self, layer: Layer) -> float:
+        """The bound for a layer: attention in float64 is computed in float32 in part by Keras, JAX and Flax."""
+        return max(self.within, _WITHIN * 2.0**-24) if layer.kind == "attention" else self.within
+
     def _laid_out(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
         """The second model's array with its axes in the first's order: as in earlier layers, or else the best."""
         turn = self.turns.get(array.ndim)
@@ -279,11 +283,11 @@ class Diagnosis:
             difference = np.inf if y is None else _aligned(y, other)
             if mistake.fitted:
                 closest = min(closest, (mistake, difference), key=lambda item: item[1])
-            elif difference <= self.within and difference * 4 < best[1]:
+            elif difference <= self._within(layer) and difference * 4 < best[1]:
                 best = (mistake, difference)
         if best[0] is None and closest[0] is not None:
             best = _refined(closest[0], closest[1], x, other)
-        return best if best[1] <= self.within else (None, np.inf)
+        return best if best[1] <= self._within(layer) else (None, np.inf)
 
 
 def _refined(mistake: Mistake, difference: float, x: np.ndarray, other: np.ndarray) -> tuple[Mistake, float]:
