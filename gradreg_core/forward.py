@@ -10,6 +10,7 @@ import numpy as np
 from gradreg_core.backend import Apply, Array, Backend, ModelPass, Pair, Pullback
 from gradreg_core.errors import InputError, InputTypeError
 from gradreg_core.inputs import Arguments, unpack
+from gradreg_core.keras_masks import require_unmasked
 from gradreg_core.labels import Target, ignored, prepare_target
 from gradreg_core.layout import HALF, Layout, widened
 from gradreg_core.scalars import weights
@@ -312,6 +313,8 @@ def application(call: Call, arguments: Arguments) -> Apply:
 
     def apply(model: Any, x: Array | None) -> tuple[Array, Any]:
         returned = arguments.passed_to(model, x)
+        if getattr(call.loss_fn, "refuse_mask", False):
+            require_unmasked(call.name, selected_arrays(call.ops, call.name, call.outputs, returned))
         return select(call.ops, call.name, call.outputs, returned), returned
 
     return apply

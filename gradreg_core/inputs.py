@@ -7,6 +7,7 @@ from typing import Any
 
 from gradreg_core.backend import Array, Backend
 from gradreg_core.errors import InputError, InputTypeError
+from gradreg_core.keras_masks import with_keras_mask
 from gradreg_core.layout import FLOATING, is_floating
 from gradreg_core.structures import Rebuild, alone
 
@@ -152,7 +153,7 @@ class Arguments:
         leaves = list(self.leaves)
         if packed is not None:
             for index, array in zip(self.wrt, self.unpacked(packed), strict=True):
-                leaves[index] = array
+                leaves[index] = with_keras_mask(array, self.leaves[index])
         structure = self.rebuild(leaves)
         if not self.several:
             return structure
@@ -163,7 +164,7 @@ class Arguments:
     def passed_to(self, model: Any, packed: Array | None) -> Any:
         """The model's result for `packed` in place of the differentiated leaves."""
         if self.rebuild is alone:
-            return model(self.leaves[0] if packed is None else packed)
+            return model(self.leaves[0] if packed is None else with_keras_mask(packed, self.leaves[0]))
         x = self.as_passed(packed)
         return model(*x.args, **x.kwargs) if self.several else model(x)
 
@@ -171,15 +172,20 @@ class Arguments:
         """The arguments with every array ready to be differentiated; inside `Backend.enter`."""
         ops = self.ops
         if self.rebuild is alone:
-            array = ops.prepared(self.leaves[0])
+            array = with_keras_mask(ops.prepared(self.leaves[0]), self.leaves[0])
             return self if array is self.leaves[0] else replace(self, leaves=(array,))
-        return replace(self, leaves=tuple(ops.prepared(leaf) if ops.is_array(leaf) else leaf for leaf in self.leaves))
+        leaves = (with_keras_mask(ops.prepared(leaf), leaf) if ops.is_array(leaf) else leaf for leaf in self.leaves)
+        return replace(self, leaves=tuple(leaves))
 
     def take(self, indices: Array) -> "Arguments":
         """The samples at `indices`."""
         ops = self.ops
-        leaves = tuple(ops.take(leaf, indices) if ops.is_array(leaf) else leaf for leaf in self.leaves)
-        return replace(self, leaves=leaves, batch=ops.shape(indices)[0])
+
+        def rows(array: Array) -> Array:
+            return ops.take(array, indices)
+
+        leaves = (with_keras_mask(rows(leaf), leaf, rows) if ops.is_array(leaf) else leaf for leaf in self.leaves)
+        return replace(self, leaves=tuple(leaves), batch=ops.shape(indices)[0])
 
 
 def _require_arrays(ops: Backend, call: str, x: Any, pairs: Sequence[tuple[str, Any]]) -> None:

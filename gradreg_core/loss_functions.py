@@ -27,18 +27,13 @@ class LabelsFirst:
     Args:
         loss: the loss.
         ignore_index: the label that it leaves out.
-        refuse_mask: refuse outputs that carry a Keras mask, which this loss would ignore.
+        refuse_mask: whether outputs that carry a Keras mask, which this loss would ignore, are refused.
     """
 
     def __init__(self, loss: Callable[..., Any], ignore_index: int | None = None, refuse_mask: bool = False) -> None:
         self.loss, self.ignore_index, self.refuse_mask = loss, ignore_index, refuse_mask
 
     def __call__(self, outputs: Any, labels: Any) -> Any:
-        if self.refuse_mask and getattr(outputs, "_keras_mask", None) is not None:
-            raise InputError(
-                "loss_fn: the outputs carry a mask of Keras. Its loss leaves the positions out that are masked, and "
-                "gradreg's means and penalties count them. Pass position_weight= with the mask as 0 and 1."
-            )
         return self.loss(labels, outputs)
 
     def __repr__(self) -> str:

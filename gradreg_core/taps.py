@@ -13,6 +13,7 @@ from typing import Any
 from typing_extensions import Self
 
 from gradreg_core.errors import InputError
+from gradreg_core.keras_masks import with_keras_mask
 from gradreg_core.structures import Leaves, Rebuild
 
 __all__ = ["Place", "Places", "active_places", "tap"]
@@ -49,7 +50,7 @@ def tap(name: str, value: Any) -> Any:
         return value
     if not isinstance(name, str) or set("#[]") & set(name):
         raise InputError(f"tap: a name is text without '#', '[' and ']', which tell its calls apart, got {name!r}.")
-    return places.visit(name, value)
+    return with_keras_mask(places.visit(name, value), value)
 
 
 def active_places() -> "Places | None":
@@ -142,7 +143,8 @@ class Places:
                 + (f", and no {wanted.leaf!r}. Name one of these in the brackets." if paths else ".")
             )
         index = 0 if wanted.leaf is None else paths.index(wanted.leaf)
-        marked = self.values[wanted.key] = self.mark(wanted.key, leaves[index][1])
+        leaf = leaves[index][1]
+        marked = self.values[wanted.key] = with_keras_mask(self.mark(wanted.key, leaf), leaf)
         return rebuild([marked if position == index else leaf for position, (_, leaf) in enumerate(leaves)])
 
     def require_all(self, also: Iterable[str] = ()) -> None:

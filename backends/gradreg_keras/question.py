@@ -101,10 +101,10 @@ class Question:
         labels = [loss.labels(selector(y)) for loss, selector in zip(losses, selectors, strict=True)]
 
         def total(ys: Any, zs: Any) -> Any:
-            refuse_masks(zs)
             return sum(loss.per_sample(y, z) for loss, y, z in zip(losses, ys, zs, strict=True))
 
-        return {"y": labels, "loss_fn": LabelsFirst(total if self.needs_loss else no_losses), "outputs": selectors}
+        fn = LabelsFirst(total if self.needs_loss else no_losses, refuse_mask=True)
+        return {"y": labels, "loss_fn": fn, "outputs": selectors}
 
     def _weight(self, chosen: tuple[CompiledLoss, ...], weight: Any) -> Any:
         """One weight per sample, or None."""
@@ -139,19 +139,6 @@ def taken(structure: Any, key: Any, names: Sequence[str] | None) -> Any:
     if not isinstance(structure, list | tuple):
         return structure
     return structure[names.index(key) if names and isinstance(key, str) else key]
-
-
-def refuse_masks(outputs: Any) -> None:
-    """Refuse masked outputs, whose masked positions a penalty would include.
-
-    Raises:
-        InputError: an output has a Keras mask.
-    """
-    if any(getattr(output, "_keras_mask", None) is not None for output in keras.tree.flatten(outputs)):
-        raise InputError(
-            "RegularizedModel: an output has a Keras mask. Its loss leaves out the masked positions, but "
-            "penalties include them. Call gradreg.loss with position_weight= in your own train_step."
-        )
 
 
 def no_losses(labels: Any, outputs: Any) -> Any:

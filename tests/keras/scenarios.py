@@ -358,6 +358,29 @@ def replicas_train_as_one() -> None:
             close(ours, wanted)
 
 
+@scenario
+def masks_follow_the_tensors_that_carry_them() -> None:
+    """Layers read a mask from the tensor: of the input, cut with its samples, and behind a tap."""
+    gradreg = importlib.import_module(f"gradreg_{BACKEND}")
+    keras.utils.set_random_seed(0)
+    embedding, last = layers.Embedding(7, 4, mask_zero=True), layers.Dense(3)
+    recurrent = layers.LSTM(5, unroll=True, use_cudnn=False)
+    tokens, y = keras.ops.array([[1, 2, 0], [4, 0, 0], [6, 1, 2]]), keras.ops.array([0, 1, 2])
+    given = {"h": keras.ops.copy(embedding(tokens)), "mask": tokens != 0}  # a copy has no mask
+    told = lambda x: last(recurrent(x["h"], mask=x["mask"]))  # noqa: E731
+    calls = (
+        (FrobReg(1.0), {}), (SpectReg(1.0, fraction=0.67), {}), (SpectReg(1.0, side="input"), {}),
+        (SpectReg(1.0, side="input", method="difference"), {}), (DataGrad(1.0), {}), (FrobReg(1.0), {"chunk_size": 2}),
+    )  # fmt: skip
+    for reg, options in calls:
+        wanted = gradreg.loss(told, given, y, reg, **options)[1].penalty[0]
+        read = gradreg.loss(lambda h: last(recurrent(h)), embedding(tokens), y, reg, **options)[1].penalty[0]
+        assert float(read) == float(wanted), reg
+    tapped = lambda x: last(recurrent(gradreg.tap("h", embedding(x))))  # noqa: E731
+    read = gradreg.loss(tapped, tokens, y, FrobReg(1.0, at="h"))[1].penalty[0]
+    close(float(read), float(gradreg.loss(told, given, y, FrobReg(1.0))[1].penalty[0]))
+
+
 def main(names: list[str]) -> None:
     """Print one line of JSON per scenario."""
     for name in names or SCENARIOS:

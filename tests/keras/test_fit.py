@@ -55,6 +55,13 @@ def test_scenario(outcome: dict[str, Any]) -> None:
     assert "error" not in outcome, outcome["error"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["masks_follow_the_tensors_that_carry_them"])
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_masks(outcome: dict[str, Any]) -> None:
+    assert "error" not in outcome, outcome["error"]
+
+
 @pytest.mark.parametrize("name", ["first_step_on_digits"])
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_the_first_step_on_digits_is_that_of_double_backward(outcome: dict[str, Any]) -> None:

@@ -41,8 +41,6 @@ class WatchedPlaces(Places):
                 f"tf.map_fn), where each iteration has its own value. Name a layer around it, or put the tap outside."
             )
         own = tf.identity(value)  # to distinguish it from the same tensor elsewhere
-        if (mask := getattr(value, "_keras_mask", None)) is not None:
-            own._keras_mask = mask  # of Embedding(mask_zero=True) and Masking, which the next layers read
         if key in self.at:
             self.watch(own)
         return own
