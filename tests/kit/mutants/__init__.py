@@ -16,11 +16,11 @@ from mutants import (
     models,
     modes,
     pairs,
+    places,
     primitives,
     projections,
     rare,
     refusals,
-    rest,
     sizes,
 )
 from mutants.mutant import MUTANTS, Mutant
@@ -43,10 +43,10 @@ __all__ = [
     "models",
     "modes",
     "pairs",
+    "places",
     "primitives",
     "projections",
     "rare",
     "refusals",
-    "rest",
     "sizes",
 ]

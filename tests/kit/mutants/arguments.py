@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradreg_core import calls, engine, forward
-from gradreg_core.evaluation import _Batch
+from gradreg_core import calls, engine, forward, input_side
+from gradreg_core.calls import Calls
+from gradreg_core.evaluation import _Batch, _Mean
 from gradreg_core.forward import Call
 from gradreg_core.projections import direction
+from gradreg_core.results import Parts
 from gradreg_torch.harness import TorchHarness
-from mutants.mutant import mutant, patched
+from mutants.mutant import harness_of, mutant, patched
 
 __all__: list[str] = []
 
@@ -141,3 +143,64 @@ def gradients_that_are_differentiated_once() -> Made:
             yield _FirstDerivative.apply(pulled)
 
     return patched(engine, "_pulled_rows", rows)
+
+
+@mutant(_COMPUTED)
+def weights_of_positions_as_constants() -> Made:
+    return _option("position_weight", _constant)
+
+
+@mutant(_COMPUTED)
+def the_normalizer_as_a_constant() -> Made:
+    return _option("normalizer", _constant)
+
+
+@mutant(_COMPUTED)
+def directions_in_the_input_as_constants() -> Made:
+    plain = input_side._directions
+
+    def directions(*arguments: Any, **options: Any) -> Any:
+        yield from (row if row is None else row.detach() for row in plain(*arguments, **options))
+
+    return patched(input_side, "_directions", directions)
+
+
+@mutant(_COMPUTED)
+def outputs_that_come_back_as_constants() -> Made:
+    def parts(loss: Any, penalty: Any, outputs: Any) -> Parts:
+        return Parts(loss, penalty, outputs.detach() if isinstance(outputs, torch.Tensor) else outputs)
+
+    return patched(calls, "Parts", parts)
+
+
+@mutant(_COMPUTED)
+def weights_of_a_part_as_constants() -> Made:
+    plain = _Mean.__call__
+
+    def mean(self, values, part=None):  # type: ignore[no-untyped-def]
+        weighed = part is not None and self.weight is not None
+        return plain(replace(self, weight=self.weight.detach()) if weighed else self, values, part)
+
+    return patched(_Mean, "__call__", mean)
+
+
+@mutant("outputs_come_back_as_returned")
+def outputs_in_a_structure_that_come_back_as_constants() -> Made:
+    plain = calls._finished
+
+    def finished(ops: Any, returned: Any) -> Any:
+        if isinstance(returned, torch.Tensor):
+            return plain(ops, returned)
+        leaves, rebuild = ops.flatten(returned)
+        return rebuild([leaf.detach() for _, leaf in leaves])
+
+    return patched(calls, "_finished", finished)
+
+
+@mutant("the_gradient_is_differentiated_again")
+def a_penalty_that_is_linear_to_its_second_derivative() -> TorchHarness:
+    class Wrong(Calls):
+        def penalty(self, *arguments, **options):  # type: ignore[no-untyped-def]
+            return _FirstDerivative.apply(super().penalty(*arguments, **options))
+
+    return harness_of(calls=Wrong)

@@ -1,4 +1,4 @@
-"""Mutants that are wrong for many rows, one sample, images, or one logit at each position."""
+"""Mutants that are wrong for rare choices: many rows, one sample, images, one logit at each position, thresholds."""
 
 import math
 from collections.abc import Callable
@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 
-from gradreg_core import calls, engine, evaluation, projections
-from gradreg_core.evaluation import _Mean
+from gradreg_core import calls, engine, evaluation, forward, projections
+from gradreg_core.evaluation import _Batch, _Mean
 from gradreg_core.forward import Forward
+from gradreg_core.inputs import Arguments
 from gradreg_core.layout import Layout
+from gradreg_core.norms import hinge, target
+from gradreg_core.outputs import _LogProbabilities
+from gradreg_core.terms import Term
 from gradreg_torch.harness import TorchHarness
 from mutants.mutant import mutant, patched
 
@@ -131,3 +135,101 @@ def an_ignored_class_of_number_0_counted() -> Made:
 @mutant("ignored_labels")
 def every_negative_label_to_ignore_taken_for_minus_100() -> Made:
     return _ignoring(lambda index: -100 if index is not None and index < 0 else index)
+
+
+@mutant(_RARE)
+def a_single_logits_probability_as_a_constant_to_the_tangent() -> Made:
+    plain = _LogProbabilities.push
+
+    def push(self, forward, t):  # type: ignore[no-untyped-def]
+        single = forward.layout.canonical[2] == 1
+        return t * (1 - self._probabilities(forward).detach()) if single else plain(self, forward, t)
+
+    return patched(_LogProbabilities, "push", push)
+
+
+@mutant(_RARE)
+def outputs_of_one_axis_that_are_certain() -> Made:
+    plain = Forward.probabilities
+
+    def probabilities(self, asker):  # type: ignore[no-untyped-def]
+        return torch.ones_like(self.logits) if len(self.layout.shape) == 1 else plain(self, asker)
+
+    return patched(Forward, "probabilities", probabilities)
+
+
+@mutant("weight_decay")
+def kernels_of_four_axes_that_do_not_decay() -> Made:
+    plain = _Batch.parameters
+    return patched(_Batch, "parameters", lambda self, owner: [one for one in plain(self, owner) if one.dim() != 4])
+
+
+@mutant("thresholds_of_phi")
+def norms_just_below_the_threshold_that_cost() -> Made:
+    def apply(self, ops, n):  # type: ignore[no-untyped-def]
+        excess = torch.where(n < self.t - 1e-3, 0.0, n - self.t)
+        return excess * excess
+
+    return patched(hinge, "apply", apply)
+
+
+@mutant("thresholds_of_phi")
+def a_target_of_0_without_the_square() -> Made:
+    plain = target.apply
+    return patched(target, "apply", lambda self, ops, n: n if self.t == 0 else plain(self, ops, n))
+
+
+@mutant("inputs_of_many_arrays")
+def four_arrays_of_the_input_differentiated() -> Made:
+    plain = Arguments.of
+
+    def of(ops: Any, call: str, x: Any) -> Arguments:
+        made = plain(ops, call, x)
+        return replace(made, wrt=made.wrt[:4])
+
+    return patched(Arguments, "of", of)
+
+
+@mutant("inputs_of_many_arrays")
+def masks_of_the_input_not_cut() -> Made:
+    plain = Arguments.take
+
+    def take(self, indices):  # type: ignore[no-untyped-def]
+        taken = plain(self, indices)
+        pairs = zip(self.leaves, taken.leaves, strict=True)
+        masks = [whole[: len(cut)] if getattr(whole, "dtype", None) == torch.bool else cut for whole, cut in pairs]
+        return replace(taken, leaves=tuple(masks))
+
+    return patched(Arguments, "take", take)
+
+
+@mutant("positions_of_weight_zero")
+def losses_of_positions_that_do_not_count() -> Made:
+    def mean(self, values):  # type: ignore[no-untyped-def]
+        share = self.position_share
+        return values.mean(1) if share is None else (share * values).sum(1)
+
+    return patched(Forward, "mean_over_positions", mean)
+
+
+@mutant("weight")
+def terms_of_weight_0_that_are_computed() -> Made:
+    def is_due(self, step):  # type: ignore[no-untyped-def]
+        return self.every == 1 or not isinstance(step, int) or step % self.every == 0
+
+    return patched(Term, "is_due", is_due)
+
+
+def _labels(change: Callable[[Any, int], Any]) -> Made:
+    """`change(y, index)` in place of the label to ignore."""
+    plain = forward.ignored
+
+    def ignored(ops, call, y, layout, like, index):  # type: ignore[no-untyped-def]
+        return plain(ops, call, y, layout, like, change(y, index))
+
+    return patched(forward, "ignored", ignored)
+
+
+@mutant("arguments_in_every_form")
+def a_label_to_ignore_in_the_type_of_the_labels() -> Made:
+    return _labels(lambda y, index: index % 256 if y.dtype == torch.uint8 else index)

@@ -1,4 +1,4 @@
-"""Mutants that accept what they should refuse, and give a number that means something else."""
+"""Mutants that accept what they should refuse, and give a wrong number, or keep what an error should undo."""
 
 import math
 from contextlib import AbstractContextManager
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gradreg_core import calls, checked, engine, evaluation, forward, input_side, labels, outputs
+from gradreg_core.calls import Calls
 from gradreg_core.errors import GradregError
 from gradreg_core.forward import Call
 from gradreg_core.labels import Target
@@ -154,3 +155,22 @@ def soft_labels_with_any_sum() -> Made:
         return True if not hard and classes > 1 else plain(ops, call, given, hard, classes)
 
     return patched(labels, "_check_values", values)
+
+
+@mutant("misuse_is_refused")
+def coupled_samples_with_the_policy_error() -> Made:
+    return patched(calls, "refuse_coupling", lambda *arguments: None)
+
+
+@mutant("calls_after_an_error")
+def gradients_kept_after_an_error() -> Made:
+    plain = Calls._evaluated
+
+    def evaluated(self, *arguments):  # type: ignore[no-untyped-def]
+        try:
+            return plain(self, *arguments)
+        except Exception:
+            torch.set_grad_enabled(True)
+            raise
+
+    return patched(Calls, "_evaluated", evaluated)
