@@ -74,7 +74,7 @@ def places_that_taps_mark(subject: Subject) -> None:
 @check("gradients")
 def options_of_places(subject: Subject) -> None:
     """A term between two places has its own norm, phi, weight, draw, `every` and part of the batch, as others have."""
-    case = Case(_NETWORK, _OPTIONS, _BATCH, step=6, ids=(7, 3, 12, 5, 9), dtype=subject.dtype, form=Form(taps="each"))
+    case = Case(_NETWORK, _OPTIONS, _BATCH, ids=(7, 3, 12, 5, 9), dtype=subject.dtype, form=Form(taps="each"))
     subject.measured.examples += 1
     subject.agree_in_slopes(case, "parts")
 

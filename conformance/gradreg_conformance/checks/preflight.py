@@ -8,6 +8,7 @@ from gradreg_conformance.cases import Case
 from gradreg_conformance.check import Disagreement, check
 from gradreg_conformance.strategies import SMALL
 from gradreg_conformance.subject import Subject
+from gradreg_core.backend import Backend
 from gradreg_core.presets import DataGrad, SpectReg
 
 _LEAST = 0.05
@@ -41,6 +42,8 @@ def check_notices_what_is_wrong(subject: Subject) -> None:
     report = calls.check(bare, arrays["x"], wrong, DataGrad(1.0))
     if report.ok:
         raise Disagreement(f"check with a label of 9 for four classes: expected a failure, got {report}")
+    if type(ops).objective is Backend.objective:
+        return  # its `check` moves the input alone
 
     def scaled(x: Any) -> Any:
         """Times a factor that the weights alone move, and derivatives take for a constant."""

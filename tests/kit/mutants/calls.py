@@ -318,7 +318,7 @@ def sample_weights_normalised_in_place() -> TorchHarness:
         def loss(self, *args, **options):  # type: ignore[no-untyped-def]
             done = super().loss(*args, **options)
             weight = options.get("sample_weight")
-            if weight is not None and "directions" in options:
+            if weight is not None and "directions" in options and not weight.requires_grad:
                 weight /= weight.sum()
             return done
 
