@@ -1,4 +1,4 @@
-"""What rounding costs on the way from the inputs to a penalty."""
+"""The rounding error of a penalty that is due to intermediate values."""
 
 from dataclasses import replace
 
