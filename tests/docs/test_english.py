@@ -21,7 +21,7 @@ NEGATED_NOUN = re.compile(rf"(?<!\bthere )\b(?:is|are) no (?!(?:{ADVERBS})\b)\w+
 
 
 def files(suffix: str) -> list[Path]:
-    """The project's files with this suffix, without unread places."""
+    """The project's files with this suffix, but this one."""
     folders = [ROOT.glob(f"*{suffix}"), *((ROOT / folder).rglob(f"*{suffix}") for folder in FOLDERS)]
     paths = sorted(path for folder in folders for path in folder)
     return [path for path in paths if not _is_left_out(path.relative_to(ROOT))]
