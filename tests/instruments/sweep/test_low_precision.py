@@ -9,37 +9,7 @@ from gradreg_sweep.operation import Operation
 from gradreg_sweep.registry import framework
 from gradreg_sweep.search import Finding, examine
 from instruments.sweep.findings import disagreement, run
-
-# The square, whose second derivative is cut off in bfloat16.
-SQUARES = {
-    "tensorflow": """@tf.custom_gradient
-def square(h):
-    held = tf.stop_gradient(h) if h.dtype == "bfloat16" else h
-    return h**2, lambda up: 2 * held * up""",
-    "jax": """@jax.custom_vjp
-def square(h):
-    return h**2
-
-
-def pulled(h, up):
-    return (2 * (jax.lax.stop_gradient(h) if h.dtype == "bfloat16" else h) * up,)
-
-
-square.defvjp(lambda h: (h**2, h), pulled)""",
-    "torch": """class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, h):
-        ctx.save_for_backward(h)
-        return h**2
-
-    @staticmethod
-    def backward(ctx, up):
-        (h,) = ctx.saved_tensors
-        return 2 * (h.detach() if h.dtype == torch.bfloat16 else h) * up
-
-
-square = Square.apply""",
-}
+from instruments.sweep.planted import FRAMEWORKS, square
 
 
 def examined(name: str, operation: Operation, dtype: str, composition: str = "reverse-reverse") -> Finding:
@@ -54,25 +24,24 @@ def run_alone(finding: Finding) -> str:
         return run(replace(finding, reproduction=text))
 
 
-@pytest.mark.parametrize("name", SQUARES)
+@pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_gradient_stopped_in_bfloat16_alone_is_found_there_and_shown(name: str) -> None:
-    square = Operation("square", "square(h)", setup=SQUARES[name])
-    finding = examined(name, square, "bfloat16")
+    planted = square(name, "bfloat16")
+    finding = examined(name, planted, "bfloat16")
     assert (finding.kind, finding.dtype) == ("wrong", "bfloat16")
     assert disagreement(run_alone(finding)) > 0.5
-    assert examined(name, square, "float32").kind == "right"
+    assert examined(name, planted, "float32").kind == "right"
 
 
 def test_large_results_are_scaled_so_that_rounding_does_not_hide_an_error() -> None:
-    square = Operation("square", "60 * square(h)", setup=SQUARES["torch"])
-    syntax = framework("torch").syntax
+    syntax, planted = framework("torch").syntax, square("torch", "bfloat16", "60 * square(h)")
     low, exact = (
-        square.program({**square.usual("eager"), "dtype": dtype}, syntax) for dtype in ("bfloat16", "float64")
+        planted.program({**planted.usual("eager"), "dtype": dtype}, syntax) for dtype in ("bfloat16", "float64")
     )
     assert (low.scale, exact.scale) == (32, 1)
     assert "torch.sin((60 * square(h)) / 32)" in low.source()
     assert "torch.sin(60 * square(h))" in exact.source()
-    finding = examined("torch", square, "bfloat16")
+    finding = examined("torch", planted, "bfloat16")
     assert finding.kind == "wrong"
     assert disagreement(run(finding)) > 0.1
     assert examined("torch", Operation("square", "60 * h**2"), "bfloat16").kind == "right"
