@@ -19,7 +19,7 @@ def keras_mask(array: Any) -> Any:
 
 
 def with_keras_mask(array: Any, source: Any, cut: Callable[[Any], Any] | None = None) -> Any:
-    """`array` itself, with the mask of `source` attached, of which `cut` takes the samples of `array`."""
+    """`array` itself, with the mask of `source` attached; `cut` selects its samples if `array` has only some."""
     if array is not source and (mask := keras_mask(source)) is not None:
         _backend().set_keras_mask(array, mask if cut is None else cut(mask))
     return array
